@@ -1,0 +1,46 @@
+"""The text in an OpenAI answer: from server-sent events as they come, or from a whole body."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, cast
+
+
+class EventText:
+    """Takes the bytes of an event stream, cut anywhere, and gives the text that they add."""
+
+    def __init__(self) -> None:
+        self._partial = b""
+
+    def feed(self, payload: bytes) -> Iterator[str]:
+        """The new text, in pieces."""
+        *lines, self._partial = (self._partial + payload).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                yield from text_of(line.removeprefix(b"data:"))
+
+
+def text_of(body: bytes) -> Iterator[str]:
+    """The text of each choice of a chunk or of an answer; nothing for what is no such thing (``[DONE]``)."""
+    try:
+        answer: Any = json.loads(body)
+    except ValueError:
+        return
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    for choice in cast(list[Any], choices if isinstance(choices, list) else []):
+        part = choice.get("delta") or choice.get("message") or {} if isinstance(choice, dict) else {}
+        text = part.get("content") or choice.get("text") if isinstance(part, dict) else None
+        if isinstance(text, str):
+            yield text
+
+
+def error_of(body: bytes) -> str | None:
+    """The message of an OpenAI error body."""
+    try:
+        answer: Any = json.loads(body)
+    except ValueError:
+        return None
+    error = answer.get("error") if isinstance(answer, dict) else None
+    message = error.get("message") if isinstance(error, dict) else error
+    return message if isinstance(message, str) else None

@@ -1,0 +1,44 @@
+"""``api-key``: a new key for a tenant, and its entry for the gateway's file of keys."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from ..wire.priority import RequestPriority
+
+
+@click.command("api-key")
+@click.option("--tenant", metavar="NAME", required=True, help="Who uses it; requests are counted on its account.")
+@click.option(
+    "--max-priority",
+    type=click.Choice(list(RequestPriority.__members__), case_sensitive=False),
+    default="CRITICAL",
+    show_default=True,
+    help="The most urgent class that its requests may ask for.",
+)
+@click.option(
+    "--weight",
+    type=click.FloatRange(min=0, min_open=True, max=1000),
+    default=1.0,
+    show_default=True,
+    help="The tenant's share among tenants.",
+)
+def api_key(tenant: str, max_priority: str, weight: float) -> None:
+    """Make a new API key for a tenant.
+
+    The entry for the gateway's file of keys goes to standard output; it holds a hash only. The key itself goes
+    to standard error: it is shown this once.
+
+    \b
+    Examples:
+      sagellm-control api-key --tenant search --max-priority HIGH >> keys.toml
+      sagellm-control gateway --api-keys keys.toml
+    """
+    from ..gateway.api_keys import hash_key, new_key
+
+    key = new_key()
+    click.echo(f"The key, shown this once: {key}", err=True)
+    click.echo(f'[[keys]]\nsha256 = "{hash_key(key)}"\ntenant = {json.dumps(tenant, ensure_ascii=False)}')
+    click.echo(f'max_priority = "{max_priority.upper()}"\nweight = {weight}\n')

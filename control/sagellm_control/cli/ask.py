@@ -1,0 +1,176 @@
+"""One question to the queue: submit it, follow it, print what comes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import orjson
+
+from ..client import QueueClient, QueueError
+from ..stopping import run_until, stop_requested
+from ..store.inspect import RequestView, find_request
+from ..store.settings import RedisSettings
+from ..wire.event import CHUNK, END, Ending
+from ..wire.priority import RequestPriority
+from ..wire.states import Outcome, RequestKind, RequestState
+from .answer_text import EventText, error_of, text_of
+
+_LOOK_EVERY_S = 1.0
+"""Between two looks at where a request is that has not begun to answer: for a person to read."""
+
+_CANCEL_WITHIN_S = 3.0
+"""Who presses Ctrl-C does not want to wait for a Redis that is gone."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to ask, and how urgently."""
+
+    model: str | None
+    """None: the first model that has a ready engine."""
+    body: dict[str, Any]
+    priority: RequestPriority
+    tenant: str
+    timeout_s: float | None
+    as_text: bool
+    """Print the text of the answer, not its JSON."""
+
+    @property
+    def max_tokens(self) -> int:
+        """What the body says; 0: nothing that is a number."""
+        said = self.body.get("max_tokens")
+        return said if isinstance(said, int) and said > 0 else 0
+
+    @property
+    def kind(self) -> RequestKind:
+        """Which endpoint the body is for."""
+        if "input" in self.body:
+            return RequestKind.EMBEDDING
+        return RequestKind.COMPLETION if "prompt" in self.body else RequestKind.CHAT
+
+
+async def ask(redis: RedisSettings, question: Question) -> bool | None:
+    """Put the question through the queue; whether it was answered. None: interrupted, and cancelled."""
+    answered = False
+
+    async def work() -> None:
+        nonlocal answered
+        async with QueueClient.connect(redis) as queue:
+            answered = await _ask(queue, question)
+
+    async with stop_requested() as stop:
+        await run_until(stop, work())
+        return None if stop.is_set() else answered
+
+
+async def _ask(queue: QueueClient, question: Question) -> bool:
+    model = question.model or await _first_model(queue)
+    started = time.monotonic()
+    submission = await queue.submit(
+        model,
+        orjson.dumps({**question.body, "model": model}),
+        kind=question.kind,
+        priority=question.priority,
+        tenant=question.tenant,
+        timeout_s=question.timeout_s,
+        stream=bool(question.body.get("stream")),
+        max_tokens=question.max_tokens,
+    )
+    request_id = submission.request_id
+    _note(f"request {request_id}, model {model}, priority {question.priority.name}")
+    try:
+        return await _print_answer(queue, request_id, question, started)
+    except asyncio.CancelledError:
+        _note(f"cancelling {request_id}")
+        with contextlib.suppress(TimeoutError, QueueError):
+            await asyncio.wait_for(queue.cancel(request_id), _CANCEL_WITHIN_S)
+        raise
+
+
+async def _print_answer(queue: QueueClient, request_id: str, question: Question, started: float) -> bool:
+    text = EventText()
+    first_s: float | None = None
+    ending: Ending | None = None
+    async with _following(queue, request_id) as following:
+        async for event in queue.stream(request_id):
+            following.cancel()
+            first_s = first_s or time.monotonic() - started
+            if event.type == CHUNK:
+                for piece in text.feed(event.payload):
+                    click.echo(piece, nl=False)
+            elif event.type == END:
+                ending = Ending.decode(event.payload)
+    if ending is None or first_s is None:
+        return False
+    return _print_end(ending, question, text, first_s, time.monotonic() - started)
+
+
+def _print_end(ending: Ending, question: Question, text: EventText, first_s: float, all_s: float) -> bool:
+    if ending.outcome is not Outcome.COMPLETED:
+        reason = ending.message or error_of(ending.body) or ending.body.decode(errors="replace")
+        click.echo(err=True)
+        code = f", {ending.code}" if ending.code else ""
+        _note(f"Error: {ending.outcome} ({ending.status}{code}): {reason}")
+        return False
+    if question.body.get("stream"):
+        pieces = list(text.feed(ending.body))
+    else:
+        pieces = list(text_of(ending.body)) if question.as_text else []
+        pieces = pieces or [ending.body.decode(errors="replace")]
+    click.echo("".join(pieces))
+    engine = f" by {ending.engine}" if ending.engine else ""
+    _note(f"completed{engine}: first output after {first_s:.3f} s, all after {all_s:.3f} s")
+    return True
+
+
+@contextlib.asynccontextmanager
+async def _following(queue: QueueClient, request_id: str) -> AsyncGenerator[asyncio.Task[None]]:
+    """Tells where the request is, until it is cancelled because the answer begins."""
+    task = asyncio.create_task(_tell_where(queue, request_id), name=f"follow {request_id}")
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _tell_where(queue: QueueClient, request_id: str) -> None:
+    told = ""
+    while True:
+        await asyncio.sleep(_LOOK_EVERY_S)
+        view = await find_request(queue.store, request_id)
+        where = _where(view) if view is not None else ""
+        if where and where != told:
+            _note(where)
+            told = where
+
+
+def _where(view: RequestView) -> str:
+    match view.state:
+        case RequestState.WAITING:
+            ahead = f", {view.position} ahead of it" if view.position is not None else ""
+            return f"waiting{ahead}"
+        case RequestState.QUEUED:
+            return "queued: no scheduler has looked at it yet"
+        case RequestState.ASSIGNED | RequestState.RUNNING:
+            return f"{view.state} on {view.engine}"
+        case RequestState.FINISHED:
+            return ""
+
+
+async def _first_model(queue: QueueClient) -> str:
+    await queue.pools.look()
+    models = queue.pools.available_models() or sorted(queue.pools.models)
+    if not models:
+        raise QueueError("No engine has registered yet: start a worker, or everything with `sagellm-control up`.")
+    return models[0]
+
+
+def _note(line: str) -> None:
+    click.echo(line, err=True)

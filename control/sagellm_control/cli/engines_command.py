@@ -1,0 +1,157 @@
+"""``engines``: list, drain and remove engines."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import REDIS_FLAGS, Loaded, SettingsCommand, takes_settings
+from .tables import print_json, print_table, seconds
+
+if TYPE_CHECKING:
+    from ..store.connect import Store
+    from ..store.inspect import EngineView
+    from ..store.settings import RedisSettings
+
+
+@click.group()
+def engines() -> None:
+    """List, drain and remove engines.
+
+    \b
+    Examples:
+      sagellm-control engines list
+      sagellm-control engines drain vllm-1
+      sagellm-control engines list --json | jq '.[] | select(.state == "READY") | .url'
+    """
+
+
+@engines.command("list", cls=SettingsCommand)
+@click.option("--json", "as_json", is_flag=True, help="For machines: a JSON list.")
+@takes_settings(REDIS_FLAGS)
+def list_(loaded: Loaded, as_json: bool) -> None:
+    """Show every engine: state, how much of it is in use, and who runs it.
+
+    LEASE is the time until the engine counts as lost if its worker stays silent.
+
+    \b
+    Examples:
+      sagellm-control engines list
+      sagellm-control engines list --json --redis-url redis://queue:6379/0
+    """
+    views = asyncio.run(_list(loaded.settings.redis))
+    if as_json:
+        print_json(views)
+        return
+    print_table(
+        ("ENGINE", "MODEL", "STATE", "ACTIVE", "SLOTS", "KIND", "URL", "LEASE", "NOTE"),
+        [
+            (
+                view.engine_id,
+                view.pool,
+                view.state,
+                view.active,
+                view.slots,
+                f"{view.kind} {view.version}".strip(),
+                view.url,
+                "-" if view.lease_s is None else seconds(view.lease_s),
+                view.reason,
+            )
+            for view in views
+        ],
+        empty="No engine has registered. Start a worker: sagellm-control worker --engine URL",
+    )
+
+
+@engines.command(cls=SettingsCommand)
+@click.argument("engine_id", metavar="ID")
+@click.option("--undo", is_flag=True, help="Give it requests again.")
+@click.option("--json", "as_json", is_flag=True, help="For machines: a JSON object.")
+@takes_settings(REDIS_FLAGS)
+def drain(loaded: Loaded, engine_id: str, undo: bool, as_json: bool) -> None:
+    """Give an engine no more requests; what it has is finished.
+
+    \b
+    Examples:
+      sagellm-control engines drain vllm-1
+      sagellm-control engines drain vllm-1 --undo
+    """
+    active = asyncio.run(_drain(loaded.settings.redis, engine_id, undo))
+    if as_json:
+        print_json({"engine_id": engine_id, "draining": not undo, "active": active})
+    elif undo:
+        click.echo(f"{engine_id} gets requests again; it has {active}.")
+    else:
+        click.echo(f"{engine_id} gets no more requests; it finishes the {active} that it has.")
+
+
+@engines.command(cls=SettingsCommand)
+@click.argument("engine_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="For machines: a JSON object.")
+@takes_settings(REDIS_FLAGS)
+def remove(loaded: Loaded, engine_id: str, as_json: bool) -> None:
+    """Forget an engine whose worker has gone.
+
+    One that a worker still holds has to be drained, and its worker stopped, first.
+
+    \b
+    Examples:
+      sagellm-control engines remove vllm-1
+    """
+    asyncio.run(_remove(loaded.settings.redis, engine_id))
+    if as_json:
+        print_json({"engine_id": engine_id, "removed": True})
+    else:
+        click.echo(f"{engine_id} is removed.")
+
+
+async def _list(redis: RedisSettings) -> list[EngineView]:
+    from ..store.connect import open_store
+    from ..store.inspect import list_engines
+
+    async with open_store(redis) as store:
+        return await list_engines(store)
+
+
+async def _drain(redis: RedisSettings, engine_id: str, undo: bool) -> int:
+    from ..store.connect import open_store
+    from ..store.steps.engines import drain_engine
+
+    async with open_store(redis) as store:
+        views = await _rows_of(store, engine_id)
+        return sum([await drain_engine(store, view.pool, engine_id, drain=not undo) or 0 for view in views])
+
+
+async def _remove(redis: RedisSettings, engine_id: str) -> None:
+    from ..store.connect import open_store
+    from ..store.steps.engines import remove_engine
+
+    async with open_store(redis) as store:
+        for view in await _rows_of(store, engine_id):
+            match await remove_engine(store, view.pool, engine_id):
+                case "held":
+                    raise click.ClickException(
+                        f"{engine_id} is held by the worker {view.worker}: "
+                        "drain the engine, stop its worker, and try again"
+                    )
+                case "busy":
+                    raise click.ClickException(
+                        f"{engine_id} still has {view.active} requests: "
+                        "they are given back within seconds of its lease's end; try again then"
+                    )
+                case _:
+                    continue
+
+
+async def _rows_of(store: Store, engine_id: str) -> list[EngineView]:
+    """Its rows: one for each pool that it serves."""
+    from ..store.inspect import list_engines
+
+    views = await list_engines(store)
+    found = [view for view in views if view.engine_id == engine_id]
+    if not found:
+        known = ", ".join(view.engine_id for view in views) or "none has registered"
+        raise click.ClickException(f"there is no engine {engine_id!r}; known: {known}")
+    return found

@@ -1,0 +1,112 @@
+"""``enqueue``: one request through the queue, its answer on the terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, BinaryIO, cast
+
+import click
+
+from ..wire.priority import RequestPriority
+from .options import REDIS_FLAGS, Loaded, SettingsCommand, takes_settings
+
+_INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+@click.command(cls=SettingsCommand)
+@click.argument("prompt", required=False)
+@click.option("--model", metavar="NAME", help="Model to ask.  [default: the first that has a ready engine]")
+@click.option(
+    "--priority",
+    metavar="CLASS",
+    default="NORMAL",
+    show_default=True,
+    help=f"How urgent it is: {', '.join(RequestPriority.__members__)}.",
+)
+@click.option("--tenant", metavar="NAME", default="", help="On whose account it goes.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens of the answer.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds until it is given up.",
+)
+@click.option("--system", metavar="TEXT", help="System message before the prompt.")
+@click.option("--json", "raw", type=click.File("rb"), help="An OpenAI request instead of a prompt; - reads stdin.")
+@click.option("--no-stream", is_flag=True, help="Print the answer when it is whole.")
+@takes_settings(REDIS_FLAGS)
+def enqueue(
+    loaded: Loaded,
+    prompt: str | None,
+    model: str | None,
+    priority: str,
+    tenant: str,
+    max_tokens: int | None,
+    timeout_s: float | None,
+    system: str | None,
+    raw: BinaryIO | None,
+    no_stream: bool,
+) -> None:
+    """Send one request through the queue and print its answer as it is made.
+
+    The answer goes to standard output, all else (request id, place in the queue, engine) to standard error.
+    Without PROMPT it is read from standard input. Ctrl-C cancels the request.
+
+    \b
+    Examples:
+      sagellm-control enqueue "Why is the sky blue?"
+      sagellm-control enqueue --priority CRITICAL --model my-model --max-tokens 50 "Hello"
+      sagellm-control enqueue --json request.json --no-stream | jq .usage
+    """
+    import uvloop
+
+    from .ask import Question, ask
+
+    body = _read_json(raw) if raw is not None else _from_prompt(prompt, system)
+    if raw is not None and (prompt or system):
+        raise click.UsageError("--json holds the whole request: give no PROMPT and no --system with it")
+    if max_tokens is not None:
+        body["max_tokens"] = max_tokens
+    if no_stream:
+        body["stream"] = False
+    question = Question(
+        model=model or cast(str | None, body.get("model")),
+        body=body,
+        priority=_read_priority(priority),
+        tenant=tenant,
+        timeout_s=timeout_s,
+        as_text=raw is None or not no_stream,
+    )
+    answered = uvloop.run(ask(loaded.settings.redis, question))
+    if answered is None:
+        sys.exit(_INTERRUPTED)
+    if not answered:
+        sys.exit(1)
+
+
+def _from_prompt(prompt: str | None, system: str | None) -> dict[str, Any]:
+    if prompt is None:
+        if sys.stdin.isatty():
+            raise click.UsageError("nothing to ask: give a PROMPT, pipe one in, or use --json")
+        prompt = sys.stdin.read()
+    messages = [{"role": "system", "content": system}] if system else []
+    return {"messages": [*messages, {"role": "user", "content": prompt}], "stream": True}
+
+
+def _read_json(raw: BinaryIO) -> dict[str, Any]:
+    try:
+        body: Any = json.load(raw)
+    except ValueError as error:
+        raise click.UsageError(f"--json: {error}") from None
+    if not isinstance(body, dict):
+        raise click.UsageError("--json: an OpenAI request is a JSON object")
+    return cast(dict[str, Any], body)
+
+
+def _read_priority(text: str) -> RequestPriority:
+    try:
+        return RequestPriority.parse(text)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None

@@ -1,0 +1,82 @@
+"""The log file of one child process, and which of its lines deserve the terminal."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+KEEP_BYTES = 10 * 1024 * 1024
+"""A log that is larger is put aside as ``NAME.log.1``, so a child has at most twice as much on disk."""
+
+LAST_LINES = 8
+"""Kept for the message that a child died: enough for an error and where it came from."""
+
+_LINE_BYTES = 8192
+"""Of a longer line the rest is only in the file."""
+
+_TEXT_RECORD = re.compile(r"\d{4}-\d\d-\d\dT\S+ (DEBUG|INFO|WARNING|ERROR|CRITICAL) ")
+_LOUD = ("warning", "error", "critical")
+
+
+class LogFile:
+    """Takes a child's output: all of it to the file, and the lines that matter back."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._file = path.open("ab")
+        self._partial = b""
+        self._last: deque[str] = deque(maxlen=LAST_LINES)
+        self._loud = True
+
+    def write(self, output: bytes) -> list[str]:
+        """Write it down; the lines that are warnings, errors, or no log records at all (a traceback, say)."""
+        if self._file.tell() > KEEP_BYTES:
+            self._file.close()
+            self.path.replace(self.path.with_name(f"{self.path.name}.1"))
+            self._file = self.path.open("ab")
+        self._file.write(output)
+        self._file.flush()
+        *lines, self._partial = (self._partial + output).split(b"\n")
+        if len(self._partial) > _LINE_BYTES:
+            lines.append(self._partial)
+            self._partial = b""
+        return [text for line in lines if self._deserves(text := line[:_LINE_BYTES].decode(errors="replace"))]
+
+    def end_of_output(self) -> list[str]:
+        """The process has ended: its last line counts even without a line feed."""
+        line, self._partial = self._partial.decode(errors="replace"), b""
+        return [line] if self._deserves(line) else []
+
+    def last_lines(self) -> list[str]:
+        """The end of what the child said."""
+        return list(self._last)
+
+    def close(self) -> None:
+        """No more output comes."""
+        self._file.close()
+
+    def _deserves(self, line: str) -> bool:
+        if not line.strip():
+            return False
+        self._last.append(line)
+        level = _level(line)
+        if level is not None:
+            self._loud = level in _LOUD
+        # A line without a level belongs to the record before it.
+        return self._loud
+
+
+def _level(line: str) -> str | None:
+    if line.startswith("{"):
+        try:
+            record: Any = json.loads(line)
+        except ValueError:
+            return None
+        level = record.get("level") if isinstance(record, dict) else None
+        return level if isinstance(level, str) else None
+    found = _TEXT_RECORD.match(line)
+    return found[1].lower() if found else None

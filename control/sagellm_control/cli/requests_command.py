@@ -1,0 +1,163 @@
+"""``requests``: list, show and cancel requests."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import click
+
+from ..wire.states import RequestState
+from .options import REDIS_FLAGS, Loaded, SettingsCommand, takes_settings
+from .tables import print_json, print_table, seconds
+
+if TYPE_CHECKING:
+    from ..store.connect import Store
+    from ..store.inspect import RequestView
+    from ..store.settings import RedisSettings
+
+_STATES = [state.value for state in RequestState]
+
+
+@click.group()
+def requests() -> None:
+    """List, show and cancel requests.
+
+    \b
+    Examples:
+      sagellm-control requests list --state waiting
+      sagellm-control requests show chatcmpl-1234
+      sagellm-control requests cancel chatcmpl-1234
+    """
+
+
+@requests.command("list", cls=SettingsCommand)
+@click.option(
+    "--state",
+    type=click.Choice(_STATES),
+    help="Only those in this state; finished ones are shown only when asked for.",
+)
+@click.option("--model", metavar="NAME", help="Only those for this model.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="At most so many.")
+@click.option("--json", "as_json", is_flag=True, help="For machines: a JSON list.")
+@takes_settings(REDIS_FLAGS)
+def list_(loaded: Loaded, state: str | None, model: str | None, limit: int, as_json: bool) -> None:
+    """Show requests: those that run, then those that wait, in the order in which they go.
+
+    \b
+    Examples:
+      sagellm-control requests list
+      sagellm-control requests list --state waiting --model my-model --limit 20
+      sagellm-control requests list --state finished --json
+    """
+    views = asyncio.run(_list(loaded.settings.redis, state, model, limit))
+    if as_json:
+        print_json(views)
+        return
+    print_table(
+        ("REQUEST", "MODEL", "STATE", "PRIORITY", "AGE", "TENANT", "ENGINE", "ATTEMPT"),
+        [
+            (
+                view.request_id,
+                view.pool,
+                view.outcome or view.state,
+                view.priority,
+                seconds(view.age_s),
+                view.tenant,
+                view.engine,
+                view.attempt,
+            )
+            for view in views
+        ],
+        empty=f"No request is {state}." if state else "No request waits or runs.",
+    )
+
+
+@requests.command(cls=SettingsCommand)
+@click.argument("request_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="For machines: a JSON object.")
+@takes_settings(REDIS_FLAGS)
+def show(loaded: Loaded, request_id: str, as_json: bool) -> None:
+    """Show all that is known of one request: where it is, since when, and how it ended.
+
+    \b
+    Examples:
+      sagellm-control requests show chatcmpl-1234
+      sagellm-control requests show chatcmpl-1234 --json | jq .state
+    """
+    view = asyncio.run(_find(loaded.settings.redis, request_id))
+    if as_json:
+        print_json(view)
+        return
+    facts = view.model_dump(mode="json", exclude={"fields"})
+    facts |= {f"record.{name}": value for name, value in view.fields.items() if name not in facts}
+    print_table(
+        ("FIELD", "VALUE"),
+        [(name, value) for name, value in facts.items() if value not in (None, "")],
+        empty="It has no record.",
+    )
+
+
+@requests.command(cls=SettingsCommand)
+@click.argument("request_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="For machines: a JSON object.")
+@takes_settings(REDIS_FLAGS)
+def cancel(loaded: Loaded, request_id: str, as_json: bool) -> None:
+    """End a request, wherever it is; an engine that runs it is told to stop.
+
+    \b
+    Examples:
+      sagellm-control requests cancel chatcmpl-1234
+    """
+    result = asyncio.run(_cancel(loaded.settings.redis, request_id))
+    if as_json:
+        print_json({"request_id": request_id, "result": result})
+        return
+    said = {
+        "ended": "is cancelled",
+        "stopping": "is being stopped by its worker",
+        "finished": "had ended before",
+    }
+    click.echo(f"{request_id} {said.get(result, result)}.")
+
+
+async def _list(redis: RedisSettings, state: str | None, model: str | None, limit: int) -> list[RequestView]:
+    from ..store.connect import open_store
+    from ..store.inspect import list_requests
+
+    async with open_store(redis) as store:
+        pool = await _pool_of(store, model) if model else None
+        return await list_requests(store, pool, RequestState(state) if state else None, limit)
+
+
+async def _find(redis: RedisSettings, request_id: str) -> RequestView:
+    from ..store.connect import open_store
+
+    async with open_store(redis) as store:
+        return await _require(store, request_id)
+
+
+async def _cancel(redis: RedisSettings, request_id: str) -> str:
+    from ..store.connect import open_store
+    from ..store.steps.cancel import cancel as cancel_step
+
+    async with open_store(redis) as store:
+        return await cancel_step(store, (await _require(store, request_id)).pool, request_id)
+
+
+async def _require(store: Store, request_id: str) -> RequestView:
+    from ..store.inspect import find_request
+
+    view = await find_request(store, request_id)
+    if view is None:
+        raise click.ClickException(f"there is no request {request_id!r}: it never was, or its record is gone by now")
+    return view
+
+
+async def _pool_of(store: Store, model: str) -> str:
+    from ..store.inspect import model_index
+
+    index = await model_index(store)
+    if model not in index:
+        raise click.ClickException(f"no engine serves {model!r}; known: {', '.join(sorted(index)) or 'none'}")
+    return index[model]

@@ -1,0 +1,117 @@
+"""``up``: the whole system on this machine, in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from ..settings import masked
+from .options import LOG_FLAGS, REDIS_FLAGS, FlagsOf, Loaded, SettingsCommand, takes_settings
+
+if TYPE_CHECKING:
+    from .system import Running, System
+
+
+_SAME_SIGNAL_S = 0.5
+"""A script that runs us passes on what the terminal has sent us already: that is not a second Ctrl-C."""
+
+_MODEL_HELP = "Model of the simulated engine; with --engine: serve only this one of the engines' models."
+
+
+@click.command(cls=SettingsCommand)
+@takes_settings(
+    FlagsOf("gateway", "Gateway", only=("host", "port")),
+    FlagsOf("worker", "Engines", only=("engine",)),
+    FlagsOf("engine", "Engines", only=("models",), describe={"models": _MODEL_HELP}),
+    FlagsOf("up", "Processes"),
+    REDIS_FLAGS,
+    LOG_FLAGS,
+)
+def up(loaded: Loaded) -> None:
+    """Run everything on this machine, with a simulated engine if none is given.
+
+    That is: Valkey, the gateway, schedulers, and a worker for all engines. Requests and answers are kept in
+    an append-only file in the data folder: what waits when you stop goes on when you start again. All else
+    that a process can be set to is set by environment or TOML file, as for the single commands. Ctrl-C stops
+    all in order; a second Ctrl-C at once.
+
+    \b
+    Examples:
+      sagellm-control up
+      sagellm-control up --port 8000 --data-dir /var/lib/sagellm --engine http://127.0.0.1:8001
+      sagellm-control up --redis-url redis://127.0.0.1:6379/0 --schedulers 4 --model my-model
+    """
+    asyncio.run(_up(loaded))
+
+
+async def _up(loaded: Loaded) -> None:
+    from .system import System
+
+    system = System(loaded, lambda line: click.echo(line, err=True))
+    work = asyncio.create_task(_serve(loaded, system), name="up")
+    loop = asyncio.get_running_loop()
+    interrupted: float | None = None
+
+    def stop() -> None:
+        nonlocal interrupted
+        if interrupted is not None:
+            if loop.time() - interrupted > _SAME_SIGNAL_S:
+                click.echo("Stopping at once.", err=True)
+                system.kill()
+            return
+        interrupted = loop.time()
+        click.echo("Stopping: gateway, worker, schedulers, then the rest. Ctrl-C again stops at once.", err=True)
+        work.cancel()
+
+    # SIGHUP: the terminal was closed, and nobody is there to see or to stop us.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop)
+    try:
+        await work
+    except asyncio.CancelledError:
+        if interrupted is None:
+            raise
+        click.echo("Stopped.", err=True)
+
+
+async def _serve(loaded: Loaded, system: System) -> None:
+    click.echo(f"Starting in {loaded.settings.up.data_dir.absolute()} …", err=True)
+    async with system.up() as running:
+        _introduce(running, click.echo)
+        if not running.engines:
+            click.echo(f"No engine is ready yet; waiting for {', '.join(running.awaited)}", err=True)
+            first = (await system.wait_for_engines(running))[0]
+            click.echo(f"Engine {first.engine_id} is ready: {first.pool}, {first.slots} slots", err=True)
+        await asyncio.Event().wait()
+
+
+def _introduce(running: Running, say: Callable[[str], None]) -> None:
+    model = running.engines[0].pool if running.engines else "MODEL"
+    redis = f" --redis-url {masked('', running.redis_url)}"
+    if running.namespace != "sagellm":
+        redis += f" --redis-namespace {running.namespace}"
+    body = json.dumps({"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello"}]})
+    say(
+        f"""
+Ready: {running.gateway_url}/v1   model {model}, {len(running.engines)} engine(s)
+
+A streamed chat:
+  curl -N {running.gateway_url}/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d {shlex.quote(body)}
+The same straight through the queue, ahead of what is less urgent:
+  sagellm-control enqueue{redis} --priority HIGH "Hello"
+What the engines do, and what waits:
+  sagellm-control engines list{redis}
+  sagellm-control requests list{redis}
+Figures for Prometheus:
+  curl {running.gateway_url}/metrics
+
+Ctrl-C stops everything; what waits is kept.
+"""
+    )

@@ -1,0 +1,25 @@
+"""The client library: what a gateway (ours, or another one) needs to put requests through the queue."""
+
+from .errors import (
+    NoEngineReady,
+    QueueError,
+    QueueFull,
+    QueueUnavailable,
+    RequestConflict,
+    UnknownModel,
+    UnknownRequest,
+)
+from .queue_client import QueueClient, Result, Submission
+
+__all__ = [
+    "NoEngineReady",
+    "QueueClient",
+    "QueueError",
+    "QueueFull",
+    "QueueUnavailable",
+    "RequestConflict",
+    "Result",
+    "Submission",
+    "UnknownModel",
+    "UnknownRequest",
+]

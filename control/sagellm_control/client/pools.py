@@ -1,0 +1,95 @@
+"""What a client knows about the pools: which model is served by which, how full they are and how fast they drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+
+from redis.exceptions import RedisError
+
+from ..store.connect import Store
+from ..store.inspect import PoolDepth, model_index, pool_depth
+from ..wire.states import Outcome
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 1.0
+RATE_MEMORY_S = 10.0
+"""Time constant of the moving average of the drain rate."""
+NO_RATE_RETRY_S = 10
+"""What a client is told while nothing is known about the rate."""
+LONGEST_RETRY_S = 60
+
+
+class Pools:
+    """A view of all pools that is renewed once a second, and at once when a model is not known."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._models: dict[str, str] = {}
+        self._depths: dict[str, PoolDepth] = {}
+        self._rates: dict[str, float] = {}
+        self._looked_at = float("-inf")
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since Redis last answered."""
+        return time.monotonic() - self._looked_at
+
+    @property
+    def depths(self) -> list[PoolDepth]:
+        """How full each pool is."""
+        return list(self._depths.values())
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Name that a client may ask for -> pool."""
+        return self._models
+
+    def available_models(self) -> list[str]:
+        """The names whose pool has an engine that takes requests."""
+        ready = {depth.pool for depth in self._depths.values() if depth.engines}
+        return sorted(model for model, pool in self._models.items() if pool in ready)
+
+    async def find(self, model: str) -> str | None:
+        """The pool that serves a model; None: no pool does."""
+        if model not in self._models:
+            await self.look()
+        return self._models.get(model)
+
+    def retry_after_s(self, pool: str) -> int:
+        """When to come back: the time in which a tenth of what waits has been served, at the measured rate."""
+        depth, rate = self._depths.get(pool), self._rates.get(pool, 0.0)
+        if depth is None or rate <= 0:
+            return NO_RATE_RETRY_S
+        waiting = depth.waiting + sum(depth.queued.values())
+        return min(LONGEST_RETRY_S, max(1, math.ceil(waiting / 10 / rate)))
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            try:
+                await self.look()
+            except (RedisError, OSError) as error:
+                log.warning("cannot look at the pools: %s", error)
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def look(self) -> None:
+        """Look once."""
+        models = await model_index(self._store)
+        depths = {pool: await pool_depth(self._store, pool) for pool in set(models.values())}
+        now = time.monotonic()
+        elapsed = now - self._looked_at
+        if math.isfinite(elapsed) and elapsed > 0:
+            for pool, depth in depths.items():
+                if before := self._depths.get(pool):
+                    rate = max(0, _ended(depth) - _ended(before)) / elapsed
+                    weight = 1 - math.exp(-elapsed / RATE_MEMORY_S)
+                    self._rates[pool] = self._rates.get(pool, rate) * (1 - weight) + rate * weight
+        self._models, self._depths, self._looked_at = models, depths, now
+
+
+def _ended(depth: PoolDepth) -> int:
+    return sum(depth.counters.get(outcome, 0) for outcome in Outcome)

@@ -1,0 +1,271 @@
+"""Put a request through the queue: submit, stream, result, cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+from redis.exceptions import RedisError
+
+from ..store.batch import Batcher
+from ..store.connect import Store, open_store
+from ..store.settings import RedisSettings
+from ..store.steps.accept import Accepted, AcceptLimits, AcceptResult, Exists, Full, NoEngine, accept
+from ..store.steps.attach import attach
+from ..store.steps.cancel import CancelResult, cancel
+from ..wire.event import CHUNK, END, Ending, Event
+from ..wire.priority import RequestPriority
+from ..wire.request import NewRequest, is_request_id
+from ..wire.states import Outcome, RequestKind
+from .answer import Answer
+from .errors import NoEngineReady, QueueFull, QueueUnavailable, RequestConflict, UnknownModel, UnknownRequest
+from .inbox import Inbox
+from .pools import Pools
+
+IDLE_S = 5.0
+"""A stream that hears nothing for so long looks into the output log."""
+MOST_IN_A_BATCH = 64
+SUBSCRIBE_TIMEOUT_S = 5.0
+
+
+@dataclass(slots=True, frozen=True)
+class Submission:
+    """A request that is in the queue."""
+
+    request_id: str
+    pool: str
+    existed: bool
+    """It had been submitted before: this is a retry."""
+
+
+@dataclass(slots=True, frozen=True)
+class Result:
+    """The whole answer."""
+
+    ending: Ending
+    body: bytes
+    """All that the engine wrote: JSON, or server-sent events."""
+
+    @property
+    def ok(self) -> bool:
+        return self.ending.outcome is Outcome.COMPLETED
+
+    def json(self) -> Any:
+        """The body, parsed."""
+        return orjson.loads(self.body)
+
+
+class QueueClient:
+    """A process's access to the queue. Safe to share among all its tasks.
+
+        async with QueueClient.connect(RedisSettings(url="redis://…")) as queue:
+            submission = await queue.submit("my-model", {"messages": […]}, stream=True)
+            async for event in queue.stream(submission.request_id):
+                …
+
+    Raises ``QueueError`` (see ``client.errors``) where a request is not taken.
+    """
+
+    def __init__(self, store: Store, limits: AcceptLimits | None = None) -> None:
+        self.store = store
+        self.limits = limits or AcceptLimits()
+        self.inbox = Inbox(store)
+        self.pools = Pools(store)
+        self._accepting: dict[str, Batcher[NewRequest, AcceptResult]] = {}
+        self._where: dict[str, str] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, redis: RedisSettings, limits: AcceptLimits | None = None) -> AsyncIterator[QueueClient]:
+        """A client whose inbox is subscribed.
+
+        Raises:
+            StoreUnreachable, StoreUnusable: see ``store.connect``.
+        """
+        async with open_store(redis) as store:
+            client = cls(store, limits)
+            async with client.running():
+                yield client
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Listen on the inbox and watch the pools; nothing may be submitted outside of it."""
+        loops = [
+            asyncio.create_task(self.inbox.run(), name="inbox"),
+            asyncio.create_task(self.pools.run(), name="pools"),
+        ]
+        try:
+            await asyncio.wait_for(self.inbox.subscribed.wait(), SUBSCRIBE_TIMEOUT_S)
+            yield
+        except TimeoutError as error:
+            raise QueueUnavailable("the inbox could not be subscribed") from error
+        finally:
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+
+    async def submit(
+        self,
+        model: str,
+        body: Mapping[str, Any] | bytes,
+        *,
+        kind: RequestKind | str = RequestKind.CHAT,
+        request_id: str | None = None,
+        idempotent: bool = False,
+        priority: RequestPriority = RequestPriority.NORMAL,
+        tenant: str = "",
+        stream: bool = False,
+        timeout_s: float | None = None,
+        slo_s: float | None = None,
+        prompt_tokens: int = 0,
+        max_tokens: int = 0,
+        trace_id: str = "",
+        traceparent: str = "",
+    ) -> Submission:
+        """Put a request into the queue.
+
+        Args:
+            model: a name that an engine answers to.
+            body: the OpenAI request; as bytes it reaches the engine unchanged. A mapping gets ``model`` and
+                ``stream`` filled in.
+            request_id: made up where it is not given.
+            idempotent: a request of the same id, tenant and body is this one; its answer is given again.
+            timeout_s: from now to the last byte.
+            slo_s: objective for the first token.
+
+        Raises:
+            UnknownModel, NoEngineReady, QueueFull, RequestConflict, QueueUnavailable.
+            ValueError: the request id has characters that it must not have.
+        """
+        if request_id is not None and not is_request_id(request_id):
+            raise ValueError("request_id must be 1 to 64 letters, digits or ._~@=+-")
+        if isinstance(body, Mapping):
+            body = orjson.dumps({"model": model, "stream": stream, **body})
+        try:
+            pool = await self.pools.find(model)
+        except (RedisError, OSError) as error:
+            raise QueueUnavailable(error) from error
+        if pool is None:
+            raise UnknownModel(model, list(self.pools.models))
+        request = NewRequest(
+            id=request_id or secrets.token_hex(16),
+            pool=pool,
+            kind=RequestKind(kind),
+            body=body,
+            inbox=self.inbox.channel,
+            ticket=secrets.token_hex(4),
+            priority=priority,
+            tenant=tenant,
+            model="" if model == pool else model,
+            stream=stream,
+            timeout_ms=_milliseconds(timeout_s),
+            slo_ms=_milliseconds(slo_s),
+            prompt_tokens=prompt_tokens,
+            max_tokens=max_tokens,
+            trace_id=trace_id,
+            traceparent=traceparent,
+        )
+        # Before the request is there, so that not even its first event can be missed.
+        answer = Answer(self.store, pool, request.id)
+        self.inbox.open(answer)
+        try:
+            existed = await self._accept(request, model, idempotent=idempotent)
+        except BaseException:
+            self.inbox.close(answer)
+            raise
+        self._where[request.id] = pool
+        if existed:
+            answer.check_log()
+        return Submission(request.id, pool, existed)
+
+    async def _accept(self, request: NewRequest, model: str, *, idempotent: bool) -> bool:
+        batcher = self._accepting.get(request.pool)
+        if batcher is None:
+            batcher = self._accepting[request.pool] = self._batcher(request.pool)
+        try:
+            result = await batcher.submit(request)
+            match result:
+                case Accepted():
+                    return False
+                case Full(waiting):
+                    raise QueueFull(model, waiting, self.pools.retry_after_s(request.pool))
+                case NoEngine():
+                    raise NoEngineReady(model, self.pools.retry_after_s(request.pool))
+                case Exists(_, same_body, same_tenant):
+                    if not (idempotent and same_body and same_tenant):
+                        raise RequestConflict(request.id)
+                    await attach(self.store, request.pool, request.id, request.inbox)
+                    return True
+        except (RedisError, OSError) as error:
+            raise QueueUnavailable(error) from error
+
+    def _batcher(self, pool: str) -> Batcher[NewRequest, AcceptResult]:
+        async def write(requests: Sequence[NewRequest]) -> Sequence[AcceptResult]:
+            return await accept(self.store, pool, requests, self.limits)
+
+        return Batcher(write, limit=MOST_IN_A_BATCH)
+
+    @asynccontextmanager
+    async def answer(self, request_id: str, *, after: tuple[int, int] = (0, 0)) -> AsyncIterator[Answer]:
+        """The answer of a request, of this client or of any other, from a position on.
+
+        Raises:
+            UnknownRequest: there is none of this id, or its result has expired.
+        """
+        answer = self.inbox.find(request_id) if after == (0, 0) else None
+        if answer is None:
+            pool = await self._pool_of(request_id)
+            answer = Answer(self.store, pool, request_id, after=after)
+            self.inbox.open(answer)
+            await attach(self.store, pool, request_id, self.inbox.channel)
+            answer.check_log()
+        try:
+            yield answer
+        finally:
+            self.inbox.close(answer)
+            self._where.pop(request_id, None)
+
+    async def stream(self, request_id: str, *, after: tuple[int, int] = (0, 0)) -> AsyncIterator[Event]:
+        """The events of a request, up to and with its end."""
+        async with self.answer(request_id, after=after) as answer:
+            while not answer.ended:
+                event = await answer.next(IDLE_S)
+                if event is not None:
+                    yield event
+
+    async def result(self, request_id: str) -> Result:
+        """The whole answer, once it is there."""
+        pieces: list[bytes] = []
+        async for event in self.stream(request_id):
+            if event.type == CHUNK:
+                pieces.append(event.payload)
+            elif event.type == END:
+                ending = Ending.decode(event.payload)
+                return Result(replace(ending, body=b""), b"".join([*pieces, ending.body]))
+        raise UnknownRequest(request_id)
+
+    async def cancel(self, request_id: str, outcome: Outcome = Outcome.CANCELLED) -> CancelResult:
+        """End a request, wherever it is; its events then end with that outcome."""
+        try:
+            pool = self._where.get(request_id) or await self._pool_of(request_id)
+        except UnknownRequest:
+            return CancelResult.UNKNOWN
+        return await cancel(self.store, pool, request_id, outcome)
+
+    async def _pool_of(self, request_id: str) -> str:
+        if pool := self._where.get(request_id):
+            return pool
+        await self.pools.look()
+        for pool in dict.fromkeys(self.pools.models.values()):
+            if await self.store.commands.exists(self.store.keys.pool(pool).record(request_id)):
+                return pool
+        raise UnknownRequest(request_id)
+
+
+def _milliseconds(seconds: float | None) -> int:
+    return 0 if seconds is None else max(1, round(seconds * 1000))

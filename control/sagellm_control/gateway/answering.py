@@ -1,0 +1,152 @@
+"""Writes an answer to the client: a stream chunk by chunk, or a whole body."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import orjson
+from aiohttp import web
+
+from ..client.answer import Answer
+from ..client.queue_client import QueueClient
+from ..wire.event import CHUNK, END, Ending, Event
+from ..wire.states import Outcome
+from .errors import ApiError, error_body, from_ending
+
+KEEPALIVE_COMMENT = b": waiting\n\n"
+EXPIRE_GRACE_S = 2.0
+"""After its timeout a request is cancelled in the queue; this long (s) its own ending may take to come back."""
+
+_STREAM_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",  # nginx would hold the tokens back
+}
+_BODILESS = (Outcome.COMPLETED, Outcome.REFUSED)
+
+
+class AnswerWriter:
+    """Takes one answer from the queue to one client."""
+
+    def __init__(
+        self,
+        queue: QueueClient,
+        answer: Answer,
+        request: web.Request,
+        *,
+        deadline: float,
+        keepalive_s: float,
+        headers: dict[str, str],
+    ) -> None:
+        self._queue = queue
+        self._answer = answer
+        self._request = request
+        self._deadline = deadline
+        """On the monotonic clock."""
+        self._keepalive_s = keepalive_s
+        self._headers = headers
+        self.first_byte_at: float | None = None
+        """Monotonic time of the answer's first byte."""
+        self.outcome = Outcome.FAILED
+
+    async def write_stream(self) -> web.StreamResponse:
+        """Pass events on as they come; comments keep the connection open while there are none."""
+        response: web.StreamResponse | None = None
+        while True:
+            event = await self._next()
+            if event is None:
+                response = response or await self._open_stream()
+                await response.write(KEEPALIVE_COMMENT)
+                continue
+            if self.first_byte_at is None:
+                self.first_byte_at = time.monotonic()
+            if event.type == CHUNK:
+                response = response or await self._open_stream()
+                await response.write(event.payload)
+            elif event.type == END:
+                ending = Ending.decode(event.payload)
+                self.outcome = ending.outcome
+                if response is None and not _is_stream(ending):
+                    return self._whole(ending, b"")
+                response = response or await self._open_stream()
+                await response.write(_last_piece(ending))
+                await response.write_eof()
+                return response
+
+    async def write_whole(self) -> web.StreamResponse:
+        """Wait for the end and answer with all of it."""
+        pieces: list[bytes] = []
+        while True:
+            event = await self._next()
+            if event is None:
+                continue
+            if event.type == CHUNK:
+                pieces.append(event.payload)
+            elif event.type == END:
+                self.first_byte_at = time.monotonic()
+                ending = Ending.decode(event.payload)
+                self.outcome = ending.outcome
+                return self._whole(ending, b"".join(pieces))
+
+    async def _next(self) -> Event | None:
+        left = self._deadline - time.monotonic()
+        if left > 0:
+            event = await self._answer.next(min(self._keepalive_s, left))
+            if event is not None or time.monotonic() < self._deadline:
+                return event
+        await self._queue.cancel(self._answer.request_id, Outcome.EXPIRED)
+        event = await self._answer.next(EXPIRE_GRACE_S)
+        if event is not None:
+            return event
+        timed_out = Ending(
+            Outcome.EXPIRED, status=504, code="deadline_exceeded", message="The request's timeout passed."
+        )
+        return Event(self._answer.request_id, 0, 0, END, timed_out.encode())
+
+    async def _open_stream(self) -> web.StreamResponse:
+        response = web.StreamResponse(headers=_STREAM_HEADERS | self._headers)
+        await response.prepare(self._request)
+        return response
+
+    def _whole(self, ending: Ending, before: bytes) -> web.Response:
+        if ending.outcome in _BODILESS or ending.body:
+            headers = dict(self._headers)
+            if ending.retry_after_s is not None:
+                headers["Retry-After"] = str(max(1, round(ending.retry_after_s)))
+            headers["Content-Type"] = ending.content_type
+            return web.Response(status=ending.status, body=before + ending.body, headers=headers)
+        response = from_ending(ending).response()
+        response.headers.update(self._headers)
+        return response
+
+
+def _is_stream(ending: Ending) -> bool:
+    return ending.outcome is Outcome.COMPLETED and ending.content_type.startswith("text/event-stream")
+
+
+def _last_piece(ending: Ending) -> bytes:
+    """What a stream that has begun ends with: the last chunk, or an error event and no ``[DONE]``."""
+    if _is_stream(ending):
+        return ending.body
+    tail = b""
+    if ending.outcome is Outcome.COMPLETED:
+        return b"data: " + ending.body.replace(b"\n", b" ") + b"\n\n"
+    if ending.body.startswith(b"data:"):
+        # Output that was still on its way when the attempt ended.
+        tail = ending.body
+    elif ending.body:
+        try:
+            engine_error = orjson.loads(ending.body)
+        except orjson.JSONDecodeError:
+            engine_error = None
+        if isinstance(engine_error, dict) and "error" in engine_error:
+            return b"data: " + orjson.dumps(engine_error) + b"\n\n"
+    error: ApiError = from_ending(ending)
+    return tail + b"data: " + error_body(error.status, error.message, code=error.code) + b"\n\n"
+
+
+async def cancel_abandoned(queue: QueueClient, request_id: str) -> None:
+    """The client has gone: what it asked for ends too."""
+    async with asyncio.timeout(10):
+        await queue.cancel(request_id)

@@ -1,0 +1,90 @@
+"""API keys: who a caller is, how urgent its requests may be, and its weight among tenants.
+
+The file holds hashes only:
+
+    [[keys]]
+    sha256 = "9f86d081…"        # of the key's text
+    tenant = "search"
+    max_priority = "HIGH"       # the most urgent class that it may ask for; default CRITICAL
+    weight = 2.0                # its share among tenants; default 1
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from ..wire.priority import RequestPriority
+
+
+class ApiKeysUnreadable(Exception):
+    """The file of keys cannot be used; the text says why."""
+
+
+class Caller(BaseModel):
+    """Who holds a key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    tenant: str = Field(min_length=1, max_length=64)
+    max_priority: RequestPriority = RequestPriority.CRITICAL
+    weight: float = Field(default=1.0, gt=0, le=1000)
+
+    @field_validator("max_priority", mode="before")
+    @classmethod
+    def _by_name(cls, value: object) -> object:
+        return RequestPriority.parse(value) if isinstance(value, str) else value
+
+
+class ApiKeys:
+    """The keys of one file."""
+
+    def __init__(self, callers: list[Caller]) -> None:
+        self._callers = callers
+
+    @classmethod
+    def read(cls, path: Path) -> ApiKeys:
+        """Read the file.
+
+        Raises:
+            ApiKeysUnreadable: it is missing, no TOML, or an entry of it is wrong.
+        """
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            entries = content.get("keys", [])
+            if not isinstance(entries, list) or not entries:
+                raise ApiKeysUnreadable(f"{path} holds no [[keys]] entry")
+            return cls([Caller.model_validate(entry) for entry in entries])
+        except OSError as error:
+            raise ApiKeysUnreadable(f"{path}: {error.strerror}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ApiKeysUnreadable(f"{path} is no TOML file: {error}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ApiKeysUnreadable(f"{path}: {where}: {first['msg']}") from error
+
+    def find(self, key: str) -> Caller | None:
+        """Whose key it is. Every entry is compared, each in constant time, so that time tells nothing."""
+        digest = hash_key(key)
+        found: Caller | None = None
+        for caller in self._callers:
+            if hmac.compare_digest(caller.sha256, digest):
+                found = caller
+        return found
+
+
+def hash_key(key: str) -> str:
+    """The form in which a key is kept. Keys are long and random, so a plain hash is enough."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def new_key() -> str:
+    """A new key: 256 random bits."""
+    return f"sk-{secrets.token_urlsafe(32)}"

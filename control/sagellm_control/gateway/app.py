@@ -1,0 +1,59 @@
+"""Puts the gateway together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from .endpoints import OpenAIEndpoints, too_large
+from .errors import ApiError
+from .settings import GatewaySettings
+from .status_endpoints import StatusEndpoints
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def make_app(settings: GatewaySettings, openai: OpenAIEndpoints, status: StatusEndpoints) -> web.Application:
+    """The application: routes, and errors in OpenAI's form whatever goes wrong."""
+
+    @web.middleware
+    async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except ApiError as error:
+            return _refuse(request, error)
+        except web.HTTPRequestEntityTooLarge:
+            return _refuse(request, too_large(settings.max_body_bytes))
+        except web.HTTPException as error:
+            return _refuse(request, _http_error(request, error))
+        except ConnectionError:
+            raise  # the client has gone
+        except Exception:
+            log.exception("%s %s failed", request.method, request.path)
+            return _refuse(request, ApiError(500, "The gateway failed unexpectedly.", code="internal_error"))
+
+    app = web.Application(middlewares=[errors], client_max_size=settings.max_body_bytes)
+    app.add_routes([*openai.routes(), *status.routes()])
+    return app
+
+
+def _refuse(request: web.Request, error: ApiError) -> web.Response:
+    response = error.response()
+    if error.status == 413:
+        # What is left of the body is not worth reading.
+        response.force_close()
+    if (request_id := request.headers.get("X-Request-ID")) and error.param != "X-Request-ID":
+        response.headers["X-Request-ID"] = request_id
+    return response
+
+
+def _http_error(request: web.Request, error: web.HTTPException) -> ApiError:
+    if error.status == 404:
+        return ApiError(404, f"There is no {request.method} {request.path}.", code="unknown_path")
+    if error.status == 405:
+        return ApiError(405, f"{request.path} does not take {request.method}.", code="method_not_allowed")
+    return ApiError(error.status, error.reason, code="http_error")

@@ -1,0 +1,217 @@
+"""The three OpenAI endpoints: read, submit, answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+
+from aiohttp import web
+from redis.exceptions import RedisError
+
+from ..client.errors import QueueError, RequestConflict
+from ..client.queue_client import QueueClient, Submission
+from ..wire.priority import RequestPriority
+from ..wire.states import Outcome, RequestKind
+from . import metrics
+from .answering import AnswerWriter, cancel_abandoned
+from .api_keys import ApiKeys, Caller
+from .errors import ApiError, from_queue
+from .request_body import RequestBody, read_body
+from .request_headers import RequestHeaders, idempotent_id, read_headers
+from .settings import GatewaySettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """A request that has been read and checked."""
+
+    headers: RequestHeaders
+    body: RequestBody
+    raw: bytes
+    tenant: str
+    priority: RequestPriority
+
+
+class OpenAIEndpoints:
+    """Takes OpenAI requests through the queue."""
+
+    def __init__(
+        self,
+        queue: QueueClient,
+        settings: GatewaySettings,
+        keys: ApiKeys | None,
+        aftermath: asyncio.TaskGroup,
+    ) -> None:
+        self._queue = queue
+        self._settings = settings
+        self._keys = keys
+        self._aftermath = aftermath
+        self.stopping = False
+        """The gateway is going down: connections that it cuts itself cancel nothing."""
+
+    def routes(self) -> list[web.RouteDef]:
+        """The paths, with and without what a client may have put behind the base URL."""
+        paths = {
+            "/v1/chat/completions": self.chat,
+            "/v1/completions": self.completion,
+            "/v1/embeddings": self.embedding,
+        }
+        return [web.post(path, handler) for path, handler in paths.items()]
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        return await self._handle(request, RequestKind.CHAT)
+
+    async def completion(self, request: web.Request) -> web.StreamResponse:
+        return await self._handle(request, RequestKind.COMPLETION)
+
+    async def embedding(self, request: web.Request) -> web.StreamResponse:
+        return await self._handle(request, RequestKind.EMBEDDING)
+
+    def authenticate(self, request: web.Request) -> Caller | None:
+        """Whose key the request carries; None where no keys are asked for.
+
+        Raises:
+            ApiError: 401.
+        """
+        if self._keys is None:
+            return None
+        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+        caller = self._keys.find(key.strip()) if scheme.lower() == "bearer" else None
+        if caller is None:
+            raise ApiError(
+                401,
+                "A valid API key is needed: Authorization: Bearer KEY.",
+                code="invalid_api_key",
+                param=None,
+            )
+        return caller
+
+    async def _handle(self, request: web.Request, kind: RequestKind) -> web.StreamResponse:
+        began = time.monotonic()
+        metrics.OPEN.inc()
+        priority, outcome = "", "refused"
+        try:
+            wanted = await self._read(request, kind)
+            priority = wanted.priority.label
+            submission = await self._submit(wanted, kind)
+            response, outcome = await self._answer(request, wanted, submission, kind, began)
+            return response
+        except QueueError as error:
+            refusal = from_queue(error)
+            outcome = refusal.code
+            raise refusal from error
+        except ApiError as error:
+            outcome = error.code
+            raise
+        except (RedisError, OSError) as error:
+            if isinstance(error, ConnectionResetError):
+                outcome = str(Outcome.CANCELLED)
+                raise
+            outcome = "queue_unavailable"
+            raise ApiError(503, f"The queue cannot be reached: {error}", code=outcome, retry_after_s=1) from error
+        except asyncio.CancelledError:
+            outcome = str(Outcome.CANCELLED)
+            raise
+        finally:
+            metrics.OPEN.dec()
+            metrics.REQUESTS.labels(kind, priority, outcome).inc()
+            metrics.DURATION.labels(kind, priority).observe(time.monotonic() - began)
+
+    async def _read(self, request: web.Request, kind: RequestKind) -> _Wanted:
+        caller = self.authenticate(request)
+        headers = read_headers(request.headers)
+        limit = self._settings.max_body_bytes
+        if (request.content_length or 0) > limit:
+            raise too_large(limit)
+        raw = await request.read()
+        body = read_body(raw, kind)
+        priority = headers.priority
+        if caller is not None:
+            priority = max(priority, caller.max_priority)
+        return _Wanted(headers, body, raw, caller.tenant if caller else body.user, priority)
+
+    async def _submit(self, wanted: _Wanted, kind: RequestKind) -> Submission:
+        headers, body = wanted.headers, wanted.body
+        key = headers.idempotency_key
+        request_id = idempotent_id(wanted.tenant, key) if key else headers.request_id
+        try:
+            return await self._queue.submit(
+                body.model,
+                wanted.raw,
+                kind=kind,
+                request_id=request_id,
+                idempotent=key is not None,
+                priority=wanted.priority,
+                tenant=wanted.tenant,
+                stream=body.stream,
+                timeout_s=self._timeout_s(headers),
+                slo_s=headers.slo_s,
+                prompt_tokens=body.prompt_tokens,
+                max_tokens=body.max_tokens,
+                trace_id=headers.trace_id,
+                traceparent=headers.traceparent,
+            )
+        except RequestConflict as error:
+            if key is None:
+                raise
+            raise ApiError(
+                422,
+                "This Idempotency-Key was used for a request with another body.",
+                code="idempotency_key_reused",
+                param="Idempotency-Key",
+            ) from error
+
+    async def _answer(
+        self, request: web.Request, wanted: _Wanted, submission: Submission, kind: RequestKind, began: float
+    ) -> tuple[web.StreamResponse, str]:
+        request_id = submission.request_id
+        echoed = {
+            "X-Request-ID": request_id,
+            "X-Trace-ID": wanted.headers.trace_id or request_id,
+            "X-Request-Priority": wanted.priority.name,
+        }
+        if wanted.headers.traceparent:
+            echoed["traceparent"] = wanted.headers.traceparent
+        try:
+            async with self._queue.answer(request_id) as answer:
+                writer = AnswerWriter(
+                    self._queue,
+                    answer,
+                    request,
+                    deadline=began + self._timeout_s(wanted.headers),
+                    keepalive_s=self._settings.keepalive_s,
+                    headers=echoed,
+                )
+                response = await (writer.write_stream() if wanted.body.stream else writer.write_whole())
+        except (asyncio.CancelledError, ConnectionError):
+            if not self.stopping and not submission.existed:
+                self._aftermath.create_task(self._cancel(request_id), name=f"cancel {request_id}")
+            raise
+        self._observe(wanted, kind, began, writer)
+        return response, str(writer.outcome)
+
+    async def _cancel(self, request_id: str) -> None:
+        try:
+            await cancel_abandoned(self._queue, request_id)
+        except (RedisError, OSError, TimeoutError) as error:
+            log.warning("request %s: its client left, and it could not be cancelled: %s", request_id, error)
+
+    def _observe(self, wanted: _Wanted, kind: RequestKind, began: float, writer: AnswerWriter) -> None:
+        if writer.first_byte_at is None:
+            return
+        ttft_s = writer.first_byte_at - began
+        metrics.TTFT.labels(kind, wanted.priority.label).observe(ttft_s)
+        if wanted.headers.slo_s is not None and ttft_s > wanted.headers.slo_s:
+            metrics.SLO_VIOLATIONS.labels(kind, wanted.priority.label).inc()
+
+    def _timeout_s(self, headers: RequestHeaders) -> float:
+        return headers.timeout_s or self._settings.request_timeout_s
+
+
+def too_large(limit: int) -> ApiError:
+    """A body over the limit."""
+    return ApiError(413, f"The body is larger than {limit} bytes.", code="body_too_large", param=None)

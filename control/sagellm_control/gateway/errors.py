@@ -1,0 +1,117 @@
+"""Errors as OpenAI's clients expect them: ``{"error": {"message", "type", "param", "code"}}`` and the right status."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from ..client.errors import (
+    NoEngineReady,
+    QueueError,
+    QueueFull,
+    QueueUnavailable,
+    RequestConflict,
+    UnknownModel,
+)
+from ..wire.event import Ending
+
+UNAVAILABLE_RETRY_S = 1
+"""Redis is away: a client may come back soon, most outages are restarts."""
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    409: "conflict_error",
+    413: "invalid_request_error",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+    499: "cancelled_error",
+    503: "service_unavailable_error",
+    504: "timeout_error",
+}
+
+
+class ApiError(Exception):
+    """A refusal, as the client sees it."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    def body(self) -> bytes:
+        """The JSON body."""
+        return error_body(self.status, self.message, code=self.code, param=self.param)
+
+    def response(self) -> web.Response:
+        """The whole response."""
+        headers: dict[str, str] = {}
+        if self.retry_after_s is not None:
+            headers["Retry-After"] = f"{max(1, round(self.retry_after_s))}"
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return web.Response(status=self.status, body=self.body(), content_type="application/json", headers=headers)
+
+
+def error_body(status: int, message: str, *, code: str, param: str | None = None) -> bytes:
+    """An OpenAI error body."""
+    error: dict[str, Any] = {
+        "message": message,
+        "type": _TYPES.get(status, "api_error"),
+        "param": param,
+        "code": code or None,
+    }
+    return orjson.dumps({"error": error})
+
+
+def bad_request(message: str, param: str | None, code: str = "invalid_value") -> ApiError:
+    """A 400 that names the field."""
+    return ApiError(400, message, code=code, param=param)
+
+
+def from_queue(error: QueueError) -> ApiError:
+    """What a refusal of the queue means over HTTP."""
+    match error:
+        case UnknownModel():
+            return ApiError(404, str(error), code="model_not_found", param="model")
+        case NoEngineReady():
+            return ApiError(503, str(error), code="no_engine", retry_after_s=error.retry_after_s)
+        case QueueFull():
+            return ApiError(429, str(error), code="queue_full", retry_after_s=error.retry_after_s)
+        case RequestConflict():
+            return ApiError(
+                409,
+                f"{error} To get the same answer again, send an Idempotency-Key.",
+                code="request_id_exists",
+                param="X-Request-ID",
+            )
+        case QueueUnavailable():
+            return ApiError(503, str(error), code="queue_unavailable", retry_after_s=UNAVAILABLE_RETRY_S)
+        case _:
+            return ApiError(500, str(error), code="internal_error")
+
+
+def from_ending(ending: Ending) -> ApiError:
+    """What an ending without a body of the engine's means over HTTP."""
+    return ApiError(
+        ending.status,
+        ending.message or "The request failed.",
+        code=ending.code or str(ending.outcome),
+        retry_after_s=ending.retry_after_s,
+    )

@@ -1,0 +1,65 @@
+"""What a gateway counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from ..client.pools import Pools
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+REQUESTS = Counter(
+    "sagellm_control_requests_total",
+    "Requests that were answered, by outcome: a request's own, or why it was not taken",
+    ["endpoint", "priority", "outcome"],
+)
+TTFT = Histogram(
+    "sagellm_control_request_ttft_seconds",
+    "From the request's first byte at the gateway to the first byte of its answer",
+    ["endpoint", "priority"],
+    buckets=_SECONDS,
+)
+DURATION = Histogram(
+    "sagellm_control_request_duration_seconds",
+    "From the request's first byte at the gateway to the last byte of its answer",
+    ["endpoint", "priority"],
+    buckets=_SECONDS,
+)
+OPEN = Gauge("sagellm_control_gateway_open_requests", "Requests whose answer is not complete")
+SLO_VIOLATIONS = Counter(
+    "sagellm_control_request_slo_violation_total",
+    "Requests with an X-SLO-Deadline-Ms whose first byte came later",
+    ["endpoint", "priority"],
+)
+
+
+class PoolCollector(Collector):
+    """Queue lengths and engines of each pool, as last looked at."""
+
+    def __init__(self, pools: Pools) -> None:
+        self._pools = pools
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Called by the registry for each scrape."""
+        queue = GaugeMetricFamily(
+            "sagellm_control_flow_control_queue_size",
+            "Requests that no engine has yet: in an intake stream, or ranked in the waiting set",
+            labels=["pool", "place"],
+        )
+        engines = GaugeMetricFamily(
+            "sagellm_control_engines",
+            "READY engines, and those of them that have room",
+            labels=["pool", "state"],
+        )
+        for depth in self._pools.depths:
+            for priority, count in depth.queued.items():
+                queue.add_metric([depth.pool, f"intake_{priority}"], count)
+            queue.add_metric([depth.pool, "waiting"], depth.waiting)
+            engines.add_metric([depth.pool, "ready"], depth.engines)
+            engines.add_metric([depth.pool, "with_room"], depth.open_engines)
+        yield queue
+        yield engines

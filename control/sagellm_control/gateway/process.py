@@ -1,0 +1,82 @@
+"""A gateway process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from prometheus_client import REGISTRY
+
+from ..client.queue_client import QueueClient
+from ..stopping import stop_requested
+from ..store.settings import RedisSettings
+from ..store.steps.accept import AcceptLimits
+from .api_keys import ApiKeys
+from .app import make_app
+from .endpoints import OpenAIEndpoints
+from .metrics import PoolCollector
+from .settings import GatewaySettings
+from .status_endpoints import StatusEndpoints
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 4096
+"""Connections that may wait to be accepted: a burst of clients must not be refused."""
+KEEPALIVE_S = 75.0
+"""Longer than the 60 s for which load balancers keep idle connections, so that they close them and not we."""
+
+
+async def run(settings: GatewaySettings, redis: RedisSettings) -> None:
+    """Serve until SIGTERM or SIGINT, then let open answers finish."""
+    async with stop_requested() as stop, serve(settings, redis) as url:
+        log.info("gateway listens on %s", url)
+        await stop.wait()
+
+
+@asynccontextmanager
+async def serve(settings: GatewaySettings, redis: RedisSettings) -> AsyncIterator[str]:
+    """A running gateway; gives its URL.
+
+    Raises:
+        OSError: the address cannot be listened on.
+        ApiKeysUnreadable, StoreUnreachable, StoreUnusable: the settings cannot work.
+    """
+    keys = ApiKeys.read(settings.api_keys) if settings.api_keys else None
+    _allow_many_connections()
+    limits = AcceptLimits(max_waiting=settings.max_waiting, keep_result_ms=int(settings.result_ttl_s * 1000))
+    async with QueueClient.connect(redis, limits) as queue, asyncio.TaskGroup() as aftermath:
+        openai = OpenAIEndpoints(queue, settings, keys, aftermath)
+        app = make_app(settings, openai, StatusEndpoints(queue, openai))
+        # A handler is cancelled when its client leaves: that is how a request is known to be abandoned.
+        runner = web.AppRunner(
+            app,
+            handler_cancellation=True,
+            access_log=None,
+            keepalive_timeout=KEEPALIVE_S,
+            shutdown_timeout=settings.shutdown_s,
+        )
+        collector = PoolCollector(queue.pools)
+        await runner.setup()
+        REGISTRY.register(collector)
+        try:
+            site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)
+            await site.start()
+            host, port = runner.addresses[0][:2]
+            yield f"http://{host}:{port}"
+        finally:
+            openai.stopping = True
+            REGISTRY.unregister(collector)
+            await runner.cleanup()
+
+
+def _allow_many_connections() -> None:
+    """Each open stream is a file descriptor; the soft limit is often 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or soft < hard:
+        wanted = min(hard, 65_536) if hard != resource.RLIM_INFINITY else 65_536
+        if wanted > soft:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

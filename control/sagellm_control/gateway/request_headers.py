@@ -1,0 +1,81 @@
+"""What a client says in headers: urgency, deadlines, ids."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from multidict import CIMultiDictProxy
+
+from ..wire.priority import RequestPriority
+from ..wire.request import MAX_ID_LENGTH, is_request_id
+from .errors import bad_request
+
+LONGEST_MS = 86_400_000
+"""A day: the longest deadline that may be asked for."""
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACE_ID = re.compile(r"[\x21-\x7e]{1,64}")
+
+
+@dataclass(slots=True, frozen=True)
+class RequestHeaders:
+    """The headers that the control plane reads."""
+
+    priority: RequestPriority
+    timeout_s: float | None
+    slo_s: float | None
+    request_id: str | None
+    idempotency_key: str | None
+    trace_id: str
+    traceparent: str
+
+
+def read_headers(headers: CIMultiDictProxy[str]) -> RequestHeaders:
+    """Read and check them.
+
+    Raises:
+        ApiError: 400, names the header and what is allowed.
+    """
+    priority = RequestPriority.NORMAL
+    if (text := headers.get("X-Request-Priority")) is not None:
+        try:
+            priority = RequestPriority.parse(text)
+        except ValueError as error:
+            raise bad_request(f"X-Request-Priority: {error}.", "X-Request-Priority") from None
+    request_id = headers.get("X-Request-ID")
+    if request_id is not None and not is_request_id(request_id):
+        raise bad_request(f"X-Request-ID must be 1 to {MAX_ID_LENGTH} letters, digits or ._~@=+-", "X-Request-ID")
+    idempotency_key = headers.get("Idempotency-Key")
+    if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
+        raise bad_request("Idempotency-Key must have 1 to 255 characters.", "Idempotency-Key")
+    traceparent = headers.get("traceparent", "").strip()
+    match = _TRACEPARENT.fullmatch(traceparent)
+    trace_id = headers.get("X-Trace-ID")
+    if trace_id is not None and not _TRACE_ID.fullmatch(trace_id):
+        raise bad_request("X-Trace-ID must be 1 to 64 printable characters without spaces.", "X-Trace-ID")
+    return RequestHeaders(
+        priority=priority,
+        timeout_s=_seconds(headers, "X-Request-Timeout-Ms"),
+        slo_s=_seconds(headers, "X-SLO-Deadline-Ms"),
+        request_id=request_id,
+        idempotency_key=idempotency_key,
+        trace_id=trace_id or (match[1] if match else ""),
+        # A traceparent that is malformed is to be ignored, says W3C.
+        traceparent=traceparent if match else "",
+    )
+
+
+def idempotent_id(tenant: str, key: str) -> str:
+    """The request id that stands for a tenant's idempotency key."""
+    return "idem-" + hashlib.blake2b(f"{tenant}\0{key}".encode(), digest_size=20).hexdigest()
+
+
+def _seconds(headers: CIMultiDictProxy[str], name: str) -> float | None:
+    text = headers.get(name)
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:12]) <= LONGEST_MS:
+        raise bad_request(f"{name} must be a whole number of milliseconds from 1 to {LONGEST_MS}.", name)
+    return int(text) / 1000

@@ -1,0 +1,59 @@
+"""What an operator and a load balancer ask: models, health, readiness, metrics."""
+
+from __future__ import annotations
+
+import time
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+
+from ..client.queue_client import QueueClient
+from .endpoints import OpenAIEndpoints
+
+REDIS_SILENCE_S = 3.0
+"""Redis is looked at once a second; silent for longer than this, the gateway is not ready."""
+
+
+class StatusEndpoints:
+    """Read-only endpoints; none of them asks Redis."""
+
+    def __init__(self, queue: QueueClient, openai: OpenAIEndpoints) -> None:
+        self._queue = queue
+        self._openai = openai
+        self._started = int(time.time())
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/v1/models", self.models),
+            web.get("/health", self.health),
+            web.get("/ready", self.ready),
+            web.get("/metrics", self.metrics),
+        ]
+
+    async def models(self, request: web.Request) -> web.Response:
+        """The models that have an engine now."""
+        self._openai.authenticate(request)
+        models = [
+            {"id": name, "object": "model", "created": self._started, "owned_by": "sagellm"}
+            for name in self._queue.pools.available_models()
+        ]
+        return web.json_response({"object": "list", "data": models})
+
+    async def health(self, request: web.Request) -> web.Response:
+        """200 while the process lives."""
+        return web.json_response({"status": "ok"})
+
+    async def ready(self, request: web.Request) -> web.Response:
+        """200 while Redis answers and the inbox is subscribed; else 503."""
+        checks = {
+            "redis": self._queue.pools.age_s < REDIS_SILENCE_S,
+            "inbox": self._queue.inbox.subscribed.is_set(),
+            "accepting": not self._openai.stopping,
+        }
+        ready = all(checks.values())
+        body = {"status": "ready" if ready else "not ready", "checks": checks}
+        return web.json_response(body, status=200 if ready else 503)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Prometheus text format."""
+        return web.Response(body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})

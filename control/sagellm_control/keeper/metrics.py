@@ -1,0 +1,10 @@
+"""What the keeper counts."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter
+
+LAPSED = Counter("sagellm_control_engine_lapses_total", "Engines whose worker's lease lapsed", ["pool"])
+REQUEUED = Counter(
+    "sagellm_control_lapse_requeued_total", "Requests given back because their worker was lost", ["pool"]
+)

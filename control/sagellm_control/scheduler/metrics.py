@@ -1,0 +1,33 @@
+"""What a scheduler counts."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Histogram
+
+ADMITTED = Counter(
+    "sagellm_control_scheduler_admitted_total",
+    "Arrivals that left their intake stream, by what became of them",
+    ["pool", "result"],
+)
+ASSIGNED = Counter(
+    "sagellm_control_scheduler_assigned_total", "Waiting requests that were assigned to an engine", ["pool"]
+)
+STALE = Counter(
+    "sagellm_control_scheduler_stale_decisions_total",
+    "Commits that stopped because another scheduler or arrival was quicker",
+    ["pool"],
+)
+MISSED_WAKEUPS = Counter(
+    "sagellm_control_scheduler_missed_wakeups_total",
+    "Requests that only the slow sweep found a place for; should stay 0",
+    ["pool"],
+)
+RECLAIMED = Counter(
+    "sagellm_control_scheduler_reclaimed_total", "Entries taken over from schedulers that are gone", ["pool"]
+)
+BATCH = Histogram(
+    "sagellm_control_scheduler_batch_size",
+    "Requests decided on in one commit",
+    ["pool"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000),
+)

@@ -1,0 +1,31 @@
+"""Orders: who is next. One file each; ``ORDERS`` knows them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .base import Order
+from .fifo import FifoOrder
+from .priority import PriorityOrder
+
+ORDERS: dict[str, Callable[[float], Order]] = {
+    "fifo": lambda _aging_ms: FifoOrder(),
+    "priority": PriorityOrder,
+}
+"""Name -> maker; the argument is the aging in ms a class."""
+
+DEFAULT_ORDER = "priority"
+
+
+def make_order(name: str, *, aging_ms: float) -> Order:
+    """The order of this name.
+
+    Raises:
+        ValueError: lists the names that exist.
+    """
+    if name not in ORDERS:
+        raise ValueError(f"unknown policy {name!r}: use one of {', '.join(ORDERS)}")
+    return ORDERS[name](aging_ms)
+
+
+__all__ = ["DEFAULT_ORDER", "ORDERS", "FifoOrder", "Order", "PriorityOrder", "make_order"]

@@ -1,0 +1,15 @@
+"""The engine that runs the fewest requests."""
+
+from __future__ import annotations
+
+from ...wire.request import Arrival
+from ..open_engines import OpenEngines
+
+
+class LeastLoadedPlacement:
+    """The engine with room and the fewest requests on it; the longest unused among equals."""
+
+    name = "least_loaded"
+
+    def choose(self, request: Arrival, engines: OpenEngines) -> str | None:
+        return next((e for e in engines.by_load() if engines.may_take(request, e)), None)

@@ -1,0 +1,15 @@
+"""The engines in turn."""
+
+from __future__ import annotations
+
+from ...wire.request import Arrival
+from ..open_engines import OpenEngines
+
+
+class RoundRobinPlacement:
+    """The engine with room whose last turn is longest ago."""
+
+    name = "round_robin"
+
+    def choose(self, request: Arrival, engines: OpenEngines) -> str | None:
+        return next((e for e in engines.by_turn() if engines.may_take(request, e)), None)

@@ -1,0 +1,230 @@
+"""The scheduling loop of one pool: what arrives is admitted, what waits is assigned, in the order of the ranks."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from ..store.connect import Store
+from ..store.inspect import engine_rows, room, waiting_head
+from ..store.steps.admit import Admission, admit
+from ..store.steps.assign import Placement as Decision
+from ..store.steps.assign import assign
+from ..store.steps.take import IntakeEntry, Taken, ensure_groups, leave, reclaim, take, wait_and_take
+from ..wire.request import MAX_ID_LENGTH, Arrival, BadEntry, is_request_id, read_arrival
+from . import metrics
+from .open_engines import OpenEngines
+from .order import DEFAULT_ORDER, Order, make_order
+from .placement import DEFAULT_PLACEMENT, Placement, make_placement
+from .settings import SchedulerSettings
+
+log = logging.getLogger(__name__)
+
+ROWS_KEPT_S = 10.0
+"""Engine rows are read again so often; what an engine is changes only when its worker registers."""
+
+
+class PoolScheduler:
+    """One of any number of schedulers of a pool.
+
+    1. It takes arrivals (most urgent stream first) and announcements of free room, or waits for either.
+    2. It ranks arrivals by the pool's order and proposes an engine for each; ``admit`` sends an arrival straight to
+       its engine where nobody is ahead of it, and into the waiting set otherwise.
+    3. While requests wait and engines have room, it places the head of the waiting set; ``assign`` refuses what is
+       no longer true, and the next round decides on fresh facts.
+
+    It holds nothing that another scheduler could not take over.
+    """
+
+    def __init__(self, store: Store, pool: str, consumer: str, settings: SchedulerSettings) -> None:
+        self.store = store
+        self.pool = pool
+        self.consumer = consumer
+        self.settings = settings
+        self.keys = store.keys.pool(pool)
+        self.engines = OpenEngines()
+        self.order: Order = make_order(DEFAULT_ORDER, aging_ms=settings.aging_s * 1000)
+        self.placement: Placement = make_placement(DEFAULT_PLACEMENT)
+        self._reader: Any = store.blocking()
+        self._rows_read_at = float("-inf")
+        self._swept_at = float("-inf")
+
+    async def run(self) -> None:
+        """Schedule until cancelled."""
+        await self.prepare()
+        try:
+            while True:
+                await self.step()
+        finally:
+            await self._reader.aclose()
+            await leave(self.store, self.keys, self.consumer)
+
+    async def prepare(self) -> None:
+        """Create what the loop reads from, and record the policy if one was asked for."""
+        await ensure_groups(self.store, self.keys)
+        wanted = {"policy": self.settings.policy, "placement": self.settings.placement}
+        if given := {name: value for name, value in wanted.items() if value is not None}:
+            await self.store.commands.hset(self.keys.settings, mapping=given)
+        await self.sweep()
+
+    async def step(self) -> None:
+        """One round: take (or wait), admit, assign; and the sweep when it is due."""
+        taken = await take(self.store, self.keys, self.consumer, arrivals=self.settings.batch)
+        if not taken:
+            block_ms = max(1, int(self.settings.sweep_s * 1000))
+            taken = await wait_and_take(self._reader, self.keys, self.consumer, block_ms=block_ms)
+        if taken:
+            await self.settle(taken)
+        if time.monotonic() - self._swept_at >= self.settings.sweep_s:
+            await self.sweep()
+
+    async def settle(self, taken: Taken) -> None:
+        """Deal with everything that was taken."""
+        look = False
+        if taken.arrivals:
+            look = await self._admit(taken.arrivals)
+        if taken.freed:
+            if not all(self.engines.knows(entry.engine) for entry in taken.freed):
+                await self._read_engines()
+            for entry in taken.freed:
+                self.engines.set_places(entry.engine, entry.free)
+        if look or taken.freed:
+            await self._assign(settles=[entry.entry_id for entry in taken.freed])
+
+    async def sweep(self) -> None:
+        """The belt to the braces: read everything again, take over from the dead, place what was missed."""
+        self._swept_at = time.monotonic()
+        await self._follow_settings()
+        if self._swept_at - self._rows_read_at >= ROWS_KEPT_S:
+            await self._read_engines(all_rows=True)
+        else:
+            await self._read_engines()
+        left_over = await reclaim(
+            self.store, self.keys, self.consumer, idle_ms=int(self.settings.reclaim_idle_s * 1000)
+        )
+        if left_over:
+            metrics.RECLAIMED.labels(self.pool).inc(len(left_over.arrivals) + len(left_over.freed))
+            await self.settle(left_over)
+        # Announcements that nobody has read yet are not missed: only look when there are none.
+        if self.engines.open and not await self.store.commands.xlen(self.keys.freed):
+            missed = await self._assign(settles=[])
+            if missed:
+                metrics.MISSED_WAKEUPS.labels(self.pool).inc(missed)
+
+    async def _admit(self, entries: list[IntakeEntry]) -> bool:
+        """Admit arrivals; whether the waiting set has to be looked at after it."""
+        admissions: list[Admission] = []
+        ranked: list[tuple[float, IntakeEntry, Arrival]] = []
+        for entry in entries:
+            request_id = entry.fields.get("id", "")
+            try:
+                if not is_request_id(request_id):
+                    # Not used as a key: it could name one that is something else.
+                    request_id = "unreadable"
+                    raise BadEntry(f"field 'id' must be 1 to {MAX_ID_LENGTH} letters, digits or ._~@=+-")
+                arrival = read_arrival(request_id, entry.fields)
+                if arrival.model and not self.engines.serves(arrival.model):
+                    raise BadEntry(f"no engine of this pool serves the model {arrival.model[:80]!r}")
+            except BadEntry as bad:
+                log.warning("pool %s: entry %s cannot be read: %s", self.pool, entry.entry_id, bad)
+                admissions.append(Admission(entry.level, entry.entry_id, request_id, dead_reason=str(bad)))
+                continue
+            ranked.append((self.order.rank(arrival), entry, arrival))
+        ranked.sort(key=lambda item: item[0])
+        for rank, entry, arrival in ranked:
+            engine = self.placement.choose(arrival, self.engines)
+            if engine is not None:
+                self.engines.take(engine)
+            admissions.append(Admission(entry.level, entry.entry_id, arrival.id, rank, engine))
+        admitted = await admit(self.store, self.pool, admissions)
+        for engine, free in admitted.places.items():
+            self.engines.set_places(engine, free)
+        proposed = {a.engine for a in admissions if a.engine}
+        unused = proposed - admitted.places.keys()
+        metrics.BATCH.labels(self.pool).observe(len(admissions))
+        for result in set(admitted.results):
+            metrics.ADMITTED.labels(self.pool, result).inc(admitted.results.count(result))
+        if unused or (admitted.open_engines and not self.engines.open):
+            # Places proposed and not used, or room that this snapshot does not know of.
+            await self._read_engines()
+        return admitted.waiting > 0 and admitted.open_engines > 0
+
+    async def _assign(self, settles: list[str]) -> int:
+        """Place the head of the waiting set while anybody waits and any engine has room; how many were placed."""
+        placed = 0
+        fresh = False
+        window = self._window()
+        while True:
+            head = await waiting_head(self.store, self.pool, window)
+            decisions = self._decide(head)
+            if not any(decision.engine for decision in decisions):
+                decisions = []
+                if head and not fresh:
+                    await self._read_engines()
+                    fresh = True
+                    if self.engines.open:
+                        continue
+                elif len(head) == window and self.engines.open and window < 8 * self.settings.batch:
+                    # Nobody among these can use what is free: look further down.
+                    window *= 2
+                    continue
+            if not decisions and not settles:
+                return placed
+            answer = await assign(self.store, self.pool, decisions, settles=settles)
+            settles = []
+            for engine, free in answer.places.items():
+                self.engines.set_places(engine, free)
+            assigned = answer.results.count("assigned")
+            placed += assigned
+            if decisions:
+                metrics.BATCH.labels(self.pool).observe(len(decisions))
+                metrics.ASSIGNED.labels(self.pool).inc(assigned)
+            stale = bool(answer.results) and answer.results[-1] == "stale"
+            if stale:
+                metrics.STALE.labels(self.pool).inc()
+            if stale or len(answer.results) < len(decisions):
+                await self._read_engines()
+            if not decisions or not answer.waiting or not answer.open_engines:
+                return placed
+            fresh = fresh and not assigned
+            window = self._window()
+
+    def _decide(self, head: list[tuple[Arrival, int]]) -> list[Decision]:
+        decisions: list[Decision] = []
+        for arrival, attempts in head:
+            if not self.engines.open:
+                break
+            engine = self.placement.choose(arrival, self.engines)
+            if engine is not None:
+                self.engines.take(engine)
+            decisions.append(Decision(arrival.id, attempts, engine))
+        return decisions
+
+    def _window(self) -> int:
+        # A few more than there are places, for those at the head that cannot use what is free.
+        return min(self.settings.batch, self.engines.places + 8)
+
+    async def _read_engines(self, *, all_rows: bool = False) -> None:
+        free = await room(self.store, self.pool)
+        wanted = [engine for engine in free if all_rows or not self.engines.knows(engine)]
+        if wanted:
+            self.engines.learn(await engine_rows(self.store, self.pool, wanted))
+        if all_rows:
+            self._rows_read_at = time.monotonic()
+        self.engines.refresh(free)
+
+    async def _follow_settings(self) -> None:
+        recorded = await self.store.commands.hgetall(self.keys.settings)
+        policy = recorded.get(b"policy", DEFAULT_ORDER.encode()).decode()
+        placement = recorded.get(b"placement", DEFAULT_PLACEMENT.encode()).decode()
+        try:
+            if policy != self.order.name:
+                self.order = make_order(policy, aging_ms=self.settings.aging_s * 1000)
+                log.info("pool %s: policy is %s", self.pool, policy)
+            if placement != self.placement.name:
+                self.placement = make_placement(placement)
+                log.info("pool %s: placement is %s", self.pool, placement)
+        except ValueError as error:
+            # Another version of the code may know more names than this one.
+            log.warning("pool %s: %s; keeping %s and %s", self.pool, error, self.order.name, self.placement.name)

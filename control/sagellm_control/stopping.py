@@ -1,0 +1,38 @@
+"""How every process of the system is asked to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+
+@asynccontextmanager
+async def stop_requested() -> AsyncIterator[asyncio.Event]:
+    """An event that is set by SIGTERM or SIGINT; the handlers are removed at the end."""
+    loop = asyncio.get_running_loop()
+    event = asyncio.Event()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, event.set)
+    try:
+        yield event
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+
+async def run_until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work`` until it ends or ``stop`` is set; then it is cancelled and awaited. Its error is raised."""
+    running = asyncio.create_task(work, name="work")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (stopping, running):
+            task.cancel()
+        await asyncio.wait({running, stopping})
+    if not running.cancelled() and (error := running.exception()):
+        raise error

@@ -1,0 +1,1 @@
+"""All that talks to Redis: the connections, the steps (one script each), and read-only views."""

@@ -1,0 +1,32 @@
+-- cancel: a request ends, wherever it is. What runs is stopped by its worker, which then finishes it.
+--
+-- KEYS[1] record   KEYS[2] body   KEYS[3] output   KEYS[4] waiting   KEYS[5] counters
+-- KEYS[6] intake stream of its priority   KEYS[7] assigned stream of its engine (any intake stream where it has none)
+-- ARGV[1] now   ARGV[2] id   ARGV[3] the engine that KEYS[7] belongs to   ARGV[4] outcome: cancelled | expired
+-- ARGV[5] payload of the end event
+-- Output: 'unknown' | 'finished' (it had ended before) | 'ended' (now) | 'stopping' (its worker has been told)
+--   | 'moved' (it is on another engine: read the record and call again)
+
+local record, body, output, waiting, counters, intake, assigned = unpack(KEYS, 1, 7)
+local now, id = clock(ARGV[1]), ARGV[2]
+local r = redis.call('HMGET', record, 'state', 'engine', 'entry', 'attempt', 'cancel')
+local state = r[1]
+if not state then return 'unknown' end
+if state == 'finished' then return 'finished' end
+if state == 'queued' then
+  redis.call('XACK', intake, SCHEDULERS, r[3])
+  redis.call('XDEL', intake, r[3])
+elseif state == 'waiting' then
+  redis.call('ZREM', waiting, id)
+else
+  if r[2] ~= ARGV[3] then return 'moved' end
+  if not r[5] then
+    redis.call('HSET', record, 'cancel', ARGV[4])
+    redis.call('XADD', assigned, '*', 'id', id, 'attempt', r[4], 'cancel', ARGV[4])
+  end
+  return 'stopping'
+end
+local attempt, sequence = next_position(output, r[4] or 0)
+end_request(now, record, body, output, counters, id, attempt, sequence, ARGV[4], ARGV[5])
+send_published()
+return 'ended'

@@ -1,0 +1,50 @@
+"""cancel: a request ends, wherever it is."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from ...wire.priority import RequestPriority
+from ...wire.states import Outcome
+from ..connect import Store
+from ..script import Script
+from .endings import CANCELLED, EXPIRED_WAITING
+
+_SCRIPT = Script("cancel")
+
+
+class CancelResult(StrEnum):
+    """What a cancellation found."""
+
+    UNKNOWN = "unknown"
+    FINISHED = "finished"
+    """It had ended before."""
+    ENDED = "ended"
+    """It had not started, and ended now."""
+    STOPPING = "stopping"
+    """It runs; its worker has been told to stop it."""
+
+
+async def cancel(store: Store, pool: str, request_id: str, outcome: Outcome = Outcome.CANCELLED) -> CancelResult:
+    """End a request; ``outcome`` is CANCELLED, or EXPIRED where its timeout passed."""
+    keys = store.keys.pool(pool)
+    ending = EXPIRED_WAITING if outcome is Outcome.EXPIRED else CANCELLED
+    while True:
+        priority, engine = await store.commands.hmget(keys.record(request_id), "priority", "engine")
+        if priority is None:
+            return CancelResult.UNKNOWN
+        level = int(priority) if priority.isdigit() and int(priority) in tuple(RequestPriority) else 0
+        intake = keys.intake[level]
+        on = engine.decode() if engine else ""
+        names = [
+            keys.record(request_id),
+            keys.body(request_id),
+            keys.output(request_id),
+            keys.waiting,
+            keys.counters,
+            intake,
+            keys.assigned(on) if on else intake,
+        ]
+        result = (await _SCRIPT(store, names, [store.now(), request_id, on, outcome, ending])).decode()
+        if result != "moved":
+            return CancelResult(result)

@@ -1,0 +1,32 @@
+"""The endings that a step writes by itself, as payloads of an ``end`` event."""
+
+from __future__ import annotations
+
+from ...wire.event import Ending
+from ...wire.states import Outcome
+
+EXPIRED_WAITING = Ending(
+    Outcome.EXPIRED,
+    status=408,
+    code="deadline_exceeded",
+    message="The request's timeout passed while it waited for an engine.",
+).encode()
+EXPIRED_RUNNING = Ending(
+    Outcome.EXPIRED,
+    status=504,
+    code="deadline_exceeded",
+    message="The request's timeout passed before the engine had answered in full.",
+).encode()
+CANCELLED = Ending(Outcome.CANCELLED, status=499, code="cancelled", message="The request was cancelled.").encode()
+CUT_OFF = Ending(
+    Outcome.FAILED,
+    status=502,
+    code="engine_lost",
+    message="The engine was lost in the middle of the answer.",
+).encode()
+DEAD = Ending(
+    Outcome.DEAD,
+    status=500,
+    code="poison_request",
+    message="Every worker that ran this request died; it was given up.",
+).encode()

@@ -1,0 +1,145 @@
+"""register, renew, retire, drain, forget: the life of an engine's row and of its lease."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...wire.engine import EngineRow
+from ...wire.states import EngineState
+from ..connect import Store
+from ..script import Argument, Script
+from .requeue import Cause, Requeue, requeue
+
+_REGISTER = Script("register")
+_RENEW = Script("renew")
+_RETIRE = Script("retire")
+_DRAIN = Script("drain")
+_FORGET = Script("forget")
+
+ROW_KEPT_MS = 24 * 3600 * 1000
+"""A lost engine is shown for a day, so that an operator sees that there was one."""
+
+
+@dataclass(slots=True, frozen=True)
+class Held:
+    """Another worker holds the engine."""
+
+    worker: str
+    lease_until_ms: float
+
+
+@dataclass(slots=True, frozen=True)
+class Renewal:
+    """The lease is ours for another while."""
+
+    draining: bool
+    """Somebody asked for the engine to be drained."""
+    attempts: list[str]
+    """For each attempt asked about: ``running``, ``lost``, or the outcome with which it is to be stopped."""
+
+
+async def register_engine(store: Store, row: EngineRow, *, lease_ms: int) -> Held | None:
+    """Take the engine's lease for ``row.worker`` and write its row; what a dead holder left is requeued."""
+    keys = store.keys.pool(row.pool)
+    names = [
+        keys.engine(row.engine_id),
+        keys.reservations(row.engine_id),
+        keys.assigned(row.engine_id),
+        keys.room,
+        keys.waiting,
+        keys.freed,
+        keys.engines,
+        keys.leases,
+    ]
+    fields: list[Argument] = []
+    for name, value in row.fields().items():
+        fields += (name, value)
+    await store.commands.sadd(store.keys.pools(), row.pool)
+    await store.commands.hset(store.keys.models(), mapping=dict.fromkeys((row.pool, *row.models), row.pool))
+    while True:
+        arguments: list[Argument] = [store.now(), row.engine_id, row.worker, lease_ms, row.state, row.reason]
+        answer = await _REGISTER(store, names, [*arguments, *fields])
+        match answer[0]:
+            case b"held":
+                return Held(answer[1].decode(), float(answer[2]))
+            case b"recover":
+                left_behind = [request_id.decode() for request_id in answer[1:]]
+                await give_back(store, row.pool, row.engine_id, left_behind)
+            case _:
+                return None
+
+
+async def renew_engine(
+    store: Store, row: EngineRow, attempts: Sequence[tuple[str, int]], *, lease_ms: int
+) -> Renewal | None:
+    """Prolong the lease of ``row.worker`` and write its state; None: the lease is lost."""
+    keys = store.keys.pool(row.pool)
+    names = [
+        keys.engine(row.engine_id),
+        keys.reservations(row.engine_id),
+        keys.room,
+        keys.waiting,
+        keys.freed,
+        keys.leases,
+        *(keys.record(request_id) for request_id, _ in attempts),
+    ]
+    arguments: list[Argument] = [store.now(), row.engine_id, row.worker, lease_ms, row.state, row.reason]
+    arguments.append(len(attempts))
+    for request_id, attempt in attempts:
+        arguments += (request_id, attempt)
+    answer = await _RENEW(store, names, arguments)
+    if not answer:
+        return None
+    return Renewal(bool(answer[0]), [state.decode() for state in answer[1:]])
+
+
+async def retire_engine(
+    store: Store, pool: str, engine: str, worker: str, state: EngineState, reason: str
+) -> int | None:
+    """Take the engine from its holder and requeue what it held.
+
+    Args:
+        worker: the holder itself; empty: whoever it is, if the lease has lapsed.
+
+    Returns:
+        how many requests were given back; None: the engine is held, nothing was done.
+    """
+    keys = store.keys.pool(pool)
+    names = [keys.engine(engine), keys.reservations(engine), keys.room, keys.leases]
+    held = await _RETIRE(store, names, [store.now(), engine, worker, state, reason, ROW_KEPT_MS])
+    if held is None:
+        return None
+    left_behind = [request_id.decode() for request_id in held]
+    await give_back(store, pool, engine, left_behind)
+    return len(left_behind)
+
+
+async def give_back(store: Store, pool: str, engine: str, request_ids: Sequence[str]) -> None:
+    """Requeue what the lost holder of an engine had."""
+    batch = 200  # requests a script call; keeps each call well under a millisecond or two
+    for start in range(0, len(request_ids), batch):
+        lost = [Requeue(request_id, None, Cause.LAPSED) for request_id in request_ids[start : start + batch]]
+        await requeue(store, pool, engine, "", lost)
+
+
+async def drain_engine(store: Store, pool: str, engine: str, *, drain: bool = True) -> int | None:
+    """Stop (or with ``drain=False`` resume) giving it requests; how many it holds, None: no such engine."""
+    keys = store.keys.pool(pool)
+    names = [keys.engine(engine), keys.reservations(engine), keys.room, keys.waiting, keys.freed]
+    answer = await _DRAIN(store, names, [engine, int(drain)])
+    return None if answer is None else int(answer)
+
+
+async def remove_engine(store: Store, pool: str, engine: str) -> str:
+    """Delete what is kept of an engine: ``forgotten``; ``held`` by a worker, or ``busy``: nothing was done."""
+    keys = store.keys.pool(pool)
+    names = [
+        keys.engine(engine),
+        keys.reservations(engine),
+        keys.assigned(engine),
+        keys.room,
+        keys.engines,
+        keys.leases,
+    ]
+    return (await _FORGET(store, names, [engine])).decode()

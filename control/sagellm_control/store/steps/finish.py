@@ -1,0 +1,41 @@
+"""finish: attempts end with the one outcome of their request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...wire.event import Ending
+from ..connect import Store
+from ..script import Argument, Script
+
+_SCRIPT = Script("finish")
+
+
+@dataclass(slots=True, frozen=True)
+class Finish:
+    """The end of one attempt, and of its request."""
+
+    request_id: str
+    attempt: int
+    sequence: int
+    ending: Ending
+
+
+async def finish(store: Store, pool: str, engine: str, worker: str, finishes: Sequence[Finish]) -> list[bool]:
+    """Whether each outcome stands; False: the attempt is no longer the current one."""
+    keys = store.keys.pool(pool)
+    names = [
+        keys.engine(engine),
+        keys.reservations(engine),
+        keys.assigned(engine),
+        keys.room,
+        keys.waiting,
+        keys.freed,
+        keys.counters,
+    ]
+    arguments: list[Argument] = [store.now(), engine, worker, len(finishes)]
+    for f in finishes:
+        names += (keys.record(f.request_id), keys.body(f.request_id), keys.output(f.request_id))
+        arguments += (f.request_id, f.attempt, f.sequence, f.ending.outcome, f.ending.encode())
+    return [result == b"ok" for result in await _SCRIPT(store, names, arguments)]

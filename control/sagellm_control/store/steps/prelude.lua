@@ -1,0 +1,112 @@
+-- What several steps share. The loader puts this text in front of every step.
+--
+-- Arguments that are a time are in ms since the epoch; '0' stands for "the server's clock now".
+-- An engine is passed as three keys: its row, its reservations, its assigned stream.
+-- A request is passed as three keys: its record, its body, its output log.
+
+local WORKERS = 'workers'
+local SCHEDULERS = 'schedulers'
+local FREED_KEPT = 10000  -- entries; more than one a free engine is of no use to anybody
+
+local function clock(given)
+  if given ~= '0' then return tonumber(given) end
+  local time = redis.call('TIME')
+  return time[1] * 1000 + time[2] / 1000
+end
+
+local function ms(number) return string.format('%.3f', number) end
+
+-- Output of this call, gathered so that each inbox gets one message.
+local outgoing = {}
+
+local function publish(inboxes, id, attempt, sequence, kind, payload)
+  local frame = id .. ' ' .. attempt .. '-' .. sequence .. ' ' .. kind .. ' ' .. #payload .. '\n' .. payload .. '\n'
+  for inbox in string.gmatch(inboxes or '', '%S+') do
+    local frames = outgoing[inbox]
+    if not frames then frames = {}; outgoing[inbox] = frames end
+    frames[#frames + 1] = frame
+  end
+end
+
+local function send_published()
+  for inbox, frames in pairs(outgoing) do redis.call('PUBLISH', inbox, table.concat(frames)) end
+end
+
+-- Places left on an engine, from the reservations that requests own; nil: it takes nothing.
+local function free_places(row, reservations)
+  local engine = redis.call('HMGET', row, 'state', 'slots', 'prefetch')
+  if engine[1] ~= 'READY' then return nil end
+  return tonumber(engine[2] or 0) + tonumber(engine[3] or 0) - redis.call('SCARD', reservations)
+end
+
+local function note_room(room, engine, row, reservations)
+  local free = free_places(row, reservations)
+  if free then redis.call('ZADD', room, free, engine) else redis.call('ZREM', room, engine) end
+  return free
+end
+
+-- Tells one scheduler that an engine has places, if anybody waits for one.
+local function announce(freed, waiting, engine, free)
+  if free and free > 0 and redis.call('ZCARD', waiting) > 0 then
+    redis.call('XADD', freed, 'MAXLEN', '~', FREED_KEPT, '*', 'engine', engine, 'free', free)
+  end
+end
+
+-- Gives back the place that a request holds on an engine.
+local function release(id, entry, reservations, assigned)
+  redis.call('SREM', reservations, id)
+  if entry and entry ~= '' then
+    redis.call('XACK', assigned, WORKERS, entry)
+    redis.call('XDEL', assigned, entry)
+  end
+end
+
+-- The entry id for an event that no worker numbered: one after the last of the log.
+local function next_position(output, attempt)
+  local last = redis.call('XREVRANGE', output, '+', '-', 'COUNT', 1)[1]
+  if not last then return attempt, 1 end
+  local major, minor = string.match(last[1], '(%d+)-(%d+)')
+  if tonumber(major) >= tonumber(attempt) then return major, tonumber(minor) + 1 end
+  return attempt, 1
+end
+
+-- Records the one outcome of a request, tells its client, and lets it expire.
+local function end_request(now, record, body, output, counters, id, attempt, sequence, outcome, payload)
+  local known = redis.call('HMGET', record, 'inbox', 'keep_ms')
+  redis.call('XADD', output, attempt .. '-' .. sequence, 'type', 'end', 'payload', payload)
+  redis.call('HSET', record, 'state', 'finished', 'outcome', outcome, 'finished_ms', ms(now))
+  redis.call('HDEL', record, 'entry', 'cancel')
+  redis.call('DEL', body)
+  local keep = known[2] or '600000'
+  redis.call('PEXPIRE', record, keep)
+  redis.call('PEXPIRE', output, keep)
+  redis.call('HINCRBY', counters, outcome, 1)
+  publish(known[1], id, attempt, sequence, 'end', payload)
+end
+
+local function expired(now, arrived, timeout)
+  return timeout and timeout ~= '' and now >= tonumber(arrived) + tonumber(timeout)
+end
+
+-- Moves a request to an engine that has a place for it. Returns the engine's places left.
+local function assign_to(now, id, record, body, engine, row, reservations, assigned, room, inline_bytes)
+  local r = redis.call('HMGET', record, 'kind', 'priority', 'stream', 'arrived_ms', 'timeout_ms', 'tenant',
+    'trace_id', 'traceparent')
+  local attempt = redis.call('HINCRBY', record, 'attempt', 1)
+  local entry = {'XADD', assigned, '*', 'id', id, 'attempt', attempt, 'kind', r[1], 'priority', r[2],
+    'arrived_ms', r[4], 'assigned_ms', ms(now)}
+  local function add(name, value)
+    if value and value ~= '' then entry[#entry + 1] = name; entry[#entry + 1] = value end
+  end
+  add('stream', r[3])
+  if r[5] and r[5] ~= '' then add('timeout_at_ms', ms(tonumber(r[4]) + tonumber(r[5]))) end
+  add('tenant', r[6])
+  add('trace_id', r[7])
+  add('traceparent', r[8])
+  -- The body travels along, so that the worker needs no second trip; a large one stays where it is.
+  if redis.call('STRLEN', body) <= inline_bytes then add('body', redis.call('GET', body)) end
+  local entry_id = redis.call(unpack(entry))
+  redis.call('SADD', reservations, id)
+  redis.call('HSET', record, 'state', 'assigned', 'engine', engine, 'entry', entry_id, 'assigned_ms', ms(now))
+  return note_room(room, engine, row, reservations)
+end

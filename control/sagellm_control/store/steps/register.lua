@@ -1,0 +1,38 @@
+-- register: a worker session takes an engine's lease and writes its row.
+--
+-- KEYS[1] row   KEYS[2] reservations   KEYS[3] assigned   KEYS[4] room   KEYS[5] waiting   KEYS[6] freed
+-- KEYS[7] engines   KEYS[8] leases
+-- ARGV[1] now   ARGV[2] engine id   ARGV[3] worker session   ARGV[4] lease (ms)   ARGV[5] state
+-- ARGV[6] reason (why it is not READY), then the row's other fields and values
+-- Output: {'held', worker, lease_until_ms} (by a living worker) | {'registered'}
+--   | {'recover', request ids…} (an earlier session left these: requeue them, then call again)
+
+local row, reservations, assigned, room, waiting, freed, engines, leases = unpack(KEYS, 1, 8)
+local now, engine, worker = clock(ARGV[1]), ARGV[2], ARGV[3]
+local known = redis.call('HMGET', row, 'worker', 'state')
+local holder = known[1] or ''
+if holder ~= '' and holder ~= worker then
+  local lease_until = tonumber(redis.call('ZSCORE', leases, engine) or 0)
+  if lease_until > now then return {'held', holder, ms(lease_until)} end
+  holder = ''
+end
+if holder ~= worker then
+  -- Nobody holds it from here on, so that an earlier holder can change nothing while its requests are given back.
+  redis.call('HSET', row, 'worker', '')
+  redis.call('ZREM', leases, engine)
+  redis.call('ZREM', room, engine)
+  local left_behind = redis.call('SMEMBERS', reservations)
+  if #left_behind > 0 then return {'recover', unpack(left_behind)} end
+  redis.call('DEL', assigned)
+  redis.call('HSET', row, 'registered_ms', ms(now))
+end
+local state = ARGV[5]
+if state == 'READY' and redis.call('HEXISTS', row, 'drain') == 1 then state = 'DRAINING' end
+redis.pcall('XGROUP', 'CREATE', assigned, WORKERS, '0', 'MKSTREAM')
+redis.call('HSET', row, 'worker', worker, 'state', state, 'reason', ARGV[6], 'seen_ms', ms(now),
+  unpack(ARGV, 7))
+redis.call('PERSIST', row)
+redis.call('SADD', engines, engine)
+redis.call('ZADD', leases, now + tonumber(ARGV[4]), engine)
+announce(freed, waiting, engine, note_room(room, engine, row, reservations))
+return {'registered'}

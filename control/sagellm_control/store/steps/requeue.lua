@@ -1,0 +1,65 @@
+-- requeue: attempts that did not work out go back to the waiting set at their old rank, or end.
+--
+-- KEYS[1] engine row   KEYS[2] reservations   KEYS[3] assigned   KEYS[4] room   KEYS[5] waiting   KEYS[6] freed
+-- KEYS[7] counters   KEYS[8] dead, then for each request: record, body, output
+-- ARGV[1] now   ARGV[2] engine id   ARGV[3] worker session ('': the engine's lease has lapsed)
+-- ARGV[4] most failures   ARGV[5] most lapses   ARGV[6] payload of the end event "cancelled"
+-- ARGV[7] … "expired"   ARGV[8] … "dead"   ARGV[9] … "cut off in the middle"   ARGV[10] number of requests
+-- then for each: id, attempt ('': the current one), cause, payload of the end event "failed"
+--   cause: 'failed' (counts as a failure, the engine is excluded) | 'lapsed' (counts as a lapse, the engine is
+--   excluded) | 'returned' (given back untouched: counts as nothing)
+-- Output, for each request: 'waiting' | 'lost' | the outcome with which it ended
+
+local row, reservations, assigned, room, waiting, freed, counters, dead = unpack(KEYS, 1, 8)
+local now, engine = clock(ARGV[1]), ARGV[2]
+local most_failures, most_lapses = tonumber(ARGV[4]), tonumber(ARGV[5])
+local holds = (redis.call('HGET', row, 'worker') or '') == ARGV[3]
+local results = {}
+for i = 1, tonumber(ARGV[10]) do
+  local record, body, output = unpack(KEYS, 6 + 3 * i, 8 + 3 * i)
+  local id, attempt, cause, failed_payload = unpack(ARGV, 7 + 4 * i, 10 + 4 * i)
+  local r = redis.call('HMGET', record, 'state', 'engine', 'attempt', 'entry', 'cancel', 'arrived_ms', 'timeout_ms',
+    'rank', 'excluded')
+  if not holds or r[2] ~= engine or (attempt ~= '' and r[3] ~= attempt)
+    or not (r[1] == 'running' or r[1] == 'assigned') then
+    -- A reservation without a living request is a leak: whoever holds the engine may drop it.
+    if holds and (not r[1] or r[1] == 'finished') then redis.call('SREM', reservations, id) end
+    results[i] = 'lost'
+  else
+    release(id, r[4], reservations, assigned)
+    local failures = redis.call('HINCRBY', record, 'failures', cause == 'failed' and 1 or 0)
+    local lapses = redis.call('HINCRBY', record, 'lapses', cause == 'lapsed' and 1 or 0)
+    local outcome, payload
+    if r[5] then outcome, payload = 'cancelled', ARGV[6]
+    elseif expired(now, r[6], r[7]) then outcome, payload = 'expired', ARGV[7]
+    elseif lapses >= most_lapses and cause == 'lapsed' then outcome, payload = 'dead', ARGV[8]
+    elseif redis.call('EXISTS', output) == 1 then
+      outcome, payload = 'failed', cause == 'failed' and failed_payload or ARGV[9]
+    elseif failures >= most_failures and cause == 'failed' then outcome, payload = 'failed', failed_payload
+    end
+    if outcome then
+      if outcome == 'dead' then
+        redis.call('XADD', dead, 'MAXLEN', '~', 10000, '*', 'reason', 'its worker died ' .. lapses .. ' times',
+          'request', id, 'body', redis.call('GET', body) or '')
+      end
+      local major, minor = next_position(output, r[3])
+      end_request(now, record, body, output, counters, id, major, minor, outcome, payload)
+      results[i] = outcome
+    else
+      redis.call('HSET', record, 'state', 'waiting')
+      redis.call('HDEL', record, 'engine', 'entry')
+      if cause ~= 'returned' and not string.find(' ' .. (r[9] or '') .. ' ', ' ' .. engine .. ' ', 1, true) then
+        redis.call('HSET', record, 'excluded', r[9] and (r[9] .. ' ' .. engine) or engine)
+      end
+      redis.call('ZADD', waiting, r[8], id)
+      redis.call('HINCRBY', counters, 'requeued', 1)
+      results[i] = 'waiting'
+    end
+  end
+end
+note_room(room, engine, row, reservations)
+-- Any engine with room may take what came back, not only this one.
+local open = redis.call('ZREVRANGEBYSCORE', room, '+inf', 1, 'WITHSCORES', 'LIMIT', 0, 1)
+if open[1] then announce(freed, waiting, open[1], tonumber(open[2])) end
+send_published()
+return results

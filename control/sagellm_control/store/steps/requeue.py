@@ -1,0 +1,73 @@
+"""requeue: attempts that did not work out go back to the waiting set, or end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ...wire.event import Ending
+from ..connect import Store
+from ..script import Argument, Script
+from .endings import CANCELLED, CUT_OFF, DEAD, EXPIRED_RUNNING
+
+_SCRIPT = Script("requeue")
+
+MAX_LAPSES = 3
+"""A request whose workers died this often is taken for the cause."""
+
+
+class Cause(StrEnum):
+    """Why an attempt goes back."""
+
+    FAILED = "failed"
+    """The engine failed it: counts, and the engine is excluded."""
+    LAPSED = "lapsed"
+    """Its worker was lost: counted apart, and the engine is excluded."""
+    RETURNED = "returned"
+    """Given back untouched, e.g. by a draining worker."""
+
+
+@dataclass(slots=True, frozen=True)
+class Requeue:
+    """One attempt to give back."""
+
+    request_id: str
+    attempt: int | None
+    """None: whichever is current (only where the engine's lease has lapsed)."""
+    cause: Cause
+    last_error: Ending | None = None
+    """What the client is told if there is no further attempt."""
+
+
+async def requeue(
+    store: Store, pool: str, engine: str, worker: str, items: Sequence[Requeue], *, max_failures: int = 3
+) -> list[str]:
+    """For each: ``waiting``, ``lost``, or the outcome with which it ended instead.
+
+    Args:
+        worker: the session that holds the engine; empty: nobody does, its lease has lapsed.
+        max_failures: with so many failed attempts a request ends as failed.
+    """
+    keys = store.keys.pool(pool)
+    names = [
+        keys.engine(engine),
+        keys.reservations(engine),
+        keys.assigned(engine),
+        keys.room,
+        keys.waiting,
+        keys.freed,
+        keys.counters,
+        keys.dead,
+    ]
+    arguments: list[Argument] = [store.now(), engine, worker, max_failures, MAX_LAPSES]
+    arguments += (CANCELLED, EXPIRED_RUNNING, DEAD, CUT_OFF, len(items))
+    for item in items:
+        names += (keys.record(item.request_id), keys.body(item.request_id), keys.output(item.request_id))
+        arguments += (
+            item.request_id,
+            "" if item.attempt is None else item.attempt,
+            item.cause,
+            item.last_error.encode() if item.last_error else b"",
+        )
+    return [result.decode() for result in await _SCRIPT(store, names, arguments)]

@@ -1,0 +1,23 @@
+-- retire: an engine loses its holder: the worker stops, or its lease has lapsed.
+--
+-- KEYS[1] row   KEYS[2] reservations   KEYS[3] room   KEYS[4] leases
+-- ARGV[1] now   ARGV[2] engine id   ARGV[3] worker session ('': only if the lease has lapsed)   ARGV[4] new state
+-- ARGV[5] reason   ARGV[6] for how long (ms) the row is still shown
+-- Output: false (not so: somebody holds it) | {request ids that have to be requeued…}
+
+local row, reservations, room, leases = unpack(KEYS, 1, 4)
+local now, engine, worker = clock(ARGV[1]), ARGV[2], ARGV[3]
+local holder = redis.call('HGET', row, 'worker') or ''
+if worker == '' then
+  local lease_until = redis.call('ZSCORE', leases, engine)
+  if lease_until and tonumber(lease_until) > now then return false end
+elseif holder ~= worker then
+  return false
+end
+redis.call('ZREM', leases, engine)
+redis.call('ZREM', room, engine)
+if redis.call('EXISTS', row) == 1 then
+  redis.call('HSET', row, 'worker', '', 'state', ARGV[4], 'reason', ARGV[5])
+  redis.call('PEXPIRE', row, ARGV[6])
+end
+return redis.call('SMEMBERS', reservations)

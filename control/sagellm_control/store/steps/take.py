@@ -1,0 +1,120 @@
+"""take: a scheduler reads what has arrived and where room came free. Waits for either when there is nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from ...wire.keys import SCHEDULER_GROUP, PoolKeys
+from ..connect import Store
+from ..script import Script
+
+_SCRIPT = Script("take")
+
+FREED = 5
+"""Index of the freed stream behind the five intake streams."""
+
+
+@dataclass(slots=True, frozen=True)
+class IntakeEntry:
+    """An entry of an intake stream as it came: nothing in it has been checked."""
+
+    level: int
+    entry_id: str
+    fields: dict[str, str]
+
+
+@dataclass(slots=True, frozen=True)
+class FreedEntry:
+    """An engine had places free while requests waited."""
+
+    entry_id: str
+    engine: str
+    free: int
+
+
+@dataclass(slots=True)
+class Taken:
+    """What one read gave."""
+
+    arrivals: list[IntakeEntry] = field(default_factory=list[IntakeEntry])
+    freed: list[FreedEntry] = field(default_factory=list[FreedEntry])
+
+    def __bool__(self) -> bool:
+        return bool(self.arrivals or self.freed)
+
+    def add(self, stream: int, entry_id: bytes, pairs: Sequence[bytes] | dict[bytes, bytes] | None) -> None:
+        """Sort one entry in; ``pairs`` is None for an entry that was deleted while it was pending."""
+        if pairs is None:
+            return
+        if not isinstance(pairs, dict):
+            pairs = dict(zip(pairs[::2], pairs[1::2], strict=False))
+        fields = {name.decode(errors="replace"): text.decode(errors="replace") for name, text in pairs.items()}
+        if stream == FREED:
+            free = fields.get("free", "")
+            self.freed.append(
+                FreedEntry(entry_id.decode(), fields.get("engine", ""), int(free) if free.isdecimal() else 0)
+            )
+        else:
+            self.arrivals.append(IntakeEntry(stream, entry_id.decode(), fields))
+
+
+async def ensure_groups(store: Store, keys: PoolKeys) -> None:
+    """Create the schedulers' group on the pool's streams, where it is missing."""
+    for stream in (*keys.intake, keys.freed):
+        try:
+            await store.commands.xgroup_create(stream, SCHEDULER_GROUP, id="0", mkstream=True)
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+
+async def take(store: Store, keys: PoolKeys, consumer: str, *, arrivals: int, freed: int = 256) -> Taken:
+    """Read at most so many of each, without waiting."""
+    taken = Taken()
+    answer = await _SCRIPT(store, [*keys.intake, keys.freed], [consumer, arrivals, freed])
+    for stream, entries in enumerate(answer):
+        for entry_id, pairs in entries:
+            taken.add(stream, entry_id, pairs)
+    return taken
+
+
+async def wait_and_take(client: Any, keys: PoolKeys, consumer: str, *, block_ms: int) -> Taken:
+    """Wait for something to be there, on a blocking client of one's own; empty after ``block_ms``."""
+    streams = (*keys.intake, keys.freed)
+    answer = await client.xreadgroup(SCHEDULER_GROUP, consumer, dict.fromkeys(streams, ">"), count=1, block=block_ms)
+    taken = Taken()
+    # RESP3 answers with a mapping, RESP2 with pairs.
+    for name, entries in answer.items() if isinstance(answer, dict) else answer:
+        stream = streams.index(name.decode())
+        for entry_id, fields in entries[0] if entries and isinstance(entries[0], list) else entries:
+            taken.add(stream, entry_id, fields)
+    return taken
+
+
+async def reclaim(store: Store, keys: PoolKeys, consumer: str, *, idle_ms: int) -> Taken:
+    """Take over what schedulers that are gone had read and not settled; follows each cursor to its end."""
+    taken = Taken()
+    for stream, name in enumerate((*keys.intake, keys.freed)):
+        cursor: bytes | str = "0-0"
+        while True:
+            answer = await store.commands.xautoclaim(
+                name, SCHEDULER_GROUP, consumer, min_idle_time=idle_ms, start_id=cursor, count=100
+            )
+            cursor = answer[0]
+            for entry_id, fields in answer[1]:
+                taken.add(stream, entry_id, fields)
+            if cursor in (b"0-0", "0-0"):
+                break
+    return taken
+
+
+async def leave(store: Store, keys: PoolKeys, consumer: str) -> None:
+    """Remove a consumer that has nothing pending (removing one that has would lose what it read)."""
+    for stream in (*keys.intake, keys.freed):
+        for known in await store.commands.xinfo_consumers(stream, SCHEDULER_GROUP):
+            if known["name"] == consumer.encode() and known["pending"] == 0:
+                await store.commands.xgroup_delconsumer(stream, SCHEDULER_GROUP, consumer)

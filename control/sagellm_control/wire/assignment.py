@@ -1,0 +1,66 @@
+"""What a worker reads from its engine's assigned stream: work, or the wish to cancel some."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .priority import RequestPriority
+from .states import RequestKind
+
+
+@dataclass(slots=True, frozen=True)
+class Assignment:
+    """One attempt of one request, to be run on this engine."""
+
+    entry_id: str
+    request_id: str
+    attempt: int
+    kind: RequestKind
+    priority: RequestPriority
+    stream: bool
+    arrived_ms: float
+    assigned_ms: float
+    timeout_at_ms: float
+    """Server time (ms) at which the request expires; 0: never."""
+    tenant: str
+    trace_id: str
+    traceparent: str
+    body: bytes | None
+    """None: too large to travel along; read it from the body's own key."""
+
+
+@dataclass(slots=True, frozen=True)
+class CancelNotice:
+    """The request is to be stopped, whatever it is doing."""
+
+    entry_id: str
+    request_id: str
+    attempt: int
+
+
+def read_assigned(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Assignment | CancelNotice:
+    """Read one entry of an assigned stream.
+
+    Raises:
+        KeyError, ValueError: it was not written by the assign or cancel step.
+    """
+    request_id = fields[b"id"].decode()
+    attempt = int(fields[b"attempt"])
+    if b"cancel" in fields:
+        return CancelNotice(entry_id.decode(), request_id, attempt)
+    return Assignment(
+        entry_id=entry_id.decode(),
+        request_id=request_id,
+        attempt=attempt,
+        kind=RequestKind(fields[b"kind"].decode()),
+        priority=RequestPriority(int(fields[b"priority"])),
+        stream=fields.get(b"stream") == b"1",
+        arrived_ms=float(fields[b"arrived_ms"]),
+        assigned_ms=float(fields[b"assigned_ms"]),
+        timeout_at_ms=float(fields.get(b"timeout_at_ms") or 0),
+        tenant=fields.get(b"tenant", b"").decode(),
+        trace_id=fields.get(b"trace_id", b"").decode(),
+        traceparent=fields.get(b"traceparent", b"").decode(),
+        body=fields.get(b"body"),
+    )

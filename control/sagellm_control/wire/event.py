@@ -1,0 +1,115 @@
+"""Output on its way back: the events of an answer, and the frames that carry them on an inbox channel.
+
+A published message is a run of frames, each a header line and its payload as it is:
+
+    <request id> <attempt>-<sequence> <type> <payload bytes>\\n<payload>\\n
+
+so that ``redis-cli SUBSCRIBE`` shows something a person can read, and nothing is escaped or parsed on the way.
+The output log holds the same events under the entry id ``<attempt>-<sequence>``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from .states import Outcome
+
+CHUNK = "chunk"
+"""Payload: one or more whole server-sent events, as the engine wrote them."""
+END = "end"
+"""Payload: an ``Ending``'s JSON on one line, then the body (or the last of it)."""
+
+
+@dataclass(slots=True, frozen=True)
+class Event:
+    """One step of an answer."""
+
+    request_id: str
+    attempt: int
+    sequence: int
+    """From 1, within the attempt."""
+    type: str
+    payload: bytes
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Orders the events of one request."""
+        return (self.attempt, self.sequence)
+
+
+@dataclass(slots=True, frozen=True)
+class Ending:
+    """How a request ended."""
+
+    outcome: Outcome
+    status: int = 200
+    """HTTP status for the client."""
+    content_type: str = "application/json"
+    code: str = ""
+    """Why, as a word from the table of error codes; empty when the engine answered."""
+    message: str = ""
+    engine: str = ""
+    retry_after_s: float | None = None
+    body: bytes = field(default=b"", repr=False)
+
+    def encode(self) -> bytes:
+        """The payload of an ``end`` event."""
+        return self.header() + b"\n" + self.body
+
+    def header(self) -> bytes:
+        """The one line of JSON before the body."""
+        fields: dict[str, Any] = {"outcome": self.outcome, "status": self.status}
+        for name in ("code", "message", "engine"):
+            if value := getattr(self, name):
+                fields[name] = value
+        if self.content_type != "application/json":
+            fields["content_type"] = self.content_type
+        if self.retry_after_s is not None:
+            fields["retry_after_s"] = self.retry_after_s
+        return orjson.dumps(fields)
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Ending:
+        """Read the payload of an ``end`` event; fields that are not known are ignored."""
+        header, _, body = payload.partition(b"\n")
+        fields: dict[str, Any] = orjson.loads(header)
+        return cls(
+            outcome=Outcome(fields["outcome"]),
+            status=int(fields.get("status", 200)),
+            content_type=fields.get("content_type", "application/json"),
+            code=fields.get("code", ""),
+            message=fields.get("message", ""),
+            engine=fields.get("engine", ""),
+            retry_after_s=fields.get("retry_after_s"),
+            body=body,
+        )
+
+
+def read_frames(message: bytes) -> list[Event]:
+    """The events of one published message.
+
+    Raises:
+        ValueError: the message is not a run of frames.
+    """
+    events: list[Event] = []
+    at = 0
+    while at < len(message):
+        line_end = message.index(b"\n", at)
+        request_id, position, kind, length = message[at:line_end].decode().split(" ")
+        attempt, _, sequence = position.partition("-")
+        start = line_end + 1
+        stop = start + int(length)
+        if stop >= len(message):
+            raise ValueError("the message ends inside a frame")
+        events.append(Event(request_id, int(attempt), int(sequence), kind, message[start:stop]))
+        at = stop + 1
+    return events
+
+
+def read_log_entry(request_id: str, entry_id: bytes, fields: dict[bytes, bytes]) -> Event:
+    """The event that an entry of an output log holds."""
+    attempt, _, sequence = entry_id.partition(b"-")
+    return Event(request_id, int(attempt), int(sequence), fields[b"type"].decode(), fields[b"payload"])

@@ -1,0 +1,129 @@
+"""Every key and channel name. No other module writes one.
+
+All keys of a pool share the hash tag ``{pool}``, so that one script may touch them all on Redis Cluster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from .priority import RequestPriority
+
+DEFAULT_NAMESPACE = "sagellm"
+
+SCHEDULER_GROUP = "schedulers"
+"""Consumer group of the intake streams and of the freed stream."""
+WORKER_GROUP = "workers"
+"""Consumer group of an engine's assigned stream."""
+
+_RESERVED = {ord(c): f"%{ord(c):02X}" for c in "%{}"} | {c: f"%{c:02X}" for c in range(0x21)}
+
+
+def quote_pool(model: str) -> str:
+    """The model's name with what would break a hash tag or a terminal percent-encoded."""
+    return model.translate(_RESERVED)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Names under one namespace; two namespaces on one server do not see each other."""
+
+    namespace: str = DEFAULT_NAMESPACE
+
+    def pools(self) -> str:
+        """Set: the names of all pools."""
+        return f"{self.namespace}:pools"
+
+    def models(self) -> str:
+        """Hash: name that a client may ask for -> pool that serves it."""
+        return f"{self.namespace}:models"
+
+    def inbox(self, gateway: str) -> str:
+        """Channel: output for the clients of one gateway process."""
+        return f"{self.namespace}:inbox:{gateway}"
+
+    def pool(self, pool: str) -> PoolKeys:
+        """The keys of one pool."""
+        return PoolKeys(self.namespace, pool)
+
+
+@dataclass(frozen=True)
+class PoolKeys:
+    """The keys of one pool, i.e. of the engines that serve one model."""
+
+    namespace: str
+    pool: str
+
+    @cached_property
+    def prefix(self) -> str:
+        return f"{self.namespace}:{{{quote_pool(self.pool)}}}"
+
+    @cached_property
+    def intake(self) -> tuple[str, ...]:
+        """Streams: accepted and not yet ranked, one a priority, most urgent first."""
+        return tuple(f"{self.prefix}:intake:{p.label}" for p in RequestPriority)
+
+    @cached_property
+    def waiting(self) -> str:
+        """Sorted set: request id under its rank; the lowest goes first."""
+        return f"{self.prefix}:waiting"
+
+    @cached_property
+    def freed(self) -> str:
+        """Stream: room that came free while requests waited."""
+        return f"{self.prefix}:freed"
+
+    @cached_property
+    def room(self) -> str:
+        """Sorted set: each READY engine under its free places. Derived from the reservations."""
+        return f"{self.prefix}:room"
+
+    @cached_property
+    def engines(self) -> str:
+        """Set: the ids of all engines that have a row."""
+        return f"{self.prefix}:engines"
+
+    @cached_property
+    def leases(self) -> str:
+        """Sorted set: engine id under the time (ms) at which its worker's lease lapses."""
+        return f"{self.prefix}:leases"
+
+    @cached_property
+    def settings(self) -> str:
+        """Hash: what all schedulers of the pool follow: policy, placement."""
+        return f"{self.prefix}:settings"
+
+    @cached_property
+    def counters(self) -> str:
+        """Hash: how many were accepted, and how many ended in which way."""
+        return f"{self.prefix}:counters"
+
+    @cached_property
+    def dead(self) -> str:
+        """Stream: entries that could not be read and requests given up, with the reason."""
+        return f"{self.prefix}:dead"
+
+    def record(self, request_id: str) -> str:
+        """Hash: a request's record."""
+        return f"{self.prefix}:request:{request_id}"
+
+    def body(self, request_id: str) -> str:
+        """String: the client's body, until the request ends."""
+        return f"{self.prefix}:request:{request_id}:body"
+
+    def output(self, request_id: str) -> str:
+        """Stream: the output log; entry ids are ``<attempt>-<sequence>``."""
+        return f"{self.prefix}:request:{request_id}:output"
+
+    def engine(self, engine_id: str) -> str:
+        """Hash: an engine's row."""
+        return f"{self.prefix}:engine:{engine_id}"
+
+    def reservations(self, engine_id: str) -> str:
+        """Set: the requests that hold a place on the engine."""
+        return f"{self.prefix}:engine:{engine_id}:reservations"
+
+    def assigned(self, engine_id: str) -> str:
+        """Stream: what the engine's worker is to run or to cancel."""
+        return f"{self.prefix}:engine:{engine_id}:assigned"

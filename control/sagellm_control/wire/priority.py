@@ -1,0 +1,34 @@
+"""The priority classes of requests."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class RequestPriority(IntEnum):
+    """How urgent a request is; a lower number goes first."""
+
+    CRITICAL = 0
+    HIGH = 1
+    NORMAL = 2
+    LOW = 3
+    BACKGROUND = 4
+
+    @property
+    def label(self) -> str:
+        """The class as it stands in key names and metrics, e.g. ``normal``."""
+        return self.name.lower()
+
+    @classmethod
+    def parse(cls, text: str) -> RequestPriority:
+        """Read a class name in any case, or its number.
+
+        Raises:
+            ValueError: names the classes that exist.
+        """
+        name = text.strip().upper()
+        if name in cls.__members__:
+            return cls[name]
+        if name.isdecimal() and int(name) in tuple(cls):
+            return cls(int(name))
+        raise ValueError(f"unknown priority {text!r}: use one of {', '.join(cls.__members__)}")

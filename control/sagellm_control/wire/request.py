@@ -1,0 +1,122 @@
+"""A request on its way in: what a gateway submits, and what a scheduler sees of it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .priority import RequestPriority
+from .states import RequestKind
+
+WIRE_VERSION = 1
+"""Version of the records and messages. Readers ignore fields that they do not know."""
+
+MAX_ID_LENGTH = 64
+"""Characters in a request id; longer values would leave Redis's compact hash encoding."""
+
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._~@=+-]{1,64}")
+
+
+def is_request_id(text: str) -> bool:
+    """Whether the text may be a request id: it becomes part of key names, so it holds no colon and no space."""
+    return _REQUEST_ID.fullmatch(text) is not None
+
+
+class BadEntry(ValueError):
+    """A stream entry that cannot be read; the text says why."""
+
+
+@dataclass(slots=True, frozen=True)
+class NewRequest:
+    """A request as a gateway hands it to ``accept``."""
+
+    id: str
+    pool: str
+    kind: RequestKind
+    body: bytes
+    """The client's JSON, unchanged."""
+    inbox: str
+    """Channel on which its output is published."""
+    ticket: str
+    """Random; tells a repeated accept of this very submission from a second request of the same id."""
+    priority: RequestPriority = RequestPriority.NORMAL
+    tenant: str = ""
+    model: str = ""
+    """The name the client asked for, where it is not the pool's own (an alias, a LoRA adapter)."""
+    stream: bool = False
+    timeout_ms: int = 0
+    """From accept to the last byte; 0: none."""
+    slo_ms: int = 0
+    """Objective for the first token, from accept; 0: none."""
+    prompt_tokens: int = 0
+    """Estimate."""
+    max_tokens: int = 0
+    """Most that the client asked for; 0: it did not say."""
+    trace_id: str = ""
+    traceparent: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells a retry (same bytes) from another request under the same id."""
+        return hashlib.blake2b(self.body, digest_size=8, person=b"request").hexdigest()
+
+
+@dataclass(slots=True, frozen=True)
+class Arrival:
+    """What a scheduler sees of a request: enough to rank and place it, and no prompt."""
+
+    id: str
+    priority: RequestPriority
+    arrived_ms: float
+    """Server time at accept, in ms since the epoch; the fraction keeps the order of one millisecond."""
+    tenant: str = ""
+    model: str = ""
+    slo_ms: int = 0
+    timeout_ms: int = 0
+    prompt_tokens: int = 0
+    max_tokens: int = 0
+    excluded: frozenset[str] = frozenset()
+    """Engines on which an attempt of it failed."""
+
+
+_TEXTS = ("tenant", "model")
+_COUNTS = ("slo_ms", "timeout_ms", "prompt_tokens", "max_tokens")
+
+SCHEDULING_FIELDS = ("priority", "arrived_ms", *_TEXTS, *_COUNTS, "excluded")
+"""The fields of a record (and of an intake entry) that an ``Arrival`` is read from."""
+
+
+def read_arrival(request_id: str, fields: Mapping[str, str]) -> Arrival:
+    """Read an arrival from the fields of an intake entry or of a record.
+
+    Raises:
+        BadEntry: names the field that is missing or wrong.
+    """
+    try:
+        priority = RequestPriority(int(fields["priority"]))
+        arrived_ms = float(fields["arrived_ms"])
+    except KeyError as error:
+        raise BadEntry(f"field {error.args[0]!r} is missing") from None
+    except ValueError as error:
+        raise BadEntry(f"priority or arrived_ms: {error}") from None
+    counts: dict[str, int] = {}
+    for name in _COUNTS:
+        text = fields.get(name)
+        if not text:
+            continue
+        if not text.isdecimal():
+            raise BadEntry(f"field {name!r} must be a whole number, not {text[:40]!r}")
+        counts[name] = int(text)
+    excluded = fields.get("excluded")
+    return Arrival(
+        id=request_id,
+        priority=priority,
+        arrived_ms=arrived_ms,
+        tenant=fields.get("tenant") or "",
+        model=fields.get("model") or "",
+        excluded=frozenset(excluded.split(" ")) if excluded else frozenset(),
+        **counts,
+    )

@@ -1,0 +1,114 @@
+"""What the worker hands to an engine and what it gets back, whatever wire the engine speaks.
+
+    EngineError                 something between us and the engine failed
+    ├── EngineUnreachable       never connected: refused, no such host, connect timeout, still loading
+    ├── EngineTimeout           no first byte, or a gap between bytes, for longer than allowed
+    └── EngineBroken            the answer was cut, is no HTTP, breaks the wire's promises, or is too large
+
+An answer with an error status is no EngineError: it is a reply, and its body may be meant for the client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class EngineError(Exception):
+    """The exchange with the engine failed; the text names the engine."""
+
+
+class EngineUnreachable(EngineError):
+    """The engine cannot be reached, so it has seen nothing of the request."""
+
+
+class EngineTimeout(EngineError):
+    """The engine went silent for longer than allowed."""
+
+
+class EngineBroken(EngineError):
+    """The connection was cut in mid-answer, or what came is no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCall:
+    """One attempt of one request."""
+
+    request_id: str
+    trace_id: str | None
+    traceparent: str | None  # W3C trace context
+    kind: str  # "chat" | "completion" | "embedding"
+    stream: bool
+    body: bytes  # the client's OpenAI JSON, unchanged
+    priority: int  # 0 = CRITICAL … 4 = BACKGROUND
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReply:
+    """Status line and body of the engine's answer.
+
+    `chunks` of `text/event-stream`: each item holds one or more whole events, as the engine sent them, up to
+    and including the blank line. Of any other content type: the body in one or more pieces. Read them only
+    inside the context that gave the reply; they raise EngineTimeout and EngineBroken.
+    """
+
+    status: int
+    content_type: str
+    retry_after_s: float | None
+    chunks: AsyncIterator[bytes]
+
+    @property
+    def is_event_stream(self) -> bool:
+        return is_event_stream(self.content_type)
+
+
+def is_event_stream(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() == "text/event-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """One name under which the engine answers."""
+
+    name: str
+    parent: str | None = None  # of a LoRA adapter, or of a further name of the same model: its base model
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What an engine says about itself. None: it does not say."""
+
+    kind: str  # "vllm" | "sglang" | "llama.cpp" | "ollama" | "sagellm" | "simulated" | "openai"
+    version: str  # "" when unknown
+    models: tuple[ModelFacts, ...]
+    slots: int | None  # requests that it runs at once
+    kv_tokens: int | None  # tokens that its KV cache holds
+
+
+class EngineAdapter(Protocol):
+    """One engine, behind the wire that it speaks."""
+
+    @property
+    def name(self) -> str:
+        """The wire: "openai" or "sagellm"."""
+        ...
+
+    @property
+    def url(self) -> str:
+        """The engine's root, without a trailing "/v1"."""
+        ...
+
+    async def probe(self) -> EngineFacts:
+        """Ask the engine what it is. Raises EngineUnreachable, and ValueError if it is no such engine."""
+        ...
+
+    async def healthy(self) -> bool:
+        """Whether the engine takes requests now. Never raises."""
+        ...
+
+    def run(self, call: EngineCall) -> AbstractAsyncContextManager[EngineReply]:
+        """Send one request. Leaving the context before the answer is read to its end cuts the connection,
+        which is how engines learn of a cancellation."""
+        ...

@@ -1,0 +1,187 @@
+"""HTTP with one engine: requests with its limits and key, failures under our names, answers as replies."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, TypedDict, Unpack
+
+import httpx
+import orjson
+
+from ..transport import FIRST_BYTE_EXTENSION, RequestBody
+from .base import (
+    EngineBroken,
+    EngineCall,
+    EngineReply,
+    EngineTimeout,
+    EngineUnreachable,
+    is_event_stream,
+)
+from .chunks import EventChunks, PlainChunks, engine_error, engine_errors
+from .loose_json import mapping
+
+CONNECT_TIMEOUT_S = 5.0
+FIRST_BYTE_TIMEOUT_S = 600.0  # a long prompt in front of a busy engine
+GAP_TIMEOUT_S = 120.0  # between two bytes of an answer: engines that work hard preempt and swap
+PROBE_TIMEOUT_S = 5.0
+HEALTH_TIMEOUT_S = 10.0  # SGLang's /health generates a token, and looks only once a second whether it came
+PROBE_LIMIT_BYTES = 8 * 2**20  # of an answer about the engine: vLLM's /metrics has some 100 kB
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a GET brought: the status and the whole body."""
+
+    status: int
+    body: bytes
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The body as a JSON object; empty if it is none, or if the status is not 200."""
+        if self.status != 200:
+            return {}
+        try:
+            return mapping(orjson.loads(self.body))
+        except orjson.JSONDecodeError:
+            return {}
+
+
+class EngineOptions(TypedDict, total=False):
+    """What the constructors of all adapters take by name."""
+
+    api_key: str | None  # sent as `Authorization: Bearer …`
+    connect_timeout_s: float
+    first_byte_timeout_s: float  # from the start of the request to the first byte of the answer's body
+    gap_timeout_s: float  # between two bytes of the body
+
+
+class EngineHttp:
+    """One engine's address, key and limits."""
+
+    def __init__(
+        self,
+        url: str,
+        client: httpx.AsyncClient,
+        **options: Unpack[EngineOptions],
+    ) -> None:
+        self.url = engine_root(url)
+        self.client = client
+        self._connect_timeout_s = options.get("connect_timeout_s", CONNECT_TIMEOUT_S)
+        self._extensions = _extensions(
+            self._connect_timeout_s,
+            options.get("first_byte_timeout_s", FIRST_BYTE_TIMEOUT_S),
+            options.get("gap_timeout_s", GAP_TIMEOUT_S),
+        )
+        headers = {
+            "Host": httpx.URL(self.url).netloc.decode("ascii"),
+            "Content-Type": "application/json",
+            "Accept-Encoding": "identity",  # bytes go through as they come
+            "User-Agent": "sagellm-control-worker",
+        }
+        api_key = options.get("api_key")
+        if api_key:
+            if not (api_key.isascii() and api_key.isprintable()):
+                raise ValueError(f"api_key for engine {self.url}: printable ASCII only")
+            headers["Authorization"] = f"Bearer {api_key}"
+        self._headers = httpx.Headers(headers | {"Accept": "application/json"})
+        self._stream_headers = httpx.Headers(headers | {"Accept": "text/event-stream"})
+
+    def address(self, path: str) -> httpx.URL:
+        return httpx.URL(self.url + path)
+
+    @asynccontextmanager
+    async def post(self, address: httpx.URL, call: EngineCall, body: bytes) -> AsyncGenerator[httpx.Response]:
+        """POST `body` and give the answer, headers read; leaving the context ends the exchange.
+
+        Raises EngineUnreachable, EngineTimeout, EngineBroken.
+        """
+        headers = httpx.Headers(self._stream_headers if call.stream else self._headers)
+        for name, value in (
+            ("X-Request-ID", call.request_id),
+            ("X-Trace-ID", call.trace_id),
+            ("traceparent", call.traceparent),
+        ):
+            # Ids come from clients: one that could not stand in a header, or would end it, is not passed on.
+            if value and value.isascii() and value.isprintable():
+                headers[name] = value
+        headers["Content-Length"] = str(len(body))
+        request = httpx.Request("POST", address, headers=headers, stream=RequestBody(body), extensions=self._extensions)
+        try:
+            response = await self.client.send(request, stream=True)
+        except httpx.HTTPError as error:
+            raise engine_error(self.url, error) from error
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
+    async def get(self, path: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> Answer:
+        """GET a small answer. Raises EngineUnreachable, also when it does not come in time or is cut."""
+        request = httpx.Request(
+            "GET",
+            self.address(path),
+            headers=self._headers,
+            extensions=_extensions(min(self._connect_timeout_s, timeout_s), timeout_s, timeout_s),
+        )
+        try:
+            with engine_errors(self.url):
+                response = await self.client.send(request, stream=True)
+            try:
+                body = b"".join([piece async for piece in PlainChunks(self.url, response, PROBE_LIMIT_BYTES)])
+            finally:
+                await response.aclose()
+        except (EngineTimeout, EngineBroken) as error:
+            raise EngineUnreachable(f"{error} (GET {path})") from error
+        return Answer(response.status_code, body)
+
+    async def healthy(self, timeout_s: float = HEALTH_TIMEOUT_S) -> Answer | None:
+        """The answer to /health if it is 200; of engines without a /health (Ollama) that to /v1/models."""
+        try:
+            answer = await self.get("/health", timeout_s=timeout_s)
+            if answer.status in (404, 405, 501):
+                answer = await self.get("/v1/models", timeout_s=timeout_s)
+        except (EngineUnreachable, RuntimeError):  # RuntimeError: the client was closed meanwhile
+            return None
+        return answer if answer.status == 200 else None
+
+    def reply(self, response: httpx.Response) -> EngineReply:
+        """The answer as it is."""
+        content_type = response.headers.get("content-type", "")
+        chunks = (EventChunks if is_event_stream(content_type) else PlainChunks)(self.url, response)
+        return EngineReply(response.status_code, content_type, retry_after_s(response), chunks)
+
+
+def engine_root(url: str) -> str:
+    """`url` without a trailing slash or "/v1". Raises ValueError if it is no http address."""
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, TypeError) as error:
+        raise ValueError(f"engine url {url!r}: {error}; give http://HOST:PORT or https://HOST:PORT") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
+        raise ValueError(f"engine url {url!r}: give http://HOST:PORT or https://HOST:PORT, with or without /v1")
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def retry_after_s(response: httpx.Response) -> float | None:
+    """Seconds that the engine asks us to stay away, from either form of Retry-After."""
+    value = response.headers.get("retry-after")
+    if value is None:
+        return None
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        when = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return max((when - datetime.now(UTC)).total_seconds(), 0.0)
+
+
+def _extensions(connect_s: float, first_byte_s: float, gap_s: float) -> dict[str, Any]:
+    timeout = {"connect": connect_s, "read": gap_s, "write": None, "pool": None}
+    return {"timeout": timeout, FIRST_BYTE_EXTENSION: first_byte_s}

@@ -1,0 +1,43 @@
+"""The OpenAI HTTP API, which vLLM, SGLang, llama.cpp, Ollama and most others speak. Bytes go through."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Unpack
+
+import httpx
+
+from .base import EngineCall, EngineFacts, EngineReply
+from .engine_http import EngineHttp, EngineOptions
+from .openai_facts import survey
+
+PATHS = {"chat": "/v1/chat/completions", "completion": "/v1/completions", "embedding": "/v1/embeddings"}
+
+
+class OpenAIHttpAdapter:
+    """Sends the client's body unchanged and gives the engine's answer unchanged."""
+
+    name = "openai"
+
+    def __init__(self, url: str, client: httpx.AsyncClient, **options: Unpack[EngineOptions]) -> None:
+        self._http = EngineHttp(url, client, **options)
+        self._addresses = {kind: self._http.address(path) for kind, path in PATHS.items()}
+
+    @property
+    def url(self) -> str:
+        return self._http.url
+
+    async def probe(self) -> EngineFacts:
+        return await survey(self._http)
+
+    async def healthy(self) -> bool:
+        return await self._http.healthy() is not None
+
+    @asynccontextmanager
+    async def run(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
+        address = self._addresses.get(call.kind)
+        if address is None:
+            raise ValueError(f"kind {call.kind!r} is none of {', '.join(PATHS)}")
+        async with self._http.post(address, call, call.body) as response:
+            yield self._http.reply(response)

@@ -1,0 +1,141 @@
+"""sageLLM's stream events (start, delta, end) as OpenAI's chunks, one by one as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import httpx
+import orjson
+
+from .base import EngineBroken
+from .chunks import EventChunks
+from .loose_json import items, mapping
+from .sagellm_reply import DONE, Head, error_of, extras, usage_of
+from .sse import data_of
+
+DRAIN_S = 0.5  # after the end event: how long to wait for the end of the body, so that the connection can be kept
+
+
+class StreamTranslator:
+    """Turns events into the bytes of OpenAI chunks. `done` after the end event; later ones are dropped."""
+
+    def __init__(self, head: Head, *, include_usage: bool) -> None:
+        self._head = head
+        self._chat = head.kind == "chat"
+        self._include_usage = include_usage
+        self._opened = False
+        self._prompt_tokens: object = None
+        self._sent: list[str] = []
+        self._tokens = 0
+        self.done = False
+
+    def feed(self, event: Mapping[str, Any]) -> bytes:
+        """The chunks for one event, or b"" for one that says nothing to OpenAI's clients."""
+        if self.done:
+            return b""
+        match event.get("event"):
+            case "start":
+                self._prompt_tokens = event.get("prompt_tokens")
+                return self._opening()
+            case "delta":
+                return self._delta(event.get("content"), event.get("content_tokens"))
+            case "end":
+                return self._ending(event)
+            case "error":  # sageLLM core's, when its engine raises in mid-stream
+                return self._failure({"error": event.get("error") or "unknown"})
+            case _:
+                return b""
+
+    def _delta(self, content: object, tokens: object) -> bytes:
+        if not isinstance(content, str) or not content:
+            return b""
+        self._tokens += len(items(tokens)) or 1
+        self._sent.append(content)
+        return self._opening() + self._chunk({"content": content} if self._chat else content)
+
+    def _ending(self, event: Mapping[str, Any]) -> bytes:
+        failed = self._failure(event)
+        if failed:
+            return failed
+        out = b""
+        # `content` repeats the whole answer. What the deltas left out of it (maybe all) comes now.
+        content, sent = event.get("content"), "".join(self._sent)
+        if isinstance(content, str) and content.startswith(sent):
+            out = self._delta(content.removeprefix(sent), None)
+        out += self._opening()
+        out += self._chunk({} if self._chat else "", event.get("finish_reason") or "stop", extras(event))
+        if self._include_usage:
+            prompt_tokens = event.get("prompt_tokens") or self._prompt_tokens
+            usage = usage_of(prompt_tokens, event.get("output_tokens"), self._tokens)
+            out += _line({**self._head.fields(chunk=True), "choices": [], "usage": usage})
+        self.done = True
+        return out + DONE
+
+    def _failure(self, event: Mapping[str, Any]) -> bytes:
+        failure = error_of(event)
+        if failure is None:
+            return b""
+        self.done = True
+        return _line(failure[1]) + DONE
+
+    def _opening(self) -> bytes:
+        if self._opened or not self._chat:
+            return b""
+        self._opened = True
+        return self._chunk({"role": "assistant", "content": ""})
+
+    def _chunk(
+        self, piece: dict[str, str] | str, finish_reason: object = None, more: dict[str, Any] | None = None
+    ) -> bytes:
+        choice = {
+            "index": 0,
+            "delta" if self._chat else "text": piece,
+            "logprobs": None,
+            "finish_reason": finish_reason,
+        }
+        return _line({**self._head.fields(chunk=True), "choices": [choice], **(more or {})})
+
+
+class TranslatedChunks:
+    """The chunks of a reply, translated. Raises EngineBroken if the stream ends without its end event."""
+
+    def __init__(self, url: str, response: httpx.Response, translator: StreamTranslator) -> None:
+        self._url = url
+        self._events = EventChunks(url, response)
+        self._translator = translator
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._translator.done:
+            await self._drain()
+            raise StopAsyncIteration
+        async for events in self._events:
+            out = b"".join(self._translate(data) for data in data_of(events))
+            if out:
+                return out
+        raise EngineBroken(f"engine {self._url} broke off: the stream ended without an end event")
+
+    def _translate(self, data: bytes) -> bytes:
+        if data.strip() == b"[DONE]":
+            return b""
+        try:
+            event = orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            raise EngineBroken(f"engine {self._url} broke off: an event is no JSON: {error}") from error
+        return self._translator.feed(mapping(event))
+
+    async def _drain(self) -> None:
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                async for _ in self._events:
+                    pass
+        except (TimeoutError, EngineBroken):
+            pass  # the answer is complete; only the connection is lost
+
+
+def _line(fields: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(fields) + b"\n\n"

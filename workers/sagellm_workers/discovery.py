@@ -1,0 +1,67 @@
+"""Finds out which wire an engine speaks, and what it says about itself."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Unpack
+
+import httpx
+
+from .adapters.base import EngineAdapter, EngineFacts, EngineUnreachable
+from .adapters.engine_http import Answer, EngineHttp, EngineOptions
+from .adapters.openai_facts import MODELS_PATH, survey_from
+from .adapters.openai_http import OpenAIHttpAdapter
+from .adapters.sagellm import SageLLMAdapter, is_sagellm
+
+ADAPTERS = ("auto", "openai", "sagellm")
+
+
+async def discover(
+    url: str, client: httpx.AsyncClient, *, adapter: str = "auto", **options: Unpack[EngineOptions]
+) -> tuple[EngineAdapter, EngineFacts]:
+    """The adapter for the engine at `url` (with or without /v1), and its facts.
+
+    `adapter`: "openai" or "sagellm" where the wire is known; `options`: key and limits, as for the adapters.
+
+    Raises EngineUnreachable if the engine does not answer or is not ready yet: try later. Raises ValueError
+    if the settings are wrong (url, adapter, missing key) or if what answers is no engine: somebody must look.
+    """
+    match adapter:
+        case "openai":
+            chosen: EngineAdapter = OpenAIHttpAdapter(url, client, **options)
+            return chosen, await chosen.probe()
+        case "sagellm":
+            chosen = SageLLMAdapter(url, client, **options)
+            return chosen, await chosen.probe()
+        case "auto":
+            return await _find(url, client, **options)
+        case _:
+            raise ValueError(f"adapter {adapter!r} is none of {', '.join(ADAPTERS)}")
+
+
+async def _find(
+    url: str, client: httpx.AsyncClient, **options: Unpack[EngineOptions]
+) -> tuple[EngineAdapter, EngineFacts]:
+    http = EngineHttp(url, client, **options)
+    models, info, root = await asyncio.gather(_get(http, MODELS_PATH), _get(http, "/info"), _get(http, "/"))
+    for answer in (models, info, root):
+        if isinstance(answer, EngineUnreachable) and (answer is models or not isinstance(models, Answer)):
+            raise answer
+    assert isinstance(models, Answer)
+    # sageLLM's engines have no list of models; what has one speaks OpenAI's wire, whatever else it answers.
+    if models.status != 200 and isinstance(info, Answer) and is_sagellm(info):
+        sagellm = SageLLMAdapter(url, client, **options)
+        return sagellm, sagellm.learn(info, root if isinstance(root, Answer) else Answer(0, b""))
+    if models.status in (404, 405, 501):
+        raise ValueError(
+            f"{http.url} speaks neither OpenAI's wire (GET {MODELS_PATH} answered {models.status}) nor "
+            f"sageLLM's (GET /info); if it is an engine all the same, set adapter to openai or sagellm"
+        )
+    return OpenAIHttpAdapter(url, client, **options), await survey_from(http, models)
+
+
+async def _get(http: EngineHttp, path: str) -> Answer | EngineUnreachable:
+    try:
+        return await http.get(path)
+    except EngineUnreachable as error:
+        return error

@@ -1,0 +1,108 @@
+"""One engine in one pool, from its registration to its retirement."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from dataclasses import replace
+
+from redis.exceptions import RedisError
+
+from sagellm_control.store.connect import Store
+from sagellm_control.store.steps.engines import register_engine, retire_engine
+from sagellm_control.wire.engine import EngineRow
+from sagellm_control.wire.states import EngineState
+
+from . import metrics
+from .adapters.base import EngineAdapter
+from .assigned_reader import AssignedReader
+from .health import HealthWatch
+from .lease import Lease, LeaseLost
+from .outbox import Outbox
+from .settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 0.5
+
+
+class EngineSession:
+    """Serves one engine: registers it, keeps its lease, runs what is assigned to it, drains at the end."""
+
+    def __init__(self, store: Store, adapter: EngineAdapter, row: EngineRow, settings: WorkerSettings) -> None:
+        self._store = store
+        self._adapter = adapter
+        self._row = row
+        self._settings = settings
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Serve until ``stop`` is set; a lost lease is taken again under a new session."""
+        while not stop.is_set():
+            row = replace(self._row, state=EngineState.READY, worker=f"{self._row.worker}-{secrets.token_hex(3)}")
+            try:
+                if not await self._register(row, stop):
+                    return
+                await self._run(row, stop)
+            except LeaseLost:
+                metrics.LEASES_LOST.labels(row.pool, row.engine_id).inc()
+                log.warning("engine %s: the lease was lost; registering again", row.engine_id)
+            except (RedisError, OSError) as error:
+                log.warning("engine %s: %s; trying again", row.engine_id, error)
+                await asyncio.sleep(RETRY_S)
+
+    async def _register(self, row: EngineRow, stop: asyncio.Event) -> bool:
+        told = False
+        while not stop.is_set():
+            held = await register_engine(self._store, row, lease_ms=int(self._settings.lease_s * 1000))
+            if held is None:
+                log.info("engine %s serves %s with %d slots", row.engine_id, row.pool, row.slots)
+                return True
+            if not told:
+                log.warning("engine %s is held by worker %s; standing by", row.engine_id, held.worker)
+                told = True
+            await asyncio.sleep(RETRY_S)
+        return False
+
+    async def _run(self, row: EngineRow, stop: asyncio.Event) -> None:
+        s = self._settings
+        outbox = Outbox(self._store, row.pool, row.engine_id, row.worker, max_attempts=s.max_attempts)
+        reader = AssignedReader(self._store, row, self._adapter, outbox)
+        lease = Lease(self._store, row, lease_s=s.lease_s, attempts=lambda: reader.attempts)
+        health = HealthWatch(self._adapter, lease, reader.on_engine_trouble, interval_s=s.health_interval_s)
+        ready = metrics.ENGINE_READY.labels(row.pool, row.engine_id)
+        ready.set_function(lambda: lease.row.state is EngineState.READY)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                loops = [
+                    tasks.create_task(outbox.run(), name=f"outbox {row.engine_id}"),
+                    tasks.create_task(reader.run(), name=f"reader {row.engine_id}"),
+                    tasks.create_task(lease.run(), name=f"lease {row.engine_id}"),
+                ]
+                watch = tasks.create_task(health.run(), name=f"health {row.engine_id}")
+                await stop.wait()
+                watch.cancel()
+                await self._drain(reader, lease, outbox)
+                for task in loops:
+                    task.cancel()
+        except* LeaseLost:
+            raise LeaseLost(row.engine_id) from None
+        finally:
+            ready.set_function(lambda: 0)
+        await retire_engine(
+            self._store, row.pool, row.engine_id, row.worker, EngineState.STOPPED, "its worker was stopped"
+        )
+        log.info("engine %s: drained", row.engine_id)
+
+    async def _drain(self, reader: AssignedReader, lease: Lease, outbox: Outbox) -> None:
+        lease.report(EngineState.DRAINING, "its worker is stopping")
+        reader.drain()
+        try:
+            async with asyncio.timeout(self._settings.drain_s):
+                await reader.idle()
+        except TimeoutError:
+            left = reader.attempts
+            log.warning("engine %s: %d answers outlast the drain", self._row.engine_id, len(left))
+            reader.stop_all("returned")
+            await reader.idle()
+        await outbox.written()

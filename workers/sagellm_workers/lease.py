@@ -1,0 +1,86 @@
+"""Keeps an engine's lease, and learns from each renewal what has been cancelled, lost or is to be drained."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from redis.exceptions import RedisError
+
+from sagellm_control.store.connect import Store
+from sagellm_control.store.steps.engines import renew_engine
+from sagellm_control.wire.engine import EngineRow
+from sagellm_control.wire.states import EngineState
+
+from .attempt import Attempt
+
+log = logging.getLogger(__name__)
+
+RENEWALS_A_LEASE = 3
+"""Two renewals in a row may fail before the lease lapses."""
+
+
+class LeaseLost(Exception):
+    """Somebody else may hold the engine now: everything on it has to stop."""
+
+
+class Lease:
+    """The lease of one engine under one worker session."""
+
+    def __init__(self, store: Store, row: EngineRow, *, lease_s: float, attempts: Callable[[], list[Attempt]]) -> None:
+        self._store = store
+        self._attempts = attempts
+        self._lease_s = lease_s
+        self._valid_until = time.monotonic() + lease_s
+        self._now = asyncio.Event()
+        self.row = row
+
+    def report(self, state: EngineState, reason: str = "") -> None:
+        """The engine's state has changed; it is written at once."""
+        if (state, reason) != (self.row.state, self.row.reason):
+            self.row = replace(self.row, state=state, reason=reason)
+            self._now.set()
+
+    async def run(self) -> None:
+        """Renew until cancelled.
+
+        Raises:
+            LeaseLost: the lease is another's, or has lapsed while Redis could not be reached.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(self._lease_s / RENEWALS_A_LEASE):
+                    await self._now.wait()
+            except TimeoutError:
+                pass
+            self._now.clear()
+            await self.renew()
+
+    async def renew(self) -> None:
+        """Renew once; an unreachable Redis is waited for as long as the lease is valid."""
+        attempts = self._attempts()
+        began = time.monotonic()
+        try:
+            renewal = await renew_engine(
+                self._store,
+                self.row,
+                [attempt.key for attempt in attempts],
+                lease_ms=int(self._lease_s * 1000),
+            )
+        except (RedisError, OSError) as error:
+            log.warning("engine %s: cannot renew the lease: %s", self.row.engine_id, error)
+            if time.monotonic() > self._valid_until:
+                # It is still ours if nobody took it: the next renewal that gets through tells.
+                log.warning("engine %s: the lease may have lapsed", self.row.engine_id)
+            self._now.set()
+            await asyncio.sleep(min(0.2, self._lease_s / 10))
+            return
+        if renewal is None:
+            raise LeaseLost(self.row.engine_id)
+        self._valid_until = began + self._lease_s
+        for attempt, state in zip(attempts, renewal.attempts, strict=True):
+            if state != "running":
+                attempt.stop(state)

@@ -1,0 +1,32 @@
+"""What a worker counts."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+QUEUE_DURATION = Histogram(
+    "sagellm_control_request_queue_duration_seconds",
+    "From accept to assignment to an engine",
+    ["pool", "priority"],
+    buckets=_SECONDS,
+)
+ENGINE_TTFT = Histogram(
+    "sagellm_control_engine_ttft_seconds",
+    "From the call of the engine to the first bytes of its answer",
+    ["pool", "engine"],
+    buckets=_SECONDS,
+)
+ENGINE_DURATION = Histogram(
+    "sagellm_control_engine_request_duration_seconds",
+    "From the call of the engine to the end of its answer",
+    ["pool", "engine"],
+    buckets=_SECONDS,
+)
+ATTEMPTS = Counter("sagellm_control_attempts_total", "Attempts that ended, by how", ["pool", "engine", "result"])
+RUNNING = Gauge("sagellm_control_engine_running_requests", "Attempts under way", ["pool", "engine"])
+ENGINE_READY = Gauge("sagellm_control_engine_ready", "1: the engine is READY", ["pool", "engine"])
+LEASES_LOST = Counter("sagellm_control_leases_lost_total", "Leases that could not be renewed", ["pool", "engine"])
+EVENTS = Counter("sagellm_control_output_events_total", "Events written to output logs", ["pool", "engine"])
+EVENT_BYTES = Counter("sagellm_control_output_bytes_total", "Bytes written to output logs", ["pool", "engine"])

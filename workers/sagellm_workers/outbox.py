@@ -1,0 +1,162 @@
+"""Everything a worker says about the attempts on one engine: claims, output, endings, returns.
+
+What is ready goes out in one batch; while a write is under way, the next batch collects. So the first token leaves at
+once, and under load many tokens share a round trip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from redis.exceptions import RedisError
+
+from sagellm_control.store.connect import Store
+from sagellm_control.store.steps.append import Output, append
+from sagellm_control.store.steps.claim import claim
+from sagellm_control.store.steps.finish import Finish, finish
+from sagellm_control.store.steps.requeue import Cause, Requeue, requeue
+from sagellm_control.wire.event import Ending
+
+from . import metrics
+from .attempt import Attempt
+
+log = logging.getLogger(__name__)
+
+MOST_IN_A_CALL = 128
+"""Requests in one script call; keeps each call on the server under a millisecond."""
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 2.0
+"""Pauses after Redis could not be reached: doubled each time, with jitter."""
+
+Answer = TypeVar("Answer")
+
+
+class Outbox:
+    """Writes for one engine, under one worker session."""
+
+    def __init__(self, store: Store, pool: str, engine: str, worker: str, *, max_attempts: int) -> None:
+        self._store = store
+        self._where = (pool, engine, worker)
+        self._max_attempts = max_attempts
+        self._claims: list[Attempt] = []
+        self._outputs: dict[Attempt, None] = {}
+        self._finishes: list[tuple[Attempt, Ending]] = []
+        self._requeues: list[tuple[Attempt, Requeue]] = []
+        self._ready = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._events = metrics.EVENTS.labels(pool, engine)
+        self._bytes = metrics.EVENT_BYTES.labels(pool, engine)
+
+    def claim(self, attempt: Attempt) -> None:
+        """The attempt runs from now on."""
+        self._claims.append(attempt)
+        self._wake()
+
+    def output(self, attempt: Attempt) -> None:
+        """The attempt has pending output."""
+        self._outputs[attempt] = None
+        self._wake()
+
+    def finish(self, attempt: Attempt, ending: Ending) -> None:
+        """The request has ended; output still pending goes with it."""
+        self._outputs.pop(attempt, None)
+        self._finishes.append((attempt, ending))
+        self._wake()
+
+    def requeue(self, attempt: Attempt, cause: Cause, last_error: Ending | None = None) -> None:
+        """The attempt goes back. Output that nobody has seen yet is dropped with it."""
+        if attempt.sequence == 0:
+            self._outputs.pop(attempt, None)
+            attempt.pending.clear()
+        request_id, number = attempt.key
+        self._requeues.append((attempt, Requeue(request_id, number, cause, last_error)))
+        self._wake()
+
+    async def written(self) -> None:
+        """Wait until everything has been written."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        while True:
+            await self._ready.wait()
+            self._ready.clear()
+            await self._write_claims()
+            await self._write_outputs()
+            await self._write_finishes()
+            await self._write_requeues()
+            if not self._ready.is_set():
+                self._idle.set()
+
+    def _wake(self) -> None:
+        self._ready.set()
+        self._idle.clear()
+
+    async def _write_claims(self) -> None:
+        while claims := self._claims[:MOST_IN_A_CALL]:
+            del self._claims[: len(claims)]
+            keys = [attempt.key for attempt in claims]
+            states = await self._insist(lambda keys=keys: claim(self._store, *self._where, keys))
+            for attempt, state in zip(claims, states, strict=True):
+                if state != "running":
+                    attempt.stop(state)
+
+    async def _write_outputs(self) -> None:
+        while attempts := list(self._outputs)[:MOST_IN_A_CALL]:
+            outputs: list[Output] = []
+            for attempt in attempts:
+                del self._outputs[attempt]
+                attempt.sequence += 1
+                request_id, number = attempt.key
+                outputs.append(Output(request_id, number, attempt.sequence, _take_pending(attempt)))
+            kept = await self._insist(lambda outputs=outputs: append(self._store, *self._where, outputs))
+            self._events.inc(len(outputs))
+            self._bytes.inc(sum(len(output.payload) for output in outputs))
+            for attempt, ok in zip(attempts, kept, strict=True):
+                if ok:
+                    attempt.written.set()
+                else:
+                    attempt.stop("lost")
+
+    async def _write_finishes(self) -> None:
+        while batch := self._finishes[:MOST_IN_A_CALL]:
+            del self._finishes[: len(batch)]
+            finishes: list[Finish] = []
+            for attempt, ending in batch:
+                attempt.sequence += 1
+                request_id, number = attempt.key
+                ending = replace(ending, body=_take_pending(attempt) + ending.body)
+                finishes.append(Finish(request_id, number, attempt.sequence, ending))
+            await self._insist(lambda finishes=finishes: finish(self._store, *self._where, finishes))
+            self._events.inc(len(finishes))
+
+    async def _write_requeues(self) -> None:
+        while batch := self._requeues[:MOST_IN_A_CALL]:
+            del self._requeues[: len(batch)]
+            items = [item for _, item in batch]
+            await self._insist(
+                lambda items=items: requeue(self._store, *self._where, items, max_failures=self._max_attempts)
+            )
+
+    async def _insist(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        # Each step finds done what it did before, so it is repeated until Redis has answered.
+        pause_s = FIRST_RETRY_S
+        while True:
+            try:
+                return await call()
+            except (RedisError, OSError) as error:
+                log.warning("engine %s: cannot write to Redis (%s); trying again", self._where[1], error)
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
+                pause_s = min(2 * pause_s, LONGEST_RETRY_S)
+
+
+def _take_pending(attempt: Attempt) -> bytes:
+    payload = b"".join(attempt.pending)
+    attempt.pending.clear()
+    attempt.pending_bytes = 0
+    return payload

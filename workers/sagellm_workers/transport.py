@@ -1,0 +1,292 @@
+"""The one HTTP client with which a worker talks to its engines.
+
+An `httpx.AsyncClient` on the httpx-aiohttp transport, with what a worker needs changed:
+
+* No limit on connections (an engine's slots are the limit), no redirects, no cookies kept: one session
+  serves many.
+* Proxy variables of the environment are ignored unless asked for: an engine is a neighbour, often on
+  loopback.
+* A kept connection that turns out to be dead is replaced, once, by a new one: llama.cpp announces
+  keep-alive after a streamed answer and then closes.
+* The wait for the first byte of an answer and every later gap between bytes have limits of their own: a
+  prompt may be worked on for minutes, while a stream that has begun should not fall silent.
+* `send` leaves out httpx's flows for authentication, redirects and cookies. With headers prepared by the
+  adapter a streaming request costs 0.13 ms of CPU instead of 0.23 (aiohttp alone: 0.09).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import io
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
+
+import aiohttp
+import httpx
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
+from httpx import USE_CLIENT_DEFAULT
+from httpx_aiohttp import AiohttpTransport
+
+KEEPALIVE_S = 4.0  # uvicorn (vLLM, SGLang, sageLLM) closes an idle connection after 5 s: let it go before that
+DEAD_WITHIN_S = 2.0  # a dead connection shows within a round trip; later it is the engine that broke down
+UNREAD_LOOK_S = 1.0  # how soon to look again at an answer that nobody was reading
+BIG_BODY_BYTES = 2**20  # from here on a body is written in pieces, so that it does not hold up the event loop
+
+FIRST_BYTE_EXTENSION = "first_byte_s"  # key of a request's extensions: longest wait for the first byte of the body
+
+
+def engine_client(*, trust_env: bool = False, verify: bool = True) -> EngineClient:
+    """The client to share among all engines of a process; close it with `async with` or `aclose()`.
+
+    `trust_env`: reach engines through the proxies that HTTP_PROXY and its kin name.
+    `verify`: check the certificates of https engines.
+    """
+    return EngineClient(EngineTransport(trust_env=trust_env, verify=verify))
+
+
+class EngineClient(httpx.AsyncClient):
+    """httpx's client without what an engine never needs between `send` and the wire."""
+
+    def __init__(self, transport: EngineTransport) -> None:
+        super().__init__(transport=transport, trust_env=False, follow_redirects=False)
+        self.transport = transport
+
+    async def send(
+        self,
+        request: httpx.Request,
+        *,
+        stream: bool = False,
+        auth: Any = USE_CLIENT_DEFAULT,
+        follow_redirects: Any = USE_CLIENT_DEFAULT,
+    ) -> httpx.Response:
+        """Send `request` as it is. `auth` and `follow_redirects` are there for the signature only."""
+        if self.is_closed:
+            raise RuntimeError("the engine client has been closed")
+        response = await self.transport.handle_async_request(request)
+        if stream:
+            return response
+        try:
+            await response.aread()
+        finally:
+            await response.aclose()
+        return response
+
+
+class EngineTransport(AiohttpTransport):
+    """Two aiohttp sessions: one that keeps connections, and one that never does, for the second try.
+
+    Reads from `request.extensions`: `timeout` (httpx's: `connect`, and `read` for the gap between bytes) and
+    `first_byte_s`, counted from the start of the request.
+    """
+
+    def __init__(self, *, trust_env: bool = False, verify: bool = True) -> None:
+        super().__init__(verify=verify, trust_env=trust_env)
+        self._trust_env = trust_env
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}  # they belong to an event loop: made at first use
+        self._limits: dict[float | None, aiohttp.ClientTimeout] = {}
+        self.dead_connections = 0  # kept connections that were found dead and replaced
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        timeout: dict[str, float | None] = request.extensions.get("timeout") or {}
+        first_byte_s: float | None = request.extensions.get(FIRST_BYTE_EXTENSION, timeout.get("read"))
+        deadline = None if first_byte_s is None else asyncio.get_running_loop().time() + first_byte_s
+        attempt = _Attempt(asyncio.get_running_loop().time())
+        token = _current_attempt.set(attempt)
+        try:
+            async with asyncio.timeout_at(deadline):
+                try:
+                    answer = await self._ask(self._session(kept=True), request, timeout.get("connect"))
+                except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError) as error:
+                    if not attempt.died_unnoticed(error):
+                        raise
+                    self.dead_connections += 1
+                    answer = await self._ask(self._session(kept=False), request, timeout.get("connect"))
+        except TimeoutError as error:
+            if isinstance(error, aiohttp.ClientError):
+                raise as_httpx(error) from error
+            raise httpx.ReadTimeout(f"no answer within {first_byte_s:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise as_httpx(error) from error
+        finally:
+            _current_attempt.reset(token)
+        headers = answer.raw_headers
+        if "Content-Encoding" in answer.headers:  # aiohttp has undone it, though nobody asked for it
+            headers = tuple(header for header in headers if header[0].lower() != b"content-encoding")
+        body = EngineBody(answer, deadline, timeout.get("read"))
+        return httpx.Response(answer.status, headers=headers, stream=body, request=request)
+
+    async def aclose(self) -> None:
+        while self._sessions:
+            await self._sessions.popitem()[1].close()
+
+    async def _ask(
+        self, session: aiohttp.ClientSession, request: httpx.Request, connect_s: float | None
+    ) -> aiohttp.ClientResponse:
+        limits = self._limits.get(connect_s)
+        if limits is None:
+            limits = self._limits[connect_s] = aiohttp.ClientTimeout(total=None, connect=connect_s)
+        stream = request.stream
+        content = stream.content if isinstance(stream, RequestBody) else request.content
+        # A second try needs a second BytesIO: aiohttp closes the one it was given.
+        body = io.BytesIO(content) if len(content) > BIG_BODY_BYTES else content or None
+        return await session.request(
+            request.method,
+            str(request.url),
+            headers=[(name.decode(), value.decode("latin-1")) for name, value in request.headers.raw],
+            data=body,
+            allow_redirects=False,
+            timeout=limits,
+        )
+
+    def _session(self, *, kept: bool) -> aiohttp.ClientSession:
+        session = self._sessions.get(kept)
+        if session is None:
+            connections: dict[str, Any] = {"keepalive_timeout": KEEPALIVE_S} if kept else {"force_close": True}
+            session = self._sessions[kept] = aiohttp.ClientSession(
+                connector=_Connector(limit=0, ssl=self.ssl_context, **connections),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=self._trust_env,
+                skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent", "Content-Type"),
+            )
+        return session
+
+
+class RequestBody(httpx.AsyncByteStream):
+    """A body that is at hand. Unlike `Request(content=…)` it spares httpx the search for headers."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self.content
+
+
+class EngineBody(httpx.AsyncByteStream):
+    """The body of an answer, in the pieces in which it comes. Closing it before its end cuts the connection.
+
+    One timer an answer watches the silences, not one a piece: it looks how long the current wait has lasted
+    and sleeps again. A pause that our own reader makes is no silence of the engine's.
+    """
+
+    def __init__(self, answer: aiohttp.ClientResponse, first_byte_at: float | None, gap_s: float | None) -> None:
+        self._answer = answer
+        self._content = answer.content
+        self._loop = asyncio.get_running_loop()
+        self._first_byte_at = first_byte_at
+        self._gap_s = gap_s
+        self._waiting_since: float | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        if first_byte_at is not None:
+            self._watch = self._loop.call_at(first_byte_at, self._look)
+        elif gap_s is not None:
+            self._watch = self._loop.call_later(gap_s, self._look)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        self._waiting_since = self._loop.time()
+        try:
+            chunk = await self._content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise as_httpx(error) from error
+        finally:
+            self._waiting_since = None
+        if not chunk:
+            raise StopAsyncIteration
+        if self._first_byte_at is not None:
+            self._watch_gaps()
+        return chunk
+
+    async def aclose(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        if self._content.is_eof() and self._content.exception() is None:
+            self._answer.release()
+            return
+        connection = self._answer.connection
+        if connection is not None and connection.transport is not None:
+            connection.transport.abort()  # close() would wait until the engine has read what we send
+        self._answer.close()
+
+    def _watch_gaps(self) -> None:
+        self._first_byte_at = None
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        if self._gap_s is not None:
+            self._watch = self._loop.call_later(self._gap_s, self._look)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        if self._waiting_since is None:
+            due, silence = now + UNREAD_LOOK_S, ""  # what we wait for may lie there unread
+        elif self._first_byte_at is not None:
+            due, silence = self._first_byte_at, "no byte of the answer in time"
+        else:
+            assert self._gap_s is not None
+            due, silence = self._waiting_since + self._gap_s, f"no further byte for {self._gap_s:g} s"
+        if now < due:
+            self._watch = self._loop.call_at(due, self._look)
+        else:
+            self._content.set_exception(aiohttp.SocketTimeoutError(silence))
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """What the connector tells the transport about the connection that it chose."""
+
+    began: float
+    reused: bool = False
+
+    def died_unnoticed(self, error: Exception) -> bool:
+        """Whether the connection was dead before the request: if so, the request was never seen."""
+        if not self.reused or asyncio.get_running_loop().time() - self.began > DEAD_WITHIN_S:
+            return False
+        # A ServerDisconnectedError holds the half-read answer, if there is one, in place of its text.
+        return not isinstance(error, aiohttp.ServerDisconnectedError) or isinstance(error.message, str)
+
+
+_current_attempt: contextvars.ContextVar[_Attempt] = contextvars.ContextVar("engine_attempt")
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Remembers which connections have carried a request before: only those can have died unnoticed."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._carried: WeakSet[ResponseHandler] = WeakSet()
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        connection = await super().connect(req, traces, timeout)
+        protocol = connection.protocol
+        if protocol is not None:
+            _current_attempt.get().reused = protocol in self._carried
+            self._carried.add(protocol)
+        return connection
+
+
+def as_httpx(error: Exception) -> httpx.TransportError:
+    """httpx's name for what aiohttp raised. (httpx-aiohttp's own has a cut connection as ConnectTimeout.)"""
+    text = str(error) or type(error).__name__
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            return httpx.ConnectTimeout(text)
+        case aiohttp.ServerTimeoutError():
+            return httpx.ReadTimeout(text)
+        case aiohttp.ClientConnectorError():
+            return httpx.ConnectError(text)
+        case aiohttp.InvalidURL():
+            return httpx.UnsupportedProtocol(text)
+        case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError() | OSError():
+            return httpx.ReadError(text)
+        case _:
+            return httpx.RemoteProtocolError(text)
