@@ -134,7 +134,7 @@ def masked(name: str, value: object) -> object:
         return "***"
     if isinstance(value, list | tuple | set):
         return [masked(name, item) for item in typing.cast(list[object], value)]
-    return re.sub(r"(://[^/@\s]*:)[^/@\s]+@", r"\1***@", value) if isinstance(value, str) else value
+    return re.sub(r"(://[^:/@\s]*:)\S*@", r"\1***@", value) if isinstance(value, str) else value
 
 
 def is_list(field: FieldInfo) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
 
 @asynccontextmanager
-async def stop_requested() -> AsyncIterator[asyncio.Event]:
+async def stop_requested() -> AsyncGenerator[asyncio.Event, None]:
     """An event that is set by SIGTERM or SIGINT; the handlers are removed at the end."""
     loop = asyncio.get_running_loop()
     event = asyncio.Event()

@@ -26,6 +26,8 @@ BLOCK_MS = 5000
 """A blocking read returns empty after this; only so that a dead connection is noticed."""
 READ_COUNT = 64
 RETRY_S = 0.2
+NEW, UNSETTLED = ">", "0"
+"""Where a read starts: at what was never handed out, or at all that was and is not settled."""
 
 
 class AssignedReader:
@@ -60,11 +62,15 @@ class AssignedReader:
         """Read and run until cancelled; attempts are cancelled with it."""
         async with asyncio.TaskGroup() as tasks:
             try:
+                start = UNSETTLED
                 while True:
                     try:
-                        await self._read(tasks)
+                        await self._read(start, tasks)
+                        start = NEW
                     except (RedisError, OSError) as error:
                         log.warning("engine %s: cannot read assignments: %s", self._row.engine_id, error)
+                        # The reply may have been lost after the server had handed out its entries.
+                        start = UNSETTLED
                         await asyncio.sleep(RETRY_S)
             finally:
                 await self._client.aclose()
@@ -86,12 +92,18 @@ class AssignedReader:
         for attempt in self.attempts:
             attempt.stop(why)
 
-    async def _read(self, tasks: asyncio.TaskGroup) -> None:
+    async def _read(self, start: str, tasks: asyncio.TaskGroup) -> None:
         answer = await self._client.xreadgroup(
-            WORKER_GROUP, self._row.worker, {self._stream: ">"}, count=READ_COUNT, block=BLOCK_MS
+            WORKER_GROUP,
+            self._row.worker,
+            {self._stream: start},
+            count=READ_COUNT if start == NEW else None,
+            block=BLOCK_MS,
         )
         for _, entries in answer.items() if isinstance(answer, dict) else answer:
             for entry_id, fields in entries[0] if entries and isinstance(entries[0], list) else entries:
+                if fields is None:
+                    continue  # settled while it was pending
                 try:
                     item = read_assigned(entry_id, fields)
                 except (KeyError, ValueError) as error:
@@ -101,7 +113,7 @@ class AssignedReader:
                 if isinstance(item, CancelNotice):
                     self._cancel(item, fields[b"cancel"].decode())
                     await self._settle(entry_id)
-                else:
+                elif (item.request_id, item.attempt) not in self._attempts:
                     self._take(item, tasks)
 
     def _take(self, assignment: Assignment, tasks: asyncio.TaskGroup) -> None:

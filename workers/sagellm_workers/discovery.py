@@ -44,15 +44,15 @@ async def _find(
 ) -> tuple[EngineAdapter, EngineFacts]:
     http = EngineHttp(url, client, **options)
     models, info, root = await asyncio.gather(_get(http, MODELS_PATH), _get(http, "/info"), _get(http, "/"))
-    for answer in (models, info, root):
-        if isinstance(answer, EngineUnreachable) and (answer is models or not isinstance(models, Answer)):
-            raise answer
-    assert isinstance(models, Answer)
+    if isinstance(models, EngineUnreachable):
+        raise models
     # sageLLM's engines have no list of models; what has one speaks OpenAI's wire, whatever else it answers.
     if models.status != 200 and isinstance(info, Answer) and is_sagellm(info):
         sagellm = SageLLMAdapter(url, client, **options)
         return sagellm, sagellm.learn(info, root if isinstance(root, Answer) else Answer(0, b""))
     if models.status in (404, 405, 501):
+        if isinstance(info, Answer) and info.status == 503:
+            raise EngineUnreachable(f"engine {http.url} is not ready: GET /info answered 503")
         raise ValueError(
             f"{http.url} speaks neither OpenAI's wire (GET {MODELS_PATH} answered {models.status}) nor "
             f"sageLLM's (GET /info); if it is an engine all the same, set adapter to openai or sagellm"

@@ -11,7 +11,7 @@ An `httpx.AsyncClient` on the httpx-aiohttp transport, with what a worker needs 
 * The wait for the first byte of an answer and every later gap between bytes have limits of their own: a
   prompt may be worked on for minutes, while a stream that has begun should not fall silent.
 * `send` leaves out httpx's flows for authentication, redirects and cookies. With headers prepared by the
-  adapter a streaming request costs 0.13 ms of CPU instead of 0.23 (aiohttp alone: 0.09).
+  adapter a streaming request costs 0.13 ms of CPU instead of 0.23 (aiohttp alone: 0.08).
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class EngineTransport(AiohttpTransport):
         if limits is None:
             limits = self._limits[connect_s] = aiohttp.ClientTimeout(total=None, connect=connect_s)
         stream = request.stream
-        content = stream.content if isinstance(stream, RequestBody) else request.content
+        content = stream.content if isinstance(stream, RequestBody) else await request.aread()
         # A second try needs a second BytesIO: aiohttp closes the one it was given.
         body = io.BytesIO(content) if len(content) > BIG_BODY_BYTES else content or None
         return await session.request(

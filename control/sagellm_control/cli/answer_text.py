@@ -23,24 +23,27 @@ class EventText:
 
 def text_of(body: bytes) -> Iterator[str]:
     """The text of each choice of a chunk or of an answer; nothing for what is no such thing (``[DONE]``)."""
-    try:
-        answer: Any = json.loads(body)
-    except ValueError:
-        return
-    choices = answer.get("choices") if isinstance(answer, dict) else None
+    choices = _get(_parse(body), "choices")
     for choice in cast(list[Any], choices if isinstance(choices, list) else []):
-        part = choice.get("delta") or choice.get("message") or {} if isinstance(choice, dict) else {}
-        text = part.get("content") or choice.get("text") if isinstance(part, dict) else None
+        part = _get(choice, "delta") or _get(choice, "message")
+        text = _get(part, "content") or _get(choice, "text")
         if isinstance(text, str):
             yield text
 
 
 def error_of(body: bytes) -> str | None:
     """The message of an OpenAI error body."""
+    error = _get(_parse(body), "error")
+    message = _get(error, "message") or error
+    return message if isinstance(message, str) else None
+
+
+def _parse(body: bytes) -> Any:
     try:
-        answer: Any = json.loads(body)
+        return json.loads(body)
     except ValueError:
         return None
-    error = answer.get("error") if isinstance(answer, dict) else None
-    message = error.get("message") if isinstance(error, dict) else error
-    return message if isinstance(message, str) else None
+
+
+def _get(value: Any, key: str) -> Any:
+    return cast(dict[str, Any], value).get(key) if isinstance(value, dict) else None

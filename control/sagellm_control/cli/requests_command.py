@@ -150,7 +150,7 @@ async def _require(store: Store, request_id: str) -> RequestView:
 
     view = await find_request(store, request_id)
     if view is None:
-        raise click.ClickException(f"there is no request {request_id!r}: it never was, or its record is gone by now")
+        raise click.ClickException(f"there is no request {request_id!r}: it never was, or its record is gone")
     return view
 
 

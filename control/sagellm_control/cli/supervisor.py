@@ -94,7 +94,11 @@ class Supervisor:
         try:
             await self._stop()
         finally:
-            await self._tasks.__aexit__(kind, error, trace)
+            if error is None or isinstance(error, asyncio.CancelledError):
+                await self._tasks.__aexit__(kind, error, trace)
+            else:
+                # The group would wrap it; whoever uses us need not know that there is one.
+                await self._tasks.__aexit__(None, None, None)
 
     async def start(self, stage: int, *services: Service) -> None:
         """Start services one after another; each returns when it is launched, or ready, as it sees fit."""

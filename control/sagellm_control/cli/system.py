@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from redis.exceptions import RedisError
 
 from ..embedded import EmbeddedValkey, free_port, require_free
 from ..embedded.ports import LOOPBACK
@@ -22,11 +23,15 @@ from ..store.inspect import EngineView, list_engines
 from ..wire.states import EngineState
 from .child import Child
 from .http_probe import get
+from .kept_ports import KeptPorts
 from .log_file import LogFile
 from .supervisor import ServiceDied, Supervisor
 
 _LOOK_EVERY_S = 0.05
 """Between two looks at whether something is ready: once at the start, so it costs nothing later."""
+
+_ENGINE_EVERY_S = 1.0
+"""Between two looks for an engine that takes its time, e.g. to load a model."""
 
 _EXIT_S = 5.0
 """From the end of the last answer to the end of the process."""
@@ -74,7 +79,9 @@ class System:
         self._settings = loaded.settings
         self._loaded = loaded
         self._tell = tell
-        self._logs_folder = self._settings.up.data_dir.absolute() / "logs"
+        self._folder = self._settings.up.data_dir.absolute()
+        self._logs_folder = self._folder / "logs"
+        self._ports = KeptPorts(self._folder)
         self._files = ExitStack()
         settings = loaded.settings
         self._host = settings.gateway.host
@@ -120,14 +127,21 @@ class System:
     async def wait_for_engines(self, running: Running) -> list[EngineView]:
         """Wait, as long as it takes, until some engine is READY."""
         redis = self._settings.redis.model_copy(update={"url": running.redis_url})
-        async with open_store(redis) as store:
-            ready: list[EngineView] = []
+        ready: list[EngineView] = []
+        async with open_store(redis, check=False) as store:
             while not ready:
-                await asyncio.sleep(1.0)
-                ready = await _ready_engines(store)
-            return ready
+                await asyncio.sleep(_ENGINE_EVERY_S)
+                try:
+                    ready = await _ready_engines(store)
+                except (RedisError, OSError):
+                    continue  # it is being started again
+        return ready
 
     async def _start(self) -> Running:
+        try:
+            self._logs_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise UpError(f"data folder {self._folder}: {error.strerror}; choose another with --data-dir") from None
         redis_url = await self._store_url()
         base = self._environment(redis_url)
         engines = self._settings.worker.engine
@@ -136,6 +150,7 @@ class System:
             base[env_name("worker", "engine")] = orjson.dumps(engines).decode()
         elif ("engine", "models") in self._loaded.origins:
             base[env_name("worker", "model")] = orjson.dumps(self._settings.engine.models).decode()
+        self._ports.keep()
         for number in range(self._settings.up.schedulers):
             await self._child(Stage.SCHEDULER, "scheduler", self._scheduler_environment(base, number), number + 1)
         await self._child(Stage.WORKER, "worker", base)
@@ -144,12 +159,14 @@ class System:
 
     async def _store_url(self) -> str:
         """The URL of the server to use: the given one if there is one, else the embedded one's."""
-        up = self._settings.up
         if ("redis", "url") in self._loaded.origins:
             async with open_store(self._settings.redis):
                 return self._settings.redis.url
-        self._logs_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        valkey = EmbeddedValkey(up.data_dir / "valkey", port=up.valkey_port, log_file=self._logs_folder / "valkey.log")
+        valkey = EmbeddedValkey(
+            self._folder / "valkey",
+            port=self._settings.up.valkey_port or self._ports.take("valkey"),
+            log_file=self._logs_folder / "valkey.log",
+        )
         await self._supervisor.start(Stage.STORE, valkey)
         return valkey.url
 
@@ -173,7 +190,8 @@ class System:
         return {**base, env_name("scheduler", "metrics_port"): str(port + number if port else 0)}
 
     async def _simulated_engine(self, base: Mapping[str, str]) -> str:
-        port = self._settings.engine.port if ("engine", "port") in self._loaded.origins else free_port()
+        port = self._settings.engine.port if ("engine", "port") in self._loaded.origins else 0
+        port = port or self._ports.take("engine")
         require_free(LOOPBACK, port, env_name("engine", "port"))
         here = {env_name("engine", "host"): LOOPBACK, env_name("engine", "port"): str(port)}
         await self._child(Stage.ENGINE, "engine", {**base, **here})
@@ -217,4 +235,9 @@ class System:
 
 
 async def _ready_engines(store: Store) -> list[EngineView]:
-    return [view for view in await list_engines(store) if view.state is EngineState.READY]
+    """Those that some worker serves now; a run that was killed leaves rows that say READY until the lease lapses."""
+    return [
+        view
+        for view in await list_engines(store)
+        if view.state is EngineState.READY and view.lease_s is not None and view.lease_s > 0
+    ]

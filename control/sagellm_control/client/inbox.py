@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
@@ -69,7 +69,9 @@ class Inbox:
         try:
             await subscription.subscribe(self.channel)
             while True:
-                message = await subscription.get_message(timeout=None)  # pyright: ignore[reportArgumentType] - None waits
+                message: dict[str, Any] | None = await subscription.get_message(
+                    timeout=None  # pyright: ignore[reportArgumentType] - None waits
+                )
                 if message is None:
                     continue
                 if message["type"] == "subscribe":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -81,7 +81,9 @@ class QueueClient:
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, redis: RedisSettings, limits: AcceptLimits | None = None) -> AsyncIterator[QueueClient]:
+    async def connect(
+        cls, redis: RedisSettings, limits: AcceptLimits | None = None
+    ) -> AsyncGenerator[QueueClient, None]:
         """A client whose inbox is subscribed.
 
         Raises:
@@ -93,7 +95,7 @@ class QueueClient:
                 yield client
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self) -> AsyncGenerator[None, None]:
         """Listen on the inbox and watch the pools; nothing may be submitted outside of it."""
         loops = [
             asyncio.create_task(self.inbox.run(), name="inbox"),
@@ -211,7 +213,7 @@ class QueueClient:
         return Batcher(write, limit=MOST_IN_A_BATCH)
 
     @asynccontextmanager
-    async def answer(self, request_id: str, *, after: tuple[int, int] = (0, 0)) -> AsyncIterator[Answer]:
+    async def answer(self, request_id: str, *, after: tuple[int, int] = (0, 0)) -> AsyncGenerator[Answer, None]:
         """The answer of a request, of this client or of any other, from a position on.
 
         Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -38,7 +38,7 @@ async def run(settings: GatewaySettings, redis: RedisSettings) -> None:
 
 
 @asynccontextmanager
-async def serve(settings: GatewaySettings, redis: RedisSettings) -> AsyncIterator[str]:
+async def serve(settings: GatewaySettings, redis: RedisSettings) -> AsyncGenerator[str, None]:
     """A running gateway; gives its URL.
 
     Raises:

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -29,6 +29,9 @@ SERVER_CLOCK = "0"
 """Argument of a step that stands for the server's own clock."""
 
 MINIMUM_SERVER = (7, 0)
+
+MOST_CONNECTIONS = 32
+"""Commands of one process under way at once; the server runs them one after another anyway."""
 
 
 class StoreUnusable(Exception):
@@ -105,7 +108,10 @@ class Store:
             "retry": Retry(NoBackoff(), 0),
         }
         parts = urlsplit(self.settings.url)
-        login = {"username": parts.username, "password": unquote(parts.password) if parts.password else None}
+        login: dict[str, Any] = {
+            "username": parts.username,
+            "password": unquote(parts.password) if parts.password else None,
+        }
         if parts.scheme.startswith("redis+cluster"):
             if pubsub:
                 # A plain PUBLISH reaches every node of a cluster, so one node is enough to listen on.
@@ -113,12 +119,17 @@ class Store:
                 return redis.Redis(host=host, port=port, **options, **login)
             options.pop("retry")
             nodes = [ClusterNode(host, port) for host, port in _addresses(parts.netloc, 6379)]
-            return RedisCluster(startup_nodes=nodes, **options, **login)
+            cluster: Any = RedisCluster  # its type stubs call it abstract
+            return cluster(startup_nodes=nodes, **options, **login)
         if parts.scheme.startswith("redis+sentinel"):
             name, _, database = parts.path.strip("/").partition("/")
             sentinel = Sentinel(_addresses(parts.netloc, 26379), socket_timeout=self.settings.connect_timeout_s)
             return sentinel.master_for(name or "mymaster", db=int(database or 0), **options, **login)
-        return redis.Redis.from_url(self.settings.url, **options)
+        # A burst of calls waits for a connection instead of opening one each.
+        pool = redis.BlockingConnectionPool.from_url(
+            self.settings.url, max_connections=MOST_CONNECTIONS, timeout=self.settings.command_timeout_s, **options
+        )
+        return redis.Redis.from_pool(pool)
 
 
 def _addresses(netloc: str, default_port: int) -> list[tuple[str, int]]:
@@ -139,7 +150,7 @@ def mask_password(url: str) -> str:
 
 
 @asynccontextmanager
-async def open_store(settings: RedisSettings, *, check: bool = True) -> AsyncIterator[Store]:
+async def open_store(settings: RedisSettings, *, check: bool = True) -> AsyncGenerator[Store, None]:
     """A store that has been looked at (see ``Store.check``) and is closed at the end."""
     try:
         store = Store(settings)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -115,6 +117,10 @@ class EngineHttp:
         except httpx.HTTPError as error:
             raise engine_error(self.url, error) from error
         try:
+            if 300 <= response.status_code < 400:
+                # Followed, a POST could become a GET, and the key go elsewhere.
+                where = response.headers.get("location", "nowhere")
+                raise EngineBroken(f"engine {self.url} redirects to {where}: give that address instead")
             yield response
         finally:
             await response.aclose()
@@ -128,12 +134,16 @@ class EngineHttp:
             extensions=_extensions(min(self._connect_timeout_s, timeout_s), timeout_s, timeout_s),
         )
         try:
-            with engine_errors(self.url):
-                response = await self.client.send(request, stream=True)
-            try:
-                body = b"".join([piece async for piece in PlainChunks(self.url, response, PROBE_LIMIT_BYTES)])
-            finally:
-                await response.aclose()
+            async with asyncio.timeout(timeout_s):
+                with engine_errors(self.url):
+                    response = await self.client.send(request, stream=True)
+                try:
+                    chunks = PlainChunks(self.url, response, PROBE_LIMIT_BYTES)
+                    body = b"".join([piece async for piece in chunks])
+                finally:
+                    await response.aclose()
+        except TimeoutError as error:
+            raise EngineUnreachable(f"engine {self.url} did not answer GET {path} within {timeout_s:g} s") from error
         except (EngineTimeout, EngineBroken) as error:
             raise EngineUnreachable(f"{error} (GET {path})") from error
         return Answer(response.status_code, body)
@@ -161,6 +171,8 @@ def engine_root(url: str) -> str:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, TypeError) as error:
         raise ValueError(f"engine url {url!r}: {error}; give http://HOST:PORT or https://HOST:PORT") from error
+    if parsed.userinfo:
+        raise ValueError(f"engine url for {parsed.host}: no user or password in it; give an api_key")
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
         raise ValueError(f"engine url {url!r}: give http://HOST:PORT or https://HOST:PORT, with or without /v1")
     return url.rstrip("/").removesuffix("/v1").rstrip("/")
@@ -171,8 +183,9 @@ def retry_after_s(response: httpx.Response) -> float | None:
     value = response.headers.get("retry-after")
     if value is None:
         return None
-    if value.strip().isdigit():
-        return float(value)
+    with suppress(ValueError):
+        seconds = float(value)
+        return seconds if 0 <= seconds < math.inf else None
     try:
         when = parsedate_to_datetime(value)
     except ValueError:

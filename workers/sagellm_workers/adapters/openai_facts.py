@@ -79,7 +79,7 @@ def model_rows(url: str, answer: Answer) -> list[dict[str, Any]]:
 
 def kind_of_owner(rows: list[dict[str, Any]]) -> str:
     """The engine's kind by what it wrote into `owned_by`; "" if that is nobody whom we know."""
-    owners = [row.get("owned_by") for row in rows]
+    owners = [text(row.get("owned_by")) for row in rows]
     return next((_KIND_OF_OWNER[owner] for owner in owners if owner in _KIND_OF_OWNER), "")
 
 

@@ -65,7 +65,7 @@ async def register_engine(store: Store, row: EngineRow, *, lease_ms: int) -> Hel
                 return Held(answer[1].decode(), float(answer[2]))
             case b"recover":
                 left_behind = [request_id.decode() for request_id in answer[1:]]
-                await give_back(store, row.pool, row.engine_id, left_behind)
+                await give_back(store, row.pool, row.engine_id, left_behind, Cause.LAPSED)
             case _:
                 return None
 
@@ -111,15 +111,16 @@ async def retire_engine(
     if held is None:
         return None
     left_behind = [request_id.decode() for request_id in held]
-    await give_back(store, pool, engine, left_behind)
+    # A worker that says goodbye had not begun these; one that vanished may have died of them.
+    await give_back(store, pool, engine, left_behind, Cause.RETURNED if worker else Cause.LAPSED)
     return len(left_behind)
 
 
-async def give_back(store: Store, pool: str, engine: str, request_ids: Sequence[str]) -> None:
-    """Requeue what the lost holder of an engine had."""
+async def give_back(store: Store, pool: str, engine: str, request_ids: Sequence[str], cause: Cause) -> None:
+    """Requeue what an engine's last holder had."""
     batch = 200  # requests a script call; keeps each call well under a millisecond or two
     for start in range(0, len(request_ids), batch):
-        lost = [Requeue(request_id, None, Cause.LAPSED) for request_id in request_ids[start : start + batch]]
+        lost = [Requeue(request_id, None, cause) for request_id in request_ids[start : start + batch]]
         await requeue(store, pool, engine, "", lost)
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks: one module, one command each. See README.md in this folder."""

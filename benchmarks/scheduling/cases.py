@@ -1,0 +1,119 @@
+"""The cases: what a scheduler process finds when it starts, and which count is watched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sagellm_control.wire.priority import RequestPriority
+
+from ..system import MODEL
+from .pool import ADAPTER, BODY, Pool
+from .slope import Slope, watch
+
+PLENTY = 1 << 40
+"""Places on all engines together: none ever fills up."""
+_MOST_UNEVEN = 1.5
+"""Least-loaded placement keeps engines even; more than this between two of them is a fault."""
+
+
+class WrongResult(Exception):
+    """Requests did not end up where the case wants them; a rate would mean nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A request's way through the waiting set: two commits."""
+
+    admit: Slope
+    """Intake stream → waiting set."""
+    place: Slope
+    """Waiting set → engine."""
+
+    @property
+    def us(self) -> float:
+        """Time that one request takes, both commits together."""
+        return self.admit.us + self.place.us
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """The waiting set was filled, by accept and admit at once."""
+
+    per_s: float
+    bytes_each: float
+    """Memory of one waiting request, without its body."""
+
+
+async def direct(pool: Pool, engines: int, number: int) -> tuple[Slope, dict[str, float]]:
+    """Nobody waits and there is room: arrivals go straight to an engine. Also: commands a request, by name."""
+    await pool.set_engines(engines, PLENTY)
+    ids = await pool.accept(number, RequestPriority.NORMAL, "direct")
+    before = await pool.command_calls()
+    async with pool.scheduler() as scheduler:
+        slope = await watch(pool.arrivals, number, 0, scheduler, pool.server_pid)
+    after = await pool.command_calls()
+    await _expect(pool, assigned=number, waiting=0)
+    await pool.forget(ids)
+    calls = {name: (count - before.get(name, 0)) / number for name, count in after.items()}
+    return slope, {name: round(a_request, 3) for name, a_request in calls.items() if a_request >= 0.005}
+
+
+async def fill(pool: Pool, number: int, *, model: str = "") -> Filled:
+    """Let so many background requests wait, with the real accept and the real admit."""
+    before = await pool.used_memory()
+    async with pool.scheduler() as scheduler:
+        clock = watch(_missing(pool, number), number, 0, scheduler, pool.server_pid)
+        await pool.accept(number, RequestPriority.BACKGROUND, "old", model=model)
+        slope = await clock
+    after = await pool.used_memory()
+    return Filled(slope.per_s, (after - before) / number - len(BODY))
+
+
+async def queued(pool: Pool, engines: int, number: int) -> Queued:
+    """More urgent requests arrive while all engines are full, and then exactly so many places come free."""
+    backlog = await pool.waiting()
+    await pool.set_engines(engines, 0)
+    ids = await pool.accept(number, RequestPriority.CRITICAL, "urgent")
+    async with pool.scheduler() as scheduler:
+        admit = await watch(pool.arrivals, number, 0, scheduler, pool.server_pid)
+    await _expect(pool, assigned=0, waiting=backlog + number)
+    await pool.set_engines(engines, number)
+    async with pool.scheduler() as scheduler:
+        place = await watch(pool.waiting, backlog + number, backlog, scheduler, pool.server_pid)
+    # Not one of the backlog has gone before them.
+    await _expect(pool, assigned=number, waiting=backlog)
+    await pool.forget(ids)
+    return Queued(admit, place)
+
+
+async def past_blocked(pool: Pool, engines: int, number: int) -> Slope:
+    """Arrivals go to engines with room, past a backlog for an adapter of which no engine with room knows."""
+    backlog = await pool.waiting()
+    await pool.set_engines(engines, PLENTY)
+    ids = await pool.accept(number, RequestPriority.CRITICAL, "urgent")
+    async with pool.scheduler() as scheduler:
+        slope = await watch(pool.arrivals, number, 0, scheduler, pool.server_pid)
+    await _expect(pool, assigned=number, waiting=backlog)
+    await pool.forget(ids)
+    return slope
+
+
+async def block(pool: Pool, number: int) -> None:
+    """Let requests wait for an adapter that only one engine has, which is full."""
+    await pool.set_engines(1, 0, models=(MODEL, ADAPTER))
+    await fill(pool, number, model=ADAPTER)
+
+
+def _missing(pool: Pool, number: int):
+    async def missing() -> int:
+        return number - await pool.waiting()
+
+    return missing
+
+
+async def _expect(pool: Pool, *, assigned: int, waiting: int) -> None:
+    found = await pool.assigned()
+    if (sum(found), await pool.waiting()) != (assigned, waiting):
+        raise WrongResult(f"{sum(found)} are assigned and {await pool.waiting()} wait, not {assigned} and {waiting}")
+    if assigned > 100 * len(found) and max(found) > _MOST_UNEVEN * min(found):
+        raise WrongResult(f"the engines hold from {min(found)} to {max(found)} requests")

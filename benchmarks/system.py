@@ -1,0 +1,117 @@
+"""The system under test: Valkey, gateway, scheduler, worker and simulated engines, each a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+
+from sagellm_control.cli.http_probe import get
+from sagellm_control.embedded import EmbeddedValkey, free_port
+
+from .process import MeasuredProcess, cpu_s
+
+HOST = "127.0.0.1"
+MODEL = "simulated-1"
+READY_WITHIN_S = 30.0
+_LOOK_EVERY_S = 0.05
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to start."""
+
+    engine_flags: Sequence[str]
+    engines: int = 1
+    schedulers: int = 1
+    persist: bool = False
+    server_binary: Path | None = None
+
+
+@dataclass
+class System:
+    """What runs."""
+
+    redis_url: str
+    gateway: int
+    """Port."""
+    engines: list[int]
+    """Ports."""
+    processes: dict[str, MeasuredProcess]
+    valkey_pid: int
+    _cpu_before: dict[str, float] = field(default_factory=dict[str, float])
+
+    def check(self) -> None:
+        """See that all of it still runs.
+
+        Raises:
+            ProcessDied: names the process that does not.
+        """
+        for process in self.processes.values():
+            process.check()
+
+    def mark_cpu(self) -> None:
+        """Begin to count CPU time."""
+        self._cpu_before = self._cpu()
+
+    def cpu_since_mark(self) -> dict[str, float]:
+        """CPU time (s) that each process has used since the mark; ``client`` is this one."""
+        return {name: now - self._cpu_before.get(name, 0.0) for name, now in self._cpu().items()}
+
+    def complaints(self) -> list[str]:
+        """Everything that the processes logged at warning level or above."""
+        return [f"{p.name} | {line}" for p in self.processes.values() for line in p.log_lines()]
+
+    def _cpu(self) -> dict[str, float]:
+        pids = {name: process.pid for name, process in self.processes.items()}
+        return {name: cpu_s(pid) for name, pid in (pids | {"valkey": self.valkey_pid, "client": os.getpid()}).items()}
+
+
+@asynccontextmanager
+async def running(plan: Plan) -> AsyncIterator[System]:
+    """Start everything, wait until the gateway offers the model, and end it all afterwards.
+
+    Raises:
+        ProcessDied, TimeoutError: it does not come up.
+    """
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sagellm-benchmark-")))
+        valkey = EmbeddedValkey(folder / "valkey", persist=plan.persist, binary=plan.server_binary)
+        await stack.enter_async_context(valkey)
+        redis = ["--redis-url", valkey.url]
+        processes: dict[str, MeasuredProcess] = {}
+
+        async def start(name: str, arguments: Sequence[str]) -> None:
+            processes[name] = await stack.enter_async_context(MeasuredProcess.control(name, arguments, folder))
+
+        def numbered(name: str, number: int, of: int) -> str:
+            return name if of == 1 else f"{name}-{number + 1}"
+
+        engines = [free_port() for _ in range(plan.engines)]
+        for i, port in enumerate(engines):
+            flags = ["--port", str(port), "--model", MODEL, *plan.engine_flags]
+            await start(numbered("engine", i, plan.engines), ["engine", *flags])
+        urls = [word for port in engines for word in ("--engine", f"http://{HOST}:{port}")]
+        for i in range(plan.schedulers):
+            await start(numbered("scheduler", i, plan.schedulers), ["scheduler", *redis])
+        await start("worker", ["worker", *urls, *redis])
+        gateway = free_port()
+        await start("gateway", ["gateway", "--port", str(gateway), *redis])
+        system = System(valkey.url, gateway, engines, processes, valkey.pid)
+        async with asyncio.timeout(READY_WITHIN_S):
+            while not await _offers_model(gateway):
+                system.check()
+                await asyncio.sleep(_LOOK_EVERY_S)
+        yield system
+        system.check()
+
+
+async def _offers_model(port: int) -> bool:
+    status, body = await get(HOST, port, "/v1/models")
+    return status == 200 and any(model["id"] == MODEL for model in orjson.loads(body)["data"])

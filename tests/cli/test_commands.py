@@ -1,0 +1,176 @@
+"""``enqueue``, ``engines`` and ``requests`` against a running system."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from .conftest import Command
+from .up_process import Up, clean_environment, eventually
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """One system for all tests here."""
+    with Up(tmp_path_factory.mktemp("up"), "--model", "tiny", "--schedulers", "1") as up:
+        yield up
+
+
+def engine_of(system: Up) -> str:
+    (engine,) = json.loads(system.control("engines", "list", "--json").stdout)
+    return engine["engine_id"]
+
+
+def test_the_announced_chat_streams_tokens(system: Up) -> None:
+    assert "model tiny, 1 engine(s)" in system.announced
+    body = {"model": "tiny", "stream": True, "max_tokens": 3, "messages": [{"role": "user", "content": "Hello"}]}
+    request = urllib.request.Request(
+        f"{system.url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        lines = answer.read().decode().split("\n\n")
+    assert "data: [DONE]" in lines
+
+
+def test_enqueue_streams_text_and_notes_the_rest(system: Up) -> None:
+    done = system.control("enqueue", "--max-tokens", "4", "--priority", "high", "--tenant", "me", "Hello")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) == 4
+    assert "model tiny, priority HIGH" in done.stderr
+    assert "completed by " in done.stderr
+    request_id = done.stderr.split()[1].rstrip(",")
+    shown = json.loads(system.control("requests", "show", request_id, "--json").stdout)
+    assert (shown["state"], shown["outcome"], shown["tenant"]) == ("finished", "completed", "me")
+
+
+def test_enqueue_reads_the_prompt_from_a_pipe(system: Up) -> None:
+    whole = system.control("enqueue", "--no-stream", "--system", "Be short.", text="Hello")
+    assert whole.returncode == 0, whole.stderr
+    assert whole.stdout.startswith("Answer ")
+
+
+def test_enqueue_takes_whole_requests(system: Up) -> None:
+    chat = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2, "user": "x"}
+    done = system.control("enqueue", "--json", "-", "--no-stream", text=json.dumps(chat))
+    assert json.loads(done.stdout)["usage"]["completion_tokens"] == 2
+    streamed = system.control("enqueue", "--json", "-", text=json.dumps({**chat, "stream": True}))
+    assert len(streamed.stdout.split()) == 2
+    completion = system.control("enqueue", "--json", "-", text=json.dumps({"prompt": "Hello", "max_tokens": 2}))
+    assert len(completion.stdout.split()) == 2
+    embedding = system.control("enqueue", "--json", "-", text=json.dumps({"input": "Hello"}))
+    assert json.loads(embedding.stdout)["object"] == "list"
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "code", "said"),
+    [
+        (("--json", "-"), "no json", 2, "--json: Expecting value"),
+        (("--json", "-"), "[]", 2, "--json: an OpenAI request is a JSON object"),
+        (("--json", "-", "prompt"), "{}", 2, "--json holds the whole request"),
+        (("--priority", "urgent", "Hello"), None, 2, "unknown priority 'urgent': use one of CRITICAL, HIGH"),
+        (("--model", "nope", "Hello"), None, 1, "The model 'nope' does not exist. Known models: tiny."),
+        (("--json", "-"), '{"messages": 7}', 1, "refused (400)"),
+        (("--timeout", "0.3", "--max-tokens", "10000", "Hello"), None, 1, "Error: expired"),
+    ],
+)
+def test_enqueue_says_what_is_wrong(words: tuple[str, ...], text: str | None, code: int, said: str, system: Up) -> None:
+    done = system.control("enqueue", *words, text=text)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_cancels_what_was_enqueued(system: Up) -> None:
+    command = [sys.executable, "-um", "sagellm_control", "enqueue", "--redis-url", system.redis]
+    asking = subprocess.Popen(
+        [*command, "--max-tokens", "100000", "Hello"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_environment(),
+    )
+    with asking:
+        assert asking.stdout is not None
+        assert asking.stderr is not None
+        request_id = asking.stderr.readline().split()[1].rstrip(",")
+        assert asking.stdout.read(6) == "Answer"
+        asking.send_signal(signal.SIGINT)
+        assert asking.wait(30) == 130
+        assert asking.stderr.read() == f"cancelling {request_id}\n"
+    eventually(lambda: '"cancelled"' in system.control("requests", "show", request_id, "--json").stdout, "cancelled")
+
+
+def test_requests_that_wait_are_listed_and_cancelled(system: Up) -> None:
+    engine = engine_of(system)
+    drained = system.control("engines", "drain", engine)
+    assert drained.stdout == f"{engine} gets no more requests; it finishes the 0 that it has.\n"
+    try:
+        eventually(lambda: '"DRAINING"' in system.control("engines", "list", "--json").stdout, "draining")
+        refused = system.control("enqueue", "Hello")
+        assert refused.returncode == 1
+        assert "No engine for the model 'tiny' is ready" in refused.stderr
+    finally:
+        resumed = system.control("engines", "drain", engine, "--undo", "--json")
+    assert json.loads(resumed.stdout) == {"engine_id": engine, "draining": False, "active": 0}
+    eventually(lambda: '"READY"' in system.control("engines", "list", "--json").stdout, "ready again")
+
+
+def test_requests_list_and_cancel(system: Up) -> None:
+    command = [sys.executable, "-um", "sagellm_control", "enqueue", "--redis-url", system.redis]
+    asking = subprocess.Popen(
+        [*command, "--max-tokens", "100000", "Hello"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_environment(),
+    )
+    with asking:
+        assert asking.stdout is not None
+        assert asking.stderr is not None
+        request_id = asking.stderr.readline().split()[1].rstrip(",")
+        assert asking.stdout.read(6) == "Answer"
+        (listed,) = json.loads(system.control("requests", "list", "--state", "running", "--json").stdout)
+        assert listed["request_id"] == request_id
+        table = system.control("requests", "list", "--model", "tiny").stdout
+        assert request_id in table
+        assert "running" in table
+        cancelled = system.control("requests", "cancel", request_id)
+        assert cancelled.stdout == f"{request_id} is being stopped by its worker.\n"
+        asking.stdout.read()
+        assert asking.wait(30) == 1
+        assert "cancelled" in asking.stderr.read()
+    assert system.control("requests", "cancel", request_id).stdout == f"{request_id} had ended before.\n"
+    assert system.control("requests", "list", "--state", "waiting").stdout == "No request is waiting.\n"
+
+
+def test_what_is_not_there(system: Up) -> None:
+    for words, said in [
+        (
+            ("requests", "show", "nope"),
+            "Error: there is no request 'nope': it never was, or its record is gone\n",
+        ),
+        (("requests", "list", "--model", "nope"), "Error: no engine serves 'nope'; known: tiny\n"),
+        (("engines", "drain", "nope"), f"Error: there is no engine 'nope'; known: {engine_of(system)}\n"),
+    ]:
+        done = system.control(*words)
+        assert (done.returncode, done.stderr) == (1, said)
+
+
+def test_an_engine_in_use_is_not_removed(system: Up) -> None:
+    done = system.control("engines", "remove", engine_of(system))
+    assert done.returncode == 1
+    assert "is held by the worker" in done.stderr
+
+
+@pytest.mark.parametrize("words", [("engines", "list"), ("requests", "list"), ("enqueue", "Hello")], ids=" ".join)
+def test_without_redis_it_is_one_line(words: tuple[str, ...], command: Command) -> None:
+    done = command(*words, "--redis-url", "redis://:s3cret@127.0.0.1:1/0")
+    assert done.exit_code == 1
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("Error: no Redis at redis://:***@127.0.0.1:1/0")

@@ -1,0 +1,142 @@
+"""Where settings come from, which source wins, and what is said of those that cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sagellm_control.settings import Flag, Settings, SettingsError, env_name, load_settings, masked, sections
+
+
+def problems(*flags: Flag, config: Path | None = None) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(flags, config)
+    return caught.value.problems
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+PORT = env_name("gateway", "port")
+
+
+def test_a_flag_wins_over_environment_over_file_over_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().settings.gateway.port == 8000
+    file = write(tmp_path / "c.toml", "[gateway]\nport = 1001\n")
+    assert load_settings(config=file).settings.gateway.port == 1001
+    monkeypatch.setenv(PORT, "1002")
+    assert load_settings(config=file).settings.gateway.port == 1002
+    loaded = load_settings([Flag("gateway", "port", "--port", "1003")], file)
+    assert loaded.settings.gateway.port == 1003
+    assert loaded.origins["gateway", "port"].kind == "flag"
+    assert loaded.config == file
+
+
+def test_sources_are_merged_field_by_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "c.toml", '[gateway]\nport = 1001\nhost = "::1"\n')
+    monkeypatch.setenv(env_name("gateway", "max_waiting"), "7")
+    gateway = load_settings([Flag("gateway", "port", "--port", "1003")], file).settings.gateway
+    assert (gateway.port, gateway.host, gateway.max_waiting) == (1003, "::1", 7)
+
+
+def test_the_file_is_found_by_variable_and_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "sagellm-control.toml", "[gateway]\nport = 1001\n")
+    assert load_settings().settings.gateway.port == 1001
+    assert Settings().gateway.port == 1001
+    other = write(tmp_path / "other.toml", "[gateway]\nport = 1002\n")
+    monkeypatch.setenv("SAGELLM_CONTROL_CONFIG", str(other))
+    assert load_settings().settings.gateway.port == 1002
+
+
+@pytest.mark.parametrize(
+    ("text", "engines"),
+    [
+        ("http://a:1", ["http://a:1"]),
+        ("http://a:1, http://b:2,", ["http://a:1", "http://b:2"]),
+        ('["http://a:1"]', ["http://a:1"]),
+        ("", []),
+    ],
+)
+def test_lists_in_the_environment(text: str, engines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(env_name("worker", "engine"), text)
+    assert load_settings().settings.worker.engine == engines
+
+
+def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PORT, "")
+    assert load_settings().settings.gateway.port == 8000
+
+
+def test_what_may_be_unset_can_be_unset_by_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "c.toml", "[worker]\nslots = 4\n")
+    monkeypatch.setenv(env_name("worker", "slots"), "none")
+    assert load_settings(config=file).settings.worker.slots is None
+
+
+def test_out_of_bounds_names_the_source_and_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "c.toml", "[gateway]\nmax_waiting = 0\n")
+    monkeypatch.setenv(PORT, "70000")
+    assert problems(Flag("redis", "command_timeout_s", "--redis-command-timeout-s", "0"), config=file) == [
+        "--redis-command-timeout-s 0: input should be greater than 0",
+        f"{PORT}=70000: input should be less than or equal to 65535",
+        f"{file}: gateway.max_waiting = 0: input should be greater than or equal to 1",
+    ]
+
+
+def test_unknown_names_get_the_nearest_known_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "c.toml", "[gatewy]\nport = 1\n[gateway]\nprot = 1\nxyzzy = 1\n")
+    monkeypatch.setenv("SAGELLM_CONTROL_GATEWAY_PROT", "1")
+    assert problems(config=file) == [
+        f"{file}: [gatewy]: no such section; did you mean gateway?",
+        f"{file}: gateway.prot: no such setting; did you mean port?",
+        f"{file}: gateway.xyzzy: no such setting; `sagellm-control settings` shows all of them",
+        f"SAGELLM_CONTROL_GATEWAY_PROT (environment): no such setting; did you mean {PORT}?",
+    ]
+
+
+def test_a_problem_with_the_file_itself(tmp_path: Path) -> None:
+    assert problems(config=tmp_path / "none.toml") == [
+        f"{tmp_path / 'none.toml'}: cannot be read: No such file or directory"
+    ]
+    (line,) = problems(config=write(tmp_path / "c.toml", "[gateway\n"))
+    assert line.startswith(f"{tmp_path / 'c.toml'}: is no valid TOML: ")
+    (line,) = problems(config=write(tmp_path / "c.toml", "gateway = 5\n"))
+    assert line.startswith("gateway: input should be a valid dictionary")
+
+
+def test_a_rule_over_several_settings_is_told_for_the_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(env_name("engine", "fail_rate"), "0.7")
+    monkeypatch.setenv(env_name("engine", "hang_rate"), "0.7")
+    (line,) = problems()
+    assert line.startswith("engine: fail_rate + hang_rate")
+
+
+def test_a_validators_own_words_reach_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(env_name("worker", "engine"), "gpu1:8000")
+    assert problems() == [
+        f"{env_name('worker', 'engine')}=['gpu1:8000']: 'gpu1:8000' is not a URL: it must begin with http:// or https://"
+    ]
+
+
+def test_passwords_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert masked("url", "redis://me:s3cret@host:1/0") == "redis://me:***@host:1/0"
+    assert masked("url", "redis://:p@ss@host") == "redis://:***@host"
+    assert masked("url", "redis://host:1/0") == "redis://host:1/0"
+    assert masked("engine", ["http://a:b@host/v1"]) == ["http://a:***@host/v1"]
+    assert masked("api_key", "sk-1") == "***"
+    assert masked("max_tokens", 5) == 5
+    monkeypatch.setenv(env_name("redis", "url"), "redis://me:s3cret@host:1/0")
+    monkeypatch.setenv(env_name("redis", "namespace"), "a b")
+    assert "s3cret" not in str(problems())
+
+
+def test_every_setting_says_what_it_is() -> None:
+    for section, model in sections().items():
+        assert model.__doc__, section
+        for name, field in model.model_fields.items():
+            assert field.description, f"{section}.{name}"

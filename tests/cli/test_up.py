@@ -1,0 +1,173 @@
+"""``up``: what it starts, keeps running and stops, and what it says when it cannot start."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from .up_process import Up, clean_environment, control, eventually
+
+
+def names(up: Up) -> list[str]:
+    return sorted(words.rpartition("sagellm_control ")[2] for words in up.children().values())
+
+
+def gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+def test_it_starts_restarts_and_stops_all(tmp_path: Path) -> None:
+    with Up(tmp_path) as up:
+        (valkey,) = (words for words in names(up) if "valkey-server" in words)
+        assert names(up) == sorted(["engine", "gateway", "scheduler", "scheduler", "worker", valkey])
+        children = up.children()
+        for command in ("scheduler", "gateway"):
+            (pid, *_) = (pid for pid, words in children.items() if words.endswith(command))
+            os.kill(pid, signal.SIGKILL)
+            eventually(lambda: gone(pid) and len(up.children()) == len(children), f"{command} is back")  # noqa: B023
+        eventually(lambda: up.control("enqueue", "--max-tokens", "1", "Hello").returncode == 0, "it works again")
+        last = up.children()
+    assert up.process.returncode == 0
+    assert "gateway ended (killed by SIGKILL); starting it again in 0.5 s" in up.said
+    assert up.said.endswith("Stopped.\n")
+    assert "Traceback" not in up.said
+    assert all(map(gone, last))
+    logs = {path.name for path in (tmp_path / "store" / "logs").iterdir()}
+    assert logs == {f"{name}.log" for name in ("engine", "gateway", "scheduler-1", "scheduler-2", "valkey", "worker")}
+
+
+def test_kill_9_leaves_nothing_and_what_waited_goes_on(tmp_path: Path) -> None:
+    slow = {"SAGELLM_CONTROL_ENGINE_SLOTS": "1", "SAGELLM_CONTROL_ENGINE_TPOT_MS": "200"}
+    with Up(tmp_path, "--schedulers", "1", **slow) as up:
+        redis = up.redis
+        words = [
+            sys.executable,
+            "-m",
+            "sagellm_control",
+            "enqueue",
+            "--redis-url",
+            redis,
+            "--no-stream",
+            "--max-tokens",
+            "20",
+        ]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        asking = [subprocess.Popen([*words, f"Hello {n}"], **pipes, text=True) for n in range(2)]
+        for process in asking:
+            assert process.stderr is not None
+            process.stderr.readline()  # it is accepted
+        children = up.children()
+        up.process.kill()
+        up.process.wait()
+        eventually(lambda: all(map(gone, children)), "nothing is left")
+    with Up(tmp_path, "--schedulers", "1") as up:
+        assert up.redis == redis  # the same port, so those who wait find it again
+        for process in asking:
+            _, said = process.communicate(timeout=60)
+            assert process.returncode == 0, said
+            assert "completed by" in said
+
+
+def test_signals_at_once_count_as_one(tmp_path: Path) -> None:
+    with Up(tmp_path, "--schedulers", "1") as up:
+        # As from a terminal: the shell script that runs us passes on what we have got already.
+        up.process.send_signal(signal.SIGINT)
+        up.process.send_signal(signal.SIGTERM)
+    assert up.process.returncode == 0
+    assert "at once." not in up.said.replace("Ctrl-C again stops at once.", "")
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    with Up(tmp_path, "--schedulers", "1") as up:
+        words = [sys.executable, "-um", "sagellm_control", "enqueue", "--redis-url", up.redis]
+        asking = subprocess.Popen(
+            [*words, "--max-tokens", "100000", "Hello"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=clean_environment(),
+        )
+        with asking:
+            assert asking.stdout is not None
+            assert asking.stdout.read(1)
+            up.process.send_signal(signal.SIGINT)
+            heard = time.monotonic()
+            eventually(lambda: time.monotonic() > heard + 0.6, "a second one counts")
+            up.process.send_signal(signal.SIGINT)
+            assert up.process.wait(10) == 0
+            asking.kill()
+    assert up.said.endswith("Stopping at once.\nStopped.\n")
+
+
+def test_one_system_a_folder(tmp_path: Path) -> None:
+    with Up(tmp_path, "--schedulers", "1"):
+        second = control("up", "--port", "0", "--data-dir", str(tmp_path / "store"))
+        assert second.returncode == 1
+        assert "is in use by the server with pid" in second.stderr
+
+
+def test_an_own_server_and_real_engines(tmp_path: Path) -> None:
+    with Up(tmp_path, "--schedulers", "1", "--model", "tiny") as first:
+        (engine,) = json.loads(first.control("engines", "list", "--json").stdout)
+        (tmp_path / "second").mkdir()
+        words = ("--redis-url", first.redis, "--redis-namespace", "other", "--engine", engine["url"])
+        with Up(tmp_path / "second", "--schedulers", "1", *words) as second:
+            assert names(second) == ["gateway", "scheduler", "worker"]
+            assert f"--redis-url {first.redis} --redis-namespace other" in second.announced
+            done = control("enqueue", "--redis-url", first.redis, "--redis-namespace", "other", "Hello")
+            assert done.returncode == 0, done.stderr
+
+
+def test_an_engine_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    words = ("--schedulers", "1", "--engine", url, "--ready-within-s", "3")
+    with Up(tmp_path, *words) as up:
+        eventually(lambda: f"No engine is ready yet; waiting for {url}" in up.said, "it says so")
+        engine = subprocess.Popen(
+            [sys.executable, "-m", "sagellm_control", "engine", "--port", str(port)], env=clean_environment()
+        )
+        with engine:
+            eventually(lambda: "is ready: simulated-1, 16 slots" in up.said, "it is found")
+            engine.terminate()
+
+
+@pytest.mark.parametrize(
+    ("words", "settings", "code", "said"),
+    [
+        (("--redis-url", "redis://127.0.0.1:1/0"), {}, 1, "Error: no Redis at redis://127.0.0.1:1/0"),
+        (("--data-dir", "/dev/null/x"), {}, 1, "Error: data folder /dev/null/x: Not a directory; choose another"),
+        (("--schedulers", "0"), {}, 2, "Error: --schedulers 0: input should be greater than or equal to 1\n"),
+        ((), {"SAGELLM_CONTROL_GATEWAY_API_KEYS": "/none"}, 1, "gateway | Error: /none: No such file or directory"),
+        ((), {"SAGELLM_CONTROL_WORKER_PORT": "1"}, 2, "SAGELLM_CONTROL_WORKER_PORT (environment): no such setting"),
+    ],
+)
+def test_what_cannot_work(
+    words: tuple[str, ...], settings: dict[str, str], code: int, said: str, tmp_path: Path
+) -> None:
+    done = control("up", "--port", "0", "--data-dir", str(tmp_path / "store"), *words, **settings)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_in_use_is_told_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = control("up", "--port", port, "--data-dir", str(tmp_path / "store"))
+        assert done.returncode == 1
+        assert f"Error: port {port} on 127.0.0.1 is in use; stop the program that listens there" in done.stderr
+        assert not (tmp_path / "store").exists()
+        for command in ("gateway", "engine"):
+            done = control(command, "--port", port)
+            assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+            assert f"Error: port {port} on 127.0.0.1 is in use" in done.stderr

@@ -1,0 +1,122 @@
+"""An engine that remembers what reached it, and answers the very bytes that a test gives it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+JSON = "application/json"
+EVENTS = "text/event-stream"
+
+
+@dataclass
+class Reached:
+    """One request, as the engine got it."""
+
+    path: str
+    headers: CIMultiDict[str]
+    body: bytes
+
+
+Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass
+class EchoEngine:
+    """Serves the model ``echo-1``; ``async with`` runs it."""
+
+    slots: int = 4
+    url: str = ""
+    reached: list[Reached] = field(default_factory=list[Reached])
+    aborted: int = 0
+    """Requests whose connection was closed before they were answered."""
+
+    def __post_init__(self) -> None:
+        self._answering: Answering = _answered(b"{}")
+        app = web.Application(client_max_size=2**30)
+        app.add_routes(
+            [
+                web.get("/v1/models", self._models),
+                web.get("/props", self._props),
+                web.get("/health", self._health),
+                web.post("/v1/{path:.*}", self._post),
+            ]
+        )
+        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
+
+    async def __aenter__(self) -> Self:
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._runner.cleanup()
+
+    def answer(
+        self, body: bytes, *, status: int = 200, content_type: str = JSON, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """From now on: this answer, in one piece."""
+        self._answering = _answered(body, status=status, content_type=content_type, headers=headers)
+
+    def stream(self, pieces: Sequence[bytes], *, gate: asyncio.Event | None = None, cut: bool = False) -> None:
+        """From now on: these pieces as an event stream, each written by itself.
+
+        Args:
+            gate: wait for it before the last piece.
+            cut: close the connection after the last piece instead of ending the answer.
+        """
+
+        async def answering(request: web.Request) -> web.StreamResponse:
+            response = web.StreamResponse(headers={"Content-Type": EVENTS})
+            await response.prepare(request)
+            for number, piece in enumerate(pieces):
+                if gate is not None and number == len(pieces) - 1:
+                    await gate.wait()
+                await response.write(piece)
+                await asyncio.sleep(0)
+            if cut and request.transport is not None:
+                request.transport.close()
+                return response
+            await response.write_eof()
+            return response
+
+        self._answering = answering
+
+    def respond(self, answering: Answering) -> None:
+        """From now on: whatever this handler does."""
+        self._answering = answering
+
+    async def _post(self, request: web.Request) -> web.StreamResponse:
+        self.reached.append(Reached(request.path, CIMultiDict(request.headers), await request.read()))
+        try:
+            return await self._answering(request)
+        except asyncio.CancelledError:
+            self.aborted += 1
+            raise
+
+    async def _models(self, _: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [{"id": "echo-1", "object": "model", "owned_by": "llamacpp"}]})
+
+    async def _props(self, _: web.Request) -> web.Response:
+        return web.json_response({"total_slots": self.slots})
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+
+def _answered(
+    body: bytes, *, status: int = 200, content_type: str = JSON, headers: Mapping[str, str] | None = None
+) -> Answering:
+    async def answering(_: web.Request) -> web.Response:
+        return web.Response(status=status, body=body, headers={"Content-Type": content_type, **(headers or {})})
+
+    return answering

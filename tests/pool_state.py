@@ -1,0 +1,148 @@
+"""A pool as it stands in Redis, read at one moment, and what must hold of it at any moment."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sagellm_control.store.connect import Store
+from sagellm_control.wire.keys import PoolKeys
+from sagellm_control.wire.states import EngineState, RequestState
+
+Fields = dict[str, str]
+
+
+@dataclass
+class EngineFacts:
+    """One engine: its row, what it holds and what it is to run."""
+
+    row: Fields
+    reservations: set[str]
+    work: list[Fields]
+    """Entries of its assigned stream, without the notices of cancellation; ``entry_id`` is among the fields."""
+
+    @property
+    def capacity(self) -> int:
+        return int(self.row.get("slots", 0)) + int(self.row.get("prefetch", 0))
+
+
+@dataclass
+class PoolState:
+    """Everything that a pool keeps."""
+
+    records: dict[str, Fields] = field(default_factory=dict[str, Fields])
+    intake: Counter[str] = field(default_factory=Counter[str])
+    waiting: dict[str, float] = field(default_factory=dict[str, float])
+    room: dict[str, int] = field(default_factory=dict[str, int])
+    engines: dict[str, EngineFacts] = field(default_factory=dict[str, EngineFacts])
+    endings: dict[str, int] = field(default_factory=dict[str, int])
+    """Request -> number of ``end`` events in its output log."""
+    counters: dict[str, int] = field(default_factory=dict[str, int])
+
+
+async def read_state(store: Store, keys: PoolKeys) -> PoolState:
+    """Read it all. Only for tests: it scans, and it is one moment only while nothing else writes."""
+    db = store.commands
+    state = PoolState()
+    prefix = keys.record("")
+    names = [key.decode() async for key in db.scan_iter(match=f"{prefix}*", count=1000)]
+    request_ids = sorted(name[len(prefix) :] for name in names if ":" not in name[len(prefix) :])
+    engine_ids = sorted(name.decode() for name in await db.smembers(keys.engines))
+    pipe = db.pipeline(transaction=True)
+    for request_id in request_ids:
+        pipe.hgetall(keys.record(request_id))
+        pipe.xrange(keys.output(request_id))
+    for engine in engine_ids:
+        pipe.hgetall(keys.engine(engine))
+        pipe.smembers(keys.reservations(engine))
+        pipe.xrange(keys.assigned(engine))
+    for stream in keys.intake:
+        pipe.xrange(stream)
+    pipe.zrange(keys.waiting, 0, -1, withscores=True)
+    pipe.zrange(keys.room, 0, -1, withscores=True)
+    pipe.hgetall(keys.counters)
+    answers = iter(await pipe.execute())
+    for request_id in request_ids:
+        state.records[request_id] = _texts(next(answers))
+        state.endings[request_id] = sum(fields[b"type"] == b"end" for _, fields in next(answers))
+    for engine in engine_ids:
+        row, members, entries = _texts(next(answers)), next(answers), next(answers)
+        work = [_texts(fields) | {"entry_id": entry.decode()} for entry, fields in entries if b"cancel" not in fields]
+        state.engines[engine] = EngineFacts(row, {m.decode() for m in members}, work)
+    for _ in keys.intake:
+        state.intake.update(fields[b"id"].decode() for _, fields in next(answers) if b"id" in fields)
+    state.waiting = {m.decode(): score for m, score in next(answers)}
+    state.room = {m.decode(): int(score) for m, score in next(answers)}
+    state.counters = {name: int(count) for name, count in _texts(next(answers)).items()}
+    return state
+
+
+def violations(state: PoolState) -> list[str]:
+    """What is wrong with the pool: of invariants 1, 2, 5 and 7, what one moment can show. Empty: nothing is."""
+    return [*not_in_one_place(state), *not_one_ending(state), *over_capacity(state), *leaking_room(state)]
+
+
+def not_in_one_place(state: PoolState) -> list[str]:
+    """Invariant 1: intake stream, waiting set, one engine's assigned stream or terminal state."""
+    found: list[str] = []
+    for request_id, record in state.records.items():
+        places = [RequestState.QUEUED] * state.intake[request_id]
+        places += [RequestState.WAITING] * (request_id in state.waiting)
+        for name, engine in state.engines.items():
+            entries = [work for work in engine.work if work["id"] == request_id]
+            places += [RequestState.ASSIGNED] * len(entries)
+            for work in entries:
+                if record.get("engine") != name or record.get("entry") != work["entry_id"]:
+                    found.append(f"{request_id}: its record does not point to its entry on {name}")
+                if record.get("attempt") != work["attempt"]:
+                    found.append(f"{request_id}: the entry on {name} is of attempt {work['attempt']}")
+        where = RequestState(record["state"])
+        expected = {RequestState.RUNNING: [RequestState.ASSIGNED], RequestState.FINISHED: []}.get(where, [where])
+        if places != expected:
+            found.append(f"{request_id}: its record says {where}, it is in {places or 'no place'}")
+    found += [f"{r}: waits without a record" for r in state.waiting.keys() - state.records.keys()]
+    return found
+
+
+def not_one_ending(state: PoolState) -> list[str]:
+    """Invariant 2: exactly one terminal outcome for what has finished, none for what has not."""
+    found: list[str] = []
+    for request_id, record in state.records.items():
+        finished = record["state"] == RequestState.FINISHED
+        if state.endings[request_id] != int(finished) or ("outcome" in record) != finished:
+            found.append(
+                f"{request_id}: {record['state']} with {state.endings[request_id]} end events, "
+                f"outcome {record.get('outcome')}"
+            )
+    return found
+
+
+def over_capacity(state: PoolState) -> list[str]:
+    """Invariant 5: no engine holds more than its slots (and its prefetch)."""
+    return [
+        f"{name}: holds {len(engine.reservations)} of {engine.capacity}"
+        for name, engine in state.engines.items()
+        if len(engine.reservations) > engine.capacity
+    ]
+
+
+def leaking_room(state: PoolState) -> list[str]:
+    """Invariant 7: room in use is what requests own, and the room set is derived from it."""
+    found: list[str] = []
+    for name, engine in state.engines.items():
+        owners = {
+            request_id
+            for request_id, record in state.records.items()
+            if record.get("engine") == name and record["state"] in (RequestState.ASSIGNED, RequestState.RUNNING)
+        }
+        if engine.reservations != owners:
+            found.append(f"{name}: reserved for {engine.reservations}, owned by {owners}")
+        free = engine.capacity - len(engine.reservations) if engine.row.get("state") == EngineState.READY else None
+        if state.room.get(name) != free:
+            found.append(f"{name}: noted as {state.room.get(name)} free, has {free}")
+    return found
+
+
+def _texts(fields: Mapping[bytes, bytes]) -> Fields:
+    return {name.decode(): value.decode(errors="replace") for name, value in fields.items()}

@@ -1,0 +1,164 @@
+"""cancel: a request ends, wherever it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sagellm_control.store.connect import Store
+from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.cancel import CancelResult, cancel
+from sagellm_control.store.steps.requeue import Cause
+from sagellm_control.wire.event import END, read_frames
+from sagellm_control.wire.keys import SCHEDULER_GROUP
+from sagellm_control.wire.priority import RequestPriority
+from sagellm_control.wire.states import Outcome
+
+from ..pool_driver import PoolDriver
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"), [(Outcome.CANCELLED, 499), (Outcome.EXPIRED, 408)], ids=["cancelled", "expired"]
+)
+@pytest.mark.parametrize("where", ["queued", "read by a scheduler", "waiting", "waiting again"])
+async def test_what_does_not_run_ends_at_once(pool: PoolDriver, where: str, outcome: Outcome, status: int) -> None:
+    await pool.engine()
+    match where:
+        case "waiting":
+            await pool.waiting("a")
+        case "waiting again":
+            await pool.running("a")
+            await pool.requeue("a", Cause.RETURNED)
+        case _:
+            await pool.accept("a", priority=RequestPriority.LOW)
+            if where != "queued":
+                await pool.take()
+    async with pool.store.pubsub() as listener:
+        await listener.subscribe("inbox-of-a")
+        await listener.get_message(timeout=5)
+        assert await cancel(pool.store, pool.name, "a", outcome) is CancelResult.ENDED
+        message = await listener.get_message(ignore_subscribe_messages=True, timeout=5)
+        assert message is not None
+        assert [event.type for event in read_frames(message["data"])] == [END]
+    ending = await pool.ending("a")
+    assert (ending.outcome, ending.status) == (outcome, status)
+    record = await pool.record("a")
+    assert (record["state"], record["outcome"]) == ("finished", outcome)
+    assert await pool.waiting_ids() == []
+    low = pool.keys.intake[RequestPriority.LOW]
+    assert await pool.store.commands.xlen(low) == 0
+    await pool.take()
+    assert (await pool.store.commands.xpending(low, SCHEDULER_GROUP))["pending"] == 0
+    assert not await pool.store.commands.exists(pool.keys.body("a"))
+    assert (await pool.counters())[outcome] == 1
+
+
+@pytest.mark.parametrize("outcome", [Outcome.CANCELLED, Outcome.EXPIRED])
+@pytest.mark.parametrize("state", ["assigned", "running"])
+async def test_what_runs_is_stopped_by_its_worker(pool: PoolDriver, state: str, outcome: Outcome) -> None:
+    await pool.engine()
+    await getattr(pool, state)("a")
+    assert await cancel(pool.store, pool.name, "a", outcome) is CancelResult.STOPPING
+    assert await pool.state("a") == state
+    assert await pool.holds() == {"a"}
+    notice = (await pool.assigned_entries())[-1]
+    assert notice == {"id": "a", "attempt": "1", "cancel": outcome}
+    # Until its worker has done so.
+    assert await pool.finish("a")
+    assert "cancel" not in await pool.record("a")
+
+
+async def test_a_worker_is_told_once(pool: PoolDriver) -> None:
+    await pool.engine()
+    await pool.running("a")
+    for outcome in (Outcome.CANCELLED, Outcome.EXPIRED):
+        assert await cancel(pool.store, pool.name, "a", outcome) is CancelResult.STOPPING
+    assert len([entry for entry in await pool.assigned_entries() if "cancel" in entry]) == 1
+    assert (await pool.record("a"))["cancel"] == "cancelled"
+
+
+async def test_what_has_ended_stays_as_it_is(pool: PoolDriver) -> None:
+    await pool.engine()
+    await pool.running("a")
+    await pool.finish("a")
+    before = await pool.record("a")
+    assert await cancel(pool.store, pool.name, "a") is CancelResult.FINISHED
+    assert await pool.record("a") == before
+    assert len(await pool.events("a")) == 1
+
+
+async def test_cancelled_twice_it_ended_once(pool: PoolDriver) -> None:
+    await pool.waiting("a")
+    assert await cancel(pool.store, pool.name, "a") is CancelResult.ENDED
+    assert await cancel(pool.store, pool.name, "a") is CancelResult.FINISHED
+    assert await pool.counters() == {"accepted": 1, "cancelled": 1}
+
+
+async def test_what_is_not_there(pool: PoolDriver) -> None:
+    assert await cancel(pool.store, pool.name, "a") is CancelResult.UNKNOWN
+    assert await pool.record("a") == {}
+
+
+class MovingStore:
+    """A store on which, between the read and the script of a cancellation, the request moves."""
+
+    def __init__(self, store: Store, move: Any) -> None:
+        self._store = store
+        self._move = move
+        self.keys, self.now = store.keys, store.now
+        self.reads = 0
+
+    @property
+    def commands(self) -> Any:
+        return self
+
+    async def hmget(self, *arguments: Any) -> Any:
+        answer = await self._store.commands.hmget(*arguments)
+        self.reads += 1
+        if self.reads == 1:
+            await self._move()
+        return answer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store.commands, name)
+
+
+async def test_one_that_moves_to_an_engine_meanwhile_is_followed(pool: PoolDriver) -> None:
+    await pool.engine("e1")
+    await pool.waiting("a")
+
+    async def move() -> None:
+        await pool.assign(Placement("a", 0, "e1"))
+
+    store: Any = MovingStore(pool.store, move)
+    assert await cancel(store, pool.name, "a") is CancelResult.STOPPING
+    assert store.reads == 2
+    assert [entry.get("cancel") for entry in await pool.assigned_entries("e1")] == [None, "cancelled"]
+
+
+async def test_one_that_moves_from_engine_to_engine_is_followed(pool: PoolDriver) -> None:
+    await pool.engine("e1")
+    await pool.engine("e2")
+    await pool.running("a", engine="e1")
+
+    async def move() -> None:
+        await pool.requeue("a", engine="e1")
+        await pool.assign(Placement("a", 1, "e2"))
+
+    store: Any = MovingStore(pool.store, move)
+    assert await cancel(store, pool.name, "a") is CancelResult.STOPPING
+    assert await pool.assigned_entries("e1") == []
+    assert (await pool.assigned_entries("e2"))[-1]["cancel"] == "cancelled"
+
+
+async def test_one_that_goes_back_meanwhile_ends(pool: PoolDriver) -> None:
+    await pool.engine("e1")
+    await pool.running("a")
+
+    async def move() -> None:
+        await pool.requeue("a", Cause.RETURNED)
+
+    store: Any = MovingStore(pool.store, move)
+    assert await cancel(store, pool.name, "a") is CancelResult.ENDED
+    assert await pool.waiting_ids() == []

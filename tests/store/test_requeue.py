@@ -1,0 +1,166 @@
+"""requeue: attempts that did not work out go back to the waiting set at their old rank, or end."""
+
+from __future__ import annotations
+
+import pytest
+
+from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.cancel import cancel
+from sagellm_control.store.steps.engines import drain_engine
+from sagellm_control.store.steps.requeue import MAX_LAPSES, Cause, Requeue, requeue
+from sagellm_control.wire.states import Outcome
+
+from ..pool_driver import BROKEN, PoolDriver
+
+
+@pytest.mark.parametrize("state", ["assigned", "running"])
+@pytest.mark.parametrize(
+    ("cause", "failures", "lapses", "excluded"),
+    [(Cause.FAILED, "1", "0", "e1"), (Cause.LAPSED, "0", "1", "e1"), (Cause.RETURNED, "0", "0", None)],
+)
+async def test_back_at_its_old_rank(
+    pool: PoolDriver, cause: Cause, failures: str, lapses: str, excluded: str | None, state: str
+) -> None:
+    await pool.engine()
+    await getattr(pool, state)("a")
+    rank = float((await pool.record("a"))["rank"])
+    await pool.waiting("later")
+    assert await pool.requeue("a", cause) == "waiting"
+    assert await pool.waiting_ids() == ["a", "later"]
+    assert await pool.store.commands.zscore(pool.keys.waiting, "a") == rank
+    record = await pool.record("a")
+    assert (record["state"], record["failures"], record["lapses"]) == ("waiting", failures, lapses)
+    assert record.get("excluded") == excluded
+    assert "engine" not in record
+    assert "entry" not in record
+    assert (await pool.holds(), await pool.assigned_entries(), await pool.room()) == (set(), [], {"e1": 1})
+    assert (await pool.counters())["requeued"] == 1
+    assert await pool.store.commands.exists(pool.keys.body("a"))
+    assert await pool.events("a") == []
+
+
+async def test_each_engine_is_excluded_once(pool: PoolDriver) -> None:
+    for engine in ("e1", "e2"):
+        await pool.engine(engine)
+    await pool.running("a", engine="e1")
+    for attempt, engine in enumerate(("e1", "e2", "e1"), 1):
+        await pool.requeue("a", attempt=attempt, engine=engine, max_failures=9)
+        await pool.assign(Placement("a", attempt, "e2" if engine == "e1" else "e1"))
+    assert (await pool.record("a"))["excluded"] == "e1 e2"
+
+
+async def test_with_the_last_failure_it_ends_with_that_error(pool: PoolDriver) -> None:
+    await pool.engine()
+    await pool.running("a")
+    for attempt in (1, 2):
+        assert await pool.requeue("a", attempt=attempt, max_failures=3) == "waiting"
+        await pool.assign(Placement("a", attempt, "e1"))
+    assert await pool.requeue("a", attempt=3, max_failures=3) == "failed"
+    assert await pool.ending("a") == BROKEN
+    assert (await pool.counters())["failed"] == 1
+    assert (await pool.holds(), await pool.waiting_ids(), await pool.dead()) == (set(), [], [])
+
+
+async def test_lapses_and_returns_are_no_failures(pool: PoolDriver) -> None:
+    await pool.engine()
+    await pool.running("a")
+    for attempt, cause in enumerate((Cause.LAPSED, Cause.RETURNED, Cause.LAPSED, Cause.RETURNED), 1):
+        assert await pool.requeue("a", cause, attempt=attempt, max_failures=1) == "waiting"
+        await pool.assign(Placement("a", attempt, "e1"))
+    assert await pool.requeue("a", Cause.FAILED, attempt=5, max_failures=1) == "failed"
+
+
+async def test_one_whose_workers_always_die_is_given_up(pool: PoolDriver) -> None:
+    await pool.engine()
+    await pool.running("a", body=b"poison")
+    for attempt in range(1, MAX_LAPSES):
+        assert await pool.requeue("a", Cause.LAPSED, attempt=attempt) == "waiting"
+        await pool.assign(Placement("a", attempt, "e1"))
+    assert await pool.requeue("a", Cause.LAPSED, attempt=MAX_LAPSES) == "dead"
+    ending = await pool.ending("a")
+    assert (ending.outcome, ending.code) == (Outcome.DEAD, "poison_request")
+    (copy,) = await pool.dead()
+    assert (copy["request"], copy["body"]) == ("a", "poison")
+    assert "3 times" in copy["reason"]
+
+
+@pytest.mark.parametrize(
+    ("cause", "code"),
+    [(Cause.FAILED, "engine_broken"), (Cause.LAPSED, "engine_lost"), (Cause.RETURNED, "engine_lost")],
+)
+async def test_after_output_it_cannot_start_again(pool: PoolDriver, cause: Cause, code: str) -> None:
+    await pool.engine()
+    await pool.running("a")
+    await pool.append("a", 1)
+    await pool.append("a", 2)
+    assert await pool.requeue("a", cause) == "failed"
+    ending = await pool.ending("a")
+    assert (ending.outcome, ending.code) == (Outcome.FAILED, code)
+    assert [event.position for event in await pool.events("a")] == [(1, 1), (1, 2), (1, 3)]
+
+
+@pytest.mark.parametrize("outcome", [Outcome.CANCELLED, Outcome.EXPIRED])
+@pytest.mark.parametrize("cause", Cause)
+async def test_one_that_was_to_be_stopped_ends_so(pool: PoolDriver, cause: Cause, outcome: Outcome) -> None:
+    await pool.engine()
+    await pool.running("a")
+    await cancel(pool.store, pool.name, "a", outcome)
+    assert await pool.requeue("a", cause) == outcome
+    assert (await pool.ending("a")).outcome == outcome
+    assert (await pool.counters())[outcome] == 1
+
+
+async def test_one_whose_timeout_passed_ends(pool: PoolDriver) -> None:
+    await pool.engine()
+    await pool.running("a", timeout_ms=1000)
+    pool.clock.advance(1000)
+    assert await pool.requeue("a") == "expired"
+    ending = await pool.ending("a")
+    assert (ending.outcome, ending.status) == (Outcome.EXPIRED, 504)
+
+
+async def test_sent_again_it_changes_nothing(pool: PoolDriver) -> None:
+    await pool.engine()
+    await pool.running("a")
+    await pool.requeue("a")
+    before = await pool.record("a")
+    assert await pool.requeue("a") == "lost"
+    assert await pool.record("a") == before
+    assert (await pool.counters())["requeued"] == 1
+
+
+async def test_a_batch(pool: PoolDriver) -> None:
+    await pool.engine(slots=3)
+    await pool.running("a", "b", "c")
+    await pool.append("b")
+    items = [Requeue("a", 1, Cause.RETURNED), Requeue("b", 1, Cause.FAILED, BROKEN), Requeue("c", 2, Cause.FAILED)]
+    assert await requeue(pool.store, pool.name, "e1", "w-e1", items) == ["waiting", "failed", "lost"]
+    assert await pool.holds() == {"c"}
+
+
+async def test_the_waiting_set_is_announced_to_any_engine_with_room(pool: PoolDriver) -> None:
+    await pool.engine("e1")
+    await pool.engine("e2", slots=4)
+    await pool.running("a", engine="e1")
+    await drain_engine(pool.store, pool.name, "e1")
+    await pool.requeue("a", Cause.RETURNED, engine="e1")
+    assert await pool.freed() == [("e2", 4)]
+
+
+async def test_nothing_is_announced_where_nobody_has_room(pool: PoolDriver) -> None:
+    await pool.engine("e1")
+    await pool.running("a")
+    await drain_engine(pool.store, pool.name, "e1")
+    await pool.requeue("a", Cause.RETURNED)
+    assert await pool.freed() == []
+
+
+@pytest.mark.parametrize("left", ["no record", "a finished one"])
+async def test_a_reservation_that_nobody_owns_is_dropped(pool: PoolDriver, left: str) -> None:
+    await pool.engine(slots=2)
+    if left == "a finished one":
+        await pool.running("ghost")
+        await pool.finish("ghost")
+    await pool.store.commands.sadd(pool.keys.reservations("e1"), "ghost")
+    assert await pool.requeue("ghost") == "lost"
+    assert (await pool.holds(), await pool.room()) == (set(), {"e1": 2})

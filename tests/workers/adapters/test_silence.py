@@ -1,0 +1,68 @@
+"""Silent engines: no first byte, gaps between bytes, and pauses that are our own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from sagellm_workers.adapters import EngineTimeout, OpenAIHttpAdapter
+from sagellm_workers.transport import EngineClient
+
+from .conftest import CHAT, EVENT_STREAM_HEAD, StartTalk, ask, chunked, read_request
+
+
+@pytest.mark.parametrize("head", [b"", EVENT_STREAM_HEAD])
+async def test_no_first_byte(talk: StartTalk, client: EngineClient, head: bytes) -> None:
+    """vLLM sends its headers at once: the first byte that counts is the body's."""
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(head)
+        await asyncio.Event().wait()
+
+    adapter = OpenAIHttpAdapter(await talk(handler), client, first_byte_timeout_s=0.1, gap_timeout_s=0.01)
+    began = time.monotonic()
+    with pytest.raises(EngineTimeout):
+        await ask(adapter)
+    assert time.monotonic() - began >= 0.1
+
+
+async def test_a_gap(talk: StartTalk, client: EngineClient) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(EVENT_STREAM_HEAD + chunked(b"data: 1\n\n", end=False))
+        await asyncio.Event().wait()
+
+    adapter = OpenAIHttpAdapter(await talk(handler), client, first_byte_timeout_s=60, gap_timeout_s=0.05)
+    with pytest.raises(EngineTimeout, match=r"no further byte for 0\.05 s"):
+        await ask(adapter)
+
+
+async def test_a_slow_stream_without_a_gap_lasts_longer_than_the_limit(talk: StartTalk, client: EngineClient) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(EVENT_STREAM_HEAD)
+        for _ in range(8):
+            await asyncio.sleep(0.05)
+            writer.write(chunked(b"data: 1\n\n", end=False))
+        writer.write(chunked())
+
+    adapter = OpenAIHttpAdapter(await talk(handler), client, first_byte_timeout_s=0.3, gap_timeout_s=0.3)
+    assert (await ask(adapter)).body == b"data: 1\n\n" * 8
+
+
+async def test_our_own_pause_is_no_gap(talk: StartTalk, client: EngineClient) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(EVENT_STREAM_HEAD + chunked(b"data: 1\n\n", end=False))
+        await asyncio.sleep(0.01)
+        writer.write(chunked(b"data: 2\n\n"))
+        await asyncio.Event().wait()
+
+    adapter = OpenAIHttpAdapter(await talk(handler), client, gap_timeout_s=0.05)
+    async with adapter.run(CHAT) as reply:
+        assert await anext(reply.chunks) == b"data: 1\n\n"
+        await asyncio.sleep(0.15)
+        assert await anext(reply.chunks) == b"data: 2\n\n"
