@@ -82,9 +82,11 @@ class Pool:
                 tasks.create_task(some())
         return ids
 
-    async def set_engines(self, number: int, places: int, *, models: Sequence[str] = (MODEL,)) -> None:
+    async def set_engines(
+        self, number: int, places: int, *, name: str = "engine", models: Sequence[str] = (MODEL,)
+    ) -> None:
         """Have so many READY engines with that many places together, as even as can be; 0 places: they are full."""
-        names = [f"engine-{i}" for i in range(number)]
+        names = [f"{name}-{i}" for i in range(number)]
         for at in range(0, number, ACCEPTED_AT_ONCE):
             async with asyncio.TaskGroup() as tasks:
                 for i in range(at, min(number, at + ACCEPTED_AT_ONCE)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import orjson
 import pytest
 
@@ -94,7 +96,7 @@ async def test_a_large_body(echo: EchoEngine, system: InProcessSystem, stream: b
     body = orjson.dumps(
         {"model": "echo-1", "stream": stream, "messages": [{"role": "user", "content": "0123456789abcdef" * 65_536}]}
     )
-    async with system.session.post(system.url + CHAT_PATH, data=body) as response:
+    async with system.session.post(system.url + CHAT_PATH, data=io.BytesIO(body)) as response:
         assert response.status == 200, await response.text()
     assert echo.reached[0].body == body
 

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import urllib.request
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +21,18 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI
 
+from sagellm_control.store.connect import Store, open_store
+from sagellm_control.store.inspect import RequestView, find_request, list_requests
+from sagellm_control.store.settings import RedisSettings
+from sagellm_control.wire.states import RequestState
+
+from ..waiting import wait_until
+
 ENGINES = 2
 SLOTS = 4
 WAIT_LIMIT_S = 30.0
-LONG = 600
-"""Tokens of an answer that is still running when it is looked at: some ten seconds."""
+LONG = 1500
+"""Tokens of an answer that is still running when it is looked at; the slots have room for 2048."""
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "real_engine.py"
 
@@ -71,25 +78,15 @@ class Running:
     urls: list[str]
     system: Any
 
-    def slots(self) -> list[list[dict[str, Any]]]:
-        """For each llama-server its slots that are busy."""
-        return [[slot for slot in _get(f"{url}/slots") if slot["is_processing"]] for url in self.urls]
-
-    def busy(self) -> list[int]:
+    async def busy(self) -> list[int]:
         """How many of each llama-server's slots are busy."""
-        return [len(slots) for slots in self.slots()]
+        return [sum(slot["is_processing"] for slot in json.loads(await _get(f"{url}/slots"))) for url in self.urls]
 
-    def deferred(self) -> list[int]:
+    async def deferred(self) -> list[int]:
         """Requests that wait inside each llama-server because its slots are taken."""
-        return [_metric(url, "llamacpp:requests_deferred") for url in self.urls]
-
-    def state(self, request_id: str) -> dict[str, Any]:
-        """What `requests show` says."""
-        return self.system.ask("requests", "show", request_id)
-
-    def in_state(self, state: str) -> list[str]:
-        """The ids of the requests in this state, those of these tests and all others."""
-        return [row["request_id"] for row in self.system.ask("requests", "list", "--state", state)]
+        pages = [(await _get(f"{url}/metrics")).decode().splitlines() for url in self.urls]
+        name = "llamacpp:requests_deferred "
+        return [int(float(next(line for line in page if line.startswith(name)).split()[1])) for page in pages]
 
     @asynccontextmanager
     async def long_stream(self, client: AsyncOpenAI, request_id: str, priority: str = "NORMAL") -> AsyncGenerator[Any]:
@@ -108,6 +105,27 @@ class Running:
             await stream.close()
 
 
+@dataclass(frozen=True)
+class Queue:
+    """What Redis says. Not asked through the command line: a new Python a look is slow while a model runs."""
+
+    store: Store
+
+    async def record(self, request_id: str) -> RequestView:
+        """The request of this id."""
+        view = await find_request(self.store, request_id)
+        assert view is not None
+        return view
+
+    async def waiting(self) -> list[str]:
+        """The ids of those that wait, in their order."""
+        return [view.request_id for view in await list_requests(self.store, state=RequestState.WAITING)]
+
+    async def state(self, request_id: str) -> RequestState:
+        """Where it is."""
+        return (await self.record(request_id)).state
+
+
 @pytest.fixture(scope="module")
 def running(example: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Generator[Running]:
     folder = tmp_path_factory.mktemp("real")
@@ -118,6 +136,12 @@ def running(example: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Ge
         yield Running(example, urls, system)
 
 
+@pytest.fixture
+async def queue(running: Running) -> AsyncGenerator[Queue]:
+    async with open_store(RedisSettings(url=running.system.redis_url)) as store:
+        yield Queue(store)
+
+
 async def test_concurrent_chats_of_all_priorities_are_answered_in_full(running: Running) -> None:
     # In a thread: it runs a loop of its own, as the script does.
     chats, _ = await asyncio.to_thread(lambda: asyncio.run(running.example.run_chats(running.system, 6, 24)))
@@ -125,44 +149,44 @@ async def test_concurrent_chats_of_all_priorities_are_answered_in_full(running: 
     assert len({chat.engine for chat in chats}) == ENGINES, "least_loaded spreads them over both engines"
 
 
-async def test_a_client_that_leaves_frees_its_slot(running: Running) -> None:
+async def test_a_client_that_leaves_frees_its_slot(running: Running, queue: Queue) -> None:
     async with running.system.client() as client:
         async with running.long_stream(client, "leaver") as stream:
             chunks = aiter(stream)
             for _ in range(5):
                 await anext(chunks)
-            assert sum(running.busy()) == 1
-        await _until(lambda: sum(running.busy()) == 0)
-    await _until(lambda: running.state("leaver")["outcome"] == "cancelled")
-    record = running.state("leaver")
-    assert int(record["attempt"]) == 1
+            assert sum(await running.busy()) == 1
+        await _until(running.busy, [0] * ENGINES)
+    await _until(lambda: queue.state("leaver"), RequestState.FINISHED)
+    record = await queue.record("leaver")
+    assert (record.outcome, record.attempt) == ("cancelled", 1)
 
 
-async def test_what_exceeds_the_slots_waits_in_the_queue_and_not_in_the_engine(running: Running) -> None:
-    full = ENGINES * SLOTS
+async def test_what_exceeds_the_slots_waits_in_the_queue_and_not_in_the_engine(running: Running, queue: Queue) -> None:
+    runners = [f"runner-{number}" for number in range(ENGINES * SLOTS)]
     async with running.system.client() as client, _Streams(running, client) as streams:
-        for number in range(full):
-            await streams.open(f"runner-{number}")
-        await _until(lambda: running.busy() == [SLOTS] * ENGINES)
+        for request_id in runners:
+            await streams.open(request_id)
+        await _until(running.busy, [SLOTS] * ENGINES)
         # One too many, then one that is more urgent: it goes before the other.
         await streams.open("ninth", answers=False)
-        await _until(lambda: running.in_state("waiting") == ["ninth"])
+        await _until(queue.waiting, ["ninth"])
         await streams.open("urgent", "CRITICAL", answers=False)
-        await _until(lambda: running.in_state("waiting") == ["urgent", "ninth"])
-        assert running.busy() == [SLOTS] * ENGINES
-        assert running.deferred() == [0] * ENGINES
+        await _until(queue.waiting, ["urgent", "ninth"])
+        assert await running.busy() == [SLOTS] * ENGINES
+        assert await running.deferred() == [0] * ENGINES
 
-        await streams.leave("runner-0")
-        await _until(lambda: running.in_state("waiting") == ["ninth"])
-        await _until(lambda: running.state("urgent")["state"] == "running")
-        await _until(lambda: running.busy() == [SLOTS] * ENGINES)
-        await streams.leave("runner-1")
-        await _until(lambda: running.state("ninth")["state"] == "running")
-        assert running.in_state("waiting") == []
-        assert running.deferred() == [0] * ENGINES
-        assert running.state("ninth")["engine"] == running.state("runner-1")["engine"]
-    await _until(lambda: running.busy() == [0] * ENGINES)
-    assert {running.state(f"runner-{number}")["outcome"] for number in range(full)} == {"cancelled"}
+        await streams.leave(runners[0])
+        await _until(lambda: queue.state("urgent"), RequestState.RUNNING)
+        assert await queue.waiting() == ["ninth"]
+        await streams.leave(runners[1])
+        await _until(lambda: queue.state("ninth"), RequestState.RUNNING)
+        assert await queue.waiting() == []
+        assert (await queue.record("ninth")).engine == (await queue.record(runners[1])).engine
+        await _until(running.busy, [SLOTS] * ENGINES)
+        assert await running.deferred() == [0] * ENGINES
+    await _until(running.busy, [0] * ENGINES)
+    assert {(await queue.record(request_id)).outcome for request_id in runners} == {"cancelled"}
 
 
 class _Streams:
@@ -200,21 +224,17 @@ class _Streams:
                 begun.set()
 
 
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT_LIMIT_S):
-        while True:
-            # In a thread, so that the streams go on meanwhile.
-            if await asyncio.to_thread(condition):
-                return
-            await asyncio.sleep(0.05)
+async def _until(look: Callable[[], Awaitable[Any]], expected: object) -> None:
+    async def so() -> bool:
+        return await look() == expected
+
+    await wait_until(so, WAIT_LIMIT_S, what=f"{look} to be {expected}")
 
 
-def _get(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        return json.load(answer)
+async def _get(url: str) -> bytes:
+    def get() -> bytes:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.read()
 
-
-def _metric(url: str, name: str) -> int:
-    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
-        lines = answer.read().decode().splitlines()
-    return int(float(next(line.split()[1] for line in lines if line.startswith(name + " "))))
+    # In a thread, so that the streams go on meanwhile.
+    return await asyncio.to_thread(get)

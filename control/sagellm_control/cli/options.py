@@ -134,7 +134,7 @@ def _metavar(info: FieldInfo) -> str:
 
 
 def _facts(section: str, field: str, info: FieldInfo) -> Iterator[str]:
-    if is_list(info):
+    if is_list(info) and "repeated" not in (info.description or ""):
         yield "may be repeated"
     default = info.get_default(call_default_factory=True)
     if isinstance(default, list | tuple):

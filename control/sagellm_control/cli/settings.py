@@ -22,7 +22,7 @@ class UpSettings(BaseModel):
         default=0,
         ge=0,
         le=65535,
-        description="TCP port of the embedded Valkey; 0 takes a free one.",
+        description="Port of the embedded Valkey; 0: that of the last start, else a free one.",
     )
     ready_within_s: float = Field(
         default=60.0,

@@ -26,7 +26,7 @@ _MODEL_HELP = "Model of the simulated engine; with --engine: serve only this one
 
 @click.command(cls=SettingsCommand)
 @takes_settings(
-    FlagsOf("gateway", "Gateway", only=("host", "port")),
+    FlagsOf("gateway", "Gateway", only=("host", "port", "api_keys")),
     FlagsOf("worker", "Engines", only=("engine",)),
     FlagsOf("engine", "Engines", only=("models",), describe={"models": _MODEL_HELP}),
     FlagsOf("up", "Processes"),
@@ -83,7 +83,7 @@ async def _up(loaded: Loaded) -> None:
 async def _serve(loaded: Loaded, system: System) -> None:
     click.echo(f"Starting in {loaded.settings.up.data_dir.absolute()} …", err=True)
     async with system.up() as running:
-        _introduce(running, click.echo)
+        _introduce(running, loaded.settings.gateway.api_keys is not None, click.echo)
         if not running.engines:
             click.echo(f"No engine is ready yet; waiting for {', '.join(running.awaited)}", err=True)
             first = (await system.wait_for_engines(running))[0]
@@ -91,18 +91,19 @@ async def _serve(loaded: Loaded, system: System) -> None:
         await asyncio.Event().wait()
 
 
-def _introduce(running: Running, say: Callable[[str], None]) -> None:
+def _introduce(running: Running, needs_key: bool, say: Callable[[str], None]) -> None:
     model = running.engines[0].pool if running.engines else "MODEL"
     redis = f" --redis-url {masked('', running.redis_url)}"
     if running.namespace != "sagellm":
         redis += f" --redis-namespace {running.namespace}"
+    key = "-H 'Authorization: Bearer KEY' " if needs_key else ""
     body = json.dumps({"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello"}]})
     say(
         f"""
 Ready: {running.gateway_url}/v1   model {model}, {len(running.engines)} engine(s)
 
 A streamed chat:
-  curl -N {running.gateway_url}/v1/chat/completions -H 'Content-Type: application/json' \\
+  curl -N {running.gateway_url}/v1/chat/completions {key}-H 'Content-Type: application/json' \\
     -d {shlex.quote(body)}
 The same straight through the queue, ahead of what is less urgent:
   sagellm-control enqueue{redis} --priority HIGH "Hello"

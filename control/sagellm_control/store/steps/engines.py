@@ -106,7 +106,7 @@ async def retire_engine(
         how many requests were given back; None: the engine is held, nothing was done.
     """
     keys = store.keys.pool(pool)
-    names = [keys.engine(engine), keys.reservations(engine), keys.room, keys.leases]
+    names = [keys.engine(engine), keys.reservations(engine), keys.room, keys.leases, keys.assigned(engine)]
     held = await _RETIRE(store, names, [store.now(), engine, worker, state, reason, ROW_KEPT_MS])
     if held is None:
         return None

@@ -1,11 +1,11 @@
 -- retire: an engine loses its holder: the worker stops, or its lease has lapsed.
 --
--- KEYS[1] row   KEYS[2] reservations   KEYS[3] room   KEYS[4] leases
+-- KEYS[1] row   KEYS[2] reservations   KEYS[3] room   KEYS[4] leases   KEYS[5] assigned
 -- ARGV[1] now   ARGV[2] engine id   ARGV[3] worker session ('': only if the lease has lapsed)   ARGV[4] new state
--- ARGV[5] reason   ARGV[6] for how long (ms) the row is still shown
+-- ARGV[5] reason   ARGV[6] for how long (ms) the row is still shown; the assigned stream goes with it
 -- Output: false (not so: somebody holds it) | {request ids that have to be requeued…}
 
-local row, reservations, room, leases = unpack(KEYS, 1, 4)
+local row, reservations, room, leases, assigned = unpack(KEYS, 1, 5)
 local now, engine, worker = clock(ARGV[1]), ARGV[2], ARGV[3]
 local holder = redis.call('HGET', row, 'worker') or ''
 if worker == '' then
@@ -19,5 +19,6 @@ redis.call('ZREM', room, engine)
 if redis.call('EXISTS', row) == 1 then
   redis.call('HSET', row, 'worker', '', 'state', ARGV[4], 'reason', ARGV[5])
   redis.call('PEXPIRE', row, ARGV[6])
+  redis.call('PEXPIRE', assigned, ARGV[6])
 end
 return redis.call('SMEMBERS', reservations)

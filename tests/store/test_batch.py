@@ -1,0 +1,79 @@
+"""Batcher: batches form by what is ready, one write at a time, and nobody waits for a timer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from sagellm_control.store.batch import Batcher
+
+
+class SlowWriter:
+    """Writes when it is let, and remembers the batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = asyncio.Semaphore(0)
+        self.broken = False
+
+    async def __call__(self, items: Sequence[int]) -> list[int]:
+        self.batches.append(list(items))
+        await self.gate.acquire()
+        if self.broken:
+            raise ConnectionError("no server")
+        return [10 * item for item in items]
+
+
+async def test_the_first_goes_at_once_and_the_next_batch_collects_meanwhile() -> None:
+    write = SlowWriter()
+    async with Batcher(write, limit=3) as batcher:
+        answers = [asyncio.create_task(batcher.submit(n)) for n in range(1)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert write.batches == [[0]]
+        answers += [asyncio.create_task(batcher.submit(n)) for n in range(1, 6)]
+        await asyncio.sleep(0)
+        assert write.batches == [[0]]
+        for _ in range(3):
+            write.gate.release()
+        assert await asyncio.gather(*answers) == [0, 10, 20, 30, 40, 50]
+    assert write.batches == [[0], [1, 2, 3], [4, 5]]
+
+
+async def test_an_error_reaches_all_of_its_batch_and_no_other() -> None:
+    write = SlowWriter()
+    async with Batcher(write, limit=2) as batcher:
+        write.broken = True
+        first = [asyncio.create_task(batcher.submit(n)) for n in (1, 2)]
+        write.gate.release()
+        for task in first:
+            with pytest.raises(ConnectionError, match="no server"):
+                await task
+        write.broken = False
+        write.gate.release()
+        assert await batcher.submit(3) == 30
+
+
+async def test_one_that_is_cancelled_does_not_stop_the_others() -> None:
+    write = SlowWriter()
+    async with Batcher(write, limit=10) as batcher:
+        tasks = [asyncio.create_task(batcher.submit(n)) for n in (1, 2)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        tasks[0].cancel()
+        write.gate.release()
+        assert await tasks[1] == 20
+        with pytest.raises(asyncio.CancelledError):
+            await tasks[0]
+
+
+async def test_leaving_waits_for_what_is_under_way() -> None:
+    write = SlowWriter()
+    async with Batcher(write, limit=10) as batcher:
+        task = asyncio.create_task(batcher.submit(1))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        write.gate.release()
+    assert await task == 10

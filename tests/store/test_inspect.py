@@ -1,0 +1,131 @@
+"""Read-only views of the shared state."""
+
+from __future__ import annotations
+
+import pytest
+
+from sagellm_control.store.inspect import (
+    engine_rows,
+    find_request,
+    lapsed_leases,
+    list_engines,
+    list_pools,
+    list_requests,
+    model_index,
+    pool_depth,
+    read_output,
+    room,
+    server_ms,
+    waiting_head,
+)
+from sagellm_control.store.steps.engines import retire_engine
+from sagellm_control.wire.priority import RequestPriority
+from sagellm_control.wire.states import EngineState, RequestState
+
+from ..pool_driver import LEASE_MS, PoolDriver
+
+
+@pytest.fixture
+async def busy(pool: PoolDriver) -> PoolDriver:
+    """A request in every state."""
+    await pool.engine("e1", slots=3, models=("lora",), url="http://x", kind="vllm")
+    await pool.running("done", "runs", tenant="t")
+    await pool.finish("done")
+    await pool.assigned("assigned")
+    await pool.waiting("first", "second")
+    await pool.accept("new", priority=RequestPriority.HIGH)
+    return pool
+
+
+async def test_pools_and_models(busy: PoolDriver) -> None:
+    assert await list_pools(busy.store) == [busy.name]
+    assert await model_index(busy.store) == {busy.name: busy.name, "lora": busy.name}
+
+
+async def test_depth(busy: PoolDriver) -> None:
+    depth = await pool_depth(busy.store, busy.name)
+    assert depth.queued == {"critical": 0, "high": 1, "normal": 0, "low": 0, "background": 0}
+    assert (depth.waiting, depth.engines, depth.open_engines) == (2, 1, 1)
+    assert depth.counters == {"accepted": 6, "completed": 1}
+    assert await room(busy.store, busy.name) == {"e1": 1}
+
+
+async def test_depth_of_a_pool_that_is_not_there(pool: PoolDriver) -> None:
+    depth = await pool_depth(pool.store, pool.name)
+    assert (depth.waiting, depth.engines, depth.counters) == (0, 0, {})
+
+
+async def test_engines(busy: PoolDriver) -> None:
+    busy.clock.advance(1000)
+    (view,) = await list_engines(busy.store)
+    assert (view.pool, view.engine_id, view.kind, view.state) == (busy.name, "e1", "vllm", EngineState.READY)
+    assert (view.slots, view.active, view.models, view.worker) == (3, 2, ["lora"], "w-e1")
+    assert view.lease_s is not None
+    assert 0 < view.lease_s < LEASE_MS / 1000
+    await retire_engine(busy.store, busy.name, "e1", "w-e1", EngineState.STOPPED, "why")
+    (view,) = await list_engines(busy.store)
+    assert (view.state, view.reason, view.lease_s, view.active) == (EngineState.STOPPED, "why", None, 0)
+
+
+async def test_rows_of_engines_that_are_gone_are_left_out(busy: PoolDriver) -> None:
+    rows = await engine_rows(busy.store, busy.name, ["gone", "e1"])
+    assert [row.engine_id for row in rows] == ["e1"]
+    assert await engine_rows(busy.store, busy.name, []) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "ids"),
+    [
+        (None, ["assigned", "runs", "first", "second", "new"]),
+        (RequestState.QUEUED, ["new"]),
+        (RequestState.WAITING, ["first", "second"]),
+        (RequestState.ASSIGNED, ["assigned"]),
+        (RequestState.RUNNING, ["runs"]),
+        (RequestState.FINISHED, ["done"]),
+    ],
+)
+async def test_requests_by_state(busy: PoolDriver, state: RequestState | None, ids: list[str]) -> None:
+    views = await list_requests(busy.store, state=state)
+    assert [view.request_id for view in views] == ids
+    assert [view.request_id for view in await list_requests(busy.store, busy.name, state)] == ids
+    assert [view.request_id for view in await list_requests(busy.store, state=state, limit=1)] == ids[:1]
+
+
+async def test_one_request(busy: PoolDriver) -> None:
+    waits = await find_request(busy.store, "second")
+    assert waits is not None
+    assert (waits.state, waits.position, waits.attempt, waits.priority) == (RequestState.WAITING, 1, 0, "normal")
+    runs = await find_request(busy.store, "runs")
+    assert runs is not None
+    assert (runs.state, runs.engine, runs.attempt, runs.tenant) == (RequestState.RUNNING, "e1", 1, "t")
+    done = await find_request(busy.store, "done")
+    assert done is not None
+    assert (done.outcome, done.fields["status"]) == ("completed", "200")
+    assert await find_request(busy.store, "never-heard-of") is None
+
+
+async def test_the_head_of_the_waiting_set(busy: PoolDriver) -> None:
+    await busy.requeue("runs")
+    head = await waiting_head(busy.store, busy.name, 2)
+    assert [(arrival.id, attempts) for arrival, attempts in head] == [("runs", 1), ("first", 0)]
+    assert head[0][0].excluded == {"e1"}
+    assert len(await waiting_head(busy.store, busy.name, 99)) == 3
+
+
+async def test_lapsed_leases(busy: PoolDriver) -> None:
+    assert await lapsed_leases(busy.store, busy.name) == []
+    busy.clock.advance(LEASE_MS)
+    assert await lapsed_leases(busy.store, busy.name) == ["e1"]
+
+
+async def test_output_behind_a_position(busy: PoolDriver) -> None:
+    for sequence in (1, 2, 3):
+        await busy.append("runs", sequence, str(sequence).encode())
+    for after, expected in {(0, 0): [b"1", b"2", b"3"], (1, 1): [b"2", b"3"], (1, 3): [], (2, 1): []}.items():
+        events = await read_output(busy.store, busy.name, "runs", after=after)
+        assert [event.payload for event in events] == expected
+    assert len(await read_output(busy.store, busy.name, "runs", count=2)) == 2
+
+
+async def test_the_clock_is_the_stores(pool: PoolDriver) -> None:
+    assert await server_ms(pool.store) == pool.clock.now_ms
