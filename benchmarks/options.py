@@ -12,7 +12,9 @@ import click
 import uvloop
 
 _FLAGS = (
-    click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the results here."),
+    click.option(
+        "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the results to this file."
+    ),
     click.option("--quick", is_flag=True, help="A short run (under 30 s): to see that it works, not to quote."),
     click.option("--persist", is_flag=True, help="Let the server keep an append-only file (everysec)."),
     click.option(

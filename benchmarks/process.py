@@ -38,8 +38,9 @@ class MeasuredProcess:
         """A ``python -m sagellm_control …`` process that logs warnings."""
         # Settings of the shell or of a TOML file here would change what is measured.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SAGELLM_CONTROL_")}
-        command = [sys.executable, "-m", "sagellm_control", *arguments, "--config", os.devnull, "--log-level", "warning"]
-        return cls(name, command, folder / f"{name}.log", environment)
+        command = [sys.executable, "-m", "sagellm_control", *arguments]
+        quiet = ["--config", os.devnull, "--log-level", "warning"]
+        return cls(name, [*command, *quiet], folder / f"{name}.log", environment)
 
     @property
     def pid(self) -> int:

@@ -88,8 +88,9 @@ class Report:
         self.note(
             f"{m['cores']} × {m['cpu']}, {m['memory_gb']} GB, {m['system']}, Python {m['python']}, "
             f"{s.get('server')} {s.get('version')} ({s.get('allocator')}, append-only file "
-            f"{'on' if s.get('append_only_file') else 'off'}); {libraries}; other processes took {m['taken_by_others'] or 0:.0%} of the machine"
+            f"{'on' if s.get('append_only_file') else 'off'}); {libraries}"
         )
+        self.note(f"other processes took {m['taken_by_others'] or 0:.0%} of the machine meanwhile")
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(self._json(), indent=1, default=str) + "\n")

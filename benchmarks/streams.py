@@ -124,8 +124,8 @@ def _tell(report: Report, system: System, load: Load, exchanges: Sequence[Exchan
         "tokens_per_s": rate,
     }
     report.targets = [
-        Target("streams open at once", most_open, load.streams, at_most=False, unit=""),
-        Target("streams that were not whole", len(exchanges) - len(good), 0, at_most=True, unit=""),
+        Target("streams open at once", most_open, load.streams, False, ""),
+        Target("streams that were not whole", len(exchanges) - len(good), 0, True, ""),
     ]
 
 
@@ -145,7 +145,8 @@ def _most_open(exchanges: Sequence[Exchange]) -> int:
 def _allow_files(number: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < number:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (number if hard == resource.RLIM_INFINITY else min(number, hard), hard))
+        wanted = number if hard == resource.RLIM_INFINITY else min(number, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @click.command(help=__doc__)

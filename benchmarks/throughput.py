@@ -84,9 +84,9 @@ async def throughput(plan: Plan, report: Report, *, at_once: int, rounds: int, s
     short, long = (report.results[shape]["queue"]["requests_per_s"]["median"] for shape in SHAPES)
     tokens = SHAPES["long answers"]
     report.targets = [
-        Target("short answers through the queue", short, SHORT_TARGET_RPS, at_most=False, unit="requests/s"),
-        Target("long answers through the queue", long * tokens, LONG_TARGET_TPS, at_most=False, unit="tokens/s"),
-        Target("answers that were not whole, and warnings", len(report.complaints), 0, at_most=True, unit=""),
+        Target("short answers through the queue", short, SHORT_TARGET_RPS, False, "requests/s"),
+        Target("long answers through the queue", long * tokens, LONG_TARGET_TPS, False, "tokens/s"),
+        Target("answers that were not whole, and warnings", len(report.complaints), 0, True, ""),
     ]
 
 
@@ -112,8 +112,7 @@ def _show(report: Report, shape: str, tokens: int, ways: dict[str, Way]) -> None
     report.table(title, ["", "requests/s", "tokens/s", "TTFT p50 ms", "TTFT p99 ms"], rows)
     processes = list(ways["queue"].cpu_ms)
     rows = [
-        [name, *(f"{Spread.of(way.cpu_ms[process]).median:.3f}" for process in processes)]
-        for name, way in ways.items()
+        [name, *(f"{Spread.of(way.cpu_ms[process]).median:.3f}" for process in processes)] for name, way in ways.items()
     ]
     report.table("CPU ms a request, by process", ["", *processes], rows)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import Any
 
 import uvloop
 from taskiq.receiver import Receiver  # pyright: ignore[reportMissingImports]  # lives in the peers' venv
@@ -20,11 +21,12 @@ AT_ONCE = 100
 
 async def main(url: str, jobs: int, kind: str) -> None:
     counting = Counting(jobs)
-    broker = (ListQueueBroker if kind == "list" else RedisStreamBroker)(url)
+    broker: Any = (ListQueueBroker if kind == "list" else RedisStreamBroker)(url)
 
-    @broker.task(task_name="noop")
-    async def noop() -> None:
+    async def count() -> None:
         counting.done()
+
+    noop = broker.task(task_name="noop")(count)
 
     # As a worker from the start: the group of the stream has to be there before the first job.
     broker.is_worker_process = True

@@ -66,10 +66,9 @@ async def direct(pool: Pool, engines: int, number: int) -> tuple[Slope, dict[str
 async def fill(pool: Pool, number: int, *, model: str = "") -> Filled:
     """Let so many background requests wait, with the real accept and the real admit."""
     before = await pool.used_memory()
-    async with pool.scheduler() as scheduler:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(pool.accept(number, RequestPriority.BACKGROUND, "old", model=model))
-            clock = tasks.create_task(watch(_missing(pool, number), number, 0, scheduler, pool.server_pid))
+    async with pool.scheduler() as scheduler, asyncio.TaskGroup() as tasks:
+        tasks.create_task(pool.accept(number, RequestPriority.BACKGROUND, "old", model=model))
+        clock = tasks.create_task(watch(_missing(pool, number), number, 0, scheduler, pool.server_pid))
     slope = clock.result()
     after = await pool.used_memory()
     return Filled(slope.per_s, (after - before) / number - len(BODY))

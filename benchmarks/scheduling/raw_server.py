@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from typing import Any, cast
 
 import hiredis
 
@@ -33,7 +34,7 @@ async def raw_rate(pool: Pool, number: int) -> tuple[float, float]:
     batches = [
         _commands(pool, stream, ids[at : at + BATCH], entries[at : at + BATCH]) for at in range(0, number, BATCH)
     ]
-    writes = [b"".join(hiredis.pack_command(tuple(command)) for command in batch) for batch in batches]
+    writes = [b"".join(_packed(command) for command in batch) for batch in batches]
     reader, writer = await asyncio.open_connection(HOST, int(pool.url.rpartition(":")[2].partition("/")[0]))
     replies = hiredis.Reader()
     began = time.monotonic()
@@ -53,6 +54,11 @@ async def raw_rate(pool: Pool, number: int) -> tuple[float, float]:
         writer.close()
     await pool.forget(ids)
     return number / seconds, sum(map(len, batches)) / seconds
+
+
+def _packed(command: Command) -> bytes:
+    # Its stub wants a tuple of one item; a command has several.
+    return hiredis.pack_command(cast(Any, tuple(command)))
 
 
 def _commands(pool: Pool, stream: str, ids: Sequence[str], entries: Sequence[str]) -> list[Command]:
@@ -81,5 +87,3 @@ def _commands(pool: Pool, stream: str, ids: Sequence[str], entries: Sequence[str
         ]
     commands += [("XACK", stream, SCHEDULER_GROUP, *entries), ("XDEL", stream, *entries)]
     return commands
-
-

@@ -13,7 +13,8 @@ import pytest
 
 from sagellm_control.gateway.settings import GatewaySettings
 from sagellm_control.scheduler.settings import SchedulerSettings
-from sagellm_control.simulated_engine import SimulatedEngineSettings, serve
+from sagellm_control.simulated_engine import SimulatedEngineSettings
+from sagellm_control.simulated_engine.process import serve
 from sagellm_control.store.settings import RedisSettings
 from sagellm_workers.settings import WorkerSettings
 

@@ -183,8 +183,9 @@ async def test_what_exceeds_the_slots_waits_in_the_queue_and_not_in_the_engine(r
         await _until(lambda: queue.state("ninth"), RequestState.RUNNING)
         assert await queue.waiting() == []
         assert (await queue.record("ninth")).engine == (await queue.record(runners[1])).engine
+        # llama.cpp notices that a client has left at its next token, and who takes the place may be there before.
+        await _until(running.deferred, [0] * ENGINES)
         await _until(running.busy, [SLOTS] * ENGINES)
-        assert await running.deferred() == [0] * ENGINES
     await _until(running.busy, [0] * ENGINES)
     assert {(await queue.record(request_id)).outcome for request_id in runners} == {"cancelled"}
 

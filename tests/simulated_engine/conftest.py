@@ -12,7 +12,8 @@ import aiohttp
 import orjson
 import pytest
 
-from sagellm_control.simulated_engine import SimulatedEngineSettings, serve
+from sagellm_control.simulated_engine import SimulatedEngineSettings
+from sagellm_control.simulated_engine.process import serve
 
 # Costs nothing: such an engine is as fast as Python.
 FREE = {"prefill_tokens_per_s": 0, "tpot_ms": 0, "tpot_per_running_ms": 0}

@@ -11,13 +11,15 @@ import aiohttp
 import pytest
 from pydantic import ValidationError
 
-from sagellm_control.simulated_engine import SimulatedEngineSettings, run, serve
+from sagellm_control.simulated_engine import SimulatedEngineSettings
+from sagellm_control.simulated_engine.process import run, serve
 
 from .conftest import ENDLESS, WAIT_LIMIT_S, StartEngine, chat
 
 PROGRAM = """
 import sys
-from sagellm_control.simulated_engine import SimulatedEngineSettings, main
+from sagellm_control.simulated_engine import SimulatedEngineSettings
+from sagellm_control.simulated_engine.process import main
 main(SimulatedEngineSettings(port=int(sys.argv[1])))
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -27,8 +28,7 @@ async def end(process: asyncio.subprocess.Process, deadline_s: float) -> bool:
     Returns:
         Whether it ended by itself within the deadline.
     """
-    if process.returncode is None:
-        process.terminate()
+    _signal(process, signal.SIGTERM)
     try:
         await asyncio.wait_for(process.wait(), deadline_s)
         return True
@@ -42,11 +42,15 @@ async def end(process: asyncio.subprocess.Process, deadline_s: float) -> bool:
 
 def kill(process: asyncio.subprocess.Process) -> None:
     """SIGKILL, unless it has ended already."""
+    _signal(process, signal.SIGKILL)
+
+
+def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
     if process.returncode is None:
-        try:
-            process.kill()
-        except ProcessLookupError:
-            return
+        # Not process.send_signal: that polls first, and a child that has just ended is then reaped behind asyncio's
+        # back, which loses its exit code (255 and a warning).
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)
 
 
 def describe(code: int) -> str:

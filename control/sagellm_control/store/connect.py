@@ -20,6 +20,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from ..wire.keys import Keys
+from .deadline import with_deadline
 from .settings import RedisSettings
 
 if TYPE_CHECKING:
@@ -49,19 +50,19 @@ class Store:
         self.settings = settings
         self.keys = Keys(settings.namespace)
         self.now = now
-        self.commands: Any = self._client(read_timeout_s=settings.command_timeout_s)
+        self.commands: Any = self._client(deadline_s=settings.command_timeout_s)
         """Client for commands; all processes' ordinary calls go through it."""
         self._others: list[Any] = []
 
     def blocking(self) -> Any:
         """A client for blocking reads, closed with the store."""
-        client = self._client(read_timeout_s=None)
+        client = self._client(deadline_s=None)
         self._others.append(client)
         return client
 
     def pubsub(self) -> PubSub:
         """A subscription connection; the caller closes it."""
-        client = self._client(read_timeout_s=None, pubsub=True)
+        client = self._client(deadline_s=None, pubsub=True)
         self._others.append(client)
         return client.pubsub(ignore_subscribe_messages=False)
 
@@ -99,9 +100,9 @@ class Store:
         for client in (*self._others, self.commands):
             await client.aclose()
 
-    def _client(self, *, read_timeout_s: float | None, pubsub: bool = False) -> Any:
+    def _client(self, *, deadline_s: float | None, pubsub: bool = False) -> Any:
         options: dict[str, Any] = {
-            "socket_timeout": read_timeout_s,
+            "socket_timeout": None,
             "socket_connect_timeout": self.settings.connect_timeout_s,
             "socket_keepalive": True,
             # redis-py 8 retries ten times by default: a lost reply would run a command again behind our back.
@@ -112,24 +113,30 @@ class Store:
             "username": parts.username,
             "password": unquote(parts.password) if parts.password else None,
         }
-        if parts.scheme.startswith("redis+cluster"):
-            if pubsub:
-                # A plain PUBLISH reaches every node of a cluster, so one node is enough to listen on.
-                host, port = _addresses(parts.netloc, 6379)[0]
-                return redis.Redis(host=host, port=port, **options, **login)
-            options.pop("retry")
-            nodes = [ClusterNode(host, port) for host, port in _addresses(parts.netloc, 6379)]
-            cluster: Any = RedisCluster  # its type stubs call it abstract
-            return cluster(startup_nodes=nodes, **options, **login)
-        if parts.scheme.startswith("redis+sentinel"):
+        if parts.scheme == "redis+cluster":
+            if not pubsub:
+                options |= {"socket_timeout": deadline_s}
+                options.pop("retry")
+                nodes = [ClusterNode(host, port) for host, port in _addresses(parts.netloc, 6379)]
+                cluster: Any = RedisCluster  # its type stubs call it abstract
+                return cluster(startup_nodes=nodes, **options, **login)
+            # A plain PUBLISH reaches every node of a cluster, so one node is enough to listen on.
+            host, port = _addresses(parts.netloc, 6379)[0]
+            client: Any = redis.Redis(host=host, port=port, **options, **login)
+        elif parts.scheme == "redis+sentinel":
             name, _, database = parts.path.strip("/").partition("/")
             sentinel = Sentinel(_addresses(parts.netloc, 26379), socket_timeout=self.settings.connect_timeout_s)
-            return sentinel.master_for(name or "mymaster", db=int(database or 0), **options, **login)
-        # A burst of calls waits for a connection instead of opening one each.
-        pool = redis.BlockingConnectionPool.from_url(
-            self.settings.url, max_connections=MOST_CONNECTIONS, timeout=self.settings.command_timeout_s, **options
-        )
-        return redis.Redis.from_pool(pool)
+            client = sentinel.master_for(name or "mymaster", db=int(database or 0), **options, **login)
+        else:
+            # A burst of calls waits for a connection instead of opening one each.
+            wait_s = self.settings.command_timeout_s
+            pool = redis.BlockingConnectionPool.from_url(
+                self.settings.url, max_connections=MOST_CONNECTIONS, timeout=wait_s, **options
+            )
+            client = redis.Redis.from_pool(pool)
+        if deadline_s is not None:
+            with_deadline(client.connection_pool, deadline_s)
+        return client
 
 
 def _addresses(netloc: str, default_port: int) -> list[tuple[str, int]]:

@@ -1,0 +1,48 @@
+"""A deadline for each command that does not swallow cancellations.
+
+redis-py writes each command under ``asyncio.wait_for``. On Python 3.11 that can lose a cancellation which comes just
+when the write is done: the task goes on as if nobody had asked it to stop, and whoever waits for it waits for ever.
+(It also costs a task a command.) So the connections get no ``socket_timeout``, and this instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+
+class CommandDeadline:
+    """Mixin for redis-py's connections."""
+
+    command_timeout_s: float
+
+    async def send_packed_command(self, *arguments: Any, **options: Any) -> None:
+        """Write a command."""
+        async with self._deadline():
+            await super().send_packed_command(*arguments, **options)  # pyright: ignore[reportAttributeAccessIssue]
+
+    async def read_response(self, *arguments: Any, **options: Any) -> Any:
+        """Read an answer."""
+        async with self._deadline():
+            return await super().read_response(*arguments, **options)  # pyright: ignore[reportAttributeAccessIssue]
+
+    @asynccontextmanager
+    async def _deadline(self) -> AsyncGenerator[None, None]:
+        try:
+            async with asyncio.timeout(self.command_timeout_s):
+                yield
+        except TimeoutError as error:
+            # The answer may still come: nobody must take it for that of the next command.
+            await self.disconnect(nowait=True)  # pyright: ignore[reportAttributeAccessIssue]
+            raise RedisTimeoutError(f"no answer from the server within {self.command_timeout_s:g} s") from error
+
+
+def with_deadline(pool: Any, command_timeout_s: float) -> None:
+    """From now on the pool's connections give each command so long (s)."""
+    name = f"Deadline{pool.connection_class.__name__}"
+    bases = (CommandDeadline, pool.connection_class)
+    pool.connection_class = type(name, bases, {"command_timeout_s": command_timeout_s})

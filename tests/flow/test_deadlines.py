@@ -1,0 +1,68 @@
+"""A request whose timeout passes ends, wherever it is: 408 while it waits, 504 while it runs."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from sagellm_control.wire.states import RequestState
+
+from .asking import CHAT_PATH, chat, error_of
+from .conftest import ENDLESS, StartEngine, StartSystem
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_408_when_the_timeout_passes_while_it_waits(
+    start_engine: StartEngine, start_system: StartSystem, stream: bool
+) -> None:
+    engine = await start_engine(slots=1, **ENDLESS)
+    system = await start_system(engine)
+    async with system.session.post(
+        system.url + CHAT_PATH, json=chat(max_tokens=9, stream=True), headers={"X-Request-ID": "runs"}
+    ):
+        await system.until("runs", RequestState.RUNNING)
+        headers = {"X-Request-Timeout-Ms": "150", "X-Request-ID": "late"}
+        async with system.session.post(system.url + CHAT_PATH, json=chat(stream=stream), headers=headers) as response:
+            assert response.status == 408
+            assert (await error_of(response))["code"] == "deadline_exceeded"
+    assert await system.until_outcome("late") == "expired"
+    assert (await engine.state())["total_requests"] == 1
+
+
+async def test_504_when_the_timeout_passes_while_it_runs(start_engine: StartEngine, start_system: StartSystem) -> None:
+    engine = await start_engine(**ENDLESS)
+    system = await start_system(engine)
+    headers = {"X-Request-Timeout-Ms": "200", "X-Request-ID": "slow"}
+    async with system.session.post(system.url + CHAT_PATH, json=chat(max_tokens=9), headers=headers) as response:
+        assert response.status == 504
+        assert (await error_of(response))["code"] == "deadline_exceeded"
+    assert await system.until_outcome("slow") == "expired"
+    await engine.until(aborted=1, running=0)
+    await system.until_idle()
+
+
+async def test_a_timeout_in_mid_stream_ends_with_an_error_event(
+    start_engine: StartEngine, start_system: StartSystem
+) -> None:
+    engine = await start_engine(**ENDLESS)
+    system = await start_system(engine)
+    headers = {"X-Request-Timeout-Ms": "200"}
+    body = chat(max_tokens=9, stream=True)
+    async with system.session.post(system.url + CHAT_PATH, json=body, headers=headers) as response:
+        assert response.status == 200
+        *_, first, last = (await response.read()).strip().split(b"\n\n")
+    assert b"Answer" in first
+    assert orjson.loads(last.removeprefix(b"data: "))["error"]["code"] == "deadline_exceeded"
+    await engine.until(aborted=1, running=0)
+
+
+async def test_a_slow_first_token_is_counted_and_not_refused(start_engine: StartEngine, start_system: StartSystem) -> None:
+    """An SLO is an objective: a request that misses it is served all the same."""
+    engine = await start_engine(prefill_tokens_per_s=1000)
+    system = await start_system(engine)
+    headers = {"X-SLO-Deadline-Ms": "1", "X-Request-ID": "slow"}
+    async with system.session.post(system.url + CHAT_PATH, json=chat("x" * 80, max_tokens=2), headers=headers) as response:
+        assert response.status == 200
+    view = await system.find("slow")
+    assert view is not None
+    assert view.fields["slo_ms"] == "1"

@@ -1,0 +1,119 @@
+"""Placements: on which engine, and on which never."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from sagellm_control.scheduler.open_engines import OpenEngines
+from sagellm_control.scheduler.placement import DEFAULT_PLACEMENT, PLACEMENTS, Placement, make_placement
+from sagellm_control.wire.engine import EngineRow
+from sagellm_control.wire.priority import RequestPriority
+from sagellm_control.wire.request import Arrival
+
+
+@pytest.fixture(params=list(PLACEMENTS))
+def placement(request: pytest.FixtureRequest) -> Placement:
+    """Every placement."""
+    return make_placement(request.param)
+
+
+def engines(free: dict[str, int], *, slots: int = 4, lora_on: tuple[str, ...] = ()) -> OpenEngines:
+    view = OpenEngines()
+    view.learn(
+        EngineRow(e, "pool", "", "openai", slots, ("pool", "lora") if e in lora_on else ("pool",)) for e in free
+    )
+    view.refresh(free)
+    return view
+
+
+def asking(model: str = "", excluded: frozenset[str] = frozenset()) -> Arrival:
+    return Arrival("r", RequestPriority.NORMAL, 0.0, model=model, excluded=excluded)
+
+
+def choices(placement: Placement, view: OpenEngines, count: int, asked: Arrival | None = None) -> list[str | None]:
+    """What a scheduler does: choose, take, choose again."""
+    found: list[str | None] = []
+    for _ in range(count):
+        engine = placement.choose(asked or asking(), view)
+        if engine is not None:
+            view.take(engine)
+        found.append(engine)
+    return found
+
+
+def test_round_robin_takes_turns() -> None:
+    placement = make_placement("round_robin")
+    assert choices(placement, engines({"a": 4, "b": 4, "c": 4}), 7) == ["a", "b", "c", "a", "b", "c", "a"]
+
+
+def test_round_robin_skips_what_is_full_and_fills_all() -> None:
+    found = choices(make_placement("round_robin"), engines({"a": 1, "b": 3, "c": 0}), 5)
+    assert found == ["a", "b", "b", "b", None]
+
+
+def test_least_loaded_takes_the_emptiest() -> None:
+    found = choices(make_placement("least_loaded"), engines({"a": 1, "b": 4, "c": 2}), 8)
+    assert found[:3] == ["b", "b", "c"] or found[:3] == ["b", "c", "b"]
+    assert Counter(found) == {"a": 1, "b": 4, "c": 2, None: 1}
+
+
+def test_least_loaded_counts_requests_and_not_free_places() -> None:
+    view = OpenEngines()
+    view.learn([EngineRow("big", "p", "", "", 100, ()), EngineRow("small", "p", "", "", 2, ())])
+    view.refresh({"big": 90, "small": 2})
+    assert make_placement("least_loaded").choose(asking(), view) == "small"
+
+
+def test_least_loaded_spreads_over_equals() -> None:
+    found = choices(make_placement("least_loaded"), engines({"a": 4, "b": 4, "c": 4}), 6)
+    assert Counter(found) == {"a": 2, "b": 2, "c": 2}
+
+
+def test_no_engine(placement: Placement) -> None:
+    assert placement.choose(asking(), OpenEngines()) is None
+    assert placement.choose(asking(), engines({"a": 0})) is None
+
+
+def test_never_more_than_there_is_room(placement: Placement) -> None:
+    found = choices(placement, engines({f"e{n}": n for n in range(5)}), 12)
+    assert Counter(found) == {"e1": 1, "e2": 2, "e3": 3, "e4": 4, None: 2}
+
+
+def test_only_engines_that_serve_the_model(placement: Placement) -> None:
+    view = engines({"a": 4, "b": 1, "c": 4}, lora_on=("b",))
+    assert choices(placement, view, 2, asking("lora")) == ["b", None]
+    assert placement.choose(asking("unknown"), view) is None
+    assert placement.choose(asking(), view) in ("a", "c")
+
+
+def test_not_where_it_failed(placement: Placement) -> None:
+    view = engines({"a": 4, "b": 1})
+    assert choices(placement, view, 2, asking(excluded=frozenset("a"))) == ["b", None]
+
+
+@pytest.mark.parametrize(
+    ("ready", "lora_on", "asked", "expected"),
+    [
+        # It failed on every engine there is: any may try again.
+        ({"a": 1}, (), asking(excluded=frozenset("a")), "a"),
+        ({"a": 0, "b": 1}, (), asking(excluded=frozenset("ab")), "b"),
+        # The other has no room now, but will have.
+        ({"a": 1, "b": 0}, (), asking(excluded=frozenset("a")), None),
+        # The other does not serve the model and never will: waiting for it would be waiting for ever.
+        ({"a": 1, "b": 1}, ("a",), asking("lora", frozenset("a")), "a"),
+    ],
+    ids=["the only one", "all of them", "one that is full", "the only one with the model"],
+)
+def test_where_it_failed_when_there_is_no_other(
+    placement: Placement, ready: dict[str, int], lora_on: tuple[str, ...], asked: Arrival, expected: str | None
+) -> None:
+    assert placement.choose(asked, engines(ready, lora_on=lora_on)) == expected
+
+
+def test_placements_are_known_by_their_names() -> None:
+    assert {make_placement(name).name for name in PLACEMENTS} == set(PLACEMENTS) == {"round_robin", "least_loaded"}
+    assert DEFAULT_PLACEMENT == "least_loaded"
+    with pytest.raises(ValueError, match=r"unknown placement 'dice'.*round_robin, least_loaded"):
+        make_placement("dice")
