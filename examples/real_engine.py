@@ -212,7 +212,7 @@ def show(chats: Sequence[Chat], took_s: float) -> None:
     """A table in the order of the first tokens, and the sums."""
     print(f"{'request':9} {'priority':11} {'TTFT s':>7} {'total s':>8} {'tokens':>7}  {'engine':18} answer")
     for this in sorted(chats, key=lambda this: this.ttft_s):
-        told = "; ".join(this.problems) or " ".join(this.text.split())[:44]
+        told = "; ".join(this.problems) or " ".join(this.text.split())[:44].rstrip()
         print(
             f"{this.request_id:9} {this.priority:11} {this.ttft_s:7.2f} {this.total_s:8.2f} {this.tokens:7}  "
             f"{this.engine:18} {told}"

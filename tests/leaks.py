@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import Any
 from urllib.parse import unquote
 
 from sagellm_control.store.connect import Store
@@ -32,23 +34,28 @@ def permanent_pool_keys(keys: PoolKeys) -> set[str]:
     }
 
 
-async def _stays_for_now(store: Store, keys: PoolKeys, kind: str, name: str, part: str) -> bool:
-    """What is kept for as long as a request is under way or an engine is known."""
+def kept_while(pipe: Any, keys: PoolKeys, kind: str, name: str, part: str) -> bool:
+    """Ask for what a key of a request or an engine is kept for; False: there is no such key."""
     match kind, part:
         case "request", "" | "body" | "output":
-            return await store.commands.hget(keys.record(name), "state") in LIVE_STATES
+            pipe.hget(keys.record(name), "state")  # until the request has ended
         case "engine", "":
-            # The row of an engine that a worker holds; any other row expires.
-            return bool(await store.commands.hget(keys.engine(name), "worker"))
+            pipe.hget(keys.engine(name), "worker")  # while a worker holds it
         case "engine", "reservations" | "assigned":
-            return bool(await store.commands.exists(keys.engine(name)))
+            pipe.exists(keys.engine(name))  # as long as its row
         case _:
             return False
+    return True
 
 
-async def namespace_keys(store: Store) -> list[bytes]:
+def still_kept(kind: str, answer: Any) -> bool:
+    """Whether the answer to ``kept_while`` says that the key may stay."""
+    return answer in LIVE_STATES if kind == "request" else bool(answer)
+
+
+async def namespace_keys(store: Store) -> list[str]:
     """Every key of the store's namespace."""
-    return [key async for key in store.commands.scan_iter(match=f"{store.keys.namespace}:*", count=1000)]
+    return [key.decode() async for key in store.commands.scan_iter(match=f"{store.keys.namespace}:*", count=1000)]
 
 
 async def leaked_keys(store: Store) -> list[str]:
@@ -58,8 +65,7 @@ async def leaked_keys(store: Store) -> list[str]:
     for name in names:
         pipe.pttl(name)
     ttls = await pipe.execute() if names else []
-    lasting = [name.decode() for name, ttl in zip(names, ttls, strict=True) if ttl == -1]
-    return [name for name in lasting if not await _is_permanent(store, name)]
+    return await _not_permanent(store, [name for name, ttl in zip(names, ttls, strict=True) if ttl == -1])
 
 
 async def delete_namespace(store: Store) -> None:
@@ -68,12 +74,26 @@ async def delete_namespace(store: Store) -> None:
         await store.commands.unlink(*names)
 
 
-async def _is_permanent(store: Store, name: str) -> bool:
-    if name in permanent_keys(store.keys):
-        return True
-    of_pool = re.fullmatch(rf"{re.escape(store.keys.namespace)}:\{{([^}}]*)\}}:([^:]+):?([^:]*):?(.*)", name)
-    if of_pool is None:
-        return False
-    quoted, kind, member, part = of_pool.groups()
-    keys = store.keys.pool(unquote(quoted))
-    return name in permanent_pool_keys(keys) or await _stays_for_now(store, keys, kind, member, part)
+async def _not_permanent(store: Store, names: Sequence[str]) -> list[str]:
+    of_pool = re.compile(rf"{re.escape(store.keys.namespace)}:\{{([^}}]*)\}}:([^:]+):?([^:]*):?(.*)")
+    leaked: list[str] = []
+    asked: list[tuple[str, str]] = []
+    pipe = store.commands.pipeline(transaction=False)
+    for name in names:
+        if name in permanent_keys(store.keys):
+            continue
+        found = of_pool.fullmatch(name)
+        if found is None:
+            leaked.append(name)
+            continue
+        quoted, kind, member, part = found.groups()
+        keys = store.keys.pool(unquote(quoted))
+        if name in permanent_pool_keys(keys):
+            continue
+        if kept_while(pipe, keys, kind, member, part):
+            asked.append((name, kind))
+        else:
+            leaked.append(name)
+    answers = await pipe.execute() if asked else []
+    leaked += [name for (name, kind), answer in zip(asked, answers, strict=True) if not still_kept(kind, answer)]
+    return leaked

@@ -11,13 +11,15 @@ LOOK_EVERY_S = 0.005
 """Fine enough that nobody waits for it, coarse enough that a busy machine gets on with its work."""
 
 
-async def wait_until(predicate: Callable[[], Any | Awaitable[Any]], timeout_s: float = 10.0, *, what: str = "") -> Any:
+async def wait_until(
+    predicate: Callable[[], Any | Awaitable[Any]], timeout_s: float = 10.0, *, what: str | Callable[[], object] = ""
+) -> Any:
     """Ask until the answer is truthy; that answer.
 
     Args:
         predicate: plain or async.
         timeout_s: longest wait; generous, as it is only waited for in full when something is broken.
-        what: what is waited for, for the message.
+        what: what is waited for, for the message; or a function that says what is missing when it did not come.
 
     Raises:
         AssertionError: it did not become true; shows the last answer.
@@ -33,4 +35,5 @@ async def wait_until(predicate: Callable[[], Any | Awaitable[Any]], timeout_s: f
                     return answer
                 await asyncio.sleep(LOOK_EVERY_S)
     except TimeoutError:
-        raise AssertionError(f"not so within {timeout_s:g} s: {what or predicate}; last answer: {answer!r}") from None
+        missing = what() if callable(what) else what or predicate
+        raise AssertionError(f"not so within {timeout_s:g} s: {missing}; last answer: {answer!r}") from None

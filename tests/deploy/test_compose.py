@@ -69,7 +69,7 @@ def seconds(text: str) -> float:
 
 def test_it_has_the_parts_that_it_promises() -> None:
     replicas = {name: service.get("deploy", {}).get("replicas", 1) for name, service in SERVICES.items()}
-    count = dict.fromkeys(("gateway", "scheduler", "worker", "engine"), 0)
+    count: dict[str, int] = dict.fromkeys(("gateway", "scheduler", "worker", "engine"), 0)
     for name in OURS:
         count[words(name)[0]] += replicas[name]
     assert count == {"gateway": 1, "scheduler": 2, "worker": 2, "engine": 2}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
@@ -39,11 +40,14 @@ async def _connection(url: str) -> AsyncGenerator[tuple[asyncio.StreamReader, as
 
 
 async def _refusal(reader: asyncio.StreamReader) -> None:
-    """Reads a 413 and the end of the connection."""
+    """Reads a 413."""
     async with asyncio.timeout(5):
-        answer = await reader.read()
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 413 "), answer
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        length = re.search(r"Content-Length: (\d+)", head)
+        assert length is not None, head
+        body = await reader.readexactly(int(length[1]))
+    assert head.startswith("HTTP/1.1 413 "), head
+    assert "Connection: close" in head
     error = orjson.loads(body)["error"]
     assert error["code"] == "body_too_large"
     assert str(LIMIT) in error["message"]

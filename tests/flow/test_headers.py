@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from sagellm_control.gateway.request_headers import idempotent_id
+
 from ..waiting import wait_until
 from .asking import CHAT_PATH, chat, error_of, expected_text
 from .conftest import SimulatedEngine, StartEcho, StartEngine, StartSystem
@@ -25,6 +27,11 @@ async def engine(start_engine: StartEngine) -> SimulatedEngine:
 
 @pytest.fixture
 async def system(engine: SimulatedEngine, start_system: StartSystem) -> InProcessSystem:
+    return await start_system(engine)
+
+
+@pytest.fixture
+async def two_gateways(engine: SimulatedEngine, start_system: StartSystem) -> InProcessSystem:
     return await start_system(engine, gateways=2)
 
 
@@ -118,20 +125,20 @@ async def test_a_refusal_tells_the_request_id_too(system: InProcessSystem) -> No
         assert response.headers["X-Request-ID"] == "refused-1"
 
 
-async def test_a_request_id_that_is_in_use(engine: SimulatedEngine, system: InProcessSystem) -> None:
-    async with _ask(system, {"X-Request-ID": "once"}) as response:
+async def test_a_request_id_that_is_in_use(engine: SimulatedEngine, two_gateways: InProcessSystem) -> None:
+    async with _ask(two_gateways, {"X-Request-ID": "once"}) as response:
         assert response.status == 200
-    async with _ask(system, {"X-Request-ID": "once"}, gateway=1) as response:
+    async with _ask(two_gateways, {"X-Request-ID": "once"}, gateway=1) as response:
         assert response.status == 409
         error = await error_of(response)
     assert (error["param"], error["code"]) == ("X-Request-ID", "request_id_exists")
     assert (await engine.state())["total_requests"] == 1
 
 
-async def test_an_idempotency_key_gives_the_same_answer_again(engine: SimulatedEngine, system: InProcessSystem) -> None:
+async def test_an_idempotency_key_gives_the_same_answer_again(engine: SimulatedEngine, two_gateways: InProcessSystem) -> None:
     answers: list[tuple[str, bytes]] = []
     for gateway in (0, 0, 1):
-        async with _ask(system, {"Idempotency-Key": "key one"}, gateway) as response:
+        async with _ask(two_gateways, {"Idempotency-Key": "key one"}, gateway) as response:
             assert response.status == 200
             answers.append((response.headers["X-Request-ID"], await response.read()))
     assert answers[0] == answers[1] == answers[2]
@@ -144,7 +151,7 @@ async def test_two_at_once_with_one_key_share_one_stream(start_engine: StartEngi
     key = {"Idempotency-Key": "shared"}
 
     async def ask(gateway: int) -> bytes:
-        async with _ask(system, key, gateway, stream=True, max_tokens=30) as response:
+        async with asyncio.timeout(5), _ask(system, key, gateway, stream=True, max_tokens=30) as response:
             assert response.status == 200
             return await response.read()
 
@@ -155,10 +162,10 @@ async def test_two_at_once_with_one_key_share_one_stream(start_engine: StartEngi
     assert (await engine.state())["total_requests"] == 1
 
 
-async def test_a_key_that_was_used_with_another_body(engine: SimulatedEngine, system: InProcessSystem) -> None:
-    async with _ask(system, {"Idempotency-Key": "k"}) as response:
+async def test_a_key_that_was_used_with_another_body(engine: SimulatedEngine, two_gateways: InProcessSystem) -> None:
+    async with _ask(two_gateways, {"Idempotency-Key": "k"}) as response:
         assert response.status == 200
-    async with _ask(system, {"Idempotency-Key": "k"}, gateway=1, max_tokens=5) as response:
+    async with _ask(two_gateways, {"Idempotency-Key": "k"}, gateway=1, max_tokens=5) as response:
         assert response.status == 422
         error = await error_of(response)
     assert (error["param"], error["code"]) == ("Idempotency-Key", "idempotency_key_reused")
@@ -172,30 +179,24 @@ async def test_each_user_has_idempotency_keys_of_its_own(engine: SimulatedEngine
     assert (await engine.state())["total_requests"] == 2
 
 
-async def test_a_retry_after_the_connection_broke_gets_an_answer(
-    start_echo: StartEcho, start_system: StartSystem
-) -> None:
-    """That is what the key is for: a client whose connection broke asks again."""
+async def test_a_retry_after_the_connection_broke_is_answered(start_echo: StartEcho, start_system: StartSystem) -> None:
+    """The key is for a client whose connection broke. That cancelled its request; asked for again, it runs again."""
     echo = await start_echo()
     system = await start_system(echo)
-    gate = asyncio.Event()
-
-    async def answering(_: web.Request) -> web.Response:
-        await gate.wait()
-        return web.json_response({"answer": 42})
-
-    echo.respond(answering)
+    key = {"Idempotency-Key": "broken line"}
     body = {"model": "echo-1", "messages": [{"role": "user", "content": "hi"}]}
+    never = asyncio.Event()
 
-    async def ask() -> tuple[int, bytes]:
-        headers = {"Idempotency-Key": "broken line"}
-        async with system.session.post(system.url + CHAT_PATH, json=body, headers=headers) as response:
-            return response.status, await response.read()
+    async def silent(_: web.Request) -> web.Response:
+        await never.wait()
+        return web.Response()
 
-    first = asyncio.create_task(ask())
+    echo.respond(silent)
+    first = asyncio.create_task(system.session.post(system.url + CHAT_PATH, json=body, headers=key))
     await wait_until(lambda: echo.reached, what="the engine has the request")
     first.cancel()
     await asyncio.wait({first})
-    again = asyncio.create_task(ask())
-    gate.set()
-    assert await again == (200, b'{"answer": 42}')
+    assert await system.until_outcome(idempotent_id("", "broken line")) == "cancelled"
+    echo.answer(b'{"answer":42}')
+    async with asyncio.timeout(5), system.session.post(system.url + CHAT_PATH, json=body, headers=key) as response:
+        assert (response.status, await response.read()) == (200, b'{"answer":42}')

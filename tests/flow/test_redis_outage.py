@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from sagellm_control.store.settings import RedisSettings
 
 from ..waiting import wait_until
 from .asking import CHAT_PATH, chat, data, delta_of, error_of, expected_text
-from .conftest import StartEngine
+from .conftest import SimulatedEngine, StartEngine
 from .in_process import GATEWAY, InProcessSystem, in_process_system
 
 
@@ -74,7 +75,7 @@ async def test_an_answer_outlasts_a_restart(server: EmbeddedValkey, start_engine
         body = chat("through it", max_tokens=40, stream=stream)
         asking = asyncio.create_task(_whole_text(system, body))
         await engine.until(running=1)
-        await wait_until(lambda: _has_tokens(engine.state, 3), what="tokens are on their way")
+        await wait_until(lambda: _has_tokens(engine, 3), what="tokens are on their way")
         await _restart(server)
         assert await asking == (200, expected_text("through it", 40))
 
@@ -88,7 +89,7 @@ async def test_an_answer_outlasts_an_outage_that_is_longer_than_the_keep_alive(
     async with in_process_system(redis, [engine.url], gateway=gateway) as system:
         body = chat("through it", max_tokens=40, stream=True)
         asking = asyncio.create_task(_whole_text(system, body))
-        await wait_until(lambda: _has_tokens(engine.state, 3), what="tokens are on their way")
+        await wait_until(lambda: _has_tokens(engine, 3), what="tokens are on their way")
         server.kill()
         await server.wait()
         await engine.until(finished=1)  # the whole answer was made meanwhile
@@ -96,8 +97,8 @@ async def test_an_answer_outlasts_an_outage_that_is_longer_than_the_keep_alive(
         assert await asking == (200, expected_text("through it", 40))
 
 
-async def _whole_text(system: InProcessSystem, body: dict[str, object]) -> tuple[int, str]:
-    async with system.session.post(system.url + CHAT_PATH, json=body) as response:
+async def _whole_text(system: InProcessSystem, body: dict[str, Any]) -> tuple[int, str]:
+    async with asyncio.timeout(10), system.session.post(system.url + CHAT_PATH, json=body) as response:
         if body["stream"]:
             events = [event async for event in data(response)]
             assert events[-1] == "[DONE]", events[-1]
@@ -106,8 +107,8 @@ async def _whole_text(system: InProcessSystem, body: dict[str, object]) -> tuple
         return response.status, answer["choices"][0]["message"]["content"] if response.status == 200 else str(answer)
 
 
-async def _has_tokens(state: object, count: int) -> bool:
-    return (await state())["generated_tokens"] >= count  # type: ignore[operator]
+async def _has_tokens(engine: SimulatedEngine, count: int) -> bool:
+    return (await engine.state())["generated_tokens"] >= count
 
 
 async def _is(system: InProcessSystem, path: str, status: int) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from prometheus_client import REGISTRY
@@ -25,22 +25,30 @@ NO_SWEEP_S = 60.0
 async def schedulers(pool: PoolDriver, count: int = 1, **settings: Any) -> AsyncIterator[list[PoolScheduler]]:
     """So many schedulers of the pool, each with its own connections. One that ends by itself fails the test."""
     chosen = SchedulerSettings(**({"sweep_s": NO_SWEEP_S} | settings))
-    stores = [Store(pool.store.settings, now=pool.clock) for _ in range(count)]
-    made = [PoolScheduler(store, pool.name, f"s{n}", chosen) for n, store in enumerate(stores)]
-    for scheduler in made:
-        await scheduler.prepare()
-    tasks = [asyncio.create_task(scheduler.run(), name=scheduler.consumer) for scheduler in made]
-    try:
+    async with AsyncExitStack() as stack:
+        made: list[PoolScheduler] = []
+        for n in range(count):
+            store = Store(pool.store.settings, now=pool.clock)
+            stack.push_async_callback(store.close)
+            made.append(PoolScheduler(store, pool.name, f"s{n}", chosen))
+            await made[-1].prepare()
+        await stack.enter_async_context(running({scheduler.consumer: scheduler.run() for scheduler in made}))
         yield made
+
+
+@asynccontextmanager
+async def running(loops: dict[str, Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """Run loops that never end by themselves; one that does fails the test with what ended it."""
+    tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
+    try:
+        yield
     finally:
         ended = [task for task in tasks if task.done()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for store in stores:
-            await store.close()
-    for task in ended:
-        task.result()
+        for task in ended:
+            task.result()
 
 
 class InstantWorker:
@@ -75,16 +83,8 @@ async def instant_workers(pool: PoolDriver, *engines: str) -> AsyncIterator[tupl
     """A worker for each engine; what they answered, in the order in which they did."""
     answered: list[str] = []
     workers = [InstantWorker(pool, engine, answered) for engine in engines]
-    tasks = [asyncio.create_task(worker.run(), name=f"worker {worker.engine}") for worker in workers]
-    try:
+    async with running({f"worker {worker.engine}": worker.run() for worker in workers}):
         yield answered, workers
-    finally:
-        ended = [task for task in tasks if task.done()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in ended:
-        task.result()
 
 
 def metric(pool: PoolDriver, name: str, **labels: str) -> float:

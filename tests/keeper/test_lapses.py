@@ -1,0 +1,200 @@
+"""The keeper: what a lost worker held goes back at its old rank, and the worker that wakes up changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from prometheus_client import REGISTRY
+
+from sagellm_control.keeper.lapses import LapseKeeper
+from sagellm_control.store.inspect import engine_rows
+from sagellm_control.store.steps import engines
+from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.cancel import cancel
+from sagellm_control.store.steps.engines import register_engine, renew_engine
+from sagellm_control.wire.states import EngineState
+
+from ..pool_driver import LEASE_MS, PoolDriver
+from ..pool_state import read_state, violations
+from ..scheduler.running import running, schedulers
+from ..waiting import wait_until
+
+
+def lapses(pool: PoolDriver) -> float:
+    return REGISTRY.get_sample_value("sagellm_control_engine_lapses_total", {"pool": pool.name}) or 0.0
+
+
+@pytest.fixture
+def keeper(pool: PoolDriver) -> LapseKeeper:
+    return LapseKeeper(pool.store, pool.name)
+
+
+async def test_a_living_worker_keeps_everything(pool: PoolDriver, keeper: LapseKeeper) -> None:
+    row = await pool.engine()
+    await pool.running("a")
+    for _ in range(5):
+        pool.clock.advance(LEASE_MS - 1)
+        await renew_engine(pool.store, row, [("a", 1)], lease_ms=LEASE_MS)
+        assert await keeper.look() == 0
+    assert await pool.holds() == {"a"}
+    assert lapses(pool) == 0
+
+
+async def test_what_a_lost_worker_held_goes_back_at_its_old_rank(pool: PoolDriver, keeper: LapseKeeper) -> None:
+    await pool.engine("e1", slots=4)
+    await pool.running("a", "b")
+    await pool.waiting("between")
+    await pool.store.commands.zadd(pool.keys.waiting, {"between": float((await pool.record("a"))["rank"]) + 0.5})
+    pool.clock.advance(LEASE_MS)
+    assert await keeper.look() == 2
+    assert await pool.waiting_ids() == ["a", "between", "b"]
+    for request_id in ("a", "b"):
+        record = await pool.record(request_id)
+        assert (record["excluded"], record["lapses"], record["failures"]) == ("e1", "1", "0")
+    (row,) = await engine_rows(pool.store, pool.name, ["e1"])
+    assert (row.state, row.worker, row.reason) == (EngineState.ERROR, "", "its worker's lease lapsed")
+    assert (await pool.holds(), await pool.room(), await pool.assigned_entries()) == (set(), {}, [])
+    assert lapses(pool) == 1
+
+
+async def test_they_run_on_another_engine(pool: PoolDriver, keeper: LapseKeeper) -> None:
+    await pool.engine("e1", slots=2)
+    await pool.running("a", "b", engine="e1")
+    async with schedulers(pool):
+        row = await pool.engine("e2", slots=2)
+        pool.clock.advance(LEASE_MS)
+        await renew_engine(pool.store, row, [], lease_ms=LEASE_MS)
+        await keeper.look()
+
+        async def moved() -> bool:
+            return await pool.holds("e2") == {"a", "b"}
+
+        await wait_until(moved)
+    assert [(await pool.record(r))["attempt"] for r in "ab"] == ["2", "2"]
+
+
+async def test_a_worker_that_wakes_up_changes_nothing_and_reaches_nobody(
+    pool: PoolDriver, keeper: LapseKeeper
+) -> None:
+    row = await pool.engine("e1")
+    await pool.running("a", engine="e1")
+    pool.clock.advance(LEASE_MS)
+    await keeper.look()
+    await pool.engine("e2")
+    await pool.assign(Placement("a", 1, "e2"))
+    assert await pool.claim("a", 2, engine="e2") == "running"
+    before = await pool.record("a")
+    async with pool.store.pubsub() as listener:
+        await listener.subscribe("inbox-of-a")
+        await listener.get_message(timeout=5)
+        assert await renew_engine(pool.store, row, [("a", 1)], lease_ms=LEASE_MS) is None
+        assert await pool.claim("a", 1, engine="e1") == "lost"
+        assert not await pool.append("a", 1, engine="e1")
+        assert not await pool.finish("a", 2, engine="e1")
+        assert await pool.requeue("a", attempt=1, engine="e1") == "lost"
+        assert await listener.get_message(timeout=0.02) is None
+    assert await pool.record("a") == before
+    assert await pool.events("a") == []
+    assert await pool.finish("a", attempt=2, engine="e2")
+
+
+async def test_what_was_to_end_ends(pool: PoolDriver, keeper: LapseKeeper) -> None:
+    await pool.engine(slots=4)
+    await pool.running("spoke", "cancelled", "expired", timeout_ms=0)
+    await pool.running("timed", timeout_ms=LEASE_MS)
+    await pool.append("spoke")
+    await cancel(pool.store, pool.name, "cancelled")
+    pool.clock.advance(LEASE_MS)
+    assert await keeper.look() == 4
+    outcomes = {r: (await pool.record(r)).get("outcome") for r in ("spoke", "cancelled", "expired", "timed")}
+    assert outcomes == {"spoke": "failed", "cancelled": "cancelled", "expired": None, "timed": "expired"}
+    assert await pool.waiting_ids() == ["expired"]
+    assert violations(await read_state(pool.store, pool.keys)) == []
+
+
+async def test_the_next_session_registers_and_takes_part(pool: PoolDriver, keeper: LapseKeeper) -> None:
+    row = await pool.engine()
+    pool.clock.advance(LEASE_MS)
+    await keeper.look()
+    await pool.engine(worker="w-second")
+    assert await keeper.look() == 0
+    await pool.assigned("a")
+    assert await pool.claim("a") == "running"
+    # The first is told that it is too late.
+    held = await register_engine(pool.store, row, lease_ms=LEASE_MS)
+    assert held is not None
+    assert held.worker == "w-second"
+
+
+async def test_many_keepers_do_the_work_once(pool: PoolDriver) -> None:
+    await pool.engine(slots=300)
+    await pool.accept(*(f"r{n}" for n in range(300)))
+    taken = await pool.take(arrivals=300)
+    await pool.admit(*(pool.admission(entry, engine="e1") for entry in taken.arrivals))
+    pool.clock.advance(LEASE_MS)
+    await asyncio.gather(*(LapseKeeper(pool.store, pool.name).look() for _ in range(10)))
+    state = await read_state(pool.store, pool.keys)
+    assert violations(state) == []
+    assert len(state.waiting) == 300
+    assert {record["lapses"] for record in state.records.values()} == {"1"}
+    assert await pool.counters() == {"accepted": 300, "requeued": 300}
+
+
+@pytest.mark.parametrize("who", ["a keeper", "the next worker"])
+async def test_one_that_dies_half_way_is_followed_by_another(
+    pool: PoolDriver, keeper: LapseKeeper, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    row = await pool.engine(slots=2)
+    await pool.running("a", "b")
+    pool.clock.advance(LEASE_MS)
+
+    class Killed(BaseException):
+        """Stands for SIGKILL between the two steps."""
+
+    async def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engines, "give_back", die)
+        with pytest.raises(Killed):
+            if who == "a keeper":
+                await keeper.look()
+            else:
+                await register_engine(pool.store, replace(row, worker="w-second"), lease_ms=LEASE_MS)
+    pool.clock.advance(LEASE_MS)
+    await keeper.look()
+    assert await pool.waiting_ids() == ["a", "b"]
+    assert await pool.holds() == set()
+
+
+async def test_a_keeper_that_runs_finds_the_lapse(pool: PoolDriver, keeper: LapseKeeper) -> None:
+    await pool.engine()
+    await pool.running("a")
+    async with running({"keeper": keeper.run()}):
+        pool.clock.advance(LEASE_MS)
+        await wait_until(pool.waiting_ids)
+    assert await pool.waiting_ids() == ["a"]
+
+
+async def test_a_keeper_outlives_a_server_that_is_away(
+    pool: PoolDriver, keeper: LapseKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await pool.engine()
+    await pool.running("a")
+    pool.clock.advance(LEASE_MS)
+    looks = 0
+    look = keeper.look
+
+    async def fails_once() -> int:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise ConnectionError("no server")
+        return await look()
+
+    monkeypatch.setattr(keeper, "look", fails_once)
+    async with running({"keeper": keeper.run()}):
+        await wait_until(pool.waiting_ids)
+    assert looks > 1

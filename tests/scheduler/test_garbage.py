@@ -1,0 +1,119 @@
+"""Garbage in an intake stream goes to the dead stream with a reason, is counted, and blocks nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sagellm_control.wire.priority import RequestPriority
+
+from ..pool_driver import PoolDriver
+from ..waiting import wait_until
+from .running import everything_is_settled, metric, schedulers
+
+GOOD = {"id": "nobody", "priority": "2", "arrived_ms": "1800000000001"}
+LONG = "9" * 5000
+
+GARBAGE: dict[str, tuple[dict[Any, Any], str]] = {
+    "no field that we know": ({"hello": "world"}, "'id'"),
+    "no id": ({k: v for k, v in GOOD.items() if k != "id"}, "'id'"),
+    "empty id": (GOOD | {"id": ""}, "'id'"),
+    "id that names a body": (GOOD | {"id": "real:body"}, "'id'"),
+    "id that names an output log": (GOOD | {"id": "real:output"}, "'id'"),
+    "id with a hash tag": (GOOD | {"id": "{other}"}, "'id'"),
+    "id with a newline": (GOOD | {"id": "a\nb"}, "'id'"),
+    "id that is too long": (GOOD | {"id": "x" * 65}, "'id'"),
+    "id that is no text": (GOOD | {"id": b"\xff\xfe"}, "'id'"),
+    "id of no request": (GOOD, "no record"),
+    "id of a request that exists": (GOOD | {"id": "real"}, "this request"),
+    "no priority": ({k: v for k, v in GOOD.items() if k != "priority"}, "priority"),
+    "priority in words": (GOOD | {"priority": "urgent"}, "priority"),
+    "priority beyond the last": (GOOD | {"priority": "5"}, "priority"),
+    "priority of 5000 digits": (GOOD | {"priority": LONG}, "priority"),
+    "no time of arrival": ({k: v for k, v in GOOD.items() if k != "arrived_ms"}, "arrived_ms"),
+    "arrived yesterday": (GOOD | {"arrived_ms": "yesterday"}, "arrived_ms"),
+    "arrived at nan": (GOOD | {"arrived_ms": "nan"}, "arrived_ms"),
+    "arrived at infinity": (GOOD | {"arrived_ms": "inf"}, "arrived_ms"),
+    "arrived before time": (GOOD | {"arrived_ms": "-inf"}, "arrived_ms"),
+    "timeout in JSON": (GOOD | {"timeout_ms": '{"a":'}, "timeout_ms"),
+    "timeout of 5000 digits": (GOOD | {"timeout_ms": LONG}, "timeout_ms"),
+    "tokens below zero": (GOOD | {"prompt_tokens": "-1"}, "prompt_tokens"),
+    "tokens with a fraction": (GOOD | {"max_tokens": "1.5"}, "max_tokens"),
+    "objective in words": (GOOD | {"slo_ms": "soon"}, "slo_ms"),
+    "unknown model": (GOOD | {"model": "never-heard-of"}, "never-heard-of"),
+    "unknown model with a long name": (GOOD | {"model": "m" * 10_000}, "mmm"),
+    "a megabyte": (GOOD | {"id": "", "junk": "x" * 1_000_000}, "'id'"),
+    "a thousand fields": ({f"f{n}": n for n in range(1000)}, "'id'"),
+}
+
+
+@pytest.mark.parametrize("level", [RequestPriority.CRITICAL, RequestPriority.BACKGROUND], ids=str)
+@pytest.mark.parametrize("name", GARBAGE)
+async def test_garbage_is_buried_and_blocks_nothing(pool: PoolDriver, name: str, level: RequestPriority) -> None:
+    entry, reason = GARBAGE[name]
+    await pool.engine(slots=2)
+    await pool.running("real")
+    before = await pool.record("real")
+    async with schedulers(pool):
+        await pool.store.commands.xadd(pool.keys.intake[level], entry)
+        await pool.accept("good")
+
+        async def settled() -> bool:
+            return "good" in await pool.holds() and await everything_is_settled(pool)
+
+        await wait_until(settled, 3)
+    (copy,) = await pool.dead()
+    assert reason in copy["reason"]
+    assert len(copy["reason"]) < 300
+    assert sum(map(len, copy.values())) < 70_000
+    assert (await pool.counters())["garbage"] == 1
+    assert metric(pool, "admitted", result="dead") == 1
+    assert await pool.record("real") == before
+    assert await pool.store.commands.exists(pool.keys.body("real"))
+
+
+async def test_garbage_among_good_ones_in_one_batch(pool: PoolDriver) -> None:
+    await pool.engine(slots=50)
+    db = pool.store.commands
+    for n, (entry, _) in enumerate(GARBAGE.values()):
+        await pool.accept(f"good-{n}")
+        await db.xadd(pool.keys.intake[2], entry)
+    async with schedulers(pool, sweep_s=0.05, reclaim_idle_s=0.05):
+
+        async def settled() -> bool:
+            return await everything_is_settled(pool)
+
+        await wait_until(settled, 3)
+    assert len(await pool.holds()) == len(GARBAGE)
+    assert (await pool.counters())["garbage"] == len(GARBAGE)
+    assert len(await pool.dead()) == len(GARBAGE)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"hello": "world"}, {"engine": "never-heard-of", "free": "9"}, {"engine": "e1", "free": LONG}],
+    ids=["no engine", "unknown engine", "5000 digits"],
+)
+async def test_an_announcement_that_makes_no_sense(pool: PoolDriver, entry: dict[str, str]) -> None:
+    await pool.engine()
+    await pool.running("busy")
+    async with schedulers(pool):
+        await pool.accept("a")
+        await wait_until(lambda: pool.waiting_ids())
+        await pool.store.commands.xadd(pool.keys.freed, entry)
+        await wait_until(lambda: everything_is_settled(pool), 3)
+        await pool.finish("busy")
+        await wait_until(lambda: pool.holds(), 3)
+    assert await pool.holds() == {"a"}
+
+
+async def test_an_announcement_that_promises_too_much_fills_nobody(pool: PoolDriver) -> None:
+    await pool.engine(slots=2)
+    await pool.running("x", "y")
+    async with schedulers(pool):
+        await pool.accept("a", "b")
+        await wait_until(lambda: pool.waiting_ids())
+        await pool.store.commands.xadd(pool.keys.freed, {"engine": "e1", "free": "999999"})
+        await wait_until(lambda: everything_is_settled(pool))
+    assert await pool.holds() == {"x", "y"}
