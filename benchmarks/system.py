@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +97,9 @@ async def running(plan: Plan) -> AsyncIterator[System]:
         for i, port in enumerate(engines):
             flags = ["--port", str(port), "--model", MODEL, *plan.engine_flags]
             await start(numbered("engine", i, plan.engines), ["engine", *flags])
+        for port in engines:
+            # A worker that finds no engine yet would wait a second and log a warning.
+            await _until(processes, lambda port=port: _answers(port))
         urls = [word for port in engines for word in ("--engine", f"http://{HOST}:{port}")]
         for i in range(plan.schedulers):
             await start(numbered("scheduler", i, plan.schedulers), ["scheduler", *redis])
@@ -104,12 +107,22 @@ async def running(plan: Plan) -> AsyncIterator[System]:
         gateway = free_port()
         await start("gateway", ["gateway", "--port", str(gateway), *redis])
         system = System(valkey.url, gateway, engines, processes, valkey.pid)
-        async with asyncio.timeout(READY_WITHIN_S):
-            while not await _offers_model(gateway):
-                system.check()
-                await asyncio.sleep(_LOOK_EVERY_S)
+        await _until(processes, lambda: _offers_model(gateway))
         yield system
         system.check()
+
+
+async def _until(processes: Mapping[str, MeasuredProcess], ready: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(READY_WITHIN_S):
+        while not await ready():
+            for process in processes.values():
+                process.check()
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+
+async def _answers(port: int) -> bool:
+    status, _ = await get(HOST, port, "/health")
+    return status == 200
 
 
 async def _offers_model(port: int) -> bool:

@@ -56,7 +56,9 @@ class PoolDriver:
 
     # Engines
 
-    async def engine(self, engine: str = "e1", *, slots: int = 1, models: tuple[str, ...] = (), **row: Any) -> EngineRow:
+    async def engine(
+        self, engine: str = "e1", *, slots: int = 1, models: tuple[str, ...] = (), **row: Any
+    ) -> EngineRow:
         """A registered engine, READY unless told otherwise, held by the worker ``w-<engine>``."""
         made = {"kind": "openai", "url": "", "worker": f"w-{engine}", "state": EngineState.READY} | row
         self.rows[engine] = EngineRow(engine_id=engine, pool=self.name, slots=slots, models=models, **made)
@@ -111,9 +113,9 @@ class PoolDriver:
         arrival = read_arrival(entry.fields["id"], entry.fields)
         return Admission(entry.level, entry.entry_id, arrival.id, arrival.arrived_ms if rank is None else rank, engine)
 
-    async def assign(self, *placements: Placement, settles: tuple[str, ...] = (), head: int = 0) -> Assigned:
+    async def assign(self, *placements: Placement, settles: tuple[str, ...] = (), passed: int = 0) -> Assigned:
         """Place waiting requests."""
-        return await assign(self.store, self.name, placements, settles=settles, head=head)
+        return await assign(self.store, self.name, placements, settles=settles, passed=passed)
 
     async def claim(self, request_id: str, attempt: int = 1, *, engine: str = "e1", worker: str | None = None) -> str:
         """Claim one attempt."""
@@ -147,9 +149,7 @@ class PoolDriver:
     ) -> bool:
         """Finish one attempt."""
         holder = self.worker(engine) if worker is None else worker
-        return (
-            await finish(self.store, self.name, engine, holder, [Finish(request_id, attempt, sequence, ending)])
-        )[0]
+        return (await finish(self.store, self.name, engine, holder, [Finish(request_id, attempt, sequence, ending)]))[0]
 
     async def requeue(
         self,

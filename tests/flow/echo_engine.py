@@ -61,6 +61,10 @@ class EchoEngine:
     ) -> None:
         await self._runner.cleanup()
 
+    async def vanish(self) -> None:
+        """Close every connection and take no new one."""
+        await self._runner.cleanup()
+
     def answer(
         self, body: bytes, *, status: int = 200, content_type: str = JSON, headers: Mapping[str, str] | None = None
     ) -> None:
@@ -104,7 +108,9 @@ class EchoEngine:
             raise
 
     async def _models(self, _: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": "echo-1", "object": "model", "owned_by": "llamacpp"}]})
+        return web.json_response(
+            {"object": "list", "data": [{"id": "echo-1", "object": "model", "owned_by": "llamacpp"}]}
+        )
 
     async def _props(self, _: web.Request) -> web.Response:
         return web.json_response({"total_slots": self.slots})

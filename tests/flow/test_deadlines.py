@@ -56,12 +56,16 @@ async def test_a_timeout_in_mid_stream_ends_with_an_error_event(
     await engine.until(aborted=1, running=0)
 
 
-async def test_a_slow_first_token_is_counted_and_not_refused(start_engine: StartEngine, start_system: StartSystem) -> None:
+async def test_a_slow_first_token_is_counted_and_not_refused(
+    start_engine: StartEngine, start_system: StartSystem
+) -> None:
     """An SLO is an objective: a request that misses it is served all the same."""
     engine = await start_engine(prefill_tokens_per_s=1000)
     system = await start_system(engine)
     headers = {"X-SLO-Deadline-Ms": "1", "X-Request-ID": "slow"}
-    async with system.session.post(system.url + CHAT_PATH, json=chat("x" * 80, max_tokens=2), headers=headers) as response:
+    async with system.session.post(
+        system.url + CHAT_PATH, json=chat("x" * 80, max_tokens=2), headers=headers
+    ) as response:
         assert response.status == 200
     view = await system.find("slow")
     assert view is not None

@@ -40,7 +40,9 @@ def _ask(system: InProcessSystem, headers: dict[str, str], gateway: int = 0, **f
     return system.session.post(url, json=chat(**{"max_tokens": 4, **fields}), headers=headers)
 
 
-@pytest.mark.parametrize(("sent", "told"), [("CRITICAL", "CRITICAL"), ("low", "LOW"), ("4", "BACKGROUND"), (None, "NORMAL")])
+@pytest.mark.parametrize(
+    ("sent", "told"), [("CRITICAL", "CRITICAL"), ("low", "LOW"), ("4", "BACKGROUND"), (None, "NORMAL")]
+)
 @pytest.mark.parametrize("stream", [False, True])
 async def test_the_priority_is_recorded_and_told(
     system: InProcessSystem, sent: str | None, told: str, stream: bool
@@ -135,7 +137,9 @@ async def test_a_request_id_that_is_in_use(engine: SimulatedEngine, two_gateways
     assert (await engine.state())["total_requests"] == 1
 
 
-async def test_an_idempotency_key_gives_the_same_answer_again(engine: SimulatedEngine, two_gateways: InProcessSystem) -> None:
+async def test_an_idempotency_key_gives_the_same_answer_again(
+    engine: SimulatedEngine, two_gateways: InProcessSystem
+) -> None:
     answers: list[tuple[str, bytes]] = []
     for gateway in (0, 0, 1):
         async with _ask(two_gateways, {"Idempotency-Key": "key one"}, gateway) as response:

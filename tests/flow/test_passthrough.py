@@ -40,7 +40,9 @@ BODIES = {
     "n": _body(b'"n":4,"seed":-1'),
     "stream_options": _body(b'"stream":true,"stream_options":{"include_usage":true}'),
     "unknown fields": _body(b'"repetition_penalty":1.0500,"guided_regex":"a*","vendor":{"deep":[1,[2,{"x":null}]]}'),
-    "unicode": _body(b'"user":"J\xc3\xbcrgen"', '{"role":"user","content":"naïve 日本語 🜚 \\u00e9 \\ud83d\\ude00"}'.encode()),
+    "unicode": _body(
+        b'"user":"J\xc3\xbcrgen"', '{"role":"user","content":"naïve 日本語 🜚 \\u00e9 \\ud83d\\ude00"}'.encode()
+    ),
     "odd whitespace": b'\n {\t"messages" :[ ' + USER + b' ],\r\n "model":"echo-1" , "temperature":1E+0 }\n\n',
     "a field twice": _body(b'"temperature":0.1,"temperature":0.2'),
     "numbers that floats cannot hold": _body(b'"logit_bias":{"1":1.00000000000000000001},"seed":12345678901234567890'),
@@ -125,9 +127,7 @@ async def test_any_success_keeps_its_status(echo: EchoEngine, system: InProcessS
 async def test_a_large_answer(echo: EchoEngine, system: InProcessSystem) -> None:
     answer = orjson.dumps({"data": "vector" * 700_000})
     echo.answer(answer)
-    async with system.session.post(
-        system.url + "/v1/embeddings", data=b'{"model":"echo-1","input":"x"}'
-    ) as response:
+    async with system.session.post(system.url + "/v1/embeddings", data=b'{"model":"echo-1","input":"x"}') as response:
         assert await response.read() == answer
 
 

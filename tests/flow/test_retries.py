@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncGenerator
 
-import orjson
 import pytest
+from aiohttp import web
 
-from sagellm_control.embedded import free_port
+from sagellm_control.wire.states import EngineState
 
-from .asking import CHAT_PATH, MODEL, chat, data, delta_of, expected_text
+from ..waiting import wait_until
+from .asking import CHAT_PATH, chat, data, delta_of, error_of, expected_text
 from .conftest import SimulatedEngine, StartEcho, StartEngine, StartSystem
 from .echo_engine import EchoEngine
 from .in_process import InProcessSystem
@@ -67,24 +66,108 @@ async def test_an_answer_cut_before_its_first_byte_goes_unnoticed(
     await system.until_idle()
 
 
-@pytest.fixture
-async def garbage() -> AsyncGenerator[EchoEngine, None]:
-    """An engine that breaks HTTP itself where it should answer."""
+async def test_garbage_on_the_wire_goes_unnoticed(bad: EchoEngine, good: EchoEngine, start_system: StartSystem) -> None:
+    async def garbage(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        request.transport.write(b"\x00\x01 this is no HTTP\r\n\r\n")
+        request.transport.close()
+        return web.Response()
 
-    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            async with EchoEngine() as inner:
-                head = await reader.readuntil(b"\r\n\r\n")
-                if head.startswith(b"POST"):
-                    writer.write(b"\x00\x01 this is no HTTP\r\n\r\n")
-                    return
-                path = head.split()[1].decode()
-                async with _session().get(inner.url + path) as response:
-                    body = await response.read()
-                writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-        finally:
-            writer.close()
+    bad.respond(garbage)
+    system = await start_system(bad, good, **ROUND_ROBIN)
+    for _ in range(4):
+        assert await _ask(system) == (200, GOOD)
+    assert bad.reached
+    await system.until_idle()
 
-    server = await asyncio.start_server(converse, "127.0.0.1", 0)
-    yield server
-    server.close()
+
+async def test_an_engine_that_is_gone_goes_unnoticed(
+    bad: EchoEngine, good: EchoEngine, start_system: StartSystem
+) -> None:
+    system = await start_system(bad, good, worker_health_interval_s=300, **ROUND_ROBIN)
+    await bad.vanish()
+    for _ in range(4):
+        assert await _ask(system) == (200, GOOD)
+
+    async def found_out() -> bool:
+        states = {view.url: view.state for view in await system.engine_views()}
+        return states == {bad.url: EngineState.ERROR, good.url: EngineState.READY}
+
+    # Nobody had to wait for the next regular probe.
+    await wait_until(found_out, what="the engine is known to be gone")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_if_every_engine_fails_the_client_gets_the_engines_error(
+    start_echo: StartEcho, start_system: StartSystem, stream: bool
+) -> None:
+    engines = [await start_echo(), await start_echo()]
+    for engine in engines:
+        engine.answer(b'{"error":{"message":"out of memory", "vendor":1}}', status=503, headers={"Retry-After": "9"})
+    system = await start_system(*engines, worker_max_attempts=3)
+    async with system.session.post(system.url + CHAT_PATH, json=ASKED | {"stream": stream}) as response:
+        assert response.status == 503
+        assert response.headers["Retry-After"] == "9"
+        assert await response.read() == b'{"error":{"message":"out of memory", "vendor":1}}'
+        request_id = response.headers["X-Request-ID"]
+    assert sum(len(engine.reached) for engine in engines) == 3
+    assert all(engine.reached for engine in engines), "an engine that failed was asked again before the other"
+    assert await system.until_outcome(request_id) == "failed"
+    await system.until_idle()
+
+
+async def test_if_no_engine_can_be_reached_the_client_gets_our_error(
+    bad: EchoEngine, start_system: StartSystem
+) -> None:
+    system = await start_system(bad, worker_health_interval_s=300, worker_max_attempts=1)
+    await bad.vanish()
+    async with system.session.post(system.url + CHAT_PATH, json=ASKED) as response:
+        assert response.status == 502
+        assert (await error_of(response))["code"] == "engine_unreachable"
+
+
+async def test_a_stream_that_is_cut_keeps_its_prefix_and_says_so(
+    start_engine: StartEngine, start_system: StartSystem
+) -> None:
+    engines = [await start_engine(cut_rate=1, cut_after_tokens=5) for _ in range(2)]
+    system = await start_system(*engines)
+    body = chat("cut", max_tokens=20, stream=True)
+    async with system.session.post(system.url + CHAT_PATH, json=body) as response:
+        assert response.status == 200
+        request_id = response.headers["X-Request-ID"]
+        *events, last = [event async for event in data(response)]
+    assert "".join(map(delta_of, events)) == expected_text("cut", 5)
+    assert set(last) == {"error"}
+    assert last["error"]["code"] == "engine_broken"
+    assert await system.until_outcome(request_id) == "failed"
+    assert sum([(await engine.state())["total_requests"] for engine in engines]) == 1
+    await system.until_idle()
+
+
+async def test_a_whole_answer_that_is_cut_is_made_again(start_engine: StartEngine, start_system: StartSystem) -> None:
+    """Its client has seen nothing of it."""
+    broken, sound = await start_engine(cut_rate=1), await start_engine()
+    system = await start_system(broken, sound, **ROUND_ROBIN)
+    for number in range(4):
+        body = chat(f"whole {number}", max_tokens=8)
+        async with system.session.post(system.url + CHAT_PATH, json=body) as response:
+            answer = await response.json()
+        assert answer["choices"][0]["message"]["content"] == expected_text(f"whole {number}", 8)
+    assert (await broken.state())["faulted"] >= 1
+
+
+async def test_an_engine_that_fails_now_and_then(start_engine: StartEngine, start_system: StartSystem) -> None:
+    engines: list[SimulatedEngine] = [await start_engine(fail_rate=0.3, fault_seed=seed) for seed in range(3)]
+    system = await start_system(*engines, worker_max_attempts=10)
+
+    async def ask(number: int) -> None:
+        body = chat(f"client {number}", max_tokens=6)
+        async with system.session.post(system.url + CHAT_PATH, json=body) as response:
+            assert response.status == 200, await response.text()
+            answer = await response.json()
+        assert answer["choices"][0]["message"]["content"] == expected_text(f"client {number}", 6)
+
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(ask(number) for number in range(60)))
+    assert sum([(await engine.state())["faulted"] for engine in engines]) > 0
+    await system.until_idle()

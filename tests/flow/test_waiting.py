@@ -25,7 +25,9 @@ async def test_nothing_waits_nothing_costs(start_engine: StartEngine, start_syst
         assert b": waiting" not in await response.read()
 
 
-async def test_comments_while_it_waits_and_then_the_tokens(start_engine: StartEngine, start_system: StartSystem) -> None:
+async def test_comments_while_it_waits_and_then_the_tokens(
+    start_engine: StartEngine, start_system: StartSystem
+) -> None:
     engine = await start_engine(slots=1, tpot_ms=10)
     system = await start_system(engine, gateway_keepalive_s=0.05)
     ahead = chat("ahead", max_tokens=100_000, stream=True)

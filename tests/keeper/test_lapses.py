@@ -75,9 +75,7 @@ async def test_they_run_on_another_engine(pool: PoolDriver, keeper: LapseKeeper)
     assert [(await pool.record(r))["attempt"] for r in "ab"] == ["2", "2"]
 
 
-async def test_a_worker_that_wakes_up_changes_nothing_and_reaches_nobody(
-    pool: PoolDriver, keeper: LapseKeeper
-) -> None:
+async def test_a_worker_that_wakes_up_changes_nothing_and_reaches_nobody(pool: PoolDriver, keeper: LapseKeeper) -> None:
     row = await pool.engine("e1")
     await pool.running("a", engine="e1")
     pool.clock.advance(LEASE_MS)
@@ -158,11 +156,13 @@ async def test_one_that_dies_half_way_is_followed_by_another(
 
     with monkeypatch.context() as patch:
         patch.setattr(engines, "give_back", die)
+        takes_over = (
+            keeper.look()
+            if who == "a keeper"
+            else register_engine(pool.store, replace(row, worker="w-second"), lease_ms=LEASE_MS)
+        )
         with pytest.raises(Killed):
-            if who == "a keeper":
-                await keeper.look()
-            else:
-                await register_engine(pool.store, replace(row, worker="w-second"), lease_ms=LEASE_MS)
+            await takes_over
     pool.clock.advance(LEASE_MS)
     await keeper.look()
     assert await pool.waiting_ids() == ["a", "b"]

@@ -26,7 +26,7 @@ GARBAGE: dict[str, tuple[dict[Any, Any], str]] = {
     "id that is too long": (GOOD | {"id": "x" * 65}, "'id'"),
     "id that is no text": (GOOD | {"id": b"\xff\xfe"}, "'id'"),
     "id of no request": (GOOD, "no record"),
-    "id of a request that exists": (GOOD | {"id": "real"}, "this request"),
+    "id of a request that exists": (GOOD | {"id": "real"}, "exists"),
     "no priority": ({k: v for k, v in GOOD.items() if k != "priority"}, "priority"),
     "priority in words": (GOOD | {"priority": "urgent"}, "priority"),
     "priority beyond the last": (GOOD | {"priority": "5"}, "priority"),

@@ -14,6 +14,8 @@ from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.request import Arrival
 
+ANYBODY = Arrival("anybody", RequestPriority.NORMAL, 0.0)
+
 
 def row(engine: str, slots: int = 4, models: tuple[str, ...] = ()) -> EngineRow:
     return EngineRow(engine, "pool", "", "openai", slots, models)
@@ -33,8 +35,8 @@ def counts(engines: OpenEngines) -> tuple[int, int, int]:
 def test_what_is_ready_and_what_is_open() -> None:
     engines = view(a=0, b=2, c=4)
     assert counts(engines) == (3, 2, 6)
-    assert list(engines.by_load()) == ["c", "b"]
-    assert set(engines.by_turn()) == {"b", "c"}
+    assert list(engines.by_load(ANYBODY)) == ["c", "b"]
+    assert set(engines.by_turn(ANYBODY)) == {"b", "c"}
 
 
 def test_taking_a_place() -> None:
@@ -52,7 +54,7 @@ def test_a_refresh_closes_what_is_not_there_any_more() -> None:
     engines = view(a=2, b=1)
     engines.refresh({"b": 3})
     assert counts(engines) == (1, 1, 3)
-    assert list(engines.by_load()) == ["b"]
+    assert list(engines.by_load(ANYBODY)) == ["b"]
 
 
 def test_an_engine_whose_row_is_not_known_is_left_out() -> None:
@@ -68,19 +70,19 @@ def test_an_engine_whose_row_is_not_known_is_left_out() -> None:
 
 def test_a_row_that_changed_is_sorted_in_again() -> None:
     engines = view(a=4, b=3)
-    assert list(engines.by_load()) == ["a", "b"]
+    assert list(engines.by_load(ANYBODY)) == ["a", "b"]
     engines.learn([row("a", slots=8)])
-    assert list(engines.by_load()) == ["b", "a"]
+    assert list(engines.by_load(ANYBODY)) == ["b", "a"]
     assert counts(engines) == (2, 2, 7)
     engines.close("a")
-    assert list(engines.by_load()) == ["b"]
+    assert list(engines.by_load(ANYBODY)) == ["b"]
 
 
 def test_more_free_than_slots_is_no_load() -> None:
     engines = OpenEngines()
     engines.learn([row("a", slots=1)])
     engines.refresh({"a": 5})
-    assert list(engines.by_load()) == ["a"]
+    assert list(engines.by_load(ANYBODY)) == ["a"]
 
 
 def test_closing_what_is_not_there() -> None:
@@ -89,11 +91,29 @@ def test_closing_what_is_not_there() -> None:
     assert counts(engines) == (1, 1, 1)
 
 
-def test_which_models_are_served() -> None:
+def test_an_adapter_narrows_the_choice() -> None:
     engines = OpenEngines()
-    engines.learn([row("a", models=("base", "lora"))])
-    assert engines.serves("lora")
-    assert not engines.serves("other")
+    engines.learn([row("a", models=("base", "lora")), row("b", models=("base",))])
+    engines.refresh({"a": 1, "b": 2})
+    asked = Arrival("r", RequestPriority.NORMAL, 0.0, model="lora")
+    assert list(engines.by_load(asked)) == ["a"]
+    engines.take("a")
+    assert list(engines.by_load(asked)) == []
+    engines.learn([row("b", models=("base", "lora"))])
+    assert list(engines.by_load(asked)) == ["b"]
+    engines.close("b")
+    assert list(engines.by_turn(asked)) == []
+    assert list(engines.by_load(Arrival("r", RequestPriority.NORMAL, 0.0, model="other"))) == []
+
+
+def test_a_place_that_was_not_used_is_given_back() -> None:
+    engines = view(a=1)
+    engines.take("a")
+    engines.give_back("a")
+    assert counts(engines) == (1, 1, 1)
+    engines.close("a")
+    engines.give_back("a")
+    assert counts(engines) == (0, 0, 0)
 
 
 # What it costs. Counted in calls (of functions and of generators), which says the same on any machine.
@@ -121,6 +141,9 @@ def crowd(size: int) -> OpenEngines:
     names = [f"e{n}" for n in range(size)]
     engines.learn(row(name, models=("base", "rare") if name == names[-1] else ("base",)) for name in names)
     engines.refresh(dict.fromkeys(names, 2))
+    for model in ("rare", "unknown"):
+        # An adapter's index is made when it is asked for first; that once, all engines are looked at.
+        next(engines.by_load(Arrival("first", RequestPriority.NORMAL, 0.0, model=model)), None)
     return engines
 
 
@@ -141,8 +164,6 @@ QUESTIONS: dict[str, Callable[[OpenEngines], object]] = {
     "open": lambda engines: engines.open,
     "a place came free": lambda engines: engines.set_places("e0", 3),
     "an engine closed": lambda engines: engines.close("e0"),
-    "a model that is served": lambda engines: engines.serves("rare"),
-    "a model that is not served": lambda engines: engines.serves("unknown"),
 } | {
     f"{name}: {case}": question
     for name in PLACEMENTS

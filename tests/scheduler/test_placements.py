@@ -21,9 +21,7 @@ def placement(request: pytest.FixtureRequest) -> Placement:
 
 def engines(free: dict[str, int], *, slots: int = 4, lora_on: tuple[str, ...] = ()) -> OpenEngines:
     view = OpenEngines()
-    view.learn(
-        EngineRow(e, "pool", "", "openai", slots, ("pool", "lora") if e in lora_on else ("pool",)) for e in free
-    )
+    view.learn(EngineRow(e, "pool", "", "openai", slots, ("pool", "lora") if e in lora_on else ("pool",)) for e in free)
     view.refresh(free)
     return view
 

@@ -148,9 +148,7 @@ async def test_admitted_twice_it_is_there_once(pool: PoolDriver, engine: str | N
     assert await pool.dead() == []
 
 
-@pytest.mark.parametrize(
-    ("passed_ms", "result"), [(999.0, "waiting"), (1000.0, "expired"), (99_999.0, "expired")]
-)
+@pytest.mark.parametrize(("passed_ms", "result"), [(999.0, "waiting"), (1000.0, "expired"), (99_999.0, "expired")])
 async def test_a_timeout_that_has_passed(pool: PoolDriver, passed_ms: float, result: str) -> None:
     (admission,) = await arrivals(pool, "a", timeout_ms=1000)
     pool.clock.advance(passed_ms)

@@ -18,8 +18,9 @@ async def test_the_head_goes_to_its_engine(pool: PoolDriver) -> None:
     await pool.engine(slots=2)
     await pool.waiting("a", "b")
     pool.clock.advance(500)
-    done = await pool.assign(Placement("a", 0, "e1"), head=10)
-    assert (done.results, done.places, done.head) == (["assigned"], {"e1": 1}, ["b"])
+    done = await pool.assign(Placement("a", 0, "e1"))
+    assert (done.results, done.places) == (["assigned"], {"e1": 1})
+    assert await pool.waiting_ids() == ["b"]
     assert (done.waiting, done.open_engines) == (1, 1)
     (entry,) = await pool.assigned_entries()
     assert (entry["id"], entry["attempt"]) == ("a", "1")
@@ -168,12 +169,20 @@ async def test_settling_alone(pool: PoolDriver) -> None:
     await pool.waiting("b")
     await pool.finish("a")
     (freed,) = (await pool.take()).freed
-    done = await pool.assign(settles=(freed.entry_id,), head=1)
-    assert (done.results, done.head, done.waiting, done.open_engines) == ([], ["b"], 1, 1)
+    done = await pool.assign(settles=(freed.entry_id,))
+    assert (done.results, done.waiting, done.open_engines) == ([], 1, 1)
     assert await pool.freed() == []
 
 
-async def test_the_head_is_as_long_as_asked_for(pool: PoolDriver) -> None:
-    await pool.waiting("a", "b", "c")
-    assert (await pool.assign(head=2)).head == ["a", "b"]
-    assert (await pool.assign(head=0)).head == []
+async def test_those_passed_before_need_not_be_named(pool: PoolDriver) -> None:
+    await pool.engine(slots=2)
+    await pool.waiting("a", "b", "c", "d")
+    done = await pool.assign(Placement("c", 0, "e1"), Placement("d", 0, "e1"), passed=2)
+    assert done.results == ["assigned", "assigned"]
+    assert await pool.waiting_ids() == ["a", "b"]
+
+
+async def test_one_that_came_in_among_those_passed_before_is_noticed(pool: PoolDriver) -> None:
+    await pool.engine()
+    await pool.waiting("a", "b", "c", "d")
+    assert (await pool.assign(Placement("d", 0, "e1"), passed=2)).results == ["stale"]

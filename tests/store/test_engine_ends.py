@@ -6,14 +6,14 @@ import pytest
 
 from sagellm_control.store.inspect import engine_rows, lapsed_leases
 from sagellm_control.store.steps.cancel import cancel
-from sagellm_control.store.steps.engines import drain_engine, remove_engine, retire_engine
+from sagellm_control.store.steps.engines import Retired, drain_engine, remove_engine, retire_engine
 from sagellm_control.wire.states import EngineState
 
 from ..leaks import leaked_keys
 from ..pool_driver import LEASE_MS, PoolDriver
 
 
-async def retire(pool: PoolDriver, worker: str) -> int | None:
+async def retire(pool: PoolDriver, worker: str) -> Retired | None:
     return await retire_engine(pool.store, pool.name, "e1", worker, EngineState.STOPPED, "why")
 
 
@@ -34,7 +34,7 @@ async def test_who_may_retire_an_engine(pool: PoolDriver, worker: str, lapsed: b
     await pool.running("a")
     if lapsed:
         pool.clock.advance(LEASE_MS)
-    assert await retire(pool, worker) == (1 if retired else None)
+    assert await retire(pool, worker) == (Retired(had_holder=True, given_back=1) if retired else None)
     (row,) = await engine_rows(pool.store, pool.name, ["e1"])
     if retired:
         assert (row.worker, row.state, row.reason) == ("", EngineState.STOPPED, "why")
@@ -51,8 +51,8 @@ async def test_retired_twice(pool: PoolDriver) -> None:
     await pool.engine()
     await pool.running("a")
     pool.clock.advance(LEASE_MS)
-    assert await retire(pool, "") == 1
-    assert await retire(pool, "") == 0
+    assert await retire(pool, "") == Retired(had_holder=True, given_back=1)
+    assert await retire(pool, "") == Retired(had_holder=False, given_back=0)
     assert (await pool.record("a"))["lapses"] == "1"
 
 
@@ -63,7 +63,7 @@ async def test_many_requests_go_back(pool: PoolDriver) -> None:
     await pool.accept(*ids)
     taken = await pool.take(arrivals=1000)
     await pool.admit(*(pool.admission(entry, engine="e1") for entry in taken.arrivals))
-    assert await retire(pool, "w-e1") == len(ids)
+    assert await retire(pool, "w-e1") == Retired(had_holder=True, given_back=len(ids))
     assert await pool.waiting_ids() == ids
     assert await pool.holds() == set()
 
@@ -83,7 +83,7 @@ async def test_nothing_of_a_retired_engine_outlives_its_row(pool: PoolDriver, no
     if notice:
         await cancel(pool.store, pool.name, "a")
     await retire(pool, "w-e1")
-    assert 0 < await pool.store.commands.pttl(pool.keys.engine("e1"))
+    assert await pool.store.commands.pttl(pool.keys.engine("e1")) > 0
     await pool.store.commands.delete(pool.keys.engine("e1"))  # as its TTL does after a day
     leaked = await leaked_keys(pool.store)
     await pool.store.commands.delete(*leaked, pool.keys.engines)

@@ -75,9 +75,7 @@ async def test_fields_that_are_no_text(pool: PoolDriver) -> None:
 
 @pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize("what", ["an arrival", "an announcement"])
-async def test_waiting_for_something(
-    pool: PoolDriver, redis_settings: RedisSettings, protocol: int, what: str
-) -> None:
+async def test_waiting_for_something(pool: PoolDriver, redis_settings: RedisSettings, protocol: int, what: str) -> None:
     await ensure_groups(pool.store, pool.keys)
     url = f"{redis_settings.url}?protocol={protocol}"
     store = Store(redis_settings.model_copy(update={"url": url}))

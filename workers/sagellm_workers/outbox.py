@@ -20,7 +20,7 @@ from sagellm_control.store.steps.append import Output, append
 from sagellm_control.store.steps.claim import claim
 from sagellm_control.store.steps.finish import Finish, finish
 from sagellm_control.store.steps.requeue import Cause, Requeue, requeue
-from sagellm_control.wire.event import Ending
+from sagellm_control.wire.event import EVENT_STREAM, Ending
 
 from . import metrics
 from .attempt import Attempt
@@ -130,7 +130,9 @@ class Outbox:
             for attempt, ending in batch:
                 attempt.sequence += 1
                 request_id, number = attempt.key
-                ending = replace(ending, body=_take_pending(attempt) + ending.body)
+                if attempt.pending:
+                    # Output of a stream: the gateway tells it from an engine's error by its type.
+                    ending = replace(ending, body=_take_pending(attempt) + ending.body, content_type=EVENT_STREAM)
                 finishes.append(Finish(request_id, number, attempt.sequence, ending))
             await self._insist(lambda finishes=finishes: finish(self._store, *self._where, finishes))
             self._events.inc(len(finishes))

@@ -10,9 +10,9 @@ from aiohttp import web
 
 from ..client.answer import Answer
 from ..client.queue_client import QueueClient
-from ..wire.event import CHUNK, END, Ending, Event
+from ..wire.event import CHUNK, END, EVENT_STREAM, Ending, Event
 from ..wire.states import Outcome
-from .errors import ApiError, error_body, from_ending
+from .errors import error_body, from_ending
 
 KEEPALIVE_COMMENT = b": waiting\n\n"
 EXPIRE_GRACE_S = 2.0
@@ -110,7 +110,7 @@ class AnswerWriter:
         return response
 
     def _whole(self, ending: Ending, before: bytes) -> web.Response:
-        if ending.outcome in _BODILESS or ending.body:
+        if ending.outcome in _BODILESS or (ending.body and not _holds_output(ending)):
             headers = dict(self._headers)
             if ending.retry_after_s is not None:
                 headers["Retry-After"] = str(max(1, round(ending.retry_after_s)))
@@ -122,28 +122,38 @@ class AnswerWriter:
 
 
 def _is_stream(ending: Ending) -> bool:
-    return ending.outcome is Outcome.COMPLETED and ending.content_type.startswith("text/event-stream")
+    return ending.outcome is Outcome.COMPLETED and ending.content_type.startswith(EVENT_STREAM)
 
 
 def _last_piece(ending: Ending) -> bytes:
     """What a stream that has begun ends with: the last chunk, or an error event and no ``[DONE]``."""
     if _is_stream(ending):
         return ending.body
-    tail = b""
     if ending.outcome is Outcome.COMPLETED:
         return b"data: " + ending.body.replace(b"\n", b" ") + b"\n\n"
-    if ending.body.startswith(b"data:"):
-        # Output that was still on its way when the attempt ended.
-        tail = ending.body
-    elif ending.body:
-        try:
-            engine_error = orjson.loads(ending.body)
-        except orjson.JSONDecodeError:
-            engine_error = None
-        if isinstance(engine_error, dict) and "error" in engine_error:
-            return b"data: " + orjson.dumps(engine_error) + b"\n\n"
-    error: ApiError = from_ending(ending)
-    return tail + b"data: " + error_body(error.status, error.message, code=error.code) + b"\n\n"
+    if _holds_output(ending):
+        return ending.body + _error_event(ending)
+    return _engine_error_event(ending.body) or _error_event(ending)
+
+
+def _holds_output(ending: Ending) -> bool:
+    """Whether the body is output that was still on its way, and not an engine's error."""
+    return ending.outcome in (Outcome.CANCELLED, Outcome.EXPIRED) or ending.content_type.startswith(EVENT_STREAM)
+
+
+def _engine_error_event(body: bytes) -> bytes | None:
+    try:
+        engine_error = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(engine_error, dict) or "error" not in engine_error:
+        return None
+    return b"data: " + orjson.dumps(engine_error) + b"\n\n"
+
+
+def _error_event(ending: Ending) -> bytes:
+    error = from_ending(ending)
+    return b"data: " + error_body(error.status, error.message, code=error.code) + b"\n\n"
 
 
 async def cancel_abandoned(queue: QueueClient, request_id: str) -> None:

@@ -63,7 +63,7 @@ class ApiKeys:
             return cls([Caller.model_validate(entry) for entry in entries])
         except OSError as error:
             raise ApiKeysUnreadable(f"{path}: {error.strerror}") from error
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ApiKeysUnreadable(f"{path} is no TOML file: {error}") from error
         except ValidationError as error:
             first = error.errors()[0]

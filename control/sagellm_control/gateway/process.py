@@ -57,7 +57,8 @@ async def serve(settings: GatewaySettings, redis: RedisSettings) -> AsyncGenerat
             handler_cancellation=True,
             access_log=None,
             keepalive_timeout=KEEPALIVE_S,
-            shutdown_timeout=settings.shutdown_s,
+            # aiohttp takes 0 for "for ever".
+            shutdown_timeout=max(settings.shutdown_s, 0.01),
         )
         collector = PoolCollector(queue.pools)
         await runner.setup()

@@ -13,6 +13,8 @@ from .errors import bad_request
 
 CHARACTERS_A_TOKEN = 4
 """A coarse estimate; engines count for themselves."""
+DEEPEST_CONTENT = 3
+"""A list of prompts, each a list of tokens, is the deepest that any API has."""
 LONGEST_MODEL = 256
 LONGEST_TENANT = 64
 
@@ -96,14 +98,16 @@ def _read_prompt(prompt: Any, name: str) -> int:
     raise bad_request(f"{name} must be a string or a list with at least one item.", name, _missing(prompt))
 
 
-def _characters(content: Any) -> int:
+def _characters(content: Any, depth: int = 0) -> int:
+    if depth > DEEPEST_CONTENT:
+        return 0
     match content:
         case str():
             return len(content)
         case int():
             return CHARACTERS_A_TOKEN  # a prompt may be given as token ids
         case list():
-            return sum(_characters(part) for part in cast("list[Any]", content))
+            return sum(_characters(part, depth + 1) for part in cast("list[Any]", content))
         case {"text": str(text)}:
             return len(text)
         case _:

@@ -15,7 +15,8 @@ from .errors import bad_request
 LONGEST_MS = 86_400_000
 """A day: the longest deadline that may be asked for."""
 
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+# Version ff and ids of zeros are invalid, says W3C.
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACE_ID = re.compile(r"[\x21-\x7e]{1,64}")
 
 

@@ -39,12 +39,13 @@ class LapseKeeper:
         """Retire every engine whose lease has lapsed; how many requests were given back."""
         given_back = 0
         for engine in await lapsed_leases(self.store, self.pool):
-            count = await retire_engine(
+            retired = await retire_engine(
                 self.store, self.pool, engine, "", EngineState.ERROR, "its worker's lease lapsed"
             )
-            if count is None:
+            if retired is None:
                 continue
-            metrics.LAPSED.labels(self.pool).inc()
+            count = retired.given_back
+            metrics.LAPSED.labels(self.pool).inc(int(retired.had_holder))
             metrics.REQUEUED.labels(self.pool).inc(count)
             log.warning("pool %s: engine %s lost its worker, %d requests given back", self.pool, engine, count)
             given_back += count

@@ -7,16 +7,57 @@ from collections.abc import Iterable, Iterator, Mapping
 from ..wire.engine import EngineRow
 from ..wire.request import Arrival
 
+ANY_MODEL = ""
+"""What a request asks for that asks for the pool's own model."""
+
+
+class _Index:
+    """READY engines that answer to one name, and those of them that have room."""
+
+    def __init__(self) -> None:
+        self.ready: dict[str, None] = {}
+        # Engines with room by number of requests on them, and by turn; a dict keeps the order in which they came.
+        self.by_load: list[dict[str, None]] = []
+        self.by_turn: dict[str, None] = {}
+
+    def add(self, engine: str, load: int, free: int) -> None:
+        self.ready[engine] = None
+        if free > 0:
+            while len(self.by_load) <= load:
+                self.by_load.append({})
+            self.by_load[load][engine] = None
+            self.by_turn.setdefault(engine)
+        else:
+            self.by_turn.pop(engine, None)
+
+    def move(self, engine: str, load_before: int) -> None:
+        """Take the engine out of its load, before it is added under another."""
+        if load_before < len(self.by_load):
+            self.by_load[load_before].pop(engine, None)
+
+    def remove(self, engine: str, load: int) -> None:
+        self.move(engine, load)
+        self.ready.pop(engine, None)
+        self.by_turn.pop(engine, None)
+
+    def end_turn(self, engine: str) -> None:
+        if engine in self.by_turn:
+            del self.by_turn[engine]
+            self.by_turn[engine] = None
+
 
 class OpenEngines:
-    """The READY engines and their free places, indexed so that a choice costs the same for 2 engines and for 2000."""
+    """The READY engines and their free places, indexed so that a choice costs the same for 2 engines and for 2000.
+
+    There is an index over all engines, and one for each adapter that was asked for, made when it first is.
+    """
 
     def __init__(self) -> None:
         self._rows: dict[str, EngineRow] = {}
         self._free: dict[str, int] = {}
-        # Engines with room, by number of requests on them; a dict keeps the order in which they came.
-        self._by_load: list[dict[str, None]] = []
-        self._turns: dict[str, None] = {}
+        self._indexes: dict[str, _Index] = {ANY_MODEL: _Index()}
+        self.places = 0
+        """Free places on all engines."""
 
     @property
     def ready(self) -> int:
@@ -26,12 +67,7 @@ class OpenEngines:
     @property
     def open(self) -> int:
         """READY engines with room."""
-        return len(self._turns)
-
-    @property
-    def places(self) -> int:
-        """Free places on all engines."""
-        return sum(self._free[engine] for engine in self._turns)
+        return len(self._indexes[ANY_MODEL].by_turn)
 
     def knows(self, engine: str) -> bool:
         """Whether the engine's row has been read."""
@@ -40,9 +76,8 @@ class OpenEngines:
     def learn(self, rows: Iterable[EngineRow]) -> None:
         """Take over rows as they were just read."""
         for row in rows:
-            free = self._free.pop(row.engine_id, None)
-            if free is not None:
-                self._unlist(row.engine_id, free)
+            free = self._free.get(row.engine_id)
+            self.close(row.engine_id)
             self._rows[row.engine_id] = row
             if free is not None:
                 self.set_places(row.engine_id, free)
@@ -56,64 +91,76 @@ class OpenEngines:
 
     def set_places(self, engine: str, free: int) -> None:
         """The engine has so many free places. One whose row is not known yet is left out until it is."""
-        if engine not in self._rows:
-            return
+        row = self._rows.get(engine)
         before = self._free.get(engine)
-        if before == free:
+        if row is None or before == free:
             return
-        if before is not None:
-            self._unlist(engine, before)
         self._free[engine] = free
-        if free > 0:
-            load = self._load(engine, free)
-            while len(self._by_load) <= load:
-                self._by_load.append({})
-            self._by_load[load][engine] = None
-            self._turns.setdefault(engine)
-
-        else:
-            self._turns.pop(engine, None)
+        self.places += max(0, free) - max(0, before or 0)
+        for index in self._indexes_of(row):
+            if before is not None:
+                index.move(engine, _load(row, before))
+            index.add(engine, _load(row, free), free)
 
     def take(self, engine: str) -> None:
         """One place fewer, and the engine's turn is over."""
         self.set_places(engine, self._free[engine] - 1)
-        if engine in self._turns:
-            del self._turns[engine]
-            self._turns[engine] = None
+        for index in self._indexes_of(self._rows[engine]):
+            index.end_turn(engine)
+
+    def give_back(self, engine: str) -> None:
+        """A place that was taken was not used."""
+        if engine in self._free:
+            self.set_places(engine, self._free[engine] + 1)
 
     def close(self, engine: str) -> None:
         """The engine takes nothing any more."""
         free = self._free.pop(engine, None)
         if free is not None:
-            self._unlist(engine, free)
-        self._turns.pop(engine, None)
+            self.places -= max(0, free)
+            row = self._rows[engine]
+            for index in self._indexes_of(row):
+                index.remove(engine, _load(row, free))
 
-    def by_load(self) -> Iterator[str]:
-        """Engines with room, those with the fewest requests first."""
-        for engines in self._by_load:
-            yield from engines
+    def by_load(self, request: Arrival) -> Iterator[str]:
+        """Engines with room that may take the request, those with the fewest requests first."""
+        index = self._index(request.model)
+        for engines in index.by_load:
+            yield from self._not_excluded(request, index, engines)
 
-    def by_turn(self) -> Iterator[str]:
-        """Engines with room, the one whose turn is longest ago first."""
-        yield from self._turns
+    def by_turn(self, request: Arrival) -> Iterator[str]:
+        """Engines with room that may take the request, the one whose turn is longest ago first."""
+        index = self._index(request.model)
+        yield from self._not_excluded(request, index, index.by_turn)
 
-    def may_take(self, request: Arrival, engine: str) -> bool:
-        """Whether the engine serves the model asked for, and did not fail the request before."""
-        if request.model and request.model not in self._rows[engine].models:
-            return False
-        if engine not in request.excluded:
-            return True
+    def answers_to(self, model: str) -> bool:
+        """Whether a READY engine answers to this name."""
+        return bool(self._index(model).ready)
+
+    def _not_excluded(self, request: Arrival, index: _Index, engines: Iterable[str]) -> Iterator[str]:
         # Where every engine has failed it, any may try again: the number of attempts bounds that.
-        return self._free.keys() <= request.excluded
+        anywhere = not request.excluded or index.ready.keys() <= request.excluded
+        for engine in engines:
+            if anywhere or engine not in request.excluded:
+                yield engine
 
-    def serves(self, model: str) -> bool:
-        """Whether any engine whose row is known answers to this name."""
-        return any(model in row.models for row in self._rows.values())
+    def _index(self, model: str) -> _Index:
+        index = self._indexes.get(model)
+        if index is None:
+            index = self._indexes[model] = _Index()
+            for engine, free in self._free.items():
+                row = self._rows[engine]
+                if model in row.models:
+                    index.add(engine, _load(row, free), free)
+        return index
 
-    def _load(self, engine: str, free: int) -> int:
-        row = self._rows[engine]
-        return max(0, row.slots + row.prefetch - free)
+    def _indexes_of(self, row: EngineRow) -> Iterator[_Index]:
+        yield self._indexes[ANY_MODEL]
+        if len(self._indexes) > 1:
+            for model in row.models:
+                if index := self._indexes.get(model):
+                    yield index
 
-    def _unlist(self, engine: str, free: int) -> None:
-        if free > 0:
-            self._by_load[self._load(engine, free)].pop(engine, None)
+
+def _load(row: EngineRow, free: int) -> int:
+    return max(0, row.slots + row.prefetch - free)

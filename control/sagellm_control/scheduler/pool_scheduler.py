@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from ..store.connect import Store
-from ..store.inspect import engine_rows, room, waiting_head
+from ..store.inspect import engine_rows, room, serves, waiting_head
 from ..store.steps.admit import Admission, admit
 from ..store.steps.assign import Placement as Decision
 from ..store.steps.assign import assign
@@ -23,6 +23,12 @@ log = logging.getLogger(__name__)
 
 ROWS_KEPT_S = 10.0
 """Engine rows are read again so often; what an engine is changes only when its worker registers."""
+MOST_SETTLED = 1000
+"""Announcements settled in one call."""
+MISSED_AFTER_S = 0.25
+"""A request that waits so long beside an engine with room has been missed; any commit is done by then."""
+DEEPEST_LOOK = 10_000
+"""So many requests at the head may be unable to use what is free; beyond them nobody is looked for."""
 
 
 class PoolScheduler:
@@ -49,6 +55,8 @@ class PoolScheduler:
         self._reader: Any = store.blocking()
         self._rows_read_at = float("-inf")
         self._swept_at = float("-inf")
+        self._seen_waiting: tuple[str, float] | None = None
+        """The head of the waiting set while engines had room, and since when (monotonic)."""
 
     async def run(self) -> None:
         """Schedule until cancelled."""
@@ -82,52 +90,59 @@ class PoolScheduler:
     async def settle(self, taken: Taken) -> None:
         """Deal with everything that was taken."""
         look = False
-        if taken.arrivals:
-            look = await self._admit(taken.arrivals)
+        for start in range(0, len(taken.arrivals), self.settings.batch):
+            look |= await self._admit(taken.arrivals[start : start + self.settings.batch])
         if taken.freed:
             if not all(self.engines.knows(entry.engine) for entry in taken.freed):
                 await self._read_engines()
             for entry in taken.freed:
                 self.engines.set_places(entry.engine, entry.free)
         if look or taken.freed:
-            await self._assign(settles=[entry.entry_id for entry in taken.freed])
+            await self._assign()
+        # Only now: if this scheduler dies before, another one takes them over.
+        for start in range(0, len(taken.freed), MOST_SETTLED):
+            entries = taken.freed[start : start + MOST_SETTLED]
+            await assign(self.store, self.pool, [], settles=[entry.entry_id for entry in entries])
 
     async def sweep(self) -> None:
         """The belt to the braces: read everything again, take over from the dead, place what was missed."""
         self._swept_at = time.monotonic()
         await self._follow_settings()
-        if self._swept_at - self._rows_read_at >= ROWS_KEPT_S:
-            await self._read_engines(all_rows=True)
-        else:
-            await self._read_engines()
+        await self._read_engines(all_rows=self._swept_at - self._rows_read_at >= ROWS_KEPT_S)
         left_over = await reclaim(
             self.store, self.keys, self.consumer, idle_ms=int(self.settings.reclaim_idle_s * 1000)
         )
         if left_over:
             metrics.RECLAIMED.labels(self.pool).inc(len(left_over.arrivals) + len(left_over.freed))
             await self.settle(left_over)
-        # Announcements that nobody has read yet are not missed: only look when there are none.
-        if self.engines.open and not await self.store.commands.xlen(self.keys.freed):
-            missed = await self._assign(settles=[])
-            if missed:
-                metrics.MISSED_WAKEUPS.labels(self.pool).inc(missed)
+        await self._place_missed()
+
+    async def _place_missed(self) -> None:
+        # Another scheduler may be about to place what waits now: missed is what still waits a while later.
+        head = await waiting_head(self.store, self.pool, 1) if self.engines.open else []
+        if not head:
+            self._seen_waiting = None
+            return
+        request_id, now = head[0][0].id, time.monotonic()
+        if self._seen_waiting is None or self._seen_waiting[0] != request_id:
+            self._seen_waiting = (request_id, now)
+        elif now - self._seen_waiting[1] >= MISSED_AFTER_S and (missed := await self._assign()):
+            metrics.MISSED_WAKEUPS.labels(self.pool).inc(missed)
+            log.warning("pool %s: the sweep placed %d requests that no wake-up had reached", self.pool, missed)
 
     async def _admit(self, entries: list[IntakeEntry]) -> bool:
         """Admit arrivals; whether the waiting set has to be looked at after it."""
+        batch_began = time.monotonic()
         admissions: list[Admission] = []
         ranked: list[tuple[float, IntakeEntry, Arrival]] = []
         for entry in entries:
-            request_id = entry.fields.get("id", "")
             try:
-                if not is_request_id(request_id):
-                    # Not used as a key: it could name one that is something else.
-                    request_id = "unreadable"
-                    raise BadEntry(f"field 'id' must be 1 to {MAX_ID_LENGTH} letters, digits or ._~@=+-")
-                arrival = read_arrival(request_id, entry.fields)
-                if arrival.model and not self.engines.serves(arrival.model):
-                    raise BadEntry(f"no engine of this pool serves the model {arrival.model[:80]!r}")
+                arrival = await self._read(entry, batch_began)
             except BadEntry as bad:
                 log.warning("pool %s: entry %s cannot be read: %s", self.pool, entry.entry_id, bad)
+                request_id = entry.fields.get("id", "")
+                # A text that is no id is not used as one: it could name a key that is something else.
+                request_id = request_id if is_request_id(request_id) else "unreadable"
                 admissions.append(Admission(entry.level, entry.entry_id, request_id, dead_reason=str(bad)))
                 continue
             ranked.append((self.order.rank(arrival), entry, arrival))
@@ -138,57 +153,70 @@ class PoolScheduler:
                 self.engines.take(engine)
             admissions.append(Admission(entry.level, entry.entry_id, arrival.id, rank, engine))
         admitted = await admit(self.store, self.pool, admissions)
+        for admission, result in zip(admissions, admitted.results, strict=True):
+            if admission.engine and result != "assigned":
+                self.engines.give_back(admission.engine)
         for engine, free in admitted.places.items():
             self.engines.set_places(engine, free)
-        proposed = {a.engine for a in admissions if a.engine}
-        unused = proposed - admitted.places.keys()
         metrics.BATCH.labels(self.pool).observe(len(admissions))
         for result in set(admitted.results):
             metrics.ADMITTED.labels(self.pool, result).inc(admitted.results.count(result))
-        if unused or (admitted.open_engines and not self.engines.open):
-            # Places proposed and not used, or room that this snapshot does not know of.
+        if admitted.open_engines and not self.engines.open:
+            # There is room that this snapshot does not know of.
             await self._read_engines()
         return admitted.waiting > 0 and admitted.open_engines > 0
 
-    async def _assign(self, settles: list[str]) -> int:
+    async def _read(self, entry: IntakeEntry, batch_began: float) -> Arrival:
+        request_id = entry.fields.get("id", "")
+        if not is_request_id(request_id):
+            raise BadEntry(f"field 'id' must be 1 to {MAX_ID_LENGTH} letters, digits or ._~@=+-")
+        arrival = read_arrival(request_id, entry.fields)
+        if arrival.model and not self.engines.answers_to(arrival.model):
+            if not await serves(self.store, self.pool, arrival.model):
+                raise BadEntry(f"no engine of this pool serves the model {arrival.model[:80]!r}")
+            if self._rows_read_at < batch_began:
+                # An engine may have learned it since its row was read.
+                await self._read_engines(all_rows=True)
+        return arrival
+
+    async def _assign(self) -> int:
         """Place the head of the waiting set while anybody waits and any engine has room; how many were placed."""
         placed = 0
+        passed = 0
         fresh = False
-        window = self._window()
         while True:
-            head = await waiting_head(self.store, self.pool, window)
+            head = await waiting_head(self.store, self.pool, self._window(), start=passed)
             decisions = self._decide(head)
             if not any(decision.engine for decision in decisions):
-                decisions = []
-                if head and not fresh:
+                if not head:
+                    return placed
+                if not fresh:
+                    # Before giving up, or looking further down: is that still so?
                     await self._read_engines()
                     fresh = True
-                    if self.engines.open:
-                        continue
-                elif len(head) == window and self.engines.open and window < 8 * self.settings.batch:
-                    # Nobody among these can use what is free: look further down.
-                    window *= 2
-                    continue
-            if not decisions and not settles:
-                return placed
-            answer = await assign(self.store, self.pool, decisions, settles=settles)
-            settles = []
-            for engine, free in answer.places.items():
-                self.engines.set_places(engine, free)
+                elif self.engines.open and passed < DEEPEST_LOOK:
+                    passed += len(head)
+                else:
+                    return placed
+                continue
+            answer = await assign(self.store, self.pool, decisions, passed=passed)
             assigned = answer.results.count("assigned")
             placed += assigned
-            if decisions:
-                metrics.BATCH.labels(self.pool).observe(len(decisions))
-                metrics.ASSIGNED.labels(self.pool).inc(assigned)
-            stale = bool(answer.results) and answer.results[-1] == "stale"
-            if stale:
-                metrics.STALE.labels(self.pool).inc()
-            if stale or len(answer.results) < len(decisions):
-                await self._read_engines()
-            if not decisions or not answer.waiting or not answer.open_engines:
+            metrics.BATCH.labels(self.pool).observe(len(decisions))
+            metrics.ASSIGNED.labels(self.pool).inc(assigned)
+            for number, decision in enumerate(decisions):
+                done = number < len(answer.results) and answer.results[number] == "assigned"
+                if decision.engine and not done:
+                    self.engines.give_back(decision.engine)
+            for engine, free in answer.places.items():
+                self.engines.set_places(engine, free)
+            if not answer.waiting or not answer.open_engines:
                 return placed
-            fresh = fresh and not assigned
-            window = self._window()
+            fresh = False
+            if answer.results[-1] == "stale":
+                metrics.STALE.labels(self.pool).inc()
+                await self._read_engines()
+                passed = 0
 
     def _decide(self, head: list[tuple[Arrival, int]]) -> list[Decision]:
         decisions: list[Decision] = []
@@ -216,8 +244,8 @@ class PoolScheduler:
 
     async def _follow_settings(self) -> None:
         recorded = await self.store.commands.hgetall(self.keys.settings)
-        policy = recorded.get(b"policy", DEFAULT_ORDER.encode()).decode()
-        placement = recorded.get(b"placement", DEFAULT_PLACEMENT.encode()).decode()
+        policy = recorded.get(b"policy", DEFAULT_ORDER.encode()).decode(errors="replace")
+        placement = recorded.get(b"placement", DEFAULT_PLACEMENT.encode()).decode(errors="replace")
         try:
             if policy != self.order.name:
                 self.order = make_order(policy, aging_ms=self.settings.aging_s * 1000)

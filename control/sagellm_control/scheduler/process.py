@@ -11,6 +11,7 @@ import socket
 from prometheus_client import start_http_server
 from redis.exceptions import RedisError
 
+from ..keeper.departures import DepartureKeeper
 from ..keeper.lapses import LapseKeeper
 from ..stopping import run_until, stop_requested
 from ..store.connect import Store, open_store
@@ -21,6 +22,8 @@ from .settings import SchedulerSettings
 
 log = logging.getLogger(__name__)
 
+LOOK_EVERY_S = 0.5
+"""How soon a new pool is noticed."""
 RETRY_S = 0.5
 """Pause after the server could not be reached."""
 
@@ -34,7 +37,7 @@ async def run(settings: SchedulerSettings, redis: RedisSettings) -> None:
 
 
 class Scheduler:
-    """Finds the pools and runs a ``PoolScheduler`` and a ``LapseKeeper`` for each."""
+    """Finds the pools and runs a ``PoolScheduler`` and the keepers for each."""
 
     def __init__(self, store: Store, settings: SchedulerSettings) -> None:
         self.store = store
@@ -42,20 +45,28 @@ class Scheduler:
         self.consumer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
 
     async def run(self) -> None:
-        """Schedule until cancelled."""
-        known: set[str] = set()
+        """Schedule until cancelled; pools come and go meanwhile."""
+        running: dict[str, asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as tasks:
             while True:
                 try:
-                    for pool in await list_pools(self.store):
-                        if pool not in known:
-                            known.add(pool)
-                            log.info("scheduling pool %s", pool)
-                            tasks.create_task(self._schedule(pool), name=f"schedule {pool}")
-                            tasks.create_task(LapseKeeper(self.store, pool).run(), name=f"keep {pool}")
+                    pools = await list_pools(self.store)
                 except (RedisError, OSError) as error:
                     log.warning("cannot list the pools: %s", error)
-                await asyncio.sleep(RETRY_S)
+                    pools = list(running)
+                for pool in running.keys() - pools:
+                    running.pop(pool).cancel()
+                for pool in pools:
+                    if pool not in running:
+                        log.info("scheduling pool %s", pool)
+                        running[pool] = tasks.create_task(self._serve(pool), name=f"serve {pool}")
+                await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _serve(self, pool: str) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._schedule(pool), name=f"schedule {pool}")
+            tasks.create_task(LapseKeeper(self.store, pool).run(), name=f"lapses {pool}")
+            tasks.create_task(DepartureKeeper(self.store, pool).run(), name=f"departures {pool}")
 
     async def _schedule(self, pool: str) -> None:
         while True:

@@ -72,6 +72,11 @@ async def list_pools(store: Store) -> list[str]:
     return sorted(name.decode() for name in await store.commands.smembers(store.keys.pools()))
 
 
+async def serves(store: Store, pool: str, model: str) -> bool:
+    """Whether an engine of the pool answers, or has answered, to this name."""
+    return await store.commands.hget(store.keys.models(), model) == pool.encode()
+
+
 async def model_index(store: Store) -> dict[str, str]:
     """Name that a client may ask for -> pool."""
     return _texts(await store.commands.hgetall(store.keys.models()))
@@ -114,10 +119,10 @@ async def engine_rows(store: Store, pool: str, engines: Sequence[str]) -> list[E
     return [read_engine_row(name, _texts(fields)) for name, fields in zip(engines, rows, strict=True) if fields]
 
 
-async def waiting_head(store: Store, pool: str, count: int) -> list[tuple[Arrival, int]]:
-    """The requests that are first in line, each with its number of attempts so far."""
+async def waiting_head(store: Store, pool: str, count: int, *, start: int = 0) -> list[tuple[Arrival, int]]:
+    """The requests that are first in line (or in line from a place on), each with its attempts so far."""
     keys = store.keys.pool(pool)
-    ids = [member.decode() for member in await store.commands.zrange(keys.waiting, 0, count - 1)]
+    ids = [member.decode() for member in await store.commands.zrange(keys.waiting, start, start + count - 1)]
     if not ids:
         return []
     pipe = store.commands.pipeline(transaction=False)

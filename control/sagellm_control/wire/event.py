@@ -17,6 +17,8 @@ import orjson
 
 from .states import Outcome
 
+EVENT_STREAM = "text/event-stream"
+
 CHUNK = "chunk"
 """Payload: one or more whole server-sent events, as the engine wrote them."""
 END = "end"

@@ -29,6 +29,7 @@ class RequestPriority(IntEnum):
         name = text.strip().upper()
         if name in cls.__members__:
             return cls[name]
-        if name.isdecimal() and int(name) in tuple(cls):
-            return cls(int(name))
+        for priority in cls:
+            if name == str(priority.value):
+                return priority
         raise ValueError(f"unknown priority {text!r}: use one of {', '.join(cls.__members__)}")

@@ -82,11 +82,24 @@ class Arrival:
     """Engines on which an attempt of it failed."""
 
 
+_LEVELS = tuple(str(int(priority)) for priority in RequestPriority)
 _TEXTS = ("tenant", "model")
 _COUNTS = ("slo_ms", "timeout_ms", "prompt_tokens", "max_tokens")
 
 SCHEDULING_FIELDS = ("priority", "arrived_ms", *_TEXTS, *_COUNTS, "excluded")
 """The fields of a record (and of an intake entry) that an ``Arrival`` is read from."""
+
+
+def is_count(text: str) -> bool:
+    """Whether the text is a whole number that a counter, or a time in ms, can have."""
+    return len(text) <= 15 and text.isascii() and text.isdecimal()
+
+
+def _read_time(text: str) -> float:
+    whole, _, fraction = text.partition(".")
+    if not is_count(whole) or (fraction and not is_count(fraction)):
+        raise BadEntry(f"field 'arrived_ms' must be a time in ms since the epoch, not {text[:40]!r}")
+    return float(text)
 
 
 def read_arrival(request_id: str, fields: Mapping[str, str]) -> Arrival:
@@ -96,25 +109,24 @@ def read_arrival(request_id: str, fields: Mapping[str, str]) -> Arrival:
         BadEntry: names the field that is missing or wrong.
     """
     try:
-        priority = RequestPriority(int(fields["priority"]))
-        arrived_ms = float(fields["arrived_ms"])
+        level, arrived = fields["priority"], fields["arrived_ms"]
     except KeyError as error:
         raise BadEntry(f"field {error.args[0]!r} is missing") from None
-    except ValueError as error:
-        raise BadEntry(f"priority or arrived_ms: {error}") from None
+    if level not in _LEVELS:
+        raise BadEntry(f"field 'priority' must be one of {', '.join(_LEVELS)}, not {level[:40]!r}")
     counts: dict[str, int] = {}
     for name in _COUNTS:
         text = fields.get(name)
         if not text:
             continue
-        if not text.isdecimal():
-            raise BadEntry(f"field {name!r} must be a whole number, not {text[:40]!r}")
+        if not is_count(text):
+            raise BadEntry(f"field {name!r} must be a whole number below 10^15, not {text[:40]!r}")
         counts[name] = int(text)
     excluded = fields.get("excluded")
     return Arrival(
         id=request_id,
-        priority=priority,
-        arrived_ms=arrived_ms,
+        priority=RequestPriority(int(level)),
+        arrived_ms=_read_time(arrived),
         tenant=fields.get("tenant") or "",
         model=fields.get("model") or "",
         excluded=frozenset(excluded.split(" ")) if excluded else frozenset(),

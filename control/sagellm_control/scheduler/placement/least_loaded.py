@@ -12,4 +12,4 @@ class LeastLoadedPlacement:
     name = "least_loaded"
 
     def choose(self, request: Arrival, engines: OpenEngines) -> str | None:
-        return next((e for e in engines.by_load() if engines.may_take(request, e)), None)
+        return next(engines.by_load(request), None)

@@ -12,4 +12,4 @@ class RoundRobinPlacement:
     name = "round_robin"
 
     def choose(self, request: Arrival, engines: OpenEngines) -> str | None:
-        return next((e for e in engines.by_turn() if engines.may_take(request, e)), None)
+        return next(engines.by_turn(request), None)

@@ -47,12 +47,12 @@ for i = 1, arrivals do
     bury(level, entry, id, 'no record of this request')
     redis.call('HINCRBY', counters, 'garbage', 1)
     result = 'dead'
-  elseif r[1] == 'queued' and not ours then
-    bury(level, entry, id, 'another entry of this request waits')
+  elseif not ours and #redis.call('XRANGE', KEYS[5 + level], entry, entry) > 0 then
+    bury(level, entry, id, 'an earlier entry of this request exists')
     redis.call('HINCRBY', counters, 'garbage', 1)
     result = 'dead'
   elseif not ours then
-    result = 'gone'  -- cancelled, or admitted by a scheduler that died before this one read it
+    result = 'gone'  -- cancelled, or dealt with, after this scheduler had read it
   elseif expired(now, r[3], r[4]) then
     end_request(now, record, body, output, counters, id, 0, 1, 'expired', ARGV[3])
     result = 'expired'

@@ -4,12 +4,12 @@
 -- KEYS[1] waiting   KEYS[2] room   KEYS[3] counters   KEYS[4] freed
 -- then for each engine: row, reservations, assigned; then for each request: record, body, output
 -- ARGV[1] now   ARGV[2] bodies up to so many bytes travel along   ARGV[3] payload of the end event "expired"
--- ARGV[4] how many ids of the waiting set's head to return
+-- ARGV[4] how many at the head the scheduler has passed before, as no engine that they may use has room
 -- ARGV[5] number of freed entries that this call settles, then their ids
 -- then the number of engines and their ids; then the number of requests, and for each:
 --   id, attempts so far, number of the chosen engine (0: no engine that it may use has room)
 -- Output: {for each request until the first stale one 'assigned' | 'gone' | 'expired' | 'passed' | 'stale'},
---   {places left, per engine; -1: not looked at}, {ids at the head}, number waiting, number of engines with room
+--   {places left, per engine; -1: not looked at}, number waiting, number of engines with room
 
 local waiting, room, counters, freed = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local now, inline_bytes = clock(ARGV[1]), tonumber(ARGV[2])
@@ -23,7 +23,7 @@ local engines = tonumber(ARGV[engines_at])
 local requests_at = engines_at + engines + 1
 local request_keys = 4 + 3 * engines
 
-local results, left, passed = {}, {}, 0
+local results, left, passed = {}, {}, tonumber(ARGV[4])
 for i = 1, tonumber(ARGV[requests_at]) do
   local at = requests_at + 3 * i - 2
   local id, attempts, choice = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
@@ -69,5 +69,4 @@ end
 send_published()
 local places = {}
 for e = 1, engines do places[e] = left[e] or -1 end
-return {results, places, redis.call('ZRANGE', waiting, 0, tonumber(ARGV[4]) - 1), redis.call('ZCARD', waiting),
-  redis.call('ZCOUNT', room, 1, '+inf')}
+return {results, places, redis.call('ZCARD', waiting), redis.call('ZCOUNT', room, 1, '+inf')}

@@ -32,32 +32,33 @@ class Assigned:
     """``assigned``, ``gone``, ``expired`` or ``passed``; after ``stale`` nothing more was tried."""
     places: dict[str, int]
     """Places left on the engines that were looked at."""
-    head: list[str]
-    """Request ids that are first in line now."""
     waiting: int
     open_engines: int
 
 
 async def assign(
-    store: Store, pool: str, placements: Sequence[Placement], *, settles: Sequence[str] = (), head: int = 0
+    store: Store, pool: str, placements: Sequence[Placement], *, settles: Sequence[str] = (), passed: int = 0
 ) -> Assigned:
-    """Carry out placements of one pool; ``settles`` are freed entries that this answers."""
+    """Carry out placements of one pool; ``settles`` are freed entries that this answers.
+
+    Args:
+        passed: so many at the head were looked at before and cannot use what is free.
+    """
     keys = store.keys.pool(pool)
     engines = list(dict.fromkeys(p.engine for p in placements if p.engine))
     number = {engine: i for i, engine in enumerate(engines, 1)}
     names = [keys.waiting, keys.room, keys.counters, keys.freed]
     for engine in engines:
         names += (keys.engine(engine), keys.reservations(engine), keys.assigned(engine))
-    arguments: list[Argument] = [store.now(), INLINE_BODY_BYTES, EXPIRED_WAITING, head]
+    arguments: list[Argument] = [store.now(), INLINE_BODY_BYTES, EXPIRED_WAITING, passed]
     arguments += (len(settles), *settles, len(engines), *engines, len(placements))
     for p in placements:
         names += (keys.record(p.request_id), keys.body(p.request_id), keys.output(p.request_id))
         arguments += (p.request_id, p.attempts, number[p.engine] if p.engine else 0)
-    results, places, first, waiting, open_engines = await _SCRIPT(store, names, arguments)
+    results, places, waiting, open_engines = await _SCRIPT(store, names, arguments)
     return Assigned(
         [result.decode() for result in results],
         {engine: left for engine, left in zip(engines, places, strict=True) if left >= 0},
-        [request_id.decode() for request_id in first],
         waiting,
         open_engines,
     )

@@ -9,6 +9,7 @@ from ...wire.engine import EngineRow
 from ...wire.states import EngineState
 from ..connect import Store
 from ..script import Argument, Script
+from .pools import announce
 from .requeue import Cause, Requeue, requeue
 
 _REGISTER = Script("register")
@@ -55,8 +56,7 @@ async def register_engine(store: Store, row: EngineRow, *, lease_ms: int) -> Hel
     fields: list[Argument] = []
     for name, value in row.fields().items():
         fields += (name, value)
-    await store.commands.sadd(store.keys.pools(), row.pool)
-    await store.commands.hset(store.keys.models(), mapping=dict.fromkeys((row.pool, *row.models), row.pool))
+    await announce(store, row)
     while True:
         arguments: list[Argument] = [store.now(), row.engine_id, row.worker, lease_ms, row.state, row.reason]
         answer = await _REGISTER(store, names, [*arguments, *fields])
@@ -88,32 +88,43 @@ async def renew_engine(
     arguments.append(len(attempts))
     for request_id, attempt in attempts:
         arguments += (request_id, attempt)
+    await announce(store, row)
     answer = await _RENEW(store, names, arguments)
     if not answer:
         return None
     return Renewal(bool(answer[0]), [state.decode() for state in answer[1:]])
 
 
+@dataclass(slots=True, frozen=True)
+class Retired:
+    """An engine that nobody holds any more."""
+
+    had_holder: bool
+    """False: it had been retired before, and this call only went on with its requests."""
+    given_back: int
+    """Requests that were requeued."""
+
+
 async def retire_engine(
     store: Store, pool: str, engine: str, worker: str, state: EngineState, reason: str
-) -> int | None:
-    """Take the engine from its holder and requeue what it held.
+) -> Retired | None:
+    """Take the engine from its holder and requeue what it held; None: it is held, nothing was done.
 
     Args:
         worker: the holder itself; empty: whoever it is, if the lease has lapsed.
-
-    Returns:
-        how many requests were given back; None: the engine is held, nothing was done.
     """
     keys = store.keys.pool(pool)
     names = [keys.engine(engine), keys.reservations(engine), keys.room, keys.leases, keys.assigned(engine)]
-    held = await _RETIRE(store, names, [store.now(), engine, worker, state, reason, ROW_KEPT_MS])
-    if held is None:
+    arguments: list[Argument] = [state, reason, ROW_KEPT_MS]
+    answer = await _RETIRE(store, names, [store.now(), engine, worker, *arguments])
+    if answer is None:
         return None
-    left_behind = [request_id.decode() for request_id in held]
-    # A worker that says goodbye had not begun these; one that vanished may have died of them.
-    await give_back(store, pool, engine, left_behind, Cause.RETURNED if worker else Cause.LAPSED)
-    return len(left_behind)
+    left_behind = [request_id.decode() for request_id in answer[1:]]
+    if left_behind:
+        # A worker that says goodbye had not begun these; one that vanished may have died of them.
+        await give_back(store, pool, engine, left_behind, Cause.RETURNED if worker else Cause.LAPSED)
+        await _RETIRE(store, names, [store.now(), engine, "", *arguments])
+    return Retired(answer[0] == b"1", len(left_behind))
 
 
 async def give_back(store: Store, pool: str, engine: str, request_ids: Sequence[str], cause: Cause) -> None:

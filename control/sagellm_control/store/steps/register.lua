@@ -19,10 +19,14 @@ end
 if holder ~= worker then
   -- Nobody holds it from here on, so that an earlier holder can change nothing while its requests are given back.
   redis.call('HSET', row, 'worker', '')
-  redis.call('ZREM', leases, engine)
   redis.call('ZREM', room, engine)
   local left_behind = redis.call('SMEMBERS', reservations)
-  if #left_behind > 0 then return {'recover', unpack(left_behind)} end
+  if #left_behind > 0 then
+    -- A lapsed lease, so that a keeper goes on if this worker dies half way.
+    redis.call('ZADD', leases, now, engine)
+    table.insert(left_behind, 1, 'recover')
+    return left_behind
+  end
   redis.call('DEL', assigned)
   redis.call('HSET', row, 'registered_ms', ms(now))
 end

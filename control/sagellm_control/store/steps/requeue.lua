@@ -30,7 +30,7 @@ for i = 1, tonumber(ARGV[10]) do
     local failures = redis.call('HINCRBY', record, 'failures', cause == 'failed' and 1 or 0)
     local lapses = redis.call('HINCRBY', record, 'lapses', cause == 'lapsed' and 1 or 0)
     local outcome, payload
-    if r[5] then outcome, payload = 'cancelled', ARGV[6]
+    if r[5] then outcome, payload = r[5], r[5] == 'expired' and ARGV[7] or ARGV[6]
     elseif expired(now, r[6], r[7]) then outcome, payload = 'expired', ARGV[7]
     elseif lapses >= most_lapses and cause == 'lapsed' then outcome, payload = 'dead', ARGV[8]
     elseif redis.call('EXISTS', output) == 1 then

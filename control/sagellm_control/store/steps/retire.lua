@@ -3,7 +3,9 @@
 -- KEYS[1] row   KEYS[2] reservations   KEYS[3] room   KEYS[4] leases   KEYS[5] assigned
 -- ARGV[1] now   ARGV[2] engine id   ARGV[3] worker session ('': only if the lease has lapsed)   ARGV[4] new state
 -- ARGV[5] reason   ARGV[6] for how long (ms) the row is still shown; the assigned stream goes with it
--- Output: false (not so: somebody holds it) | {request ids that have to be requeued…}
+-- Output: false (not so: somebody holds it) | {'1' if it had a holder until now, request ids to be requeued…}
+--
+-- While it still has reservations its lease stays, lapsed, so that a keeper goes on if the caller dies half way.
 
 local row, reservations, room, leases, assigned = unpack(KEYS, 1, 5)
 local now, engine, worker = clock(ARGV[1]), ARGV[2], ARGV[3]
@@ -14,11 +16,13 @@ if worker == '' then
 elseif holder ~= worker then
   return false
 end
-redis.call('ZREM', leases, engine)
 redis.call('ZREM', room, engine)
 if redis.call('EXISTS', row) == 1 then
   redis.call('HSET', row, 'worker', '', 'state', ARGV[4], 'reason', ARGV[5])
   redis.call('PEXPIRE', row, ARGV[6])
   redis.call('PEXPIRE', assigned, ARGV[6])
 end
-return redis.call('SMEMBERS', reservations)
+local held = redis.call('SMEMBERS', reservations)
+if #held > 0 then redis.call('ZADD', leases, now, engine) else redis.call('ZREM', leases, engine) end
+table.insert(held, 1, holder ~= '' and '1' or '0')
+return held

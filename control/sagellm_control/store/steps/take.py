@@ -9,6 +9,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from ...wire.keys import SCHEDULER_GROUP, PoolKeys
+from ...wire.request import is_count
 from ..connect import Store
 from ..script import Script
 
@@ -55,9 +56,8 @@ class Taken:
         fields = {name.decode(errors="replace"): text.decode(errors="replace") for name, text in pairs.items()}
         if stream == FREED:
             free = fields.get("free", "")
-            self.freed.append(
-                FreedEntry(entry_id.decode(), fields.get("engine", ""), int(free) if free.isdecimal() else 0)
-            )
+            count = int(free) if is_count(free) else 0
+            self.freed.append(FreedEntry(entry_id.decode(), fields.get("engine", ""), count))
         else:
             self.arrivals.append(IntakeEntry(stream, entry_id.decode(), fields))
 

@@ -1,0 +1,46 @@
+"""Forgets engines that went a day ago, and pools whose last engine has been forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from redis.exceptions import RedisError
+
+from ..store.connect import Store
+from ..store.inspect import engine_rows
+from ..store.steps.engines import remove_engine
+from ..store.steps.pools import forget_pool
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 60.0
+"""What is forgotten here went a day ago; nobody waits for it."""
+
+
+class DepartureKeeper:
+    """Looks after one pool. An engine's row expires by itself; what refers to it is removed here."""
+
+    def __init__(self, store: Store, pool: str) -> None:
+        self.store = store
+        self.pool = pool
+
+    async def run(self) -> None:
+        """Keep until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                await self.look()
+            except (RedisError, OSError) as error:
+                log.warning("pool %s: cannot look for departed engines: %s", self.pool, error)
+
+    async def look(self) -> None:
+        """Forget every engine whose row has expired, and the pool if that was its last."""
+        members = await self.store.commands.smembers(self.store.keys.pool(self.pool).engines)
+        engines = [name.decode() for name in members]
+        known = {row.engine_id for row in await engine_rows(self.store, self.pool, engines)}
+        for engine in set(engines) - known:
+            if await remove_engine(self.store, self.pool, engine) == "forgotten":
+                log.info("pool %s: engine %s is forgotten", self.pool, engine)
+        if not known and await forget_pool(self.store, self.pool):
+            log.info("pool %s is forgotten: it has neither engines nor requests", self.pool)

@@ -1,0 +1,42 @@
+"""announce, forget_pool: how a pool comes to be known, and how it is forgotten."""
+
+from __future__ import annotations
+
+from ...wire.engine import EngineRow
+from ..connect import Store
+from ..script import Script
+
+_FORGET = Script("forget_pool")
+
+DEAD_KEPT_MS = 7 * 24 * 3600 * 1000
+"""What a forgotten pool's dead stream holds can be looked at for a week."""
+
+
+async def announce(store: Store, row: EngineRow) -> None:
+    """Make the engine's pool and the names that it answers to known. Repeated with each renewal of a lease."""
+    names = dict.fromkeys((row.pool, *row.models), row.pool)
+    await store.commands.sadd(store.keys.pools(), row.pool)
+    await store.commands.hset(store.keys.models(), mapping=names)
+
+
+async def forget_pool(store: Store, pool: str) -> bool:
+    """Delete what is kept of a pool that has neither engines nor requests; False: it has."""
+    keys = store.keys.pool(pool)
+    names = [
+        keys.waiting,
+        keys.engines,
+        keys.dead,
+        *keys.intake,
+        keys.freed,
+        keys.room,
+        keys.leases,
+        keys.settings,
+        keys.counters,
+    ]
+    if await _FORGET(store, names, [DEAD_KEPT_MS]) != b"forgotten":
+        return False
+    models = await store.commands.hgetall(store.keys.models())
+    if gone := [name for name, served_by in models.items() if served_by == pool.encode()]:
+        await store.commands.hdel(store.keys.models(), *gone)
+    await store.commands.srem(store.keys.pools(), pool)
+    return True

@@ -1,0 +1,94 @@
+"""Who may import whom. The picture in ``docs`` is only true as long as this holds."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from .sources import imports, modules, reaches
+
+CONTROL = "sagellm_control"
+
+FOR_WORKERS = (f"{CONTROL}.wire", f"{CONTROL}.store", f"{CONTROL}.stopping")
+"""All that workers need of the control package."""
+
+DOES_IO = (
+    *("redis", "httpx", "httpx_aiohttp", "aiohttp", "asyncio", "socket", "subprocess", "ssl", "pathlib", "os", "time"),
+    *("random", "datetime", "threading", "prometheus_client", "logging", f"{CONTROL}.store", f"{CONTROL}.client"),
+)
+"""What an order, a placement or a message shape has no business with: I/O, and clocks and dice of its own."""
+
+BELOW: dict[str, tuple[str, ...]] = {
+    "wire": (),
+    "store": ("wire",),
+    "client": ("store", "wire"),
+    "keeper": ("store", "wire"),
+    "scheduler.order": ("wire", "scheduler.order"),
+    "scheduler.placement": ("wire", "scheduler.placement", "scheduler.open_engines"),
+    "scheduler.open_engines": ("wire",),
+    "scheduler": ("keeper", "store", "wire", "stopping"),
+    "gateway": ("client", "store", "wire", "stopping"),
+    "embedded": (),
+    "simulated_engine": ("stopping",),
+}
+"""Part of the control package -> the parts that it may import, besides itself."""
+
+
+@pytest.mark.parametrize("module", modules("sagellm_workers"))
+def test_workers_know_only_the_wire_and_the_store(module: str) -> None:
+    imported = [name for name in imports(modules()[module]) if reaches(name, CONTROL)]
+    assert [name for name in imported if not any(reaches(name, allowed) for allowed in FOR_WORKERS)] == []
+
+
+@pytest.mark.parametrize(
+    "module",
+    [m for part in ("scheduler.order", "scheduler.placement", "wire") for m in modules(f"{CONTROL}.{part}")]
+    + [f"{CONTROL}.scheduler.open_engines"],
+)
+def test_what_is_pure_does_no_io(module: str) -> None:
+    imported = list(imports(modules()[module]))
+    assert [name for name in imported if any(reaches(name, other) for other in DOES_IO)] == []
+    assert "await " not in modules()[module].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("part", BELOW)
+def test_arrows_point_down(part: str) -> None:
+    package = f"{CONTROL}.{part}"
+    allowed = (package, *(f"{CONTROL}.{other}" for other in BELOW[part]))
+    wrong = [
+        f"{module} imports {name}"
+        for module, path in modules(package).items()
+        for name in imports(path)
+        if reaches(name, CONTROL) and name != CONTROL and not any(reaches(name, other) for other in allowed)
+    ]
+    assert wrong == []
+
+
+def test_the_control_package_does_not_know_the_workers() -> None:
+    # But for the command line, which starts every kind of process, and the settings that it reads.
+    wrong = [
+        f"{module} imports {name}"
+        for module, path in modules(CONTROL).items()
+        if not reaches(module, f"{CONTROL}.cli") and module != f"{CONTROL}.settings"
+        for name in imports(path)
+        if reaches(name, "sagellm_workers")
+    ]
+    assert wrong == []
+
+
+def test_redis_is_imported_by_what_talks_to_it() -> None:
+    wrong = [
+        module
+        for module, path in modules().items()
+        if any(name == "redis" or name.startswith("redis.asyncio") for name in imports(path))
+        and not reaches(module, f"{CONTROL}.store")
+    ]
+    # A type of its connection, for one attribute; nothing is connected there.
+    assert [module for module in wrong if module != f"{CONTROL}.client.inbox"] == []
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if not name.endswith("__main__")])
+def test_every_module_can_be_imported(module: str) -> None:
+    assert __import__(module) is not None
+    assert module in sys.modules

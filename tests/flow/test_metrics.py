@@ -1,0 +1,133 @@
+"""/metrics names what operators alert on, and it moves with what happens."""
+
+from __future__ import annotations
+
+import asyncio
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from sagellm_control.wire.states import RequestState
+
+from ..waiting import wait_until
+from .asking import CHAT_PATH, chat
+from .conftest import StartEngine, StartSystem
+from .in_process import InProcessSystem
+
+CHAT_NORMAL = {"endpoint": "chat", "priority": "normal"}
+
+
+class _Scrape:
+    """One answer of /metrics."""
+
+    def __init__(self, text: str) -> None:
+        self.samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+    def value(self, name: str, **labels: str) -> float:
+        """The sample that has (at least) these labels; 0 if there is none."""
+        found = [s.value for s in self.samples if s.name == name and s.labels.items() >= labels.items()]
+        assert len(found) <= 1, f"{name} {labels} is ambiguous"
+        return found[0] if found else 0.0
+
+
+async def _scrape(system: InProcessSystem) -> _Scrape:
+    async with system.session.get(f"{system.url}/metrics") as response:
+        assert response.status == 200
+        assert response.headers["Content-Type"].startswith("text/plain")
+        return _Scrape(await response.text())
+
+
+async def test_finished_requests_are_counted_and_timed(start_engine: StartEngine, start_system: StartSystem) -> None:
+    system = await start_system(await start_engine())
+    before = await _scrape(system)
+    for stream in (False, True):
+        async with system.session.post(system.url + CHAT_PATH, json=chat(stream=stream)) as response:
+            await response.read()
+    after = await _scrape(system)
+
+    def moved(name: str, **labels: str) -> float:
+        return after.value(name, **labels) - before.value(name, **labels)
+
+    assert moved("sagellm_control_requests_total", outcome="completed", **CHAT_NORMAL) == 2
+    assert moved("sagellm_control_request_ttft_seconds_count", **CHAT_NORMAL) == 2
+    assert moved("sagellm_control_request_duration_seconds_count", **CHAT_NORMAL) == 2
+    assert moved("sagellm_control_request_duration_seconds_sum", **CHAT_NORMAL) > 0
+    assert after.value("sagellm_control_gateway_open_requests") == 0
+
+
+async def test_refusals_are_counted_by_their_reason(start_engine: StartEngine, start_system: StartSystem) -> None:
+    system = await start_system(await start_engine())
+    before = await _scrape(system)
+    for fields in ({"model": "nobody"}, {"messages": []}, {"n": 10**6}):
+        async with system.session.post(system.url + CHAT_PATH, json=chat() | fields) as response:
+            await response.read()
+    after = await _scrape(system)
+    name = "sagellm_control_requests_total"
+    for outcome in ("model_not_found", "invalid_value", "refused"):
+        counted = sum(s.value for s in after.samples if s.name == name and s.labels["outcome"] == outcome)
+        counted -= sum(s.value for s in before.samples if s.name == name and s.labels["outcome"] == outcome)
+        assert counted == 1, outcome
+
+
+async def test_a_missed_slo_is_counted(start_engine: StartEngine, start_system: StartSystem) -> None:
+    system = await start_system(await start_engine(prefill_tokens_per_s=1000))
+    name = "sagellm_control_request_slo_violation_total"
+    before = (await _scrape(system)).value(name, **CHAT_NORMAL)
+    for slo_ms in ("1", "60000"):
+        headers = {"X-SLO-Deadline-Ms": slo_ms}
+        async with system.session.post(system.url + CHAT_PATH, json=chat("x" * 80), headers=headers) as response:
+            assert response.status == 200
+    assert (await _scrape(system)).value(name, **CHAT_NORMAL) - before == 1
+
+
+async def test_the_queue_and_the_engines_are_shown(start_engine: StartEngine, start_system: StartSystem) -> None:
+    model = "metrics-of-the-queue"
+    system = await start_system(await start_engine(slots=1, tpot_ms=20, models=[model]))
+    busy = chat("busy", model=model, max_tokens=10_000, stream=True)
+    async with system.session.post(system.url + CHAT_PATH, json=busy):
+        waiting = [asyncio.create_task(_ask(system, model, f"waits-{i}")) for i in range(3)]
+        for i in range(3):
+            await system.until(f"waits-{i}", RequestState.WAITING)
+
+        async def shown() -> bool:
+            scrape = await _scrape(system)
+            return (
+                scrape.value("sagellm_control_flow_control_queue_size", pool=model, place="waiting") == 3
+                and scrape.value("sagellm_control_engines", pool=model, state="ready") == 1
+                and scrape.value("sagellm_control_engines", pool=model, state="with_room") == 0
+                and scrape.value("sagellm_control_gateway_open_requests") == 4
+            )
+
+        await wait_until(shown, what="/metrics shows the queue")
+    await asyncio.gather(*waiting)
+
+
+async def _ask(system: InProcessSystem, model: str, request_id: str) -> None:
+    body = chat(request_id, model=model, max_tokens=1)
+    headers = {"X-Request-ID": request_id}
+    async with system.session.post(system.url + CHAT_PATH, json=body, headers=headers) as response:
+        assert response.status == 200
+
+
+async def test_a_client_that_leaves_is_counted(start_engine: StartEngine, start_system: StartSystem) -> None:
+    system = await start_system(await start_engine(tpot_ms=20))
+    name, labels = "sagellm_control_requests_total", {"outcome": "cancelled", **CHAT_NORMAL}
+    before = (await _scrape(system)).value(name, **labels)
+    body = chat(max_tokens=10_000, stream=True)
+    async with system.session.post(system.url + CHAT_PATH, json=body) as response:
+        request_id = response.headers["X-Request-ID"]
+    assert await system.until_outcome(request_id) == "cancelled"
+
+    async def counted() -> bool:
+        scrape = await _scrape(system)
+        return scrape.value(name, **labels) - before == 1 and scrape.value("sagellm_control_gateway_open_requests") == 0
+
+    await wait_until(counted)
+
+
+async def test_a_scrape_needs_no_redis(start_engine: StartEngine, start_system: StartSystem) -> None:
+    """What operators look at when Redis is down must not depend on it."""
+    system = await start_system(await start_engine())
+    before = (await system.store.commands.info("commandstats")).get("cmdstat_hgetall", {}).get("calls", 0)
+    await asyncio.gather(*(_scrape(system) for _ in range(20)))
+    after = (await system.store.commands.info("commandstats"))["cmdstat_hgetall"]["calls"]
+    assert after - before < 20

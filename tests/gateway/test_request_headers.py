@@ -1,0 +1,128 @@
+"""Headers: what is read, and what is refused by name."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from sagellm_control.gateway.errors import ApiError
+from sagellm_control.gateway.request_headers import LONGEST_MS, RequestHeaders, idempotent_id, read_headers
+from sagellm_control.wire.priority import RequestPriority
+from sagellm_control.wire.request import is_request_id
+
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
+NAMES = [
+    "X-Request-Priority",
+    "X-Request-Timeout-Ms",
+    "X-SLO-Deadline-Ms",
+    "X-Request-ID",
+    "X-Trace-ID",
+    "Idempotency-Key",
+    "traceparent",
+]
+
+
+def _read(**headers: str) -> RequestHeaders:
+    """``x_request_id="…"`` stands for X-Request-ID."""
+    return _read_all({name.replace("_", "-"): value for name, value in headers.items()})
+
+
+def _read_all(headers: dict[str, str]) -> RequestHeaders:
+    return read_headers(CIMultiDictProxy(CIMultiDict(headers)))
+
+
+def test_without_headers_everything_has_its_default() -> None:
+    assert _read() == RequestHeaders(
+        priority=RequestPriority.NORMAL,
+        timeout_s=None,
+        slo_s=None,
+        request_id=None,
+        idempotency_key=None,
+        trace_id="",
+        traceparent="",
+    )
+
+
+@pytest.mark.parametrize("priority", RequestPriority)
+def test_a_priority_is_read_by_name_and_by_number(priority: RequestPriority) -> None:
+    for text in (priority.name, priority.label, f" {priority.name.title()} ", str(int(priority))):
+        assert _read(x_request_priority=text).priority is priority
+
+
+@pytest.mark.parametrize("text", ["", "urgent", "-1", "5", "0.5", "99999999999999999999", "२", "NORMAL,HIGH"])
+def test_another_priority_is_refused(text: str) -> None:
+    with pytest.raises(ApiError, match="CRITICAL, HIGH, NORMAL, LOW, BACKGROUND") as caught:
+        _read(x_request_priority=text)
+    assert (caught.value.status, caught.value.param) == (400, "X-Request-Priority")
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("1", 0.001), ("1500", 1.5), (str(LONGEST_MS), 86_400.0)])
+def test_deadlines_are_milliseconds(text: str, seconds: float) -> None:
+    headers = _read(x_request_timeout_ms=text, x_slo_deadline_ms=text)
+    assert (headers.timeout_s, headers.slo_s) == (seconds, seconds)
+
+
+@pytest.mark.parametrize("name", ["X-Request-Timeout-Ms", "X-SLO-Deadline-Ms"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "-1", "+1", "1.0", "1e3", "1 000", "soon", "١", str(LONGEST_MS + 1), "9" * 5000]
+)
+def test_another_deadline_is_refused(name: str, text: str) -> None:
+    with pytest.raises(ApiError, match=f"from 1 to {LONGEST_MS}") as caught:
+        _read_all({name: text})
+    assert (caught.value.status, caught.value.param) == (400, name)
+
+
+def test_traceparent_gives_the_trace_id() -> None:
+    headers = _read(traceparent=f" {TRACEPARENT} ")
+    assert (headers.trace_id, headers.traceparent) == (TRACE_ID, TRACEPARENT)
+
+
+def test_a_trace_id_goes_before_that_of_traceparent() -> None:
+    headers = _read(traceparent=TRACEPARENT, x_trace_id="mine")
+    assert (headers.trace_id, headers.traceparent) == ("mine", TRACEPARENT)
+
+
+@pytest.mark.parametrize("text", ["", "00", TRACEPARENT.upper(), TRACEPARENT[:-1], f"{TRACEPARENT}-x", "a" * 10_000])
+def test_a_malformed_traceparent_is_ignored(text: str) -> None:
+    headers = _read(traceparent=text)
+    assert (headers.trace_id, headers.traceparent) == ("", "")
+
+
+@pytest.mark.parametrize(
+    "zero", [f"00-{'0' * 32}-b7ad6b7169203331-01", f"00-{TRACE_ID}-{'0' * 16}-01", f"ff{TRACEPARENT[2:]}"]
+)
+def test_a_traceparent_that_w3c_calls_invalid_is_ignored(zero: str) -> None:
+    assert _read(traceparent=zero).traceparent == ""
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), st.text(max_size=80)))
+def test_whatever_comes_is_read_or_refused_by_name(headers: dict[str, str]) -> None:
+    read = _outcome(headers)
+    if isinstance(read, ApiError):
+        assert read.status == 400
+        assert read.param in headers
+        assert str(read.param) in read.message
+    else:
+        assert read.request_id is None or is_request_id(read.request_id)
+        assert read.trace_id.isprintable()
+
+
+def _outcome(headers: dict[str, str]) -> RequestHeaders | ApiError:
+    try:
+        return _read_all(headers)
+    except ApiError as error:
+        return error
+
+
+@given(st.text(max_size=70), st.text(min_size=1, max_size=260))
+def test_an_idempotent_id_may_be_a_request_id(tenant: str, key: str) -> None:
+    assert is_request_id(idempotent_id(tenant, key))
+
+
+def test_tenant_and_key_are_not_confused() -> None:
+    ids = {idempotent_id(*pair) for pair in (("a", "bc"), ("ab", "c"), ("", "abc"), ("abc", ""), ("a", "bd"))}
+    assert len(ids) == 5
+    assert idempotent_id("a", "bc") == idempotent_id("a", "bc")

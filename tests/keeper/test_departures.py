@@ -1,0 +1,53 @@
+"""Engines and pools that are gone leave nothing behind."""
+
+from __future__ import annotations
+
+from sagellm_control.keeper.departures import DepartureKeeper
+from sagellm_control.store.inspect import list_pools, model_index
+from sagellm_control.store.steps.engines import retire_engine
+from sagellm_control.wire.states import EngineState
+
+from ..leaks import namespace_keys
+from ..pool_driver import PoolDriver
+
+
+async def gone(pool: PoolDriver, engine: str = "e1") -> None:
+    """The engine was stopped, and its row has expired."""
+    await retire_engine(pool.store, pool.name, engine, f"w-{engine}", EngineState.STOPPED, "")
+    await pool.store.commands.delete(pool.keys.engine(engine))
+
+
+async def test_an_engine_whose_row_has_expired_is_forgotten(pool: PoolDriver) -> None:
+    await pool.engine("e1")
+    await pool.engine("e2")
+    await gone(pool)
+    await DepartureKeeper(pool.store, pool.name).look()
+    assert await pool.store.commands.smembers(pool.keys.engines) == {b"e2"}
+    assert not await pool.store.commands.exists(pool.keys.assigned("e1"))
+    assert await list_pools(pool.store) == [pool.name]
+
+
+async def test_a_pool_goes_with_its_last_engine(pool: PoolDriver) -> None:
+    await pool.engine()
+    await gone(pool)
+    await DepartureKeeper(pool.store, pool.name).look()
+    assert await list_pools(pool.store) == []
+    assert await model_index(pool.store) == {}
+    assert await namespace_keys(pool.store) == []
+
+
+async def test_a_pool_in_which_somebody_waits_stays(pool: PoolDriver) -> None:
+    await pool.engine()
+    await pool.waiting("a")
+    await gone(pool)
+    await DepartureKeeper(pool.store, pool.name).look()
+    assert await list_pools(pool.store) == [pool.name]
+    assert await pool.waiting_ids() == ["a"]
+
+
+async def test_an_engine_that_was_stopped_today_is_still_shown(pool: PoolDriver) -> None:
+    await pool.engine()
+    await retire_engine(pool.store, pool.name, "e1", "w-e1", EngineState.STOPPED, "")
+    await DepartureKeeper(pool.store, pool.name).look()
+    assert await pool.store.commands.exists(pool.keys.engine("e1"))
+    assert await list_pools(pool.store) == [pool.name]
