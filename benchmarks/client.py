@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from .chat import Chat
+from .process import BenchmarkFailed
 from .system import HOST
 
 _LAST_CHUNK = b"0\r\n\r\n"
@@ -149,7 +150,10 @@ class LoadClient:
         self._on_end = on_end
         for connection in [self._idle.pop() for _ in range(at_once)]:
             connection.send(Exchange(next(chats)))
-        await asyncio.wait_for(none_left.wait(), seconds + DRAIN_S)
+        try:
+            await asyncio.wait_for(none_left.wait(), seconds + DRAIN_S)
+        except TimeoutError:
+            raise BenchmarkFailed(f"{left} of {at_once} answers did not end within {DRAIN_S:g} s") from None
         return [exchange for exchange in ended if exchange.problem or exchange.done_at <= stop_at]
 
     async def all_at(self, chats: Sequence[Chat], offsets_s: Sequence[float]) -> list[Exchange]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import uvloop
+
+from .process import BenchmarkFailed
 
 _FLAGS = (
     click.option(
@@ -36,5 +38,19 @@ def run(benchmark: Coroutine[Any, Any, None]) -> None:
     """Run a benchmark on uvloop, as the processes under test do."""
     # The client makes no cycles; a collection in the middle of a measurement would be charged to the system.
     gc.disable()
+    reasons: list[str] = []
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(benchmark)
+        try:
+            runner.run(benchmark)
+        except* BenchmarkFailed as failed:
+            reasons += _reasons(failed)
+    if reasons:
+        raise click.ClickException("; ".join(reasons))
+
+
+def _reasons(failed: BaseExceptionGroup[BenchmarkFailed]) -> Iterator[str]:
+    for error in failed.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _reasons(error)
+        else:
+            yield str(error)

@@ -19,7 +19,11 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _LOG_LINES = 12
 
 
-class ProcessDied(Exception):
+class BenchmarkFailed(Exception):
+    """The run cannot go on; the text says why."""
+
+
+class ProcessDied(BenchmarkFailed):
     """A process under test ended by itself; the text shows the end of its log."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import orjson
 from sagellm_control.cli.http_probe import get
 from sagellm_control.embedded import EmbeddedValkey, free_port
 
-from .process import MeasuredProcess, cpu_s
+from .process import BenchmarkFailed, MeasuredProcess, cpu_s
 
 HOST = "127.0.0.1"
 MODEL = "simulated-1"
@@ -78,7 +79,7 @@ async def running(plan: Plan) -> AsyncIterator[System]:
     """Start everything, wait until the gateway offers the model, and end it all afterwards.
 
     Raises:
-        ProcessDied, TimeoutError: it does not come up.
+        BenchmarkFailed: it does not come up, or a part of it has ended.
     """
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sagellm-benchmark-")))
@@ -113,11 +114,14 @@ async def running(plan: Plan) -> AsyncIterator[System]:
 
 
 async def _until(processes: Mapping[str, MeasuredProcess], ready: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(READY_WITHIN_S):
-        while not await ready():
-            for process in processes.values():
-                process.check()
-            await asyncio.sleep(_LOOK_EVERY_S)
+    give_up_at = time.monotonic() + READY_WITHIN_S
+    while not await ready():
+        for process in processes.values():
+            process.check()
+        if time.monotonic() > give_up_at:
+            logs = "\n  ".join(line for process in processes.values() for line in process.log_lines())
+            raise BenchmarkFailed(f"the system is not ready after {READY_WITHIN_S:g} s\n  {logs}")
+        await asyncio.sleep(_LOOK_EVERY_S)
 
 
 async def _answers(port: int) -> bool:

@@ -28,9 +28,8 @@ async def wait_until(
     try:
         async with asyncio.timeout(timeout_s):
             while True:
-                answer = predicate()
-                if inspect.isawaitable(answer):
-                    answer = await answer
+                given = predicate()
+                answer = await given if inspect.isawaitable(given) else given
                 if answer:
                     return answer
                 await asyncio.sleep(LOOK_EVERY_S)

@@ -13,6 +13,8 @@ import orjson
 from sagellm_control.embedded import EmbeddedValkey
 from sagellm_control.embedded.child_process import end, leashed
 
+from ..process import BenchmarkFailed
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 INSTALL_WITHIN_S = 300.0
 RUN_WITHIN_S = 120.0
@@ -37,7 +39,7 @@ PEERS = (
 )
 
 
-class PeerFailed(Exception):
+class PeerFailed(BenchmarkFailed):
     """It could not be installed or run; the text has the end of its output."""
 
 

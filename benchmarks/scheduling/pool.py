@@ -30,12 +30,21 @@ LONG_AGING_S = 86_400
 """A head start that keeps the classes apart however long a run takes."""
 LIMITS = AcceptLimits(max_waiting=100_000_000, without_engine=True)
 ACCEPTED_AT_ONCE = 250
+COPIED_AT_ONCE = 2000
 DELETED_AT_ONCE = 1000
 CALLS_AT_ONCE = 4
 COMMAND_TIMEOUT_S = 60.0
 """Deleting the traces of a case takes the server longer than any step of a real system."""
 ADAPTER = f"{MODEL}-adapter"
 """A further model name, of which only full engines know."""
+
+_COPY = """
+for i = 2, #ARGV do
+  redis.call('COPY', KEYS[2], KEYS[2 * i])
+  redis.call('COPY', KEYS[3], KEYS[2 * i + 1])
+  redis.call('ZADD', KEYS[1], ARGV[1] + i / 1000, ARGV[i])
+end
+"""
 
 BODY = orjson.dumps(
     {
@@ -81,6 +90,17 @@ class Pool:
             for _ in range(CALLS_AT_ONCE):
                 tasks.create_task(some())
         return ids
+
+    async def copy_waiting(self, request_id: str, number: int, tag: str) -> None:
+        """Let so many copies of a request that waits wait behind it."""
+        keys, db = self.keys, self.store.commands
+        rank = await db.zscore(keys.waiting, request_id)
+        source = [keys.waiting, keys.record(request_id), keys.body(request_id)]
+        copy = db.register_script(_COPY)
+        for at in range(0, number, COPIED_AT_ONCE):
+            names = [f"{tag}{i:0{32 - len(tag)}d}" for i in range(at, min(number, at + COPIED_AT_ONCE))]
+            targets = [key for name in names for key in (keys.record(name), keys.body(name))]
+            await copy(keys=[*source, *targets], args=[rank, *names])
 
     async def set_engines(
         self, number: int, places: int, *, name: str = "engine", models: Sequence[str] = (MODEL,)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from ..process import MeasuredProcess, cpu_s
+from ..process import BenchmarkFailed, MeasuredProcess, cpu_s
 
 FROM, TO = 0.1, 0.9
 """Part of the way that is timed: the start-up of the scheduler and the last, smaller batches are left out."""
@@ -46,23 +46,24 @@ async def watch(
     """Follow a count from ``start`` down to ``end``.
 
     Raises:
-        TimeoutError: it does not get there.
-        ProcessDied: the scheduler has ended.
+        BenchmarkFailed: it does not get there, or the scheduler has ended.
     """
     marks = [start - (start - end) * part for part in (FROM, TO)]
     looks: list[_Look] = []
-    async with asyncio.timeout(GIVE_UP_S):
-        while (now := await left()) > end:
-            if len(looks) < len(marks) and now <= marks[len(looks)]:
-                looks.append(_look(now, scheduler, server_pid))
-            scheduler.check()
-            await asyncio.sleep(LOOK_EVERY_S)
+    give_up_at = time.monotonic() + GIVE_UP_S
+    while (now := await left()) > end:
+        if len(looks) < len(marks) and now <= marks[len(looks)]:
+            looks.append(_look(now, scheduler, server_pid))
+        scheduler.check()
+        if time.monotonic() > give_up_at:
+            raise BenchmarkFailed(f"after {GIVE_UP_S:g} s {now - end:,} of {start - end:,} requests are still there")
+        await asyncio.sleep(LOOK_EVERY_S)
     while len(looks) < len(marks):
         looks.append(_look(now, scheduler, server_pid))
     first, last = looks
     moved = first.left - last.left
     if moved <= 0:
-        raise RuntimeError(f"{start - end} requests are too few: they were gone between two looks")
+        raise BenchmarkFailed(f"{start - end} requests are too few: they were gone between two looks")
     return Slope(
         per_s=moved / (last.at - first.at),
         scheduler_us=(last.scheduler_s - first.scheduler_s) / moved * 1e6,

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
-from aiohttp import web
 
-from sagellm_control.gateway.request_headers import idempotent_id
-
-from ..waiting import wait_until
-from .asking import CHAT_PATH, chat, error_of, expected_text
-from .conftest import SimulatedEngine, StartEcho, StartEngine, StartSystem
+from .asking import CHAT_PATH, chat, error_of
+from .conftest import SimulatedEngine, StartEngine, StartSystem
 from .in_process import InProcessSystem
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -135,72 +130,3 @@ async def test_a_request_id_that_is_in_use(engine: SimulatedEngine, two_gateways
         error = await error_of(response)
     assert (error["param"], error["code"]) == ("X-Request-ID", "request_id_exists")
     assert (await engine.state())["total_requests"] == 1
-
-
-async def test_an_idempotency_key_gives_the_same_answer_again(
-    engine: SimulatedEngine, two_gateways: InProcessSystem
-) -> None:
-    answers: list[tuple[str, bytes]] = []
-    for gateway in (0, 0, 1):
-        async with _ask(two_gateways, {"Idempotency-Key": "key one"}, gateway) as response:
-            assert response.status == 200
-            answers.append((response.headers["X-Request-ID"], await response.read()))
-    assert answers[0] == answers[1] == answers[2]
-    assert (await engine.state())["total_requests"] == 1
-
-
-async def test_two_at_once_with_one_key_share_one_stream(start_engine: StartEngine, start_system: StartSystem) -> None:
-    engine = await start_engine(tpot_ms=3)
-    system = await start_system(engine, gateways=2)
-    key = {"Idempotency-Key": "shared"}
-
-    async def ask(gateway: int) -> bytes:
-        async with asyncio.timeout(5), _ask(system, key, gateway, stream=True, max_tokens=30) as response:
-            assert response.status == 200
-            return await response.read()
-
-    answers = await asyncio.gather(*(ask(gateway) for gateway in (0, 1, 0, 1)))
-    assert len(set(answers)) == 1
-    assert answers[0].endswith(b"data: [DONE]\n\n")
-    assert expected_text("hello", 30).split()[-1].encode() in answers[0]
-    assert (await engine.state())["total_requests"] == 1
-
-
-async def test_a_key_that_was_used_with_another_body(engine: SimulatedEngine, two_gateways: InProcessSystem) -> None:
-    async with _ask(two_gateways, {"Idempotency-Key": "k"}) as response:
-        assert response.status == 200
-    async with _ask(two_gateways, {"Idempotency-Key": "k"}, gateway=1, max_tokens=5) as response:
-        assert response.status == 422
-        error = await error_of(response)
-    assert (error["param"], error["code"]) == ("Idempotency-Key", "idempotency_key_reused")
-    assert (await engine.state())["total_requests"] == 1
-
-
-async def test_each_user_has_idempotency_keys_of_its_own(engine: SimulatedEngine, system: InProcessSystem) -> None:
-    for user in ("anna", "ben"):
-        async with _ask(system, {"Idempotency-Key": "k"}, user=user) as response:
-            assert response.status == 200
-    assert (await engine.state())["total_requests"] == 2
-
-
-async def test_a_retry_after_the_connection_broke_is_answered(start_echo: StartEcho, start_system: StartSystem) -> None:
-    """The key is for a client whose connection broke. That cancelled its request; asked for again, it runs again."""
-    echo = await start_echo()
-    system = await start_system(echo)
-    key = {"Idempotency-Key": "broken line"}
-    body = {"model": "echo-1", "messages": [{"role": "user", "content": "hi"}]}
-    never = asyncio.Event()
-
-    async def silent(_: web.Request) -> web.Response:
-        await never.wait()
-        return web.Response()
-
-    echo.respond(silent)
-    first = asyncio.create_task(system.session.post(system.url + CHAT_PATH, json=body, headers=key))
-    await wait_until(lambda: echo.reached, what="the engine has the request")
-    first.cancel()
-    await asyncio.wait({first})
-    assert await system.until_outcome(idempotent_id("", "broken line")) == "cancelled"
-    echo.answer(b'{"answer":42}')
-    async with asyncio.timeout(5), system.session.post(system.url + CHAT_PATH, json=body, headers=key) as response:
-        assert (response.status, await response.read()) == (200, b'{"answer":42}')

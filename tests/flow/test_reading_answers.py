@@ -32,12 +32,26 @@ async def queue(redis_settings: RedisSettings, system: InProcessSystem) -> Async
         yield queue
 
 
-async def test_resume_behind_a_position(queue: QueueClient) -> None:
-    submission = await queue.submit(MODEL, chat_bytes(max_tokens=60, stream=True), stream=True)
-    events = [event async for event in queue.stream(submission.request_id)]
-    middle = events[len(events) // 2]
-    again = [event async for event in queue.stream(submission.request_id, after=middle.position)]
-    assert again == events[len(events) // 2 + 1 :]
+async def test_resume_behind_a_position(
+    start_engine: StartEngine, start_system: StartSystem, redis_settings: RedisSettings
+) -> None:
+    engine = await start_engine(tpot_ms=3)
+    await start_system(engine, gateways=0)
+    async with QueueClient.connect(redis_settings) as queue:
+        submission = await queue.submit(MODEL, chat_bytes(max_tokens=20, stream=True), stream=True)
+        events = await all_events(queue, submission.request_id)
+        assert len(events) > 4
+        for number, event in enumerate(events[:-1]):
+            again = [later async for later in queue.stream(submission.request_id, after=event.position)]
+            assert again == events[number + 1 :]
+
+
+async def test_resume_behind_the_end(queue: QueueClient) -> None:
+    """A client that missed only that it had everything asks once more: there is nothing, and that is told at once."""
+    submission = await queue.submit(MODEL, chat_bytes(max_tokens=2, stream=True), stream=True)
+    *_, end = await all_events(queue, submission.request_id)
+    async with asyncio.timeout(3):
+        assert [event async for event in queue.stream(submission.request_id, after=end.position)] == []
 
 
 async def test_another_client_reads_what_is_under_way(

@@ -37,6 +37,16 @@ async def test_a_policy_that_is_asked_for_is_recorded(pool: PoolDriver) -> None:
     assert await recorded(pool) == {b"policy": b"fifo", b"placement": b"round_robin"}
 
 
+async def test_within_a_batch_the_policy_decides_who_gets_the_last_place(pool: PoolDriver) -> None:
+    await pool.engine()
+    await pool.accept("patient", priority=RequestPriority.LOW)
+    await pool.accept("urgent", priority=RequestPriority.CRITICAL)
+    # One take has both, the urgent one first.
+    async with schedulers(pool, policy="fifo"):
+        await wait_until(lambda: everything_is_settled(pool))
+    assert await pool.holds() == {"patient"}
+
+
 async def test_a_second_scheduler_follows_what_is_recorded(pool: PoolDriver) -> None:
     async with schedulers(pool, policy="fifo"), schedulers(pool) as (second,):
         assert second.order.name == "fifo"

@@ -113,6 +113,23 @@ async def test_a_server_that_forgets_its_scripts(pool: PoolDriver) -> None:
     assert len(await pool.holds()) == 10
 
 
+@pytest.mark.parametrize("wrong", [0, 99])
+async def test_a_wrong_note_of_the_room_holds_nobody_up(pool: PoolDriver, wrong: int) -> None:
+    await pool.engine("e1")
+    await pool.running("busy", engine="e1")
+    await pool.store.commands.zadd(pool.keys.room, {"e1": wrong})
+    async with schedulers(pool):
+        await pool.accept("a")
+        await wait_until(pool.waiting_ids)
+        await pool.accept("next")
+        await wait_until(lambda: everything_is_settled(pool), 3, what="the scheduler goes on")
+        assert metric(pool, "stale_decisions") < 10
+        await pool.engine("e2")
+        await wait_until(lambda: pool.holds("e2"), 3)
+        await pool.finish("busy", engine="e1")
+        await wait_until(lambda: pool.holds("e1"), 3)
+
+
 @pytest.mark.parametrize("lost", ["the groups", "the connections"])
 async def test_a_process_goes_on_when_the_server_loses(pool: PoolDriver, lost: str) -> None:
     await pool.engine(slots=5)

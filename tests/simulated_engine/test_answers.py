@@ -44,8 +44,7 @@ def test_each_sentence_comes_once_before_one_comes_again() -> None:
 
 def test_answer_reads_well() -> None:
     assert "".join(answer_tokens("hi there", 16)) == (
-        "Answer 98d6c955 says hello. The stars keep their appointments without any reminder. "
-        "The moon follows the"
+        "Answer 98d6c955 says hello. The stars keep their appointments without any reminder. The moon follows the"
     )
 
 

@@ -143,9 +143,7 @@ async def test_completions(start_engine: StartEngine) -> None:
         ("", [""], 1),
     ],
 )
-async def test_forms_of_a_prompt(
-    start_engine: StartEngine, prompt: Any, texts: list[str], tokens: int
-) -> None:
+async def test_forms_of_a_prompt(start_engine: StartEngine, prompt: Any, texts: list[str], tokens: int) -> None:
     engine = await start_engine()
     _, answer = await engine.post(TEXT, {"model": "simulated-1", "prompt": prompt, "max_tokens": 4})
     expected = ["".join(answer_tokens(text, 4)) for text in texts]

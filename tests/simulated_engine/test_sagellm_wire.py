@@ -93,9 +93,7 @@ async def test_errors(start_engine: StartEngine, changes: dict[str, Any], status
 @pytest.mark.parametrize(
     ("asked", "code"), [(429, "resource_exhausted"), (504, "deadline_exceeded"), (503, "unavailable")]
 )
-async def test_injected_failures_have_the_protocols_codes(
-    start_engine: StartEngine, asked: int, code: str
-) -> None:
+async def test_injected_failures_have_the_protocols_codes(start_engine: StartEngine, asked: int, code: str) -> None:
     engine = await start_engine(wire="sagellm")
     status, answer = await engine.post("/v1/completions", ASK, X_Simulate_Fault=f"status={asked}")
     assert (status, answer["error"]["code"]) == (asked, code)

@@ -215,13 +215,25 @@ async def test_a_second_entry_of_a_request_that_exists_is_garbage(pool: PoolDriv
     if state == "finished":
         await pool.finish("a")
     before = await pool.record("a")
-    forged = await pool.store.commands.xadd(pool.keys.intake[0], {"id": "a", "priority": 0, "arrived_ms": 1})
+    forged = {"id": "a", "priority": 0, "arrived_ms": 1}
+    entry = await pool.store.commands.xadd(pool.keys.intake[0], forged, id="99999999999999-1")
     await pool.take()
-    assert (await pool.admit(Admission(0, forged.decode(), "a", rank=1.0))).results == ["dead"]
+    assert (await pool.admit(Admission(0, entry.decode(), "a", rank=1.0))).results == ["dead"]
     assert await pool.record("a") == before
     assert [copy["request"] for copy in await pool.dead()] == ["a"]
     assert (await pool.counters())["garbage"] == 1
     assert await pool.store.commands.xlen(pool.keys.intake[0]) == 0
+
+
+async def test_an_entry_of_the_same_number_in_another_stream_is_garbage(pool: PoolDriver) -> None:
+    # Streams number their entries on their own: two of one millisecond have the same id.
+    (genuine,) = await arrivals(pool, "a")
+    forged = {"id": "a", "priority": 0, "arrived_ms": 1}
+    await pool.store.commands.xadd(pool.keys.intake[0], forged, id=genuine.entry_id)
+    await pool.take()
+    assert (await pool.admit(Admission(0, genuine.entry_id, "a", rank=1.0))).results == ["dead"]
+    assert (await pool.admit(genuine)).results == ["waiting"]
+    assert await pool.store.commands.zscore(pool.keys.waiting, "a") == genuine.rank
 
 
 async def test_the_outcome_of_each_is_in_its_place(pool: PoolDriver) -> None:

@@ -102,9 +102,14 @@ async def test_who_lost_the_attempt_changes_nothing(
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("wrong", [{"worker": "w-other"}, {"worker": ""}, {"attempt": 2}, {"attempt": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"worker": "w-other"}, {"worker": ""}, {"attempt": 2}, {"attempt": 0}, {"engine": "e2", "worker": "w-e2"}],
+    ids=["another session", "no session", "the next attempt", "no attempt", "another engine"],
+)
 async def test_who_never_had_it_changes_nothing(pool: PoolDriver, step: str, wrong: dict[str, object]) -> None:
     await pool.engine("e1")
+    await pool.engine("e2")
     await pool.running("a")
     before = await pool.record("a")
     method = getattr(pool, step)

@@ -88,7 +88,12 @@ async def test_requests_by_state(busy: PoolDriver, state: RequestState | None, i
     views = await list_requests(busy.store, state=state)
     assert [view.request_id for view in views] == ids
     assert [view.request_id for view in await list_requests(busy.store, busy.name, state)] == ids
-    assert [view.request_id for view in await list_requests(busy.store, state=state, limit=1)] == ids[:1]
+    assert len(await list_requests(busy.store, state=state, limit=1)) == 1
+
+
+async def test_a_finished_one_is_found_among_many_that_are_not(busy: PoolDriver) -> None:
+    await busy.accept(*(f"more-{n}" for n in range(60)))
+    assert [v.request_id for v in await list_requests(busy.store, state=RequestState.FINISHED, limit=1)] == ["done"]
 
 
 async def test_one_request(busy: PoolDriver) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
+
+from redis.exceptions import RedisError
 
 from ..store.connect import Store
 from ..store.inspect import read_output
 from ..wire.event import END, Ending, Event
-from ..wire.states import Outcome
+from ..wire.states import Outcome, RequestState
+
+log = logging.getLogger(__name__)
 
 LOST = Ending(
     Outcome.FAILED,
@@ -16,6 +21,10 @@ LOST = Ending(
     code="request_lost",
     message="The request is gone from the queue; send it again.",
 ).encode()
+
+
+UNREAD_EVENTS = 256
+"""Of an answer that nobody reads yet; what comes beyond is read from the output log when somebody does."""
 
 
 class Answer:
@@ -29,13 +38,18 @@ class Answer:
         self._last = after
         self._gap = False
         self._wake = asyncio.Event()
+        self.read = False
+        """Whether somebody reads it; until then only so much is kept (see ``UNREAD_EVENTS``)."""
         self.ended = False
-        """Whether the end has been handed out."""
+        """Whether the end has been handed out, or lies before the position asked for."""
 
     def push(self, event: Event) -> None:
         """An event has been published."""
         attempt, sequence = self._last
         if event.position <= self._last:
+            return
+        if not self.read and len(self._events) >= UNREAD_EVENTS:
+            self._gap = True
             return
         if event.sequence == (sequence + 1 if event.attempt == attempt else 1):
             self._last = event.position
@@ -50,10 +64,7 @@ class Answer:
         self._wake.set()
 
     async def next(self, timeout_s: float) -> Event | None:
-        """The next event; None: nothing has happened for so long.
-
-        After the end there is no further event.
-        """
+        """The next event; None: nothing has happened for so long, or there is nothing behind this position."""
         if not self._events:
             await self._wait(timeout_s)
         if not self._events:
@@ -65,7 +76,7 @@ class Answer:
     async def _wait(self, timeout_s: float) -> None:
         try:
             async with asyncio.timeout(timeout_s):
-                while not self._events:
+                while not self._events and not self.ended:
                     if self._gap:
                         await self._repair()
                         continue
@@ -77,12 +88,22 @@ class Answer:
 
     async def _repair(self) -> None:
         self._gap = False
+        try:
+            await self._read_log()
+        except (RedisError, OSError) as error:
+            # Redis is away. The inbox asks for another look when it is subscribed again.
+            log.warning("request %s: its output log cannot be read: %s", self.request_id, error)
+
+    async def _read_log(self) -> None:
+        record = self._store.keys.pool(self.pool).record(self.request_id)
+        # The state before the log: an end that is written in between is then found in the log.
+        state = await self._store.commands.hget(record, "state")
         events = await read_output(self._store, self.pool, self.request_id, after=self._last)
-        if not events:
-            record = self._store.keys.pool(self.pool).record(self.request_id)
-            if not await self._store.commands.exists(record):
-                attempt, sequence = self._last
-                events = [Event(self.request_id, attempt, sequence + 1, END, LOST)]
+        if not events and state is None:
+            attempt, sequence = self._last
+            events = [Event(self.request_id, attempt, sequence + 1, END, LOST)]
+        elif not events and state == RequestState.FINISHED.encode():
+            self.ended = True
         for event in events:
             if event.position > self._last:
                 self._last = event.position

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from ..store.connect import Store
-from ..wire.event import read_frames
+from ..wire.event import END, read_frames
 from .answer import Answer
 
 if TYPE_CHECKING:
@@ -46,10 +46,14 @@ class Inbox:
         if not answers:
             self._answers.pop(answer.request_id, None)
 
-    def find(self, request_id: str) -> Answer | None:
-        """An open answer of this request."""
+    def pool_of(self, request_id: str) -> str | None:
+        """The pool of a request that has an open answer here."""
         answers = self._answers.get(request_id)
-        return answers[0] if answers else None
+        return answers[0].pool if answers else None
+
+    def find_unread(self, request_id: str) -> Answer | None:
+        """An open answer of this request that nobody reads yet."""
+        return next((answer for answer in self._answers.get(request_id, ()) if not answer.read), None)
 
     async def run(self) -> None:
         """Listen until cancelled; a lost connection is made again and what was missed is read from the logs."""
@@ -91,5 +95,8 @@ class Inbox:
             log.error("a message that cannot be read came to the inbox: %s", error)
             return
         for event in events:
-            for answer in self._answers.get(event.request_id, ()):
+            for answer in tuple(self._answers.get(event.request_id, ())):
                 answer.push(event)
+                if event.type == END and not answer.read:
+                    # Whoever wants it later finds it in the output log.
+                    self.close(answer)

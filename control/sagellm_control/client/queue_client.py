@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -77,7 +77,6 @@ class QueueClient:
         self.inbox = Inbox(store)
         self.pools = Pools(store)
         self._accepting: dict[str, Batcher[NewRequest, AcceptResult]] = {}
-        self._where: dict[str, str] = {}
 
     @classmethod
     @asynccontextmanager
@@ -180,7 +179,6 @@ class QueueClient:
         except BaseException:
             self.inbox.close(answer)
             raise
-        self._where[request.id] = pool
         if existed:
             answer.check_log()
         return Submission(request.id, pool, existed)
@@ -210,7 +208,11 @@ class QueueClient:
         async def write(requests: Sequence[NewRequest]) -> Sequence[AcceptResult]:
             return await accept(self.store, pool, requests, self.limits)
 
-        return Batcher(write, limit=MOST_IN_A_BATCH)
+        async def abandoned(request: NewRequest, result: AcceptResult) -> None:
+            if isinstance(result, Accepted):
+                await cancel(self.store, pool, request.id)
+
+        return Batcher(write, limit=MOST_IN_A_BATCH, abandoned=abandoned)
 
     @asynccontextmanager
     async def answer(self, request_id: str, *, after: tuple[int, int] = (0, 0)) -> AsyncGenerator[Answer, None]:
@@ -219,20 +221,21 @@ class QueueClient:
         Raises:
             UnknownRequest: there is none of this id, or its result has expired.
         """
-        answer = self.inbox.find(request_id) if after == (0, 0) else None
+        answer = self.inbox.find_unread(request_id) if after == (0, 0) else None
         if answer is None:
             pool = await self._pool_of(request_id)
             answer = Answer(self.store, pool, request_id, after=after)
+            answer.read = True
             self.inbox.open(answer)
             await attach(self.store, pool, request_id, self.inbox.channel)
             answer.check_log()
+        answer.read = True
         try:
             yield answer
         finally:
             self.inbox.close(answer)
-            self._where.pop(request_id, None)
 
-    async def stream(self, request_id: str, *, after: tuple[int, int] = (0, 0)) -> AsyncIterator[Event]:
+    async def stream(self, request_id: str, *, after: tuple[int, int] = (0, 0)) -> AsyncGenerator[Event, None]:
         """The events of a request, up to and with its end."""
         async with self.answer(request_id, after=after) as answer:
             while not answer.ended:
@@ -254,13 +257,13 @@ class QueueClient:
     async def cancel(self, request_id: str, outcome: Outcome = Outcome.CANCELLED) -> CancelResult:
         """End a request, wherever it is; its events then end with that outcome."""
         try:
-            pool = self._where.get(request_id) or await self._pool_of(request_id)
+            pool = await self._pool_of(request_id)
         except UnknownRequest:
             return CancelResult.UNKNOWN
         return await cancel(self.store, pool, request_id, outcome)
 
     async def _pool_of(self, request_id: str) -> str:
-        if pool := self._where.get(request_id):
+        if pool := self.inbox.pool_of(request_id):
             return pool
         await self.pools.look()
         for pool in dict.fromkeys(self.pools.models.values()):

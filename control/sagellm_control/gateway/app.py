@@ -29,7 +29,10 @@ def make_app(settings: GatewaySettings, openai: OpenAIEndpoints, status: StatusE
         except web.HTTPRequestEntityTooLarge:
             return _refuse(request, too_large(settings.max_body_bytes))
         except web.HTTPException as error:
-            return _refuse(request, _http_error(request, error))
+            response = _refuse(request, _http_error(request, error))
+            if "Allow" in error.headers:
+                response.headers["Allow"] = error.headers["Allow"]
+            return response
         except ConnectionError:
             raise  # the client has gone
         except Exception:

@@ -15,6 +15,7 @@ from ..client.queue_client import QueueClient, Submission
 from ..wire.priority import RequestPriority
 from ..wire.states import Outcome, RequestKind
 from . import metrics
+from .aftermath import Aftermath
 from .answering import AnswerWriter, cancel_abandoned
 from .api_keys import ApiKeys, Caller
 from .errors import ApiError, from_queue
@@ -44,7 +45,7 @@ class OpenAIEndpoints:
         queue: QueueClient,
         settings: GatewaySettings,
         keys: ApiKeys | None,
-        aftermath: asyncio.TaskGroup,
+        aftermath: Aftermath,
     ) -> None:
         self._queue = queue
         self._settings = settings
@@ -188,8 +189,9 @@ class OpenAIEndpoints:
                 )
                 response = await (writer.write_stream() if wanted.body.stream else writer.write_whole())
         except (asyncio.CancelledError, ConnectionError):
-            if not self.stopping and not submission.existed:
-                self._aftermath.create_task(self._cancel(request_id), name=f"cancel {request_id}")
+            # A client with an Idempotency-Key may come back for its answer.
+            if not self.stopping and wanted.headers.idempotency_key is None:
+                self._aftermath.begin(self._cancel(request_id), name=f"cancel {request_id}")
             raise
         self._observe(wanted, kind, began, writer)
         return response, str(writer.outcome)

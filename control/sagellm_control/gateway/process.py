@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import resource
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
-from prometheus_client import REGISTRY
 
 from ..client.queue_client import QueueClient
 from ..stopping import stop_requested
 from ..store.settings import RedisSettings
 from ..store.steps.accept import AcceptLimits
+from .aftermath import Aftermath
 from .api_keys import ApiKeys
 from .app import make_app
 from .endpoints import OpenAIEndpoints
-from .metrics import PoolCollector
 from .settings import GatewaySettings
 from .status_endpoints import StatusEndpoints
 
@@ -48,7 +46,7 @@ async def serve(settings: GatewaySettings, redis: RedisSettings) -> AsyncGenerat
     keys = ApiKeys.read(settings.api_keys) if settings.api_keys else None
     _allow_many_connections()
     limits = AcceptLimits(max_waiting=settings.max_waiting, keep_result_ms=int(settings.result_ttl_s * 1000))
-    async with QueueClient.connect(redis, limits) as queue, asyncio.TaskGroup() as aftermath:
+    async with QueueClient.connect(redis, limits) as queue, Aftermath() as aftermath:
         openai = OpenAIEndpoints(queue, settings, keys, aftermath)
         app = make_app(settings, openai, StatusEndpoints(queue, openai))
         # A handler is cancelled when its client leaves: that is how a request is known to be abandoned.
@@ -60,9 +58,7 @@ async def serve(settings: GatewaySettings, redis: RedisSettings) -> AsyncGenerat
             # aiohttp takes 0 for "for ever".
             shutdown_timeout=max(settings.shutdown_s, 0.01),
         )
-        collector = PoolCollector(queue.pools)
         await runner.setup()
-        REGISTRY.register(collector)
         try:
             site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)
             await site.start()
@@ -70,7 +66,6 @@ async def serve(settings: GatewaySettings, redis: RedisSettings) -> AsyncGenerat
             yield f"http://{host}:{port}"
         finally:
             openai.stopping = True
-            REGISTRY.unregister(collector)
             await runner.cleanup()
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 
+from ..client.errors import UnknownModel
 from ..client.queue_client import QueueClient
 from .endpoints import OpenAIEndpoints
+from .errors import from_queue
+from .metrics import PoolCollector
 
 REDIS_SILENCE_S = 3.0
 """Redis is looked at once a second; silent for longer than this, the gateway is not ready."""
@@ -21,10 +25,13 @@ class StatusEndpoints:
         self._queue = queue
         self._openai = openai
         self._started = int(time.time())
+        self._registry = CollectorRegistry()
+        self._registry.register(PoolCollector(queue.pools))
 
     def routes(self) -> list[web.RouteDef]:
         return [
             web.get("/v1/models", self.models),
+            web.get("/v1/models/{model:.+}", self.model),
             web.get("/health", self.health),
             web.get("/ready", self.ready),
             web.get("/metrics", self.metrics),
@@ -33,11 +40,19 @@ class StatusEndpoints:
     async def models(self, request: web.Request) -> web.Response:
         """The models that have an engine now."""
         self._openai.authenticate(request)
-        models = [
-            {"id": name, "object": "model", "created": self._started, "owned_by": "sagellm"}
-            for name in self._queue.pools.available_models()
-        ]
+        models = [self._shown(name) for name in self._queue.pools.available_models()]
         return web.json_response({"object": "list", "data": models})
+
+    async def model(self, request: web.Request) -> web.Response:
+        """One of them."""
+        self._openai.authenticate(request)
+        name = request.match_info["model"]
+        if name not in self._queue.pools.available_models():
+            raise from_queue(UnknownModel(name, list(self._queue.pools.models)))
+        return web.json_response(self._shown(name))
+
+    def _shown(self, model: str) -> dict[str, Any]:
+        return {"id": model, "object": "model", "created": self._started, "owned_by": "sagellm"}
 
     async def health(self, request: web.Request) -> web.Response:
         """200 while the process lives."""
@@ -56,4 +71,5 @@ class StatusEndpoints:
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Prometheus text format."""
-        return web.Response(body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        body = generate_latest(REGISTRY) + generate_latest(self._registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -18,16 +18,12 @@ from .token_stream import TokenStream
 
 _SSE_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
 _GARBAGE = b"<html>this is not JSON"
-_GARBAGE_EVENTS = (
-    b'data: {"id": "broken", "choices": [{"delta\n\nno field of an event stream\n\ndata: \xff\xfe\n\n'
-)
+_GARBAGE_EVENTS = b'data: {"id": "broken", "choices": [{"delta\n\nno field of an event stream\n\ndata: \xff\xfe\n\n'
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def counted(
-    engine: Engine, answer: Callable[[web.Request, RequestBody], Awaitable[web.StreamResponse]]
-) -> Handler:
+def counted(engine: Engine, answer: Callable[[web.Request, RequestBody], Awaitable[web.StreamResponse]]) -> Handler:
     """Wrap what answers a request: read its body, turn refusals into answers, count what became of it."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -99,9 +95,7 @@ async def run_works(engine: Engine, works: list[Work]) -> None:
             engine.batcher.abort(work)
 
 
-async def meet_fault(
-    engine: Engine, request: web.Request, fault: Fault, *, stream: bool
-) -> web.StreamResponse:
+async def meet_fault(engine: Engine, request: web.Request, fault: Fault, *, stream: bool) -> web.StreamResponse:
     """Answer, or do not, as the fault has it; no slot is taken. CUT here means: before the first byte."""
     if fault.kind is FaultKind.HANG:
         await engine.stopping.wait()

@@ -46,13 +46,9 @@ class Engine:
             return
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(given, self._authorization):
-            raise Refusal(
-                401, "Incorrect API key: send the key of this engine as Authorization: Bearer <key>"
-            )
+            raise Refusal(401, "Incorrect API key: send the key of this engine as Authorization: Bearer <key>")
 
     def refusal_response(self, refusal: Refusal, *, retry_after_s: int = 0) -> web.Response:
         headers = {"Retry-After": str(retry_after_s)} if retry_after_s else None
         body = refusal.body(self.settings.wire)
-        return web.Response(
-            status=refusal.status, body=body, content_type="application/json", headers=headers
-        )
+        return web.Response(status=refusal.status, body=body, content_type="application/json", headers=headers)

@@ -53,9 +53,7 @@ class Faults:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"]) or None
             known = ", ".join(FaultSettings.model_fields)
-            reason = (
-                f"not a fault setting; known: {known}" if first["type"] == "extra_forbidden" else first["msg"]
-            )
+            reason = f"not a fault setting; known: {known}" if first["type"] == "extra_forbidden" else first["msg"]
             raise Refusal(400, f"{name or 'faults'}: {reason}", param=name) from error
 
     def choose(self, header: str | None) -> Fault | None:

@@ -20,9 +20,7 @@ class EngineCollector(Collector):
         yield GaugeMetricFamily("simulated_engine_slots", "Answers made at the same time.", batcher.slots)
         yield GaugeMetricFamily("simulated_engine_running", "Answers that hold a slot.", batcher.running)
         yield GaugeMetricFamily("simulated_engine_waiting", "Answers that wait for a slot.", batcher.waiting)
-        yield CounterMetricFamily(
-            "simulated_engine_generated_tokens", "Output tokens made.", batcher.generated_tokens
-        )
+        yield CounterMetricFamily("simulated_engine_generated_tokens", "Output tokens made.", batcher.generated_tokens)
         requests = CounterMetricFamily(
             "simulated_engine_requests", "Requests that are over, by outcome.", labels=["outcome"]
         )

@@ -73,9 +73,7 @@ class OpenAIEndpoints:
             {"id": name, "object": "model", "created": self._started_at, "owned_by": "sagellm-simulated"}
             for name in self._settings.models
         ]
-        return web.Response(
-            body=orjson.dumps({"object": "list", "data": rows}), content_type="application/json"
-        )
+        return web.Response(body=orjson.dumps({"object": "list", "data": rows}), content_type="application/json")
 
     async def props(self, request: web.Request) -> web.Response:
         """As llama.cpp's server has it: a client reads from here how many answers run at once."""

@@ -45,9 +45,7 @@ class _OpenAIReply(ABC):
     def closing(self, works: Sequence[Work]) -> bytes:
         generation = self.generation
         chunks = [
-            _event(
-                self._chunk(self._delta(choice, None, first=not choice.tokens, reason=choice.finish_reason))
-            )
+            _event(self._chunk(self._delta(choice, None, first=not choice.tokens, reason=choice.finish_reason)))
             for choice in generation.choices
         ]
         if generation.include_usage:
@@ -62,9 +60,7 @@ class _OpenAIReply(ABC):
         )
 
     @abstractmethod
-    def _delta(
-        self, choice: Choice, text: str | None, *, first: bool, reason: str | None
-    ) -> dict[str, object]:
+    def _delta(self, choice: Choice, text: str | None, *, first: bool, reason: str | None) -> dict[str, object]:
         """A choice of a chunk; `first` is the one that opens the answer, `text` None the one that ends it."""
 
     @abstractmethod
@@ -100,9 +96,7 @@ class ChatReply(_OpenAIReply):
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
-    def _delta(
-        self, choice: Choice, text: str | None, *, first: bool, reason: str | None
-    ) -> dict[str, object]:
+    def _delta(self, choice: Choice, text: str | None, *, first: bool, reason: str | None) -> dict[str, object]:
         delta: dict[str, object] = {"role": "assistant"} if first else {}
         if text is not None:
             delta["content"] = text
@@ -122,9 +116,7 @@ class TextReply(_OpenAIReply):
     whole_object = "text_completion"
     chunk_object = "text_completion"
 
-    def _delta(
-        self, choice: Choice, text: str | None, *, first: bool, reason: str | None
-    ) -> dict[str, object]:
+    def _delta(self, choice: Choice, text: str | None, *, first: bool, reason: str | None) -> dict[str, object]:
         return {"index": choice.index, "text": text or "", "logprobs": None, "finish_reason": reason}
 
     def _answer(self, choice: Choice, text: str) -> dict[str, object]:

@@ -35,9 +35,7 @@ class FaultSettings(BaseModel):
     def _rates_fit(self) -> Self:
         total = self.fail_rate + self.hang_rate + self.cut_rate + self.garbage_rate
         if total > 1 + 1e-9:
-            raise ValueError(
-                f"fail_rate + hang_rate + cut_rate + garbage_rate is {total:g}: at most 1 is allowed"
-            )
+            raise ValueError(f"fail_rate + hang_rate + cut_rate + garbage_rate is {total:g}: at most 1 is allowed")
         return self
 
 
@@ -46,9 +44,7 @@ class SimulatedEngineSettings(FaultSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8100, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one.")
-    models: list[str] = Field(
-        default=["simulated-1"], min_length=1, description="Names of the models it serves."
-    )
+    models: list[str] = Field(default=["simulated-1"], min_length=1, description="Names of the models it serves.")
     engine_id: str = Field(default="simulated", description="Name it gives itself on sageLLM's own wire.")
     wire: Literal["openai", "sagellm"] = Field(
         default="openai", description="HTTP API it speaks: openai, or sagellm (sageLLM core's own)."

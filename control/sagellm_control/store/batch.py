@@ -17,11 +17,19 @@ class Batcher(Generic[Item, Answer]):
     Args:
         write: carries out a batch and answers each item, in order. An exception reaches every submitter of the batch.
         limit: most items in a batch.
+        abandoned: told of an item that was written although its submitter had been cancelled meanwhile.
     """
 
-    def __init__(self, write: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]], *, limit: int) -> None:
+    def __init__(
+        self,
+        write: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]],
+        *,
+        limit: int,
+        abandoned: Callable[[Item, Answer], Awaitable[None]] | None = None,
+    ) -> None:
         self._write = write
         self._limit = limit
+        self._abandoned = abandoned
         self._pending: list[tuple[Item, asyncio.Future[Answer]]] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -46,6 +54,10 @@ class Batcher(Generic[Item, Answer]):
         try:
             while self._pending:
                 batch, self._pending = self._pending[: self._limit], self._pending[self._limit :]
+                # Nobody waits for the answer to a cancelled one, and nothing has been done about it yet.
+                batch = [(item, future) for item, future in batch if not future.done()]
+                if not batch:
+                    continue
                 try:
                     answers = await self._write([item for item, _ in batch])
                 except Exception as error:
@@ -53,8 +65,10 @@ class Batcher(Generic[Item, Answer]):
                         if not future.done():
                             future.set_exception(error)
                     continue
-                for (_, future), answer in zip(batch, answers, strict=True):
+                for (item, future), answer in zip(batch, answers, strict=True):
                     if not future.done():
                         future.set_result(answer)
+                    elif self._abandoned is not None:
+                        await self._abandoned(item, answer)
         finally:
             self._writer = None

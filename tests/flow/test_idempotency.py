@@ -1,0 +1,143 @@
+"""An ``Idempotency-Key`` makes a retry the same request: one run of the engine, one answer for all who ask."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from sagellm_control.gateway.request_headers import idempotent_id
+from sagellm_control.wire.states import RequestState
+
+from ..waiting import wait_until
+from .asking import CHAT_PATH, chat, error_of, expected_text
+from .conftest import SimulatedEngine, StartEcho, StartEngine, StartSystem
+from .in_process import InProcessSystem
+
+
+@pytest.fixture
+async def engine(start_engine: StartEngine) -> SimulatedEngine:
+    return await start_engine()
+
+
+@pytest.fixture
+async def system(engine: SimulatedEngine, start_system: StartSystem) -> InProcessSystem:
+    return await start_system(engine)
+
+
+@pytest.fixture
+async def two_gateways(engine: SimulatedEngine, start_system: StartSystem) -> InProcessSystem:
+    return await start_system(engine, gateways=2)
+
+
+def _ask(system: InProcessSystem, headers: dict[str, str], gateway: int = 0, **fields: Any) -> Any:
+    url = system.gateways[gateway] + CHAT_PATH
+    return system.session.post(url, json=chat(**{"max_tokens": 4, **fields}), headers=headers)
+
+
+async def test_an_idempotency_key_gives_the_same_answer_again(
+    engine: SimulatedEngine, two_gateways: InProcessSystem
+) -> None:
+    answers: list[tuple[str, bytes]] = []
+    for gateway in (0, 0, 1):
+        async with _ask(two_gateways, {"Idempotency-Key": "key one"}, gateway) as response:
+            assert response.status == 200
+            answers.append((response.headers["X-Request-ID"], await response.read()))
+    assert answers[0] == answers[1] == answers[2]
+    assert (await engine.state())["total_requests"] == 1
+
+
+async def test_two_at_once_with_one_key_share_one_stream(start_engine: StartEngine, start_system: StartSystem) -> None:
+    engine = await start_engine(tpot_ms=3)
+    system = await start_system(engine, gateways=2)
+    key = {"Idempotency-Key": "shared"}
+
+    async def ask(gateway: int) -> bytes:
+        async with asyncio.timeout(5), _ask(system, key, gateway, stream=True, max_tokens=30) as response:
+            assert response.status == 200
+            return await response.read()
+
+    answers = await asyncio.gather(*(ask(gateway) for gateway in (0, 1, 0, 1)))
+    assert len(set(answers)) == 1
+    assert answers[0].endswith(b"data: [DONE]\n\n")
+    assert expected_text("hello", 30).split()[-1].encode() in answers[0]
+    assert (await engine.state())["total_requests"] == 1
+
+
+async def test_a_key_that_was_used_with_another_body(engine: SimulatedEngine, two_gateways: InProcessSystem) -> None:
+    async with _ask(two_gateways, {"Idempotency-Key": "k"}) as response:
+        assert response.status == 200
+    async with _ask(two_gateways, {"Idempotency-Key": "k"}, gateway=1, max_tokens=5) as response:
+        assert response.status == 422
+        error = await error_of(response)
+    assert (error["param"], error["code"]) == ("Idempotency-Key", "idempotency_key_reused")
+    assert (await engine.state())["total_requests"] == 1
+
+
+async def test_each_user_has_idempotency_keys_of_its_own(engine: SimulatedEngine, system: InProcessSystem) -> None:
+    for user in ("anna", "ben"):
+        async with _ask(system, {"Idempotency-Key": "k"}, user=user) as response:
+            assert response.status == 200
+    assert (await engine.state())["total_requests"] == 2
+
+
+async def test_a_retry_after_the_connection_broke_is_answered(start_echo: StartEcho, start_system: StartSystem) -> None:
+    """That is what the key is for, so a client that leaves does not cancel a request that has one."""
+    echo = await start_echo()
+    system = await start_system(echo, gateways=2)
+    gate = asyncio.Event()
+
+    async def answering(_: web.Request) -> web.Response:
+        await gate.wait()
+        return web.json_response({"answer": 42})
+
+    echo.respond(answering)
+
+    async def ask(gateway: int) -> tuple[int, bytes]:
+        body = {"model": "echo-1", "messages": [{"role": "user", "content": "hi"}]}
+        headers = {"Idempotency-Key": "broken line"}
+        async with system.session.post(system.gateways[gateway] + CHAT_PATH, json=body, headers=headers) as response:
+            return response.status, await response.read()
+
+    first = asyncio.create_task(ask(0))
+    await wait_until(lambda: echo.reached, what="the engine has the request")
+    first.cancel()
+    await wait_until(lambda: _open_requests(system, 0), what="the gateway has seen that its client left")
+    again = asyncio.create_task(ask(1))
+    await wait_until(lambda: _open_requests(system, 1), what="the retry is there")
+    gate.set()
+    async with asyncio.timeout(5):
+        assert await again == (200, b'{"answer": 42}')
+    assert len(echo.reached) == 1
+    assert echo.aborted == 0
+
+
+@pytest.mark.parametrize("first_stays", [False, True])
+async def test_one_of_two_may_leave(start_engine: StartEngine, start_system: StartSystem, first_stays: bool) -> None:
+    """Whoever is still there gets the answer."""
+    engine = await start_engine(tpot_ms=20)
+    system = await start_system(engine)
+    key = {"Idempotency-Key": "shared"}
+    request_id = idempotent_id("", "shared")
+
+    async def ask() -> bytes:
+        async with _ask(system, key, max_tokens=30) as response:
+            return await response.read()
+
+    first = asyncio.create_task(ask())
+    await system.until(request_id, RequestState.RUNNING)
+    second = asyncio.create_task(ask())
+    await wait_until(lambda: _open_requests(system, 2), what="both are there")
+    leaves, stays = (second, first) if first_stays else (first, second)
+    leaves.cancel()
+    async with asyncio.timeout(10):
+        assert expected_text("hello", 30).encode() in await stays
+    assert (await engine.state())["total_requests"] == 1
+
+
+async def _open_requests(system: InProcessSystem, count: int) -> bool:
+    """Of all gateways: they share the process, and so its counters."""
+    async with system.session.get(f"{system.url}/metrics") as response:
+        return f"sagellm_control_gateway_open_requests {count:.1f}" in await response.text()
