@@ -19,6 +19,8 @@ from .in_process import InProcessSystem, in_process_system
 LONG = {"max_tokens": 100_000}
 """Half an hour's answer; between two tokens the engine sees what has changed."""
 TPOT_MS = 20
+LARGE = 300_000
+"""Bytes; larger than anything else that is sent to Redis here."""
 
 BOTH_KINDS = pytest.mark.parametrize("stream", [False, True])
 
@@ -141,10 +143,11 @@ async def test_while_it_is_being_accepted(start_engine: StartEngine, stream: boo
     ):
         commands = system.store.commands
         await commands.client_pause(60_000, all=False)  # writes wait
-        client = _client(system, "hasty", stream=stream)
+        # So large a command is nobody's but the accept's.
+        client = _client(system, "hasty", stream=stream, padding="x" * LARGE)
 
         async def accept_is_blocked() -> bool:
-            return any(one["cmd"] == "evalsha" and "b" in one["flags"] for one in await commands.client_list())
+            return any(int(one["argv-mem"]) > LARGE and "b" in one["flags"] for one in await commands.client_list())
 
         await wait_until(accept_is_blocked, what="the accept waits")
         await _leave(client)

@@ -77,3 +77,23 @@ async def test_leaving_waits_for_what_is_under_way() -> None:
         await asyncio.sleep(0)
         write.gate.release()
     assert await task == 10
+
+
+async def test_what_was_written_for_one_that_left_is_told_after_the_others_have_their_answers() -> None:
+    write = SlowWriter()
+    told: list[tuple[int, int]] = []
+    async with Batcher(write, limit=9, abandoned=lambda item, answer: told.append((item, answer))) as batcher:
+        leaving = asyncio.create_task(batcher.submit(1))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        leaving.cancel()
+        staying = asyncio.create_task(batcher.submit(2))
+        early = asyncio.create_task(batcher.submit(3))
+        await asyncio.sleep(0)
+        early.cancel()
+        await asyncio.sleep(0)
+        write.gate.release()
+        write.gate.release()
+        assert await staying == 20
+    assert told == [(1, 10)]
+    assert write.batches == [[1], [2]]

@@ -64,6 +64,8 @@ class Inbox:
             except (RedisError, OSError) as error:
                 log.warning("the inbox lost its connection: %s", error)
             finally:
+                if self.subscribed.is_set():
+                    pause_s = FIRST_RETRY_S
                 self.subscribed.clear()
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
             pause_s = min(2 * pause_s, LONGEST_RETRY_S)

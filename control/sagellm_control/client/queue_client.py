@@ -22,6 +22,7 @@ from ..wire.event import CHUNK, END, Ending, Event
 from ..wire.priority import RequestPriority
 from ..wire.request import NewRequest, is_request_id
 from ..wire.states import Outcome, RequestKind
+from .abandoned import AbandonedRequests
 from .answer import Answer
 from .errors import NoEngineReady, QueueFull, QueueUnavailable, RequestConflict, UnknownModel, UnknownRequest
 from .inbox import Inbox
@@ -76,7 +77,8 @@ class QueueClient:
         self.limits = limits or AcceptLimits()
         self.inbox = Inbox(store)
         self.pools = Pools(store)
-        self._accepting: dict[str, Batcher[NewRequest, AcceptResult]] = {}
+        self._abandoned = AbandonedRequests(store)
+        self._accepting: dict[str, Batcher[tuple[NewRequest, bool], AcceptResult]] = {}
 
     @classmethod
     @asynccontextmanager
@@ -101,14 +103,20 @@ class QueueClient:
             asyncio.create_task(self.pools.run(), name="pools"),
         ]
         try:
-            await asyncio.wait_for(self.inbox.subscribed.wait(), SUBSCRIBE_TIMEOUT_S)
-            yield
-        except TimeoutError as error:
-            raise QueueUnavailable("the inbox could not be subscribed") from error
+            await self._until_subscribed()
+            async with self._abandoned:
+                yield
         finally:
             for loop in loops:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
+
+    async def _until_subscribed(self) -> None:
+        try:
+            async with asyncio.timeout(SUBSCRIBE_TIMEOUT_S):
+                await self.inbox.subscribed.wait()
+        except TimeoutError as error:
+            raise QueueUnavailable("the inbox could not be subscribed") from error
 
     async def submit(
         self,
@@ -188,7 +196,7 @@ class QueueClient:
         if batcher is None:
             batcher = self._accepting[request.pool] = self._batcher(request.pool)
         try:
-            result = await batcher.submit(request)
+            result = await batcher.submit((request, idempotent))
             match result:
                 case Accepted():
                     return False
@@ -202,15 +210,19 @@ class QueueClient:
                     await attach(self.store, request.pool, request.id, request.inbox)
                     return True
         except (RedisError, OSError) as error:
+            if not idempotent:
+                # Only the reply may have been lost, and the caller is told that the request was not taken.
+                self._abandoned.add(request.pool, request.id)
             raise QueueUnavailable(error) from error
 
-    def _batcher(self, pool: str) -> Batcher[NewRequest, AcceptResult]:
-        async def write(requests: Sequence[NewRequest]) -> Sequence[AcceptResult]:
-            return await accept(self.store, pool, requests, self.limits)
+    def _batcher(self, pool: str) -> Batcher[tuple[NewRequest, bool], AcceptResult]:
+        async def write(items: Sequence[tuple[NewRequest, bool]]) -> Sequence[AcceptResult]:
+            return await accept(self.store, pool, [request for request, _ in items], self.limits)
 
-        async def abandoned(request: NewRequest, result: AcceptResult) -> None:
-            if isinstance(result, Accepted):
-                await cancel(self.store, pool, request.id)
+        def abandoned(item: tuple[NewRequest, bool], result: AcceptResult) -> None:
+            request, idempotent = item
+            if isinstance(result, Accepted) and not idempotent:
+                self._abandoned.add(pool, request.id)
 
         return Batcher(write, limit=MOST_IN_A_BATCH, abandoned=abandoned)
 
@@ -261,6 +273,10 @@ class QueueClient:
         except UnknownRequest:
             return CancelResult.UNKNOWN
         return await cancel(self.store, pool, request_id, outcome)
+
+    def abandon(self, submission: Submission) -> None:
+        """Cancel a request that nobody waits for any more, without waiting for it; Redis may be away meanwhile."""
+        self._abandoned.add(submission.pool, submission.request_id)
 
     async def _pool_of(self, request_id: str) -> str:
         if pool := self.inbox.pool_of(request_id):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 import orjson
@@ -154,9 +153,3 @@ def _engine_error_event(body: bytes) -> bytes | None:
 def _error_event(ending: Ending) -> bytes:
     error = from_ending(ending)
     return b"data: " + error_body(error.status, error.message, code=error.code) + b"\n\n"
-
-
-async def cancel_abandoned(queue: QueueClient, request_id: str) -> None:
-    """The client has gone: what it asked for ends too."""
-    async with asyncio.timeout(10):
-        await queue.cancel(request_id)

@@ -15,8 +15,7 @@ from ..client.queue_client import QueueClient, Submission
 from ..wire.priority import RequestPriority
 from ..wire.states import Outcome, RequestKind
 from . import metrics
-from .aftermath import Aftermath
-from .answering import AnswerWriter, cancel_abandoned
+from .answering import AnswerWriter
 from .api_keys import ApiKeys, Caller
 from .errors import ApiError, from_queue
 from .request_body import RequestBody, read_body
@@ -45,12 +44,10 @@ class OpenAIEndpoints:
         queue: QueueClient,
         settings: GatewaySettings,
         keys: ApiKeys | None,
-        aftermath: Aftermath,
     ) -> None:
         self._queue = queue
         self._settings = settings
         self._keys = keys
-        self._aftermath = aftermath
         self.stopping = False
         """The gateway is going down: connections that it cuts itself cancel nothing."""
 
@@ -191,16 +188,10 @@ class OpenAIEndpoints:
         except (asyncio.CancelledError, ConnectionError):
             # A client with an Idempotency-Key may come back for its answer.
             if not self.stopping and wanted.headers.idempotency_key is None:
-                self._aftermath.begin(self._cancel(request_id), name=f"cancel {request_id}")
+                self._queue.abandon(submission)
             raise
         self._observe(wanted, kind, began, writer)
         return response, str(writer.outcome)
-
-    async def _cancel(self, request_id: str) -> None:
-        try:
-            await cancel_abandoned(self._queue, request_id)
-        except (RedisError, OSError, TimeoutError) as error:
-            log.warning("request %s: its client left, and it could not be cancelled: %s", request_id, error)
 
     def _observe(self, wanted: _Wanted, kind: RequestKind, began: float, writer: AnswerWriter) -> None:
         if writer.first_byte_at is None:

@@ -36,6 +36,9 @@ _TYPES = {
 }
 
 
+_FINAL = (408, 409, 504)
+
+
 class ApiError(Exception):
     """A refusal, as the client sees it."""
 
@@ -64,6 +67,9 @@ class ApiError(Exception):
         headers: dict[str, str] = {}
         if self.retry_after_s is not None:
             headers["Retry-After"] = f"{max(1, round(self.retry_after_s))}"
+        if self.status in _FINAL:
+            # OpenAI's clients repeat these by themselves, which would hide the reason or wait out a deadline twice.
+            headers["x-should-retry"] = "false"
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return web.Response(status=self.status, body=self.body(), content_type="application/json", headers=headers)

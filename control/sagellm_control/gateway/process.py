@@ -13,7 +13,6 @@ from ..client.queue_client import QueueClient
 from ..stopping import stop_requested
 from ..store.settings import RedisSettings
 from ..store.steps.accept import AcceptLimits
-from .aftermath import Aftermath
 from .api_keys import ApiKeys
 from .app import make_app
 from .endpoints import OpenAIEndpoints
@@ -46,8 +45,8 @@ async def serve(settings: GatewaySettings, redis: RedisSettings) -> AsyncGenerat
     keys = ApiKeys.read(settings.api_keys) if settings.api_keys else None
     _allow_many_connections()
     limits = AcceptLimits(max_waiting=settings.max_waiting, keep_result_ms=int(settings.result_ttl_s * 1000))
-    async with QueueClient.connect(redis, limits) as queue, Aftermath() as aftermath:
-        openai = OpenAIEndpoints(queue, settings, keys, aftermath)
+    async with QueueClient.connect(redis, limits) as queue:
+        openai = OpenAIEndpoints(queue, settings, keys)
         app = make_app(settings, openai, StatusEndpoints(queue, openai))
         # A handler is cancelled when its client leaves: that is how a request is known to be abandoned.
         runner = web.AppRunner(

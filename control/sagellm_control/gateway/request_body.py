@@ -118,9 +118,10 @@ def _count(body: dict[str, Any], name: str) -> int:
     value = body.get(name)
     if value is None:
         return 0
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
-        raise bad_request(f"{name} must be a whole number from 1 to {2**31 - 1}.", name)
-    return value
+    if not isinstance(value, int) or isinstance(value, bool) or value >= 2**31:
+        raise bad_request(f"{name} must be a whole number below {2**31}.", name)
+    # llama.cpp takes -1 for "no limit", and vLLM 0 for "only echo": the engine's business.
+    return max(0, value)
 
 
 def _missing(value: object) -> str:

@@ -25,7 +25,7 @@ class Batcher(Generic[Item, Answer]):
         write: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]],
         *,
         limit: int,
-        abandoned: Callable[[Item, Answer], Awaitable[None]] | None = None,
+        abandoned: Callable[[Item, Answer], None] | None = None,
     ) -> None:
         self._write = write
         self._limit = limit
@@ -69,6 +69,6 @@ class Batcher(Generic[Item, Answer]):
                     if not future.done():
                         future.set_result(answer)
                     elif self._abandoned is not None:
-                        await self._abandoned(item, answer)
+                        self._abandoned(item, answer)
         finally:
             self._writer = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -249,13 +250,27 @@ async def _request_ids(store: Store, pool: str, state: RequestState | None, limi
             entries = await db.xrange(stream, count=limit)
             ids += [fields[b"id"].decode(errors="replace") for _, fields in entries if b"id" in fields]
     if state is RequestState.FINISHED:
-        pattern = keys.record("*").translate(str.maketrans({"[": r"\[", "]": r"\]", "?": r"\?"}))
-        start = len(keys.record(""))
-        async for key in db.scan_iter(match=pattern, count=1000, _type="HASH"):
-            ids.append(key.decode()[start:])
-            if len(ids) >= limit * 4:
-                break
+        ids += await _finished_ids(store, pool, limit)
     return ids
+
+
+async def _finished_ids(store: Store, pool: str, limit: int) -> list[str]:
+    """Nothing lists them, as nothing needs to: the records are looked through, in no order."""
+    keys = store.keys.pool(pool)
+    pattern = re.sub(r"([\[\]?*\\])", r"\\\1", keys.record("")) + "*"
+    start = len(keys.record(""))
+    found: list[str] = []
+    cursor = 0
+    while len(found) < limit:
+        cursor, names = await store.commands.scan(cursor, match=pattern, count=1000, _type="HASH")
+        pipe = store.commands.pipeline(transaction=False)
+        for name in names:
+            pipe.hget(name, "state")
+        states = await pipe.execute() if names else []
+        found += [n.decode()[start:] for n, s in zip(names, states, strict=True) if s == RequestState.FINISHED.encode()]
+        if cursor == 0:
+            break
+    return found[:limit]
 
 
 async def _request_views(

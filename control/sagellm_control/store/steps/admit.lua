@@ -35,8 +35,9 @@ for i = 1, arrivals do
     tonumber(ARGV[at + 4])
   local reason, dead_payload = ARGV[at + 5], ARGV[at + 6]
   local record, body, output = unpack(KEYS, request_keys + 3 * i - 2, request_keys + 3 * i)
-  local r = redis.call('HMGET', record, 'state', 'entry', 'arrived_ms', 'timeout_ms')
-  local ours = r[1] == 'queued' and r[2] == entry
+  local r = redis.call('HMGET', record, 'state', 'entry', 'arrived_ms', 'timeout_ms', 'priority')
+  -- Streams number their entries each on its own, so the stream has to be the right one too.
+  local ours = r[1] == 'queued' and r[2] == entry and r[5] == ARGV[at]
   local result
   if reason ~= '' then
     bury(level, entry, id, reason)

@@ -1,0 +1,65 @@
+"""Cancels requests that nobody waits for any more, however long Redis takes to hear of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from types import TracebackType
+from typing import Self
+
+from redis.exceptions import RedisError
+
+from ..store.connect import Store
+from ..store.steps.cancel import cancel
+
+log = logging.getLogger(__name__)
+
+INSIST_S = 600.0
+"""So long (s) an unreachable Redis is told again; by then most requests have expired by themselves."""
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 5.0
+"""Pauses after Redis could not be reached: doubled each time, with jitter."""
+FAREWELL_S = 2.0
+"""What is still to be told when the process stops may take so long (s)."""
+
+
+class AbandonedRequests:
+    """The requests whose client has gone, until each is cancelled."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def add(self, pool: str, request_id: str) -> None:
+        """Nobody waits for this request."""
+        task = asyncio.create_task(self._cancel(pool, request_id), name=f"abandoned {request_id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._tasks:
+            return
+        _, late = await asyncio.wait(self._tasks, timeout=FAREWELL_S)
+        for task in late:
+            task.cancel()
+        if late:
+            log.warning("%d requests whose clients left could not be cancelled", len(late))
+            await asyncio.wait(late)
+
+    async def _cancel(self, pool: str, request_id: str) -> None:
+        pause_s = FIRST_RETRY_S
+        loop = asyncio.get_running_loop()
+        until = loop.time() + INSIST_S
+        while loop.time() < until:
+            try:
+                await cancel(self._store, pool, request_id)
+                return
+            except (RedisError, OSError):
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
+                pause_s = min(2 * pause_s, LONGEST_RETRY_S)
+        log.warning("request %s: its client left, and it could not be cancelled", request_id)
