@@ -17,8 +17,8 @@ from sagellm_control.gateway.settings import GatewaySettings
 from sagellm_control.scheduler.process import Scheduler
 from sagellm_control.scheduler.settings import SchedulerSettings
 from sagellm_control.store.connect import Store, open_store
-from sagellm_control.store.inspect import EngineView, RequestView, find_request, list_engines
 from sagellm_control.store.settings import RedisSettings
+from sagellm_control.store.views import EngineView, RequestView, find_request, list_engines
 from sagellm_control.wire.states import EngineState, RequestState
 from sagellm_workers.process import serve_engine
 from sagellm_workers.settings import WorkerSettings

@@ -15,8 +15,8 @@ import aiohttp
 
 from sagellm_control.embedded.ports import free_port
 from sagellm_control.store.connect import Store, open_store
-from sagellm_control.store.inspect import EngineView, list_engines
 from sagellm_control.store.settings import RedisSettings
+from sagellm_control.store.views import EngineView, list_engines
 from sagellm_control.wire.states import EngineState
 
 from ..waiting import wait_until

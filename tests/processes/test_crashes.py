@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 
-from sagellm_control.store.inspect import find_request
+from sagellm_control.store.views import find_request
 from sagellm_control.wire.states import EngineState
 
 from ..waiting import wait_until

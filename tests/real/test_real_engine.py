@@ -22,8 +22,8 @@ import pytest
 from openai import AsyncOpenAI
 
 from sagellm_control.store.connect import Store, open_store
-from sagellm_control.store.inspect import RequestView, find_request, list_requests
 from sagellm_control.store.settings import RedisSettings
+from sagellm_control.store.views import RequestView, find_request, list_requests
 from sagellm_control.wire.states import RequestState
 
 from ..waiting import wait_until

@@ -6,11 +6,8 @@ import pytest
 
 from sagellm_control.store.inspect import (
     engine_rows,
-    find_request,
     lapsed_leases,
-    list_engines,
     list_pools,
-    list_requests,
     model_index,
     pool_depth,
     read_output,
@@ -19,6 +16,7 @@ from sagellm_control.store.inspect import (
     waiting_head,
 )
 from sagellm_control.store.steps.engines import retire_engine
+from sagellm_control.store.views import find_request, list_engines, list_requests
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.states import EngineState, RequestState
 

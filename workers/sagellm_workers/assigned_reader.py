@@ -73,7 +73,7 @@ class AssignedReader:
                         start = UNSETTLED
                         await asyncio.sleep(RETRY_S)
             finally:
-                await self._client.aclose()
+                await self._store.done_with(self._client)
 
     def drain(self) -> None:
         """Give back what has not started, and start nothing more."""

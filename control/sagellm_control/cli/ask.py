@@ -14,8 +14,8 @@ import orjson
 
 from ..client import QueueClient, QueueError
 from ..stopping import run_until, stop_requested
-from ..store.inspect import RequestView, find_request
 from ..store.settings import RedisSettings
+from ..store.views import RequestView, find_request
 from ..wire.event import CHUNK, END, Ending
 from ..wire.priority import RequestPriority
 from ..wire.states import Outcome, RequestKind, RequestState

@@ -12,8 +12,8 @@ from .tables import print_json, print_table, seconds
 
 if TYPE_CHECKING:
     from ..store.connect import Store
-    from ..store.inspect import EngineView
     from ..store.settings import RedisSettings
+    from ..store.views import EngineView
 
 
 @click.group()
@@ -109,7 +109,7 @@ def remove(loaded: Loaded, engine_id: str, as_json: bool) -> None:
 
 async def _list(redis: RedisSettings) -> list[EngineView]:
     from ..store.connect import open_store
-    from ..store.inspect import list_engines
+    from ..store.views import list_engines
 
     async with open_store(redis) as store:
         return await list_engines(store)
@@ -147,7 +147,7 @@ async def _remove(redis: RedisSettings, engine_id: str) -> None:
 
 async def _rows_of(store: Store, engine_id: str) -> list[EngineView]:
     """Its rows: one for each pool that it serves."""
-    from ..store.inspect import list_engines
+    from ..store.views import list_engines
 
     views = await list_engines(store)
     found = [view for view in views if view.engine_id == engine_id]

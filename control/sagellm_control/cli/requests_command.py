@@ -13,8 +13,8 @@ from .tables import print_json, print_table, seconds
 
 if TYPE_CHECKING:
     from ..store.connect import Store
-    from ..store.inspect import RequestView
     from ..store.settings import RedisSettings
+    from ..store.views import RequestView
 
 _STATES = [state.value for state in RequestState]
 
@@ -123,7 +123,7 @@ def cancel(loaded: Loaded, request_id: str, as_json: bool) -> None:
 
 async def _list(redis: RedisSettings, state: str | None, model: str | None, limit: int) -> list[RequestView]:
     from ..store.connect import open_store
-    from ..store.inspect import list_requests
+    from ..store.views import list_requests
 
     async with open_store(redis) as store:
         pool = await _pool_of(store, model) if model else None
@@ -146,7 +146,7 @@ async def _cancel(redis: RedisSettings, request_id: str) -> str:
 
 
 async def _require(store: Store, request_id: str) -> RequestView:
-    from ..store.inspect import find_request
+    from ..store.views import find_request
 
     view = await find_request(store, request_id)
     if view is None:

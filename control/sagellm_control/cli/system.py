@@ -19,7 +19,7 @@ from ..embedded import EmbeddedValkey, free_port, require_free
 from ..embedded.ports import LOOPBACK
 from ..settings import CONFIG_VARIABLE, Loaded, env_name
 from ..store.connect import Store, open_store
-from ..store.inspect import EngineView, list_engines
+from ..store.views import EngineView, list_engines
 from ..wire.states import EngineState
 from .child import Child
 from .http_probe import get

@@ -65,7 +65,7 @@ class PoolScheduler:
             while True:
                 await self.step()
         finally:
-            await self._reader.aclose()
+            await self.store.done_with(self._reader)
             await leave(self.store, self.keys, self.consumer)
 
     async def prepare(self) -> None:

@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
-from weakref import WeakSet
 
 import redis.asyncio as redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
@@ -53,20 +52,25 @@ class Store:
         self.now = now
         self.commands: Any = self._client(deadline_s=settings.command_timeout_s)
         """Client for commands; all processes' ordinary calls go through it."""
-        self._others: WeakSet[Any] = WeakSet()
+        self._others: list[Any] = []
         self._subscriber: Any = None
 
     def blocking(self) -> Any:
-        """A client for blocking reads, closed with the store."""
+        """A client for blocking reads, closed by ``done_with`` or with the store."""
         client = self._client(deadline_s=None)
-        self._others.add(client)
+        self._others.append(client)
         return client
+
+    async def done_with(self, client: Any) -> None:
+        """Close a client that is not needed any more."""
+        self._others.remove(client)
+        await client.aclose()
 
     def pubsub(self) -> PubSub:
         """A subscription connection; the caller closes it."""
         if self._subscriber is None:
             self._subscriber = self._client(deadline_s=None, pubsub=True)
-            self._others.add(self._subscriber)
+            self._others.append(self._subscriber)
         return self._subscriber.pubsub(ignore_subscribe_messages=False)
 
     async def check(self) -> None:
@@ -100,7 +104,7 @@ class Store:
 
     async def close(self) -> None:
         """Close every connection."""
-        for client in (*tuple(self._others), self.commands):
+        for client in (*self._others, self.commands):
             await client.aclose()
 
     def _client(self, *, deadline_s: float | None, pubsub: bool = False) -> Any:

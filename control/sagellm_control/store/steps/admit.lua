@@ -66,7 +66,7 @@ for i = 1, arrivals do
           inline_bytes) or 0
         result = 'assigned'
       else
-        left[choice] = 0
+        left[choice] = note_room(room, ARGV[4 + choice], row, reservations) or 0
       end
     end
     if not result then

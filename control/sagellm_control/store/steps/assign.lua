@@ -58,8 +58,9 @@ for i = 1, tonumber(ARGV[requests_at]) do
           room, inline_bytes) or 0
         result = 'assigned'
       else
-        left[choice] = 0
-        result = 'stale'  -- another scheduler filled that engine
+        -- Another scheduler filled that engine, or its note in the room was wrong: that would be chosen for ever.
+        left[choice] = note_room(room, ARGV[engines_at + choice], row, reservations) or 0
+        result = 'stale'
       end
     end
   end

@@ -1,0 +1,192 @@
+"""The shared state as people want to see it: engines and requests, each in one table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from pydantic import BaseModel
+
+from ..wire.event import Ending
+from ..wire.priority import RequestPriority
+from ..wire.states import EngineState, RequestState
+from .connect import Store
+from .inspect import engine_rows, list_pools, server_ms, texts
+
+
+class EngineView(BaseModel):
+    """An engine as an operator sees it."""
+
+    pool: str
+    engine_id: str
+    url: str
+    kind: str
+    version: str
+    state: EngineState
+    reason: str
+    slots: int
+    active: int
+    """Requests that hold a place on it."""
+    models: list[str]
+    worker: str
+    lease_s: float | None
+    """Seconds until its worker's lease lapses; None: nobody holds it."""
+
+
+class RequestView(BaseModel):
+    """A request as an operator sees it."""
+
+    pool: str
+    request_id: str
+    state: RequestState
+    priority: str
+    kind: str
+    tenant: str
+    age_s: float
+    engine: str
+    attempt: int
+    position: int | None = None
+    """Requests ahead of it in the waiting set."""
+    outcome: str = ""
+    fields: dict[str, str] = {}
+    """The whole record."""
+
+
+async def list_engines(store: Store) -> list[EngineView]:
+    """Every engine of every pool."""
+    now = await server_ms(store)
+    views: list[EngineView] = []
+    for pool in await list_pools(store):
+        keys = store.keys.pool(pool)
+        ids = sorted(name.decode() for name in await store.commands.smembers(keys.engines))
+        pipe = store.commands.pipeline(transaction=False)
+        for engine in ids:
+            pipe.scard(keys.reservations(engine))
+            pipe.zscore(keys.leases, engine)
+        facts = await pipe.execute() if ids else []
+        held = dict(zip(ids, zip(facts[::2], facts[1::2], strict=True), strict=True))
+        for row in await engine_rows(store, pool, ids):
+            active, lease = held[row.engine_id]
+            views.append(
+                EngineView(
+                    pool=pool,
+                    engine_id=row.engine_id,
+                    url=row.url,
+                    kind=row.kind,
+                    version=row.version,
+                    state=row.state,
+                    reason=row.reason,
+                    slots=row.slots,
+                    active=active,
+                    models=list(row.models),
+                    worker=row.worker,
+                    lease_s=None if lease is None else round((float(lease) - now) / 1000, 1),
+                )
+            )
+    return views
+
+
+async def list_requests(
+    store: Store, pool: str | None = None, state: RequestState | None = None, limit: int = 100
+) -> list[RequestView]:
+    """Requests by where they are: queued, waiting (in their order), assigned and running; finished ones on demand."""
+    now = await server_ms(store)
+    views: list[RequestView] = []
+    for name in [pool] if pool else await list_pools(store):
+        room_left = limit - len(views)
+        if room_left <= 0:
+            break
+        ids = await _request_ids(store, name, state, room_left)
+        views += await _request_views(store, name, ids, now, state)
+    return views[:limit]
+
+
+async def find_request(store: Store, request_id: str) -> RequestView | None:
+    """The request of this id, in whichever pool it is."""
+    now = await server_ms(store)
+    for pool in await list_pools(store):
+        for view in await _request_views(store, pool, [request_id], now, None):
+            keys = store.keys.pool(pool)
+            if view.state is RequestState.WAITING:
+                view.position = await store.commands.zrank(keys.waiting, request_id)
+            if view.state is RequestState.FINISHED:
+                await _add_ending(store, pool, view)
+            return view
+    return None
+
+
+async def _add_ending(store: Store, pool: str, view: RequestView) -> None:
+    last = await store.commands.xrevrange(store.keys.pool(pool).output(view.request_id), count=1)
+    if last and last[0][1].get(b"type") == b"end":
+        ending = Ending.decode(last[0][1][b"payload"])
+        view.fields |= {"status": str(ending.status)} | ({"message": ending.message} if ending.message else {})
+
+
+async def _request_ids(store: Store, pool: str, state: RequestState | None, limit: int) -> list[str]:
+    keys = store.keys.pool(pool)
+    db = store.commands
+    ids: list[str] = []
+    if state in (None, RequestState.ASSIGNED, RequestState.RUNNING):
+        for engine in sorted(await db.smembers(keys.engines)):
+            ids += sorted(m.decode() for m in await db.smembers(keys.reservations(engine.decode())))
+    if state in (None, RequestState.WAITING):
+        ids += [m.decode() for m in await db.zrange(keys.waiting, 0, limit - 1)]
+    if state in (None, RequestState.QUEUED):
+        for stream in keys.intake:
+            entries = await db.xrange(stream, count=limit)
+            ids += [fields[b"id"].decode(errors="replace") for _, fields in entries if b"id" in fields]
+    if state is RequestState.FINISHED:
+        ids += await _finished_ids(store, pool, limit)
+    return ids
+
+
+async def _finished_ids(store: Store, pool: str, limit: int) -> list[str]:
+    """Nothing lists them, as nothing needs to: the records are looked through, in no order."""
+    keys = store.keys.pool(pool)
+    pattern = re.sub(r"([\[\]?*\\])", r"\\\1", keys.record("")) + "*"
+    start = len(keys.record(""))
+    found: list[str] = []
+    cursor = 0
+    while len(found) < limit:
+        cursor, names = await store.commands.scan(cursor, match=pattern, count=1000, _type="HASH")
+        pipe = store.commands.pipeline(transaction=False)
+        for name in names:
+            pipe.hget(name, "state")
+        states = await pipe.execute() if names else []
+        found += [n.decode()[start:] for n, s in zip(names, states, strict=True) if s == RequestState.FINISHED.encode()]
+        if cursor == 0:
+            break
+    return found[:limit]
+
+
+async def _request_views(
+    store: Store, pool: str, ids: Iterable[str], now: float, state: RequestState | None
+) -> list[RequestView]:
+    keys = store.keys.pool(pool)
+    ids = list(ids)
+    pipe = store.commands.pipeline(transaction=False)
+    for request_id in ids:
+        pipe.hgetall(keys.record(request_id))
+    records: list[dict[bytes, bytes]] = await pipe.execute() if ids else []
+    views: list[RequestView] = []
+    for request_id, record in zip(ids, records, strict=True):
+        fields = texts(record)
+        if "state" not in fields or (state and fields["state"] != state):
+            continue
+        level = fields.get("priority", "")
+        views.append(
+            RequestView(
+                pool=pool,
+                request_id=request_id,
+                state=RequestState(fields["state"]),
+                priority=RequestPriority(int(level)).label if level.isdecimal() else level,
+                kind=fields.get("kind", ""),
+                tenant=fields.get("tenant", ""),
+                age_s=round((now - float(fields.get("arrived_ms") or now)) / 1000, 3),
+                engine=fields.get("engine", ""),
+                attempt=int(fields.get("attempt") or 0),
+                outcome=fields.get("outcome", ""),
+                fields=fields,
+            )
+        )
+    return views
