@@ -4,6 +4,7 @@
 #   ./quickstart.sh                  install into .venv, start everything, show one streamed answer, keep running
 #   ./quickstart.sh --once           the same, but stop after the answer (so it is without a terminal)
 #   ./quickstart.sh test [ARGS…]     install what the tests need and run pytest with ARGS
+#   ./quickstart.sh setup            only install what developers need
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -147,6 +148,7 @@ case ${1-} in
         if [[ -t 0 && -t 1 ]]; then demo ""; else demo once; fi
         ;;
     --once) demo once ;;
+    setup) install dev ;;
     test)
         shift
         install dev
@@ -154,7 +156,7 @@ case ${1-} in
         exec "$PYTHON" -m pytest "$@"
         ;;
     *)
-        sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+        sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
         [[ $1 == -h || $1 == --help ]] || exit 2
         ;;
 esac

@@ -95,9 +95,14 @@ async def test_very_many_that_died_left_very_much(pool: PoolDriver) -> None:
 
 async def test_one_that_leaves_is_no_consumer_any_more(pool: PoolDriver) -> None:
     await pool.engine()
+    async def both_wait() -> bool:
+        clients = await pool.store.commands.client_list()
+        return sum(c["cmd"] == "xreadgroup" and "b" in c["flags"] for c in clients) == 2
+
     async with schedulers(pool, 2):
         await pool.accept("a")
         await wait_until(lambda: pool.holds())
+        await wait_until(both_wait)
     for stream in (*pool.keys.intake, pool.keys.freed):
         assert await pool.store.commands.xinfo_consumers(stream, SCHEDULER_GROUP) == []
 

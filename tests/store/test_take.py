@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -157,6 +159,39 @@ async def test_who_leaves_with_nothing_pending_is_forgotten(pool: PoolDriver) ->
     assert await pool.store.commands.xinfo_consumers(pool.keys.intake[0], SCHEDULER_GROUP) == []
     again = await reclaim(pool.store, pool.keys, "s3", idle_ms=0)
     assert [entry.entry_id for entry in again.arrivals] == [entry.entry_id for entry in taken.arrivals]
+
+
+class OvertakenClient:
+    """A client on which a last read, sent before it was cancelled, is carried out only while the reader leaves."""
+
+    def __init__(self, client: Any, read: Callable[[], Awaitable[object]]) -> None:
+        self._client = client
+        self._read: Callable[[], Awaitable[object]] | None = read
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def xgroup_delconsumer(self, *arguments: Any) -> Any:
+        await self.catch_up()
+        return await self._client.xgroup_delconsumer(*arguments)
+
+    async def catch_up(self) -> None:
+        read, self._read = self._read, None
+        if read is not None:
+            await read()
+
+
+async def test_who_leaves_loses_nothing_that_it_read_at_the_last_moment(pool: PoolDriver) -> None:
+    await pool.take("s1")
+    await pool.accept("a")
+    client = pool.store.commands
+    streams = {pool.keys.intake[2]: ">"}
+    overtaken = OvertakenClient(client, lambda: client.xreadgroup(SCHEDULER_GROUP, "s1", streams))
+    pool.store.commands = overtaken
+    await leave(pool.store, pool.keys, "s1")
+    pool.store.commands = client
+    await overtaken.catch_up()
+    assert [e.fields["id"] for e in (await reclaim(pool.store, pool.keys, "s2", idle_ms=0)).arrivals] == ["a"]
 
 
 async def test_a_stream_without_its_group_says_so(pool: PoolDriver) -> None:
