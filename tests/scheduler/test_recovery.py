@@ -95,6 +95,7 @@ async def test_very_many_that_died_left_very_much(pool: PoolDriver) -> None:
 
 async def test_one_that_leaves_is_no_consumer_any_more(pool: PoolDriver) -> None:
     await pool.engine()
+
     async def both_wait() -> bool:
         clients = await pool.store.commands.client_list()
         return sum(c["cmd"] == "xreadgroup" and "b" in c["flags"] for c in clients) == 2

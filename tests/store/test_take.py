@@ -183,9 +183,9 @@ class OvertakenClient:
 
 async def test_who_leaves_loses_nothing_that_it_read_at_the_last_moment(pool: PoolDriver) -> None:
     await pool.take("s1")
-    await pool.accept("a")
+    await pool.accept("a", priority=RequestPriority.CRITICAL)
     client = pool.store.commands
-    streams = {pool.keys.intake[2]: ">"}
+    streams = {pool.keys.intake[RequestPriority.CRITICAL]: ">"}
     overtaken = OvertakenClient(client, lambda: client.xreadgroup(SCHEDULER_GROUP, "s1", streams))
     pool.store.commands = overtaken
     await leave(pool.store, pool.keys, "s1")
