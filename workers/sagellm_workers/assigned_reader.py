@@ -10,6 +10,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from sagellm_control.store.connect import Store
+from sagellm_control.store.stream_answer import stream_entries
 from sagellm_control.wire.assignment import Assignment, CancelNotice, read_assigned
 from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.keys import WORKER_GROUP
@@ -100,21 +101,20 @@ class AssignedReader:
             count=READ_COUNT if start == NEW else None,
             block=BLOCK_MS,
         )
-        for _, entries in answer.items() if isinstance(answer, dict) else answer:
-            for entry_id, fields in entries[0] if entries and isinstance(entries[0], list) else entries:
-                if fields is None:
-                    continue  # settled while it was pending
-                try:
-                    item = read_assigned(entry_id, fields)
-                except (KeyError, ValueError) as error:
-                    log.error("engine %s: entry %s cannot be read: %r", self._row.engine_id, entry_id, error)
-                    await self._settle(entry_id)
-                    continue
-                if isinstance(item, CancelNotice):
-                    self._cancel(item, fields[b"cancel"].decode())
-                    await self._settle(entry_id)
-                elif (item.request_id, item.attempt) not in self._attempts:
-                    self._take(item, tasks)
+        for _, entry_id, fields in stream_entries(answer):
+            if fields is None:
+                continue  # settled while it was pending
+            try:
+                item = read_assigned(entry_id, fields)
+            except (KeyError, ValueError) as error:
+                log.error("engine %s: entry %s cannot be read: %r", self._row.engine_id, entry_id, error)
+                await self._settle(entry_id)
+                continue
+            if isinstance(item, CancelNotice):
+                self._cancel(item, fields[b"cancel"].decode())
+                await self._settle(entry_id)
+            elif (item.request_id, item.attempt) not in self._attempts:
+                self._take(item, tasks)
 
     def _take(self, assignment: Assignment, tasks: asyncio.TaskGroup) -> None:
         attempt = Attempt(assignment, self._adapter, self._outbox, self._row.engine_id)

@@ -86,10 +86,6 @@ class Attempt:
                 "deadline_exceeded",
                 "The request's timeout passed while the engine ran.",
             )
-        except asyncio.CancelledError:
-            if self._stop_as is None:
-                raise
-            self.report_stop()
         finally:
             self.duration_s = time.monotonic() - began
 

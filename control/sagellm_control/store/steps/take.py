@@ -12,8 +12,10 @@ from ...wire.keys import SCHEDULER_GROUP, PoolKeys
 from ...wire.request import is_count
 from ..connect import Store
 from ..script import Script
+from ..stream_answer import stream_entries
 
 _SCRIPT = Script("take")
+_LEAVE = Script("leave")
 
 FREED = 5
 """Index of the freed stream behind the five intake streams."""
@@ -87,11 +89,8 @@ async def wait_and_take(client: Any, keys: PoolKeys, consumer: str, *, block_ms:
     streams = (*keys.intake, keys.freed)
     answer = await client.xreadgroup(SCHEDULER_GROUP, consumer, dict.fromkeys(streams, ">"), count=1, block=block_ms)
     taken = Taken()
-    # RESP3 answers with a mapping, RESP2 with pairs.
-    for name, entries in answer.items() if isinstance(answer, dict) else answer:
-        stream = streams.index(name.decode())
-        for entry_id, fields in entries[0] if entries and isinstance(entries[0], list) else entries:
-            taken.add(stream, entry_id, fields)
+    for name, entry_id, fields in stream_entries(answer):
+        taken.add(streams.index(name.decode()), entry_id, fields)
     return taken
 
 
@@ -113,8 +112,5 @@ async def reclaim(store: Store, keys: PoolKeys, consumer: str, *, idle_ms: int) 
 
 
 async def leave(store: Store, keys: PoolKeys, consumer: str) -> None:
-    """Remove a consumer that has nothing pending (removing one that has would lose what it read)."""
-    for stream in (*keys.intake, keys.freed):
-        for known in await store.commands.xinfo_consumers(stream, SCHEDULER_GROUP):
-            if known["name"] == consumer.encode() and known["pending"] == 0:
-                await store.commands.xgroup_delconsumer(stream, SCHEDULER_GROUP, consumer)
+    """Remove a consumer from each stream on which it has nothing pending; the rest is for ``reclaim``."""
+    await _LEAVE(store, [*keys.intake, keys.freed], [consumer])
