@@ -21,7 +21,7 @@ RATE_TARGET = 15_000
 PEER_RATIO_TARGET = 5
 COST_RATIO_TARGET = 1.5
 BYTES_TARGET = 1024
-QUICK = Effort(engines=(1, 2000), waiting=(0, 10_000), requests=10_000, rounds=1, jobs=3_000)
+QUICK = Effort(engines=(1, 2000), waiting=(0, 10_000), requests=5_000, rounds=1, jobs=3_000)
 JOBS = 10_000
 """A few seconds for each peer."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import Any
@@ -55,6 +56,8 @@ class PoolScheduler:
         self._reader: Any = store.blocking()
         self._rows_read_at = float("-inf")
         self._swept_at = float("-inf")
+        self._ahead: asyncio.Task[Taken] | None = None
+        """The next read, when it is under way already."""
         self._seen_waiting: tuple[str, float] | None = None
         """The head of the waiting set while engines had room, and since when (monotonic)."""
 
@@ -65,6 +68,9 @@ class PoolScheduler:
             while True:
                 await self.step()
         finally:
+            if self._ahead is not None:
+                self._ahead.cancel()
+                await asyncio.wait({self._ahead})
             await self.store.done_with(self._reader)
             await leave(self.store, self.keys, self.consumer)
 
@@ -78,7 +84,7 @@ class PoolScheduler:
 
     async def step(self) -> None:
         """One round: take (or wait), admit, assign; and the sweep when it is due."""
-        taken = await take(self.store, self.keys, self.consumer, arrivals=self.settings.batch)
+        taken = await self._take()
         if not taken:
             block_ms = max(1, int(self.settings.sweep_s * 1000))
             taken = await wait_and_take(self._reader, self.keys, self.consumer, block_ms=block_ms)
@@ -86,6 +92,15 @@ class PoolScheduler:
             await self.settle(taken)
         if time.monotonic() - self._swept_at >= self.settings.sweep_s:
             await self.sweep()
+
+    async def _take(self) -> Taken:
+        ahead, self._ahead = self._ahead, None
+        taken = await (ahead or take(self.store, self.keys, self.consumer, arrivals=self.settings.batch))
+        if len(taken.arrivals) == self.settings.batch:
+            # There is more: it is read while these are decided on.
+            more = take(self.store, self.keys, self.consumer, arrivals=self.settings.batch)
+            self._ahead = asyncio.create_task(more, name=f"take {self.pool}")
+        return taken
 
     async def settle(self, taken: Taken) -> None:
         """Deal with everything that was taken."""

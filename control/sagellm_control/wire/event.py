@@ -25,7 +25,7 @@ END = "end"
 """Payload: an ``Ending``'s JSON on one line, then the body (or the last of it)."""
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)  # not frozen: that costs a microsecond each, and there are many
 class Event:
     """One step of an answer."""
 

@@ -64,7 +64,7 @@ class NewRequest:
         return hashlib.blake2b(self.body, digest_size=8, person=b"request").hexdigest()
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)  # not frozen: that costs a microsecond each, and there are many
 class Arrival:
     """What a scheduler sees of a request: enough to rank and place it, and no prompt."""
 

@@ -17,7 +17,7 @@ local arrivals = tonumber(ARGV[5 + engines])
 local request_keys = 9 + 3 * engines
 local DEAD_KEPT = 10000
 
-local results, acks, left = {}, {{}, {}, {}, {}, {}}, {}
+local results, acks = {}, {{}, {}, {}, {}, {}}
 local head = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
 local head_rank = head[2] and tonumber(head[2])
 
@@ -35,16 +35,16 @@ for i = 1, arrivals do
     tonumber(ARGV[at + 4])
   local reason, dead_payload = ARGV[at + 5], ARGV[at + 6]
   local record, body, output = unpack(KEYS, request_keys + 3 * i - 2, request_keys + 3 * i)
-  local r = redis.call('HMGET', record, 'state', 'entry', 'arrived_ms', 'timeout_ms', 'priority')
+  local known = read_record(record)
   -- Streams number their entries each on its own, so the stream has to be the right one too.
-  local ours = r[1] == 'queued' and r[2] == entry and r[5] == ARGV[at]
+  local ours = known.state == 'queued' and known.entry == entry and known.priority == ARGV[at]
   local result
   if reason ~= '' then
     bury(level, entry, id, reason)
     if ours then end_request(now, record, body, output, counters, id, 0, 1, 'dead', dead_payload)
     else redis.call('HINCRBY', counters, 'garbage', 1) end
     result = 'dead'
-  elseif not r[1] then
+  elseif not known.state then
     bury(level, entry, id, 'no record of this request')
     redis.call('HINCRBY', counters, 'garbage', 1)
     result = 'dead'
@@ -54,19 +54,15 @@ for i = 1, arrivals do
     result = 'dead'
   elseif not ours then
     result = 'gone'  -- cancelled, or dealt with, after this scheduler had read it
-  elseif expired(now, r[3], r[4]) then
+  elseif expired(now, known.arrived_ms, known.timeout_ms) then
     end_request(now, record, body, output, counters, id, 0, 1, 'expired', ARGV[3])
     result = 'expired'
   else
     if choice > 0 and not (head_rank and head_rank <= tonumber(rank)) then
-      local row, reservations, assigned = unpack(KEYS, 9 + 3 * choice - 2, 9 + 3 * choice)
-      if (left[choice] or free_places(row, reservations) or 0) > 0 then
-        redis.call('HSET', record, 'rank', rank)
-        left[choice] = assign_to(now, id, record, body, ARGV[4 + choice], row, reservations, assigned, room,
-          inline_bytes) or 0
+      local engine = look_at(choice, ARGV[4 + choice], unpack(KEYS, 9 + 3 * choice - 2, 9 + 3 * choice))
+      if (engine.free or 0) > 0 then
+        assign_to(now, id, record, body, known, engine, rank, inline_bytes)
         result = 'assigned'
-      else
-        left[choice] = note_room(room, ARGV[4 + choice], row, reservations) or 0
       end
     end
     if not result then
@@ -89,6 +85,5 @@ for level = 0, 4 do
   end
 end
 send_published()
-local places = {}
-for e = 1, engines do places[e] = left[e] or -1 end
+local places = write_room(room, engines)
 return {results, places, redis.call('ZCARD', waiting), redis.call('ZCOUNT', room, 1, '+inf')}

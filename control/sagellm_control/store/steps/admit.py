@@ -18,7 +18,7 @@ INLINE_BODY_BYTES = 16_384
 """Bodies up to this size travel inside the assigned entry; larger ones are read from their key by the worker."""
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)  # not frozen: that costs a microsecond each, and there are many
 class Admission:
     """What a scheduler decided about one arrival."""
 

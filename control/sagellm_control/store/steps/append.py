@@ -11,7 +11,7 @@ from ..script import Argument, Script
 _SCRIPT = Script("append")
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)  # not frozen: that costs a microsecond each, and there are many
 class Output:
     """The next piece of an answer."""
 

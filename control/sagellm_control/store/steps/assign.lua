@@ -23,7 +23,7 @@ local engines = tonumber(ARGV[engines_at])
 local requests_at = engines_at + engines + 1
 local request_keys = 4 + 3 * engines
 
-local results, left, passed = {}, {}, tonumber(ARGV[4])
+local results, passed = {}, tonumber(ARGV[4])
 for i = 1, tonumber(ARGV[requests_at]) do
   local at = requests_at + 3 * i - 2
   local id, attempts, choice = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
@@ -35,32 +35,28 @@ for i = 1, tonumber(ARGV[requests_at]) do
   elseif place > passed then
     result = 'stale'  -- a more urgent one came in between
   else
-    local r = redis.call('HMGET', record, 'arrived_ms', 'timeout_ms', 'attempt')
-    if not r[1] then
+    local known = read_record(record)
+    if not known.state then
       redis.call('ZREM', waiting, id)
       result = 'gone'
-    elseif expired(now, r[1], r[2]) then
+    elseif expired(now, known.arrived_ms, known.timeout_ms) then
       redis.call('ZREM', waiting, id)
-      local attempt, sequence = next_position(output, r[3] or 0)
+      local attempt, sequence = next_position(output, known.attempt)
       end_request(now, record, body, output, counters, id, attempt, sequence, 'expired', ARGV[3])
       result = 'expired'
-    elseif tonumber(r[3] or 0) ~= attempts then
+    elseif tonumber(known.attempt) ~= attempts then
       result = 'stale'  -- an attempt has failed since: it may exclude other engines now
     elseif choice == 0 then
       passed = passed + 1
       result = 'passed'
     else
-      local row, reservations, assigned = unpack(KEYS, 4 + 3 * choice - 2, 4 + 3 * choice)
-      local free = left[choice] or free_places(row, reservations) or 0
-      if free > 0 then
+      local engine = look_at(choice, ARGV[engines_at + choice], unpack(KEYS, 4 + 3 * choice - 2, 4 + 3 * choice))
+      if (engine.free or 0) > 0 then
         redis.call('ZREM', waiting, id)
-        left[choice] = assign_to(now, id, record, body, ARGV[engines_at + choice], row, reservations, assigned,
-          room, inline_bytes) or 0
+        assign_to(now, id, record, body, known, engine, nil, inline_bytes)
         result = 'assigned'
       else
-        -- Another scheduler filled that engine, or its note in the room was wrong: that would be chosen for ever.
-        left[choice] = note_room(room, ARGV[engines_at + choice], row, reservations) or 0
-        result = 'stale'
+        result = 'stale'  -- another scheduler filled that engine, or its note in the room was wrong
       end
     end
   end
@@ -68,6 +64,5 @@ for i = 1, tonumber(ARGV[requests_at]) do
   if result == 'stale' then break end
 end
 send_published()
-local places = {}
-for e = 1, engines do places[e] = left[e] or -1 end
+local places = write_room(room, engines)
 return {results, places, redis.call('ZCARD', waiting), redis.call('ZCOUNT', room, 1, '+inf')}

@@ -13,7 +13,7 @@ from .endings import EXPIRED_WAITING
 _SCRIPT = Script("assign")
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)  # not frozen: that costs a microsecond each, and there are many
 class Placement:
     """What a scheduler decided about one waiting request, in the order of the waiting set."""
 

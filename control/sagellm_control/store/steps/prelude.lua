@@ -88,25 +88,58 @@ local function expired(now, arrived, timeout)
   return timeout and timeout ~= '' and now >= tonumber(arrived) + tonumber(timeout)
 end
 
--- Moves a request to an engine that has a place for it. Returns the engine's places left.
-local function assign_to(now, id, record, body, engine, row, reservations, assigned, room, inline_bytes)
-  local r = redis.call('HMGET', record, 'kind', 'priority', 'stream', 'arrived_ms', 'timeout_ms', 'tenant',
-    'trace_id', 'traceparent')
-  local attempt = redis.call('HINCRBY', record, 'attempt', 1)
-  local entry = {'XADD', assigned, '*', 'id', id, 'attempt', attempt, 'kind', r[1], 'priority', r[2],
-    'arrived_ms', r[4], 'assigned_ms', ms(now)}
+-- Engines among which this call chooses. Each is read once, and its note in the room is written once, at the end.
+local looked_at = {}
+
+local function look_at(number, id, row, reservations, assigned)
+  local engine = looked_at[number]
+  if not engine then
+    engine = {id = id, reservations = reservations, assigned = assigned, free = free_places(row, reservations)}
+    looked_at[number] = engine
+  end
+  return engine
+end
+
+-- Returns the places left on engines 1 to `count`; -1 for one that was not looked at.
+local function write_room(room, count)
+  local places = {}
+  for number = 1, count do
+    local engine = looked_at[number]
+    places[number] = engine and (engine.free or 0) or -1
+    if engine and engine.free then redis.call('ZADD', room, engine.free, engine.id)
+    elseif engine then redis.call('ZREM', room, engine.id) end
+  end
+  return places
+end
+
+-- What admit and assign read of a record, in one go.
+local function read_record(record)
+  local r = redis.call('HMGET', record, 'state', 'entry', 'arrived_ms', 'timeout_ms', 'priority', 'attempt', 'kind',
+    'stream', 'tenant', 'trace_id', 'traceparent', 'rank')
+  return {state = r[1], entry = r[2], arrived_ms = r[3], timeout_ms = r[4], priority = r[5], attempt = r[6] or 0,
+    kind = r[7], stream = r[8], tenant = r[9], trace_id = r[10], traceparent = r[11], rank = r[12]}
+end
+
+-- Moves a request to an engine that has a place for it; `rank` only where the record does not hold it yet.
+local function assign_to(now, id, record, body, known, engine, rank, inline_bytes)
+  local attempt, moment = known.attempt + 1, ms(now)
+  local entry = {'XADD', engine.assigned, '*', 'id', id, 'attempt', attempt, 'kind', known.kind,
+    'priority', known.priority, 'arrived_ms', known.arrived_ms, 'assigned_ms', moment}
   local function add(name, value)
     if value and value ~= '' then entry[#entry + 1] = name; entry[#entry + 1] = value end
   end
-  add('stream', r[3])
-  if r[5] and r[5] ~= '' then add('timeout_at_ms', ms(tonumber(r[4]) + tonumber(r[5]))) end
-  add('tenant', r[6])
-  add('trace_id', r[7])
-  add('traceparent', r[8])
+  add('stream', known.stream)
+  if known.timeout_ms and known.timeout_ms ~= '' then
+    add('timeout_at_ms', ms(tonumber(known.arrived_ms) + tonumber(known.timeout_ms)))
+  end
+  add('tenant', known.tenant)
+  add('trace_id', known.trace_id)
+  add('traceparent', known.traceparent)
   -- The body travels along, so that the worker needs no second trip; a large one stays where it is.
   if redis.call('STRLEN', body) <= inline_bytes then add('body', redis.call('GET', body)) end
   local entry_id = redis.call(unpack(entry))
-  redis.call('SADD', reservations, id)
-  redis.call('HSET', record, 'state', 'assigned', 'engine', engine, 'entry', entry_id, 'assigned_ms', ms(now))
-  return note_room(room, engine, row, reservations)
+  redis.call('SADD', engine.reservations, id)
+  redis.call('HSET', record, 'state', 'assigned', 'engine', engine.id, 'entry', entry_id, 'assigned_ms', moment,
+    'attempt', attempt, 'rank', rank or known.rank)
+  engine.free = engine.free - 1
 end
