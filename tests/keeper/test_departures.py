@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
+from sagellm_control.keeper import departures
 from sagellm_control.keeper.departures import DepartureKeeper
 from sagellm_control.store.inspect import list_pools, model_index
 from sagellm_control.store.steps.engines import retire_engine
+from sagellm_control.store.steps.take import reclaim
+from sagellm_control.wire.keys import SCHEDULER_GROUP
 from sagellm_control.wire.states import EngineState
 
 from ..leaks import namespace_keys
@@ -51,3 +56,27 @@ async def test_an_engine_that_was_stopped_today_is_still_shown(pool: PoolDriver)
     await DepartureKeeper(pool.store, pool.name).look()
     assert await pool.store.commands.exists(pool.keys.engine("e1"))
     assert await list_pools(pool.store) == [pool.name]
+
+
+async def test_a_scheduler_that_is_long_gone_leaves_its_group(
+    pool: PoolDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await pool.engine()
+    await pool.take("gone")
+    await pool.take("here")
+    monkeypatch.setattr(departures, "CONSUMER_KEPT_MS", 0)
+    await DepartureKeeper(pool.store, pool.name).look()
+    for stream in (*pool.keys.intake, pool.keys.freed):
+        assert await pool.store.commands.xinfo_consumers(stream, SCHEDULER_GROUP) == []
+
+
+async def test_what_a_gone_scheduler_had_read_is_kept_for_another(
+    pool: PoolDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await pool.engine()
+    await pool.accept("a")
+    await pool.take("gone")
+    monkeypatch.setattr(departures, "CONSUMER_KEPT_MS", 0)
+    await DepartureKeeper(pool.store, pool.name).look()
+    taken = await reclaim(pool.store, pool.keys, "here", idle_ms=0)
+    assert [entry.fields["id"] for entry in taken.arrivals] == ["a"]

@@ -41,14 +41,13 @@ class EngineSession:
         while not stop.is_set():
             row = replace(self._row, state=EngineState.READY, worker=f"{self._row.worker}-{secrets.token_hex(3)}")
             try:
-                if not await self._register(row, stop):
-                    return
-                await self._run(row, stop)
-            except LeaseLost:
+                if await self._register(row, stop):
+                    await self._run(row, stop)
+            except* LeaseLost:
                 metrics.LEASES_LOST.labels(row.pool, row.engine_id).inc()
                 log.warning("engine %s: the lease was lost; registering again", row.engine_id)
-            except (RedisError, OSError) as error:
-                log.warning("engine %s: %s; trying again", row.engine_id, error)
+            except* (RedisError, OSError) as errors:
+                log.warning("engine %s: %s; trying again", row.engine_id, errors.exceptions[0])
                 await asyncio.sleep(RETRY_S)
 
     async def _register(self, row: EngineRow, stop: asyncio.Event) -> bool:
@@ -85,8 +84,6 @@ class EngineSession:
                 await self._drain(reader, lease, outbox)
                 for task in loops:
                     task.cancel()
-        except* LeaseLost:
-            raise LeaseLost(row.engine_id) from None
         finally:
             ready.set_function(lambda: 0)
         await retire_engine(

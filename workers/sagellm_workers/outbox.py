@@ -47,6 +47,7 @@ class Outbox:
         self._finishes: list[tuple[Attempt, Ending]] = []
         self._requeues: list[tuple[Attempt, Requeue]] = []
         self._ready = asyncio.Event()
+        self._claims_ready = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._events = metrics.EVENTS.labels(pool, engine)
@@ -55,7 +56,7 @@ class Outbox:
     def claim(self, attempt: Attempt) -> None:
         """The attempt runs from now on."""
         self._claims.append(attempt)
-        self._wake()
+        self._claims_ready.set()
 
     def output(self, attempt: Attempt) -> None:
         """The attempt has pending output."""
@@ -83,10 +84,21 @@ class Outbox:
 
     async def run(self) -> None:
         """Write until cancelled."""
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(self._run_claims(), name="claims")
+            loops.create_task(self._run_reports(), name="reports")
+
+    async def _run_claims(self) -> None:
+        # Apart from the reports, so that no first token waits for the answer to a claim.
+        while True:
+            await self._claims_ready.wait()
+            self._claims_ready.clear()
+            await self._write_claims()
+
+    async def _run_reports(self) -> None:
         while True:
             await self._ready.wait()
             self._ready.clear()
-            await self._write_claims()
             await self._write_outputs()
             await self._write_finishes()
             await self._write_requeues()

@@ -69,8 +69,7 @@ class AnswerWriter:
                 if response is None and not _is_stream(ending):
                     return self._whole(ending, b"")
                 response = response or await self._open_stream()
-                await response.write(_last_piece(ending))
-                await response.write_eof()
+                await response.write_eof(_last_piece(ending))
                 return response
 
     async def write_whole(self) -> web.StreamResponse:

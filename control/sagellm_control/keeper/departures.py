@@ -1,4 +1,4 @@
-"""Forgets engines that went a day ago, and pools whose last engine has been forgotten."""
+"""Forgets what went long ago: schedulers, engines, and pools whose last engine has been forgotten."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from ..store.connect import Store
 from ..store.inspect import engine_rows
 from ..store.steps.engines import remove_engine
 from ..store.steps.pools import forget_pool
+from ..store.steps.take import gone_consumers, leave
+
+CONSUMER_KEPT_MS = 3600 * 1000
+"""A scheduler reads at least every few seconds, so one that was silent for an hour is gone."""
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +39,11 @@ class DepartureKeeper:
                 log.warning("pool %s: cannot look for departed engines: %s", self.pool, error)
 
     async def look(self) -> None:
-        """Forget every engine whose row has expired, and the pool if that was its last."""
-        members = await self.store.commands.smembers(self.store.keys.pool(self.pool).engines)
+        """Forget schedulers long gone, every engine whose row has expired, and the pool if that was its last."""
+        keys = self.store.keys.pool(self.pool)
+        for consumer in await gone_consumers(self.store, keys, idle_ms=CONSUMER_KEPT_MS):
+            await leave(self.store, keys, consumer)
+        members = await self.store.commands.smembers(keys.engines)
         engines = [name.decode() for name in members]
         known = {row.engine_id for row in await engine_rows(self.store, self.pool, engines)}
         for engine in set(engines) - known:

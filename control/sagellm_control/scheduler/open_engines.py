@@ -17,23 +17,24 @@ class _Index:
     def __init__(self) -> None:
         self.ready: dict[str, None] = {}
         # Engines with room by number of requests on them, and by turn; a dict keeps the order in which they came.
-        self.by_load: list[dict[str, None]] = []
+        self.by_load: dict[int, dict[str, None]] = {}
         self.by_turn: dict[str, None] = {}
 
     def add(self, engine: str, load: int, free: int) -> None:
         self.ready[engine] = None
         if free > 0:
-            while len(self.by_load) <= load:
-                self.by_load.append({})
-            self.by_load[load][engine] = None
+            self.by_load.setdefault(load, {})[engine] = None
             self.by_turn.setdefault(engine)
         else:
             self.by_turn.pop(engine, None)
 
     def move(self, engine: str, load_before: int) -> None:
         """Take the engine out of its load, before it is added under another."""
-        if load_before < len(self.by_load):
-            self.by_load[load_before].pop(engine, None)
+        engines = self.by_load.get(load_before)
+        if engines is not None:
+            engines.pop(engine, None)
+            if not engines:
+                del self.by_load[load_before]
 
     def remove(self, engine: str, load: int) -> None:
         self.move(engine, load)
@@ -125,8 +126,9 @@ class OpenEngines:
     def by_load(self, request: Arrival) -> Iterator[str]:
         """Engines with room that may take the request, those with the fewest requests first."""
         index = self._index(request.model)
-        for engines in index.by_load:
-            yield from self._not_excluded(request, index, engines)
+        # There are few different loads: whoever sorts by load keeps them even.
+        for load in sorted(index.by_load):
+            yield from self._not_excluded(request, index, index.by_load[load])
 
     def by_turn(self, request: Arrival) -> Iterator[str]:
         """Engines with room that may take the request, the one whose turn is longest ago first."""

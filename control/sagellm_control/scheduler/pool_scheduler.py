@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from typing import Any
+
+from redis.exceptions import RedisError
 
 from ..store.connect import Store
 from ..store.inspect import engine_rows, room, serves, waiting_head
@@ -16,7 +19,7 @@ from ..store.steps.take import IntakeEntry, Taken, ensure_groups, leave, reclaim
 from ..wire.request import MAX_ID_LENGTH, Arrival, BadEntry, is_request_id, read_arrival
 from . import metrics
 from .open_engines import OpenEngines
-from .order import DEFAULT_ORDER, Order, make_order
+from .order import DEFAULT_AGING_S, DEFAULT_ORDER, Order, make_order
 from .placement import DEFAULT_PLACEMENT, Placement, make_placement
 from .settings import SchedulerSettings
 
@@ -51,7 +54,8 @@ class PoolScheduler:
         self.settings = settings
         self.keys = store.keys.pool(pool)
         self.engines = OpenEngines()
-        self.order: Order = make_order(DEFAULT_ORDER, aging_ms=settings.aging_s * 1000)
+        self.order: Order = make_order(DEFAULT_ORDER, aging_ms=DEFAULT_AGING_S * 1000)
+        self._aging = str(DEFAULT_AGING_S)
         self.placement: Placement = make_placement(DEFAULT_PLACEMENT)
         self._reader: Any = store.blocking()
         self._rows_read_at = float("-inf")
@@ -63,8 +67,8 @@ class PoolScheduler:
 
     async def run(self) -> None:
         """Schedule until cancelled."""
-        await self.prepare()
         try:
+            await self.prepare()
             while True:
                 await self.step()
         finally:
@@ -72,12 +76,18 @@ class PoolScheduler:
                 self._ahead.cancel()
                 await asyncio.wait({self._ahead})
             await self.store.done_with(self._reader)
-            await leave(self.store, self.keys, self.consumer)
+            with contextlib.suppress(RedisError, OSError):
+                # Whoever cannot say goodbye is forgotten by the keeper.
+                await leave(self.store, self.keys, self.consumer)
 
     async def prepare(self) -> None:
         """Create what the loop reads from, and record the policy if one was asked for."""
         await ensure_groups(self.store, self.keys)
-        wanted = {"policy": self.settings.policy, "placement": self.settings.placement}
+        wanted = {
+            "policy": self.settings.policy,
+            "placement": self.settings.placement,
+            "aging_s": self.settings.aging_s,
+        }
         if given := {name: value for name, value in wanted.items() if value is not None}:
             await self.store.commands.hset(self.keys.settings, mapping=given)
         await self.sweep()
@@ -261,10 +271,12 @@ class PoolScheduler:
         recorded = await self.store.commands.hgetall(self.keys.settings)
         policy = recorded.get(b"policy", DEFAULT_ORDER.encode()).decode(errors="replace")
         placement = recorded.get(b"placement", DEFAULT_PLACEMENT.encode()).decode(errors="replace")
+        aging = recorded.get(b"aging_s", str(DEFAULT_AGING_S).encode()).decode(errors="replace")
         try:
-            if policy != self.order.name:
-                self.order = make_order(policy, aging_ms=self.settings.aging_s * 1000)
-                log.info("pool %s: policy is %s", self.pool, policy)
+            if (policy, aging) != (self.order.name, self._aging):
+                self.order = make_order(policy, aging_ms=float(aging) * 1000)
+                self._aging = aging
+                log.info("pool %s: policy is %s, aging %s s", self.pool, policy, aging)
             if placement != self.placement.name:
                 self.placement = make_placement(placement)
                 log.info("pool %s: placement is %s", self.pool, placement)

@@ -22,12 +22,12 @@ class SchedulerSettings(BaseModel):
         default=None,
         description=f"On which engine: {', '.join(PLACEMENTS)}. Recorded like the policy; else least_loaded",
     )
-    aging_s: float = Field(
-        default=60.0,
+    aging_s: float | None = Field(
+        default=None,
         ge=0,
         le=86_400,
         description="Head start (s) of a priority class over the next: a BACKGROUND request goes before a CRITICAL "
-        "one that came more than 4 times this later",
+        "one that came more than 4 times this later. Recorded like the policy; else 60",
     )
     batch: int = Field(default=128, ge=1, le=1000, description="Most requests decided on in one commit")
     sweep_s: float = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from ..wire.event import Event, read_log_entry
 from ..wire.priority import RequestPriority
 from ..wire.request import SCHEDULING_FIELDS, Arrival, BadEntry, read_arrival
 from .connect import Store
+
+log = logging.getLogger(__name__)
 
 
 class PoolDepth(BaseModel):
@@ -77,7 +80,14 @@ async def engine_rows(store: Store, pool: str, engines: Sequence[str]) -> list[E
     for engine in engines:
         pipe.hgetall(keys.engine(engine))
     rows = await pipe.execute() if engines else []
-    return [read_engine_row(name, texts(fields)) for name, fields in zip(engines, rows, strict=True) if fields]
+    found: list[EngineRow] = []
+    for name, fields in zip(engines, rows, strict=True):
+        try:
+            if fields:
+                found.append(read_engine_row(name, texts(fields)))
+        except ValueError as error:
+            log.error("pool %s: the row of engine %s cannot be read: %s", pool, name, error)
+    return found
 
 
 async def waiting_head(store: Store, pool: str, count: int, *, start: int = 0) -> list[tuple[Arrival, int]]:

@@ -20,8 +20,8 @@ _PRELUDE = _STEPS.joinpath("prelude.lua").read_text(encoding="utf-8")
 class Script:
     """One step: the prelude and its own file.
 
-    Every step may be repeated: what it did before, it finds done. So a call whose reply was lost is sent again,
-    once, and a server that has lost its script cache is given the text.
+    Every step may be repeated: what it did before, it finds done (and what a lost ``take`` had read is reclaimed). So a
+    call whose reply was lost is sent again, once, and a server that has lost its script cache is given the text.
     """
 
     def __init__(self, name: str) -> None:

@@ -85,5 +85,5 @@ for level = 0, 4 do
   end
 end
 send_published()
-local places = write_room(room, engines)
+local places = write_places(room, engines)
 return {results, places, redis.call('ZCARD', waiting), redis.call('ZCOUNT', room, 1, '+inf')}

@@ -15,6 +15,7 @@ for i = 1, tonumber(ARGV[3]) do
   if not holds or r[2] ~= engine or r[3] ~= attempt or not (r[1] == 'running' or r[1] == 'assigned') then
     results[i] = 'lost'
   else
+    if r[1] == 'assigned' then redis.call('HSET', record, 'state', 'running') end  -- it spoke before its claim came
     -- An id that is not above the last one is an append whose reply was lost, sent again.
     local added = redis.pcall('XADD', output, attempt .. '-' .. sequence, 'type', 'chunk', 'payload', payload)
     if type(added) == 'table' and added.err then

@@ -64,5 +64,5 @@ for i = 1, tonumber(ARGV[requests_at]) do
   if result == 'stale' then break end
 end
 send_published()
-local places = write_room(room, engines)
+local places = write_places(room, engines)
 return {results, places, redis.call('ZCARD', waiting), redis.call('ZCOUNT', room, 1, '+inf')}

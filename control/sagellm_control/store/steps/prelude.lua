@@ -88,24 +88,27 @@ local function expired(now, arrived, timeout)
   return timeout and timeout ~= '' and now >= tonumber(arrived) + tonumber(timeout)
 end
 
--- Engines among which this call chooses. Each is read once, and its note in the room is written once, at the end.
+-- Engines among which this call chooses. Each is read once; its reservations and its note in the room are written
+-- once, at the end.
 local looked_at = {}
 
 local function look_at(number, id, row, reservations, assigned)
   local engine = looked_at[number]
   if not engine then
-    engine = {id = id, reservations = reservations, assigned = assigned, free = free_places(row, reservations)}
+    engine = {id = id, reservations = reservations, assigned = assigned, free = free_places(row, reservations),
+      taken = {}}
     looked_at[number] = engine
   end
   return engine
 end
 
--- Returns the places left on engines 1 to `count`; -1 for one that was not looked at.
-local function write_room(room, count)
+-- Reserves what was taken. Returns the places left on engines 1 to `count`; -1 for one that was not looked at.
+local function write_places(room, count)
   local places = {}
   for number = 1, count do
     local engine = looked_at[number]
     places[number] = engine and (engine.free or 0) or -1
+    if engine and #engine.taken > 0 then redis.call('SADD', engine.reservations, unpack(engine.taken)) end
     if engine and engine.free then redis.call('ZADD', room, engine.free, engine.id)
     elseif engine then redis.call('ZREM', room, engine.id) end
   end
@@ -138,7 +141,7 @@ local function assign_to(now, id, record, body, known, engine, rank, inline_byte
   -- The body travels along, so that the worker needs no second trip; a large one stays where it is.
   if redis.call('STRLEN', body) <= inline_bytes then add('body', redis.call('GET', body)) end
   local entry_id = redis.call(unpack(entry))
-  redis.call('SADD', engine.reservations, id)
+  engine.taken[#engine.taken + 1] = id
   redis.call('HSET', record, 'state', 'assigned', 'engine', engine.id, 'entry', entry_id, 'assigned_ms', moment,
     'attempt', attempt, 'rank', rank or known.rank)
   engine.free = engine.free - 1

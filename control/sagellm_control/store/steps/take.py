@@ -111,6 +111,20 @@ async def reclaim(store: Store, keys: PoolKeys, consumer: str, *, idle_ms: int) 
     return taken
 
 
+async def gone_consumers(store: Store, keys: PoolKeys, *, idle_ms: int) -> set[str]:
+    """Consumers from whom no stream has heard for so long."""
+    seen: dict[str, int] = {}
+    for stream in (*keys.intake, keys.freed):
+        try:
+            consumers = await store.commands.xinfo_consumers(stream, SCHEDULER_GROUP)
+        except ResponseError:
+            continue  # no stream or no group yet, so nobody to forget
+        for known in consumers:
+            name = known["name"].decode(errors="replace")
+            seen[name] = min(seen.get(name, known["idle"]), known["idle"])
+    return {name for name, idle in seen.items() if idle >= idle_ms}
+
+
 async def leave(store: Store, keys: PoolKeys, consumer: str) -> None:
     """Remove a consumer from each stream on which it has nothing pending; the rest is for ``reclaim``."""
     await _LEAVE(store, [*keys.intake, keys.freed], [consumer])
