@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Coroutine
 
 import click
@@ -16,6 +17,9 @@ def serve(process: Coroutine[object, object, None]) -> None:
     """Run a process on uvloop until it ends; its ``run`` minds SIGTERM and SIGINT itself."""
     import uvloop
 
+    # What was imported stays: the collector need not look through it again and again.
+    gc.collect()
+    gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(process)
 

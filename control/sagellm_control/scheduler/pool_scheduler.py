@@ -62,6 +62,8 @@ class PoolScheduler:
         self._swept_at = float("-inf")
         self._ahead: asyncio.Task[Taken] | None = None
         """The next read, when it is under way already."""
+        self._committing: asyncio.Task[bool] | None = None
+        """Admissions that are under way."""
         self._seen_waiting: tuple[str, float] | None = None
         """The head of the waiting set while engines had room, and since when (monotonic)."""
 
@@ -72,9 +74,10 @@ class PoolScheduler:
             while True:
                 await self.step()
         finally:
-            if self._ahead is not None:
-                self._ahead.cancel()
-                await asyncio.wait({self._ahead})
+            for task in (self._ahead, self._committing):
+                if task is not None:
+                    task.cancel()
+                    await asyncio.wait({task})
             await self.store.done_with(self._reader)
             with contextlib.suppress(RedisError, OSError):
                 # Whoever cannot say goodbye is forgotten by the keeper.
@@ -116,7 +119,12 @@ class PoolScheduler:
         """Deal with everything that was taken."""
         look = False
         for start in range(0, len(taken.arrivals), self.settings.batch):
-            look |= await self._admit(taken.arrivals[start : start + self.settings.batch])
+            admissions = await self._decide_arrivals(taken.arrivals[start : start + self.settings.batch])
+            look |= await self._committed()
+            self._committing = asyncio.create_task(self._commit(admissions), name=f"admit {self.pool}")
+        if look or taken.freed or self._ahead is None:
+            # Else there is more, which is decided on while the server carries out this.
+            look |= await self._committed()
         if taken.freed:
             if not all(self.engines.knows(entry.engine) for entry in taken.freed):
                 await self._read_engines()
@@ -155,8 +163,7 @@ class PoolScheduler:
             metrics.MISSED_WAKEUPS.labels(self.pool).inc(missed)
             log.warning("pool %s: the sweep placed %d requests that no wake-up had reached", self.pool, missed)
 
-    async def _admit(self, entries: list[IntakeEntry]) -> bool:
-        """Admit arrivals; whether the waiting set has to be looked at after it."""
+    async def _decide_arrivals(self, entries: list[IntakeEntry]) -> list[Admission]:
         batch_began = time.monotonic()
         admissions: list[Admission] = []
         ranked: list[tuple[float, IntakeEntry, Arrival]] = []
@@ -177,6 +184,14 @@ class PoolScheduler:
             if engine is not None:
                 self.engines.take(engine)
             admissions.append(Admission(entry.level, entry.entry_id, arrival.id, rank, engine))
+        return admissions
+
+    async def _committed(self) -> bool:
+        """Wait for the admissions that are under way; whether the waiting set has to be looked at after them."""
+        committing, self._committing = self._committing, None
+        return await committing if committing is not None else False
+
+    async def _commit(self, admissions: list[Admission]) -> bool:
         admitted = await admit(self.store, self.pool, admissions)
         for admission, result in zip(admissions, admitted.results, strict=True):
             if admission.engine and result != "assigned":
