@@ -29,6 +29,9 @@ _PING_EVERY_S = 0.005
 _PORT_TRIES = 5
 """A free port can be taken by somebody else before the server binds it."""
 
+_ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=5000"}
+"""The carried server has no allocator of its own; with a larger cache glibc's costs it a tenth less time."""
+
 _LOG_LINES = 8
 """Of the log in an error message: enough for Valkey's reason."""
 
@@ -190,6 +193,7 @@ class EmbeddedValkey:
                 stdout=log,
                 stderr=asyncio.subprocess.STDOUT,
                 cwd=self._folder,
+                env=os.environ | _ALLOCATOR,
                 pass_fds=(self._lock.descriptor,),
                 # Ctrl-C in a terminal is for the one who started us; it decides when the server goes.
                 start_new_session=True,
