@@ -185,7 +185,7 @@ async def test_a_keeper_outlives_a_server_that_is_away(
     await pool.running("a")
     pool.clock.advance(LEASE_MS)
     looks = 0
-    look = keeper.look
+    look = keeper.look_twice
 
     async def fails_once() -> int:
         nonlocal looks
@@ -194,7 +194,22 @@ async def test_a_keeper_outlives_a_server_that_is_away(
             raise ConnectionError("no server")
         return await look()
 
-    monkeypatch.setattr(keeper, "look", fails_once)
+    monkeypatch.setattr(keeper, "look_twice", fails_once)
     async with running({"keeper": keeper.run()}):
         await wait_until(pool.waiting_ids)
     assert looks > 1
+
+
+async def test_a_lease_that_is_renewed_after_a_stall_is_not_taken(pool: PoolDriver, keeper: LapseKeeper) -> None:
+    """The server was busy with itself for longer than a lease: the renewals come right after it."""
+    row = await pool.engine()
+    await pool.running("a")
+    pool.clock.advance(LEASE_MS + 1)
+    assert await keeper.look_twice() == 0
+    assert await renew_engine(pool.store, row, [("a", 1)], lease_ms=LEASE_MS) is not None
+    assert await keeper.look_twice() == 0
+    pool.clock.advance(LEASE_MS + 1)
+    assert await keeper.look_twice() == 0
+    assert await pool.state("a") == "running"
+    assert await keeper.look_twice() == 1
+    assert await pool.state("a") == "waiting"

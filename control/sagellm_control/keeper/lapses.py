@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 
 from redis.exceptions import RedisError
 
@@ -25,20 +26,36 @@ class LapseKeeper:
     def __init__(self, store: Store, pool: str) -> None:
         self.store = store
         self.pool = pool
+        self._suspected: set[str] = set()
 
     async def run(self) -> None:
         """Keep until cancelled."""
         while True:
             try:
-                await self.look()
+                await self.look_twice()
             except (RedisError, OSError) as error:
                 log.warning("pool %s: cannot look for lapsed leases: %s", self.pool, error)
+                self._suspected = set()
             await asyncio.sleep(LOOK_EVERY_S)
+
+    async def look_twice(self) -> int:
+        """Retire the engines whose leases have lapsed now and had at the last look; how many requests were given back.
+
+        After a stall of the server (its disk, say) every lease looks lapsed for the moment until the renewals that
+        were waiting have got through.
+        """
+        lapsed = set(await lapsed_leases(self.store, self.pool))
+        confirmed, self._suspected = lapsed & self._suspected, lapsed
+        return await self.retire(confirmed)
 
     async def look(self) -> int:
         """Retire every engine whose lease has lapsed; how many requests were given back."""
+        return await self.retire(await lapsed_leases(self.store, self.pool))
+
+    async def retire(self, engines: Iterable[str]) -> int:
+        """Retire these engines, as far as their leases have lapsed; how many requests were given back."""
         given_back = 0
-        for engine in await lapsed_leases(self.store, self.pool):
+        for engine in engines:
             retired = await retire_engine(
                 self.store, self.pool, engine, "", EngineState.ERROR, "its worker's lease lapsed"
             )
