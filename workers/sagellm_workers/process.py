@@ -70,8 +70,9 @@ async def find_engine(
     client: EngineClient, url: str, settings: WorkerSettings, stop: asyncio.Event
 ) -> tuple[EngineAdapter, EngineFacts] | None:
     """Probe until the engine answers; None: stopped meanwhile."""
-    told = ""
+    told, looks = "", 0
     while not stop.is_set():
+        looks += 1
         try:
             adapter, facts = await discover(
                 url,
@@ -87,7 +88,8 @@ async def find_engine(
             problem = "it lists no models"
         except (EngineError, ValueError) as error:
             problem = str(error)
-        if problem != told:
+        # An engine that is started at the same time as its worker is not worth a warning.
+        if problem != told and looks > 1:
             log.warning("waiting for engine %s: %s", url, problem)
             told = problem
         try:
