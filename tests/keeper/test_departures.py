@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from sagellm_control.keeper import departures
 from sagellm_control.keeper.departures import DepartureKeeper
+from sagellm_control.scheduler import process
+from sagellm_control.scheduler.settings import SchedulerSettings
 from sagellm_control.store.inspect import list_pools, model_index
-from sagellm_control.store.steps.engines import retire_engine
+from sagellm_control.store.steps.engines import remove_engine, retire_engine
+from sagellm_control.store.steps.pools import forget_pool
 from sagellm_control.store.steps.take import reclaim
 from sagellm_control.wire.keys import SCHEDULER_GROUP
 from sagellm_control.wire.states import EngineState
 
 from ..leaks import namespace_keys
 from ..pool_driver import PoolDriver
+from ..scheduler.running import running
+from ..waiting import wait_until
 
 
 async def gone(pool: PoolDriver, engine: str = "e1") -> None:
@@ -80,3 +87,25 @@ async def test_what_a_gone_scheduler_had_read_is_kept_for_another(
     await DepartureKeeper(pool.store, pool.name).look()
     taken = await reclaim(pool.store, pool.keys, "here", idle_ms=0)
     assert [entry.fields["id"] for entry in taken.arrivals] == ["a"]
+
+
+async def test_a_scheduler_does_not_bring_a_forgotten_pool_back(
+    pool: PoolDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finds its streams gone; were it to make them again, they would stay for ever."""
+    monkeypatch.setattr(process, "RETRY_S", 0.01)
+    await pool.engine()
+    async with running({"scheduler": process.Scheduler(pool.store, SchedulerSettings()).run()}):
+        scheduling = f"schedule {pool.name}"
+        await wait_until(lambda: pool.store.commands.exists(pool.keys.freed), what="the pool is scheduled")
+        monkeypatch.setattr(process, "LOOK_EVERY_S", 60)
+        await wait_until(lambda: scheduling in task_names())
+        await gone(pool)
+        await remove_engine(pool.store, pool.name, "e1")
+        assert await forget_pool(pool.store, pool.name)
+        await wait_until(lambda: scheduling not in task_names(), what="it is not scheduled any more")
+        assert await namespace_keys(pool.store) == []
+
+
+def task_names() -> set[str]:
+    return {task.get_name() for task in asyncio.all_tasks()}

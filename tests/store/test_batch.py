@@ -97,3 +97,18 @@ async def test_what_was_written_for_one_that_left_is_told_after_the_others_have_
         assert await staying == 20
     assert told == [(1, 10)]
     assert write.batches == [[1], [2]]
+
+
+async def test_one_that_left_before_a_write_failed_is_told_too() -> None:
+    """The write may have been carried out all the same."""
+    write = SlowWriter()
+    write.broken = True
+    told: list[tuple[int, int | None]] = []
+    async with Batcher(write, limit=9, abandoned=lambda item, answer: told.append((item, answer))) as batcher:
+        leaving = asyncio.create_task(batcher.submit(1))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.sleep(0)
+        write.gate.release()
+    assert told == [(1, None)]

@@ -15,7 +15,7 @@ from ..wire.event import END, read_frames
 from .answer import Answer
 
 if TYPE_CHECKING:
-    from redis.asyncio.client import PubSub
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,6 @@ class Inbox:
         self._store = store
         self.channel = store.keys.inbox(secrets.token_hex(6))
         self._answers: dict[str, list[Answer]] = {}
-        self._subscription: PubSub | None = None
         self.subscribed = asyncio.Event()
         """Set while the subscription stands."""
 

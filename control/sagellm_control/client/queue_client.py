@@ -219,9 +219,9 @@ class QueueClient:
         async def write(items: Sequence[tuple[NewRequest, bool]]) -> Sequence[AcceptResult]:
             return await accept(self.store, pool, [request for request, _ in items], self.limits)
 
-        def abandoned(item: tuple[NewRequest, bool], result: AcceptResult) -> None:
+        def abandoned(item: tuple[NewRequest, bool], result: AcceptResult | None) -> None:
             request, idempotent = item
-            if isinstance(result, Accepted) and not idempotent:
+            if isinstance(result, Accepted | None) and not idempotent:
                 self._abandoned.add(pool, request.id)
 
         return Batcher(write, limit=MOST_IN_A_BATCH, abandoned=abandoned)

@@ -13,11 +13,10 @@ from ..store.steps.engines import remove_engine
 from ..store.steps.pools import forget_pool
 from ..store.steps.take import gone_consumers, leave
 
-CONSUMER_KEPT_MS = 3600 * 1000
-"""A scheduler reads at least every few seconds, so one that was silent for an hour is gone."""
-
 log = logging.getLogger(__name__)
 
+CONSUMER_KEPT_MS = 3600 * 1000
+"""A scheduler reads at least every few seconds, so one that was silent for an hour is gone."""
 LOOK_EVERY_S = 60.0
 """What is forgotten here went a day ago; nobody waits for it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -76,3 +77,6 @@ class Scheduler:
             except (RedisError, OSError) as error:
                 log.warning("pool %s: %s; trying again", pool, error)
             await asyncio.sleep(RETRY_S)
+            with contextlib.suppress(RedisError, OSError):
+                if pool not in await list_pools(self.store):
+                    return  # it was forgotten: to prepare it again would leave its streams behind

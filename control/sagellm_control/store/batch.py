@@ -17,7 +17,8 @@ class Batcher(Generic[Item, Answer]):
     Args:
         write: carries out a batch and answers each item, in order. An exception reaches every submitter of the batch.
         limit: most items in a batch.
-        abandoned: told of an item that was written although its submitter had been cancelled meanwhile.
+        abandoned: told of an item whose submitter was cancelled while it was being written, with its answer; None: the
+            write failed, so that nobody knows.
     """
 
     def __init__(
@@ -25,7 +26,7 @@ class Batcher(Generic[Item, Answer]):
         write: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]],
         *,
         limit: int,
-        abandoned: Callable[[Item, Answer], None] | None = None,
+        abandoned: Callable[[Item, Answer | None], None] | None = None,
     ) -> None:
         self._write = write
         self._limit = limit
@@ -61,9 +62,11 @@ class Batcher(Generic[Item, Answer]):
                 try:
                     answers = await self._write([item for item, _ in batch])
                 except Exception as error:
-                    for _, future in batch:
+                    for item, future in batch:
                         if not future.done():
                             future.set_exception(error)
+                        elif self._abandoned is not None:
+                            self._abandoned(item, None)
                     continue
                 for (item, future), answer in zip(batch, answers, strict=True):
                     if not future.done():
