@@ -10,6 +10,8 @@ import orjson
 
 from sagellm_control.simulated_engine import answer_tokens, chat_prompt
 
+from .in_process import InProcessSystem
+
 MODEL = "simulated-1"
 CHAT_PATH = "/v1/chat/completions"
 
@@ -21,6 +23,12 @@ def chat(text: str = "hello", **fields: Any) -> dict[str, Any]:
 
 def chat_bytes(text: str = "hello", **fields: Any) -> bytes:
     return orjson.dumps(chat(text, **fields))
+
+
+def post_chat(system: InProcessSystem, headers: dict[str, str], gateway: int = 0, **fields: Any) -> Any:
+    """Post a short chat with these headers to one of the gateways; to be used with ``async with``."""
+    url = system.gateways[gateway] + CHAT_PATH
+    return system.session.post(url, json=chat(**{"max_tokens": 4, **fields}), headers=headers)
 
 
 def expected_text(text: str, tokens: int) -> str:

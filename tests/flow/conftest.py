@@ -11,6 +11,7 @@ import aiohttp
 import orjson
 import pytest
 
+from sagellm_control.client import QueueClient
 from sagellm_control.gateway.settings import GatewaySettings
 from sagellm_control.scheduler.settings import SchedulerSettings
 from sagellm_control.simulated_engine import SimulatedEngineSettings
@@ -123,6 +124,22 @@ async def start_system(redis_settings: RedisSettings) -> AsyncGenerator[StartSys
             )
 
         yield start
+
+
+# For modules that have an ``engine`` or a ``system`` of their own.
+
+
+@pytest.fixture
+async def two_gateways(engine: SimulatedEngine, start_system: StartSystem) -> InProcessSystem:
+    return await start_system(engine, gateways=2)
+
+
+@pytest.fixture
+async def queue(redis_settings: RedisSettings, system: InProcessSystem) -> AsyncGenerator[QueueClient, None]:
+    # The system is there first, so that the client does not have to look twice.
+    assert system.engines
+    async with QueueClient.connect(redis_settings) as queue:
+        yield queue
 
 
 def _section(settings: dict[str, Any], name: str) -> dict[str, Any]:

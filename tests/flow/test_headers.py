@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from .asking import CHAT_PATH, chat, error_of
+from .asking import error_of, post_chat
 from .conftest import SimulatedEngine, StartEngine, StartSystem
 from .in_process import InProcessSystem
 
@@ -25,16 +23,6 @@ async def system(engine: SimulatedEngine, start_system: StartSystem) -> InProces
     return await start_system(engine)
 
 
-@pytest.fixture
-async def two_gateways(engine: SimulatedEngine, start_system: StartSystem) -> InProcessSystem:
-    return await start_system(engine, gateways=2)
-
-
-def _ask(system: InProcessSystem, headers: dict[str, str], gateway: int = 0, **fields: Any) -> Any:
-    url = system.gateways[gateway] + CHAT_PATH
-    return system.session.post(url, json=chat(**{"max_tokens": 4, **fields}), headers=headers)
-
-
 @pytest.mark.parametrize(
     ("sent", "told"), [("CRITICAL", "CRITICAL"), ("low", "LOW"), ("4", "BACKGROUND"), (None, "NORMAL")]
 )
@@ -43,7 +31,7 @@ async def test_the_priority_is_recorded_and_told(
     system: InProcessSystem, sent: str | None, told: str, stream: bool
 ) -> None:
     headers = {"X-Request-ID": "p", **({"X-Request-Priority": sent} if sent else {})}
-    async with _ask(system, headers, stream=stream) as response:
+    async with post_chat(system, headers, stream=stream) as response:
         assert response.status == 200
         assert response.headers["X-Request-Priority"] == told
         await response.read()
@@ -78,7 +66,7 @@ async def test_the_priority_is_recorded_and_told(
 async def test_a_header_that_cannot_be_used_is_named(
     engine: SimulatedEngine, system: InProcessSystem, header: str, value: str, allowed: str
 ) -> None:
-    async with _ask(system, {header: value}) as response:
+    async with post_chat(system, {header: value}) as response:
         assert response.status == 400
         error = await error_of(response)
     assert error["param"] == header
@@ -90,20 +78,20 @@ async def test_a_header_that_cannot_be_used_is_named(
 @pytest.mark.parametrize("stream", [False, True])
 async def test_ids_are_returned(system: InProcessSystem, stream: bool) -> None:
     sent = {"X-Request-ID": "my.id_1", "X-Trace-ID": "my-trace", "traceparent": TRACEPARENT}
-    async with _ask(system, sent, stream=stream) as response:
+    async with post_chat(system, sent, stream=stream) as response:
         assert {name: response.headers[name] for name in sent} == sent
         await response.read()
 
 
 async def test_ids_are_made_up_where_none_is_given(system: InProcessSystem) -> None:
-    async with _ask(system, {}) as first, _ask(system, {}) as second:
+    async with post_chat(system, {}) as first, post_chat(system, {}) as second:
         ids = {first.headers["X-Request-ID"], second.headers["X-Request-ID"]}
         assert len(ids) == 2
         assert first.headers["X-Trace-ID"] == first.headers["X-Request-ID"]
 
 
 async def test_the_trace_id_is_taken_from_traceparent(system: InProcessSystem) -> None:
-    async with _ask(system, {"traceparent": TRACEPARENT, "X-Request-ID": "t"}) as response:
+    async with post_chat(system, {"traceparent": TRACEPARENT, "X-Request-ID": "t"}) as response:
         assert response.headers["X-Trace-ID"] == TRACE_ID
     view = await system.find("t")
     assert view is not None
@@ -111,21 +99,21 @@ async def test_the_trace_id_is_taken_from_traceparent(system: InProcessSystem) -
 
 
 async def test_a_malformed_traceparent_is_ignored(system: InProcessSystem) -> None:
-    async with _ask(system, {"traceparent": "00-zz-01"}) as response:
+    async with post_chat(system, {"traceparent": "00-zz-01"}) as response:
         assert response.status == 200
         assert "traceparent" not in response.headers
 
 
 async def test_a_refusal_tells_the_request_id_too(system: InProcessSystem) -> None:
-    async with _ask(system, {"X-Request-ID": "refused-1"}, model="nobody") as response:
+    async with post_chat(system, {"X-Request-ID": "refused-1"}, model="nobody") as response:
         assert response.status == 404
         assert response.headers["X-Request-ID"] == "refused-1"
 
 
 async def test_a_request_id_that_is_in_use(engine: SimulatedEngine, two_gateways: InProcessSystem) -> None:
-    async with _ask(two_gateways, {"X-Request-ID": "once"}) as response:
+    async with post_chat(two_gateways, {"X-Request-ID": "once"}) as response:
         assert response.status == 200
-    async with _ask(two_gateways, {"X-Request-ID": "once"}, gateway=1) as response:
+    async with post_chat(two_gateways, {"X-Request-ID": "once"}, gateway=1) as response:
         assert response.status == 409
         error = await error_of(response)
     assert (error["param"], error["code"]) == ("X-Request-ID", "request_id_exists")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 from aiohttp import web
@@ -12,7 +11,7 @@ from sagellm_control.gateway.request_headers import idempotent_id
 from sagellm_control.wire.states import RequestState
 
 from ..waiting import wait_until
-from .asking import CHAT_PATH, chat, error_of, expected_text
+from .asking import CHAT_PATH, error_of, expected_text, post_chat
 from .conftest import SimulatedEngine, StartEcho, StartEngine, StartSystem
 from .in_process import InProcessSystem
 
@@ -27,22 +26,12 @@ async def system(engine: SimulatedEngine, start_system: StartSystem) -> InProces
     return await start_system(engine)
 
 
-@pytest.fixture
-async def two_gateways(engine: SimulatedEngine, start_system: StartSystem) -> InProcessSystem:
-    return await start_system(engine, gateways=2)
-
-
-def _ask(system: InProcessSystem, headers: dict[str, str], gateway: int = 0, **fields: Any) -> Any:
-    url = system.gateways[gateway] + CHAT_PATH
-    return system.session.post(url, json=chat(**{"max_tokens": 4, **fields}), headers=headers)
-
-
 async def test_an_idempotency_key_gives_the_same_answer_again(
     engine: SimulatedEngine, two_gateways: InProcessSystem
 ) -> None:
     answers: list[tuple[str, bytes]] = []
     for gateway in (0, 0, 1):
-        async with _ask(two_gateways, {"Idempotency-Key": "key one"}, gateway) as response:
+        async with post_chat(two_gateways, {"Idempotency-Key": "key one"}, gateway) as response:
             assert response.status == 200
             answers.append((response.headers["X-Request-ID"], await response.read()))
     assert answers[0] == answers[1] == answers[2]
@@ -55,7 +44,7 @@ async def test_two_at_once_with_one_key_share_one_stream(start_engine: StartEngi
     key = {"Idempotency-Key": "shared"}
 
     async def ask(gateway: int) -> bytes:
-        async with asyncio.timeout(5), _ask(system, key, gateway, stream=True, max_tokens=30) as response:
+        async with asyncio.timeout(5), post_chat(system, key, gateway, stream=True, max_tokens=30) as response:
             assert response.status == 200
             return await response.read()
 
@@ -67,9 +56,9 @@ async def test_two_at_once_with_one_key_share_one_stream(start_engine: StartEngi
 
 
 async def test_a_key_that_was_used_with_another_body(engine: SimulatedEngine, two_gateways: InProcessSystem) -> None:
-    async with _ask(two_gateways, {"Idempotency-Key": "k"}) as response:
+    async with post_chat(two_gateways, {"Idempotency-Key": "k"}) as response:
         assert response.status == 200
-    async with _ask(two_gateways, {"Idempotency-Key": "k"}, gateway=1, max_tokens=5) as response:
+    async with post_chat(two_gateways, {"Idempotency-Key": "k"}, gateway=1, max_tokens=5) as response:
         assert response.status == 422
         error = await error_of(response)
     assert (error["param"], error["code"]) == ("Idempotency-Key", "idempotency_key_reused")
@@ -78,7 +67,7 @@ async def test_a_key_that_was_used_with_another_body(engine: SimulatedEngine, tw
 
 async def test_each_user_has_idempotency_keys_of_its_own(engine: SimulatedEngine, system: InProcessSystem) -> None:
     for user in ("anna", "ben"):
-        async with _ask(system, {"Idempotency-Key": "k"}, user=user) as response:
+        async with post_chat(system, {"Idempotency-Key": "k"}, user=user) as response:
             assert response.status == 200
     assert (await engine.state())["total_requests"] == 2
 
@@ -123,7 +112,7 @@ async def test_one_of_two_may_leave(start_engine: StartEngine, start_system: Sta
     request_id = idempotent_id("", "shared")
 
     async def ask() -> bytes:
-        async with _ask(system, key, max_tokens=30) as response:
+        async with post_chat(system, key, max_tokens=30) as response:
             return await response.read()
 
     first = asyncio.create_task(ask())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -22,14 +21,6 @@ from .in_process import InProcessSystem
 @pytest.fixture
 async def system(start_engine: StartEngine, start_system: StartSystem) -> InProcessSystem:
     return await start_system(await start_engine(), gateways=0)
-
-
-@pytest.fixture
-async def queue(redis_settings: RedisSettings, system: InProcessSystem) -> AsyncGenerator[QueueClient, None]:
-    # The system is there first, so that the client does not have to look twice.
-    assert system.engines
-    async with QueueClient.connect(redis_settings) as queue:
-        yield queue
 
 
 async def test_resume_behind_a_position(
