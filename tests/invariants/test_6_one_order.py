@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from sagellm_control.scheduler.order import PriorityOrder
+from sagellm_control.scheduler.order import PriorityOrder, rank_of
 from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.request import read_arrival
@@ -30,7 +30,7 @@ async def drained(pool: PoolDriver, count: int) -> tuple[list[str], list[str]]:
         async with instant_workers(pool, "e1") as (answered, _):
             await wait_until(lambda: len(answered) == 102)
     order = PriorityOrder(50)
-    ranks = {r: order.rank(read_arrival(r, await pool.record(r))) for r in ids}
+    ranks = {r: rank_of(order, read_arrival(r, await pool.record(r))) for r in ids}
     # The driver has ranked the first two by their time of arrival alone.
     ranks |= {r: float((await pool.record(r))["arrived_ms"]) for r in ("early-1", "early-2")}
     return answered, sorted(ranks, key=lambda r: (ranks[r], r))

@@ -8,6 +8,7 @@ from types import FrameType
 
 import pytest
 
+from sagellm_control.scheduler.forecast import UNKNOWN
 from sagellm_control.scheduler.open_engines import OpenEngines
 from sagellm_control.scheduler.placement import PLACEMENTS, make_placement
 from sagellm_control.wire.engine import EngineRow
@@ -152,7 +153,7 @@ def place(name: str, model: str = "", excluded: frozenset[str] = frozenset()) ->
     request = Arrival("r", RequestPriority.NORMAL, 0.0, model=model, excluded=excluded)
 
     def choose_and_take(engines: OpenEngines) -> None:
-        engine = placement.choose(request, engines)
+        engine = placement.choose(request, UNKNOWN, engines, 0.0)
         if engine is not None:
             engines.take(engine)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sagellm_control.scheduler.order import DEFAULT_ORDER, ORDERS, FifoOrder, PriorityOrder, make_order
+from sagellm_control.scheduler.order import DEFAULT_ORDER, ORDERS, FifoOrder, PriorityOrder, make_order, rank_of
 from sagellm_control.store.steps.rank import write_rank
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.request import Arrival
@@ -25,18 +25,18 @@ def arrival(priority: RequestPriority = RequestPriority.NORMAL, offset_ms: float
 @given(priorities, offsets_ms, priorities, offsets_ms)
 def test_fifo_looks_at_nothing_but_the_time(p1: RequestPriority, t1: int, p2: RequestPriority, t2: int) -> None:
     order = FifoOrder()
-    assert (order.rank(arrival(p1, t1)) < order.rank(arrival(p2, t2))) == (t1 < t2)
+    assert (rank_of(order, arrival(p1, t1)) < rank_of(order, arrival(p2, t2))) == (t1 < t2)
 
 
 def test_of_one_moment_the_urgent_class_goes_first() -> None:
-    ranks = [PriorityOrder(AGING_MS).rank(arrival(priority)) for priority in sorted(RequestPriority)]
+    ranks = [rank_of(PriorityOrder(AGING_MS), arrival(priority)) for priority in sorted(RequestPriority)]
     assert ranks == sorted(set(ranks))
 
 
 @given(priorities, st.integers(min_value=1, max_value=10_000_000))
 def test_within_a_class_the_older_goes_first(priority: RequestPriority, later_ms: int) -> None:
     order = PriorityOrder(AGING_MS)
-    assert order.rank(arrival(priority)) < order.rank(arrival(priority, later_ms))
+    assert rank_of(order, arrival(priority)) < rank_of(order, arrival(priority, later_ms))
 
 
 @given(priorities, priorities, offsets_ms)
@@ -46,27 +46,27 @@ def test_who_has_aged_enough_goes_before_everybody_who_came_later(
     # The bound on starvation: behind nobody who came more than (class × aging) later.
     order = PriorityOrder(AGING_MS)
     head_start_ms = (mine - theirs) * AGING_MS
-    assert (order.rank(arrival(mine)) < order.rank(arrival(theirs, later_ms))) == (later_ms > head_start_ms)
+    assert (rank_of(order, arrival(mine)) < rank_of(order, arrival(theirs, later_ms))) == (later_ms > head_start_ms)
     if later_ms > int(mine) * AGING_MS:
-        assert order.rank(arrival(mine)) < order.rank(arrival(theirs, later_ms))
+        assert rank_of(order, arrival(mine)) < rank_of(order, arrival(theirs, later_ms))
 
 
 def test_without_aging_it_is_fifo() -> None:
     order = PriorityOrder(0)
-    assert order.rank(arrival(RequestPriority.BACKGROUND)) == FifoOrder().rank(arrival())
+    assert rank_of(order, arrival(RequestPriority.BACKGROUND)) == rank_of(FifoOrder(), arrival())
 
 
 @pytest.mark.parametrize("name", ORDERS)
 def test_the_same_request_has_the_same_rank(name: str) -> None:
     request = arrival(RequestPriority.LOW, 0.125)
-    ranks = {make_order(name, aging_ms=AGING_MS).rank(request) for _ in range(3)}
+    ranks = {rank_of(make_order(name, aging_ms=AGING_MS), request) for _ in range(3)}
     assert len(ranks) == 1
 
 
 @given(priorities, st.integers(min_value=0, max_value=10_000_000_000))
 def test_a_rank_survives_being_written(priority: RequestPriority, offset_us: int) -> None:
     # The record keeps the text; the sorted set keeps the number that Redis reads from it.
-    rank = PriorityOrder(AGING_MS).rank(arrival(priority, offset_us / 1000))
+    rank = rank_of(PriorityOrder(AGING_MS), arrival(priority, offset_us / 1000))
     text = write_rank(rank)
     assert abs(float(text) - rank) <= 0.0005
     assert write_rank(float(text)) == text

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from sagellm_control.scheduler.forecast import UNKNOWN
 from sagellm_control.scheduler.open_engines import OpenEngines
 from sagellm_control.scheduler.placement import DEFAULT_PLACEMENT, PLACEMENTS, Placement, make_placement
 from sagellm_control.wire.engine import EngineRow
@@ -34,7 +35,7 @@ def choices(placement: Placement, view: OpenEngines, count: int, asked: Arrival 
     """What a scheduler does: choose, take, choose again."""
     found: list[str | None] = []
     for _ in range(count):
-        engine = placement.choose(asked or asking(), view)
+        engine = placement.choose(asked or asking(), UNKNOWN, view, 0.0)
         if engine is not None:
             view.take(engine)
         found.append(engine)
@@ -61,7 +62,7 @@ def test_least_loaded_counts_requests_and_not_free_places() -> None:
     view = OpenEngines()
     view.learn([EngineRow("big", "p", "", "", 100, ()), EngineRow("small", "p", "", "", 2, ())])
     view.refresh({"big": 90, "small": 2})
-    assert make_placement("least_loaded").choose(asking(), view) == "small"
+    assert make_placement("least_loaded").choose(asking(), UNKNOWN, view, 0.0) == "small"
 
 
 def test_least_loaded_spreads_over_equals() -> None:
@@ -70,8 +71,8 @@ def test_least_loaded_spreads_over_equals() -> None:
 
 
 def test_no_engine(placement: Placement) -> None:
-    assert placement.choose(asking(), OpenEngines()) is None
-    assert placement.choose(asking(), engines({"a": 0})) is None
+    assert placement.choose(asking(), UNKNOWN, OpenEngines(), 0.0) is None
+    assert placement.choose(asking(), UNKNOWN, engines({"a": 0}), 0.0) is None
 
 
 def test_never_more_than_there_is_room(placement: Placement) -> None:
@@ -82,8 +83,8 @@ def test_never_more_than_there_is_room(placement: Placement) -> None:
 def test_only_engines_that_serve_the_model(placement: Placement) -> None:
     view = engines({"a": 4, "b": 1, "c": 4}, lora_on=("b",))
     assert choices(placement, view, 2, asking("lora")) == ["b", None]
-    assert placement.choose(asking("unknown"), view) is None
-    assert placement.choose(asking(), view) in ("a", "c")
+    assert placement.choose(asking("unknown"), UNKNOWN, view, 0.0) is None
+    assert placement.choose(asking(), UNKNOWN, view, 0.0) in ("a", "c")
 
 
 def test_not_where_it_failed(placement: Placement) -> None:
@@ -107,7 +108,7 @@ def test_not_where_it_failed(placement: Placement) -> None:
 def test_where_it_failed_when_there_is_no_other(
     placement: Placement, ready: dict[str, int], lora_on: tuple[str, ...], asked: Arrival, expected: str | None
 ) -> None:
-    assert placement.choose(asked, engines(ready, lora_on=lora_on)) == expected
+    assert placement.choose(asked, UNKNOWN, engines(ready, lora_on=lora_on), 0.0) == expected
 
 
 def test_placements_are_known_by_their_names() -> None:

@@ -49,17 +49,17 @@ async def test_within_a_batch_the_policy_decides_who_gets_the_last_place(pool: P
 
 async def test_a_second_scheduler_follows_what_is_recorded(pool: PoolDriver) -> None:
     async with schedulers(pool, policy="fifo"), schedulers(pool) as (second,):
-        assert second.order.name == "fifo"
+        assert second.policy.order.name == "fifo"
 
 
 async def test_a_change_is_followed_by_all(pool: PoolDriver) -> None:
     async with schedulers(pool, 3, sweep_s=0.02) as running:
         await pool.store.commands.hset(pool.keys.settings, mapping={"policy": "fifo", "placement": "round_robin"})
         names = {("fifo", "round_robin")}
-        await wait_until(lambda: {(s.order.name, s.placement.name) for s in running} == names)
+        await wait_until(lambda: {(s.policy.order.name, s.policy.placement.name) for s in running} == names)
         assert await order_of(pool) == ["patient", "urgent"]
         await pool.store.commands.delete(pool.keys.settings)
-        await wait_until(lambda: {s.order.name for s in running} == {"priority"})
+        await wait_until(lambda: {s.policy.order.name for s in running} == {"priority"})
 
 
 @pytest.mark.parametrize("field", ["policy", "placement"])
@@ -68,7 +68,7 @@ async def test_a_name_that_is_not_known_changes_nothing(pool: PoolDriver, field:
     await pool.store.commands.hset(pool.keys.settings, field, value)
     async with schedulers(pool, sweep_s=0.02) as (scheduler,):
         assert await order_of(pool) == ["urgent", "patient"]
-        assert (scheduler.order.name, scheduler.placement.name) == ("priority", "least_loaded")
+        assert (scheduler.policy.order.name, scheduler.policy.placement.name) == ("priority", "least_loaded")
 
 
 @pytest.mark.parametrize(("field", "names"), [("policy", "fifo, priority"), ("placement", "round_robin, least_loaded")])

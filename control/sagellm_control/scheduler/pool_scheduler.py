@@ -18,9 +18,10 @@ from ..store.steps.assign import assign
 from ..store.steps.take import IntakeEntry, Taken, ensure_groups, leave, reclaim, take, wait_and_take
 from ..wire.request import MAX_ID_LENGTH, Arrival, BadEntry, is_request_id, read_arrival
 from . import metrics
+from .forecast import UNKNOWN
 from .open_engines import OpenEngines
-from .order import DEFAULT_AGING_S, DEFAULT_ORDER, Order, make_order
-from .placement import DEFAULT_PLACEMENT, Placement, make_placement
+from .order import rank_of
+from .pool_policy import PoolPolicy
 from .settings import SchedulerSettings
 
 log = logging.getLogger(__name__)
@@ -54,9 +55,7 @@ class PoolScheduler:
         self.settings = settings
         self.keys = store.keys.pool(pool)
         self.engines = OpenEngines()
-        self.order: Order = make_order(DEFAULT_ORDER, aging_ms=DEFAULT_AGING_S * 1000)
-        self._aging = str(DEFAULT_AGING_S)
-        self.placement: Placement = make_placement(DEFAULT_PLACEMENT)
+        self.policy = PoolPolicy(store, pool)
         self._reader: Any = store.blocking()
         self._rows_read_at = float("-inf")
         self._swept_at = float("-inf")
@@ -86,13 +85,7 @@ class PoolScheduler:
     async def prepare(self) -> None:
         """Create what the loop reads from, and record the policy if one was asked for."""
         await ensure_groups(self.store, self.keys)
-        wanted = {
-            "policy": self.settings.policy,
-            "placement": self.settings.placement,
-            "aging_s": self.settings.aging_s,
-        }
-        if given := {name: value for name, value in wanted.items() if value is not None}:
-            await self.store.commands.hset(self.keys.settings, mapping=given)
+        await self.policy.record(self.settings)
         await self.sweep()
 
     async def step(self) -> None:
@@ -140,7 +133,7 @@ class PoolScheduler:
     async def sweep(self) -> None:
         """The belt to the braces: read everything again, take over from the dead, place what was missed."""
         self._swept_at = time.monotonic()
-        await self._follow_settings()
+        await self.policy.follow()
         await self._read_engines(all_rows=self._swept_at - self._rows_read_at >= ROWS_KEPT_S)
         left_over = await reclaim(
             self.store, self.keys, self.consumer, idle_ms=int(self.settings.reclaim_idle_s * 1000)
@@ -177,10 +170,10 @@ class PoolScheduler:
                 request_id = request_id if is_request_id(request_id) else "unreadable"
                 admissions.append(Admission(entry.level, entry.entry_id, request_id, dead_reason=str(bad)))
                 continue
-            ranked.append((self.order.rank(arrival), entry, arrival))
+            ranked.append((rank_of(self.policy.order, arrival), entry, arrival))
         ranked.sort(key=lambda item: item[0])
         for rank, entry, arrival in ranked:
-            engine = self.placement.choose(arrival, self.engines)
+            engine = self._choose(arrival)
             if engine is not None:
                 self.engines.take(engine)
             admissions.append(Admission(entry.level, entry.entry_id, arrival.id, rank, engine))
@@ -263,11 +256,15 @@ class PoolScheduler:
         for arrival, attempts in head:
             if not self.engines.open:
                 break
-            engine = self.placement.choose(arrival, self.engines)
+            engine = self._choose(arrival)
             if engine is not None:
                 self.engines.take(engine)
             decisions.append(Decision(arrival.id, attempts, engine))
         return decisions
+
+    def _choose(self, arrival: Arrival) -> str | None:
+        choice = self.policy.placement.choose(arrival, UNKNOWN, self.engines, 0.0)
+        return choice if isinstance(choice, str) else None
 
     def _window(self) -> int:
         # A few more than there are places, for those at the head that cannot use what is free.
@@ -281,20 +278,3 @@ class PoolScheduler:
         if all_rows:
             self._rows_read_at = time.monotonic()
         self.engines.refresh(free)
-
-    async def _follow_settings(self) -> None:
-        recorded = await self.store.commands.hgetall(self.keys.settings)
-        policy = recorded.get(b"policy", DEFAULT_ORDER.encode()).decode(errors="replace")
-        placement = recorded.get(b"placement", DEFAULT_PLACEMENT.encode()).decode(errors="replace")
-        aging = recorded.get(b"aging_s", str(DEFAULT_AGING_S).encode()).decode(errors="replace")
-        try:
-            if (policy, aging) != (self.order.name, self._aging):
-                self.order = make_order(policy, aging_ms=float(aging) * 1000)
-                self._aging = aging
-                log.info("pool %s: policy is %s, aging %s s", self.pool, policy, aging)
-            if placement != self.placement.name:
-                self.placement = make_placement(placement)
-                log.info("pool %s: placement is %s", self.pool, placement)
-        except ValueError as error:
-            # Another version of the code may know more names than this one.
-            log.warning("pool %s: %s; keeping %s and %s", self.pool, error, self.order.name, self.placement.name)

@@ -4,10 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 import orjson
 
 from .states import EngineState
+
+
+class EngineRole(StrEnum):
+    """Which stages of a request an engine takes."""
+
+    GENERAL = "general"
+    """Whole requests, and both stages of separated ones."""
+    PREFILL = "prefilling"
+    DECODE = "decoding"
+    HYBRID = "hybrid"
+    """As GENERAL; the name that sageLLM's tools know."""
+
+
+@dataclass(slots=True, frozen=True)
+class EngineSpeed:
+    """How fast an engine is, as its worker has observed; the defaults are a mid-range GPU with an 8 B model.
+
+    With ``n`` answers running, a decode step takes ``step_ms + n × step_ms_per_answer``.
+    """
+
+    prefill_tps: float = 8000.0
+    """Prompt tokens a second, when nothing else runs."""
+    step_ms: float = 15.0
+    step_ms_per_answer: float = 0.3
 
 
 @dataclass(slots=True, frozen=True)
@@ -23,6 +48,12 @@ class EngineRow:
     """Requests that it runs at once."""
     models: tuple[str, ...]
     """Names that it answers to: the pool's and, say, its LoRA adapters'."""
+    kv_tokens: int = 0
+    """Tokens that its KV cache holds; 0: unknown, so it does not bound anything."""
+    role: EngineRole = EngineRole.GENERAL
+    speed: EngineSpeed = EngineSpeed()
+    pace_tps: float = 0.0
+    """Uncached prompt tokens a second that may start on it while answers run; 0: as many as it has places for."""
     prefetch: int = 0
     """Requests that its worker may hold on top of the slots."""
     state: EngineState = EngineState.STARTING

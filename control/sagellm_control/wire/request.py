@@ -51,6 +51,14 @@ class NewRequest:
     """From accept to the last byte; 0: none."""
     slo_ms: int = 0
     """Objective for the first token, from accept; 0: none."""
+    tpot_slo_ms: int = 0
+    """Objective for the mean time per output token; 0: none."""
+    reject_late: bool = False
+    """Refuse it as soon as it cannot meet its objective any more."""
+    session: str = ""
+    """What a client names to have its requests on one engine."""
+    prefix: tuple[str, ...] = ()
+    """Chained hashes of the prompt's blocks, the first block first: equal hashes, equal prompts up to there."""
     prompt_tokens: int = 0
     """Estimate."""
     max_tokens: int = 0
@@ -75,18 +83,24 @@ class Arrival:
     tenant: str = ""
     model: str = ""
     slo_ms: int = 0
+    tpot_slo_ms: int = 0
     timeout_ms: int = 0
     prompt_tokens: int = 0
     max_tokens: int = 0
+    kind: str = ""
+    """See ``RequestKind``."""
+    session: str = ""
+    prefix: tuple[str, ...] = ()
+    reject_late: bool = False
     excluded: frozenset[str] = frozenset()
     """Engines on which an attempt of it failed."""
 
 
 _LEVELS = tuple(str(int(priority)) for priority in RequestPriority)
-_TEXTS = ("tenant", "model")
-_COUNTS = ("slo_ms", "timeout_ms", "prompt_tokens", "max_tokens")
+_TEXTS = ("tenant", "model", "kind", "session")
+_COUNTS = ("slo_ms", "tpot_slo_ms", "timeout_ms", "prompt_tokens", "max_tokens")
 
-SCHEDULING_FIELDS = ("priority", "arrived_ms", *_TEXTS, *_COUNTS, "excluded")
+SCHEDULING_FIELDS = ("priority", "arrived_ms", *_TEXTS, *_COUNTS, "prefix", "reject_late", "excluded")
 """The fields of a record (and of an intake entry) that an ``Arrival`` is read from."""
 
 
@@ -114,7 +128,7 @@ def read_arrival(request_id: str, fields: Mapping[str, str]) -> Arrival:
         raise BadEntry(f"field {error.args[0]!r} is missing") from None
     if level not in _LEVELS:
         raise BadEntry(f"field 'priority' must be one of {', '.join(_LEVELS)}, not {level[:40]!r}")
-    counts: dict[str, int] = {}
+    counts = dict.fromkeys(_COUNTS, 0)
     for name in _COUNTS:
         text = fields.get(name)
         if not text:
@@ -122,13 +136,21 @@ def read_arrival(request_id: str, fields: Mapping[str, str]) -> Arrival:
         if not is_count(text):
             raise BadEntry(f"field {name!r} must be a whole number below 10^15, not {text[:40]!r}")
         counts[name] = int(text)
-    excluded = fields.get("excluded")
+    excluded, prefix = fields.get("excluded"), fields.get("prefix")
     return Arrival(
         id=request_id,
         priority=RequestPriority(int(level)),
         arrived_ms=_read_time(arrived),
         tenant=fields.get("tenant") or "",
         model=fields.get("model") or "",
+        slo_ms=counts["slo_ms"],
+        tpot_slo_ms=counts["tpot_slo_ms"],
+        timeout_ms=counts["timeout_ms"],
+        prompt_tokens=counts["prompt_tokens"],
+        max_tokens=counts["max_tokens"],
+        kind=fields.get("kind") or "",
+        session=fields.get("session") or "",
+        prefix=tuple(prefix.split(" ")) if prefix else (),
+        reject_late=fields.get("reject_late") == "1",
         excluded=frozenset(excluded.split(" ")) if excluded else frozenset(),
-        **counts,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .base import Order
+from .base import Order, rank_of
 from .fifo import FifoOrder
 from .priority import PriorityOrder
 
@@ -32,4 +32,4 @@ def make_order(name: str, *, aging_ms: float) -> Order:
     return ORDERS[name](aging_ms)
 
 
-__all__ = ["DEFAULT_AGING_S", "DEFAULT_ORDER", "ORDERS", "FifoOrder", "Order", "PriorityOrder", "make_order"]
+__all__ = ["DEFAULT_AGING_S", "DEFAULT_ORDER", "ORDERS", "FifoOrder", "Order", "PriorityOrder", "make_order", "rank_of"]

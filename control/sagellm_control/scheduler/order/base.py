@@ -5,17 +5,38 @@ from __future__ import annotations
 from typing import Protocol
 
 from ...wire.request import Arrival
+from ..forecast import UNKNOWN, Forecast
 
 
 class Order(Protocol):
-    """Ranks requests. Pure: no I/O, no clock of its own, the same answer for the same request.
+    """Says who is next. Pure: no I/O, no clock of its own, the same answer for the same request.
 
-    A rank is computed once, when a request is admitted, so it may only use what does not change while the request
-    waits. Aging is expressed by ranks that are times: what came later has a larger rank whatever its class.
+        rank = start + handicap        (ms; the lowest goes first)
+
+    The start is the time of arrival; under an order that is ``fair`` it is the tenant's virtual start, which the store
+    keeps (see ``charge``). The handicap is how much later than that the order lets the request count as come: nothing
+    for FIFO, a minute a class for priorities, the predicted work for shortest first. So orders compose by adding their
+    handicaps, and everything ages by itself: what came later has the larger start.
+
+    A rank is computed once, when a request is admitted, so a handicap may only use what does not change meanwhile.
     """
 
     name: str
 
-    def rank(self, request: Arrival) -> float:
-        """The place of the request among those that wait; the lowest goes first. In ms, to three decimals."""
+    fair: bool
+    """Whether requests start at their tenant's virtual time and not at their arrival."""
+
+    def handicap(self, request: Arrival, forecast: Forecast) -> float:
+        """In ms; may be negative."""
         ...
+
+    def charge(self, request: Arrival, forecast: Forecast) -> float:
+        """By how much (ms) a fair order puts off the next start of the request's tenant: its service over its weight.
+        Start-time fair queueing: start = max(virtual time of the pool, the tenant's last start + its charge), and the
+        virtual time is the start of the last request that was assigned. 0 under an order that is not fair."""
+        ...
+
+
+def rank_of(order: Order, request: Arrival, forecast: Forecast = UNKNOWN) -> float:
+    """The rank under an order that is not fair."""
+    return request.arrived_ms + order.handicap(request, forecast)

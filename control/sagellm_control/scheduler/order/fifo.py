@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from ...wire.request import Arrival
+from ..forecast import Forecast
 
 
 class FifoOrder:
-    """Rank = time of arrival."""
+    """No handicap for anybody."""
 
     name = "fifo"
+    fair = False
 
-    def rank(self, request: Arrival) -> float:
-        return request.arrived_ms
+    def handicap(self, request: Arrival, forecast: Forecast) -> float:
+        return 0.0
+
+    def charge(self, request: Arrival, forecast: Forecast) -> float:
+        return 0.0

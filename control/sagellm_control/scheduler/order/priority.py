@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ...wire.request import Arrival
+from ..forecast import Forecast
 
 
 class PriorityOrder:
-    """Rank = time of arrival + class × aging.
+    """Handicap = class × aging.
 
     A request of class ``c`` (CRITICAL = 0 … BACKGROUND = 4) goes before everything that arrived more than
     ``c × aging`` later than it did: linear aging, as a rank that never has to be computed again. So no request waits
@@ -17,9 +18,13 @@ class PriorityOrder:
     """
 
     name = "priority"
+    fair = False
 
     def __init__(self, aging_ms: float) -> None:
         self.aging_ms = aging_ms
 
-    def rank(self, request: Arrival) -> float:
-        return request.arrived_ms + int(request.priority) * self.aging_ms
+    def handicap(self, request: Arrival, forecast: Forecast) -> float:
+        return int(request.priority) * self.aging_ms
+
+    def charge(self, request: Arrival, forecast: Forecast) -> float:
+        return 0.0

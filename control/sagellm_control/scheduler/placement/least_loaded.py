@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...wire.request import Arrival
+from ..forecast import Forecast
 from ..open_engines import OpenEngines
 
 
@@ -11,5 +12,5 @@ class LeastLoadedPlacement:
 
     name = "least_loaded"
 
-    def choose(self, request: Arrival, engines: OpenEngines) -> str | None:
+    def choose(self, request: Arrival, forecast: Forecast, engines: OpenEngines, now_ms: float) -> str | None:
         return next(engines.by_load(request), None)
