@@ -102,6 +102,11 @@ class EmbeddedValkey:
         """Its process id; it must have been started."""
         return self._running().pid
 
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended, negative for a signal; None: it runs, or has not been started."""
+        return None if self._process is None else self._process.returncode
+
     async def __aenter__(self) -> Self:
         await self.start()
         return self

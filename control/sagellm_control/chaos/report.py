@@ -1,0 +1,116 @@
+"""What came of a run: figures, whether they are as promised, and the words for what is not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from .aftermath import Aftermath
+from .comparison import Flaw
+from .disturber import Deed, Disturber
+from .ledger import Fate, Ledger
+from .plan import ChaosPlan
+from .recovery import RecoveryWatch
+
+MUST_BE_ZERO = ("lost", "doubled", "wrong", "stuck", "reservations_left", "problems")
+"""A run in which one of these is not 0 has failed. With ``interrupted`` added, an answer must survive its engine."""
+
+_MEANINGS = {
+    "kills": "processes killed (SIGKILL)",
+    "stops": "processes stopped for a while (SIGSTOP)",
+    "restarts": "processes restarted (SIGTERM)",
+    "accepted": "requests that the queue took",
+    "finished": "answers that came whole and right",
+    "cancelled": "requests whose client left or cancelled them",
+    "expired": "requests whose timeout passed",
+    "interrupted": "answers that ended in the middle, with a clear error",
+    "failed": "requests that ended with a clear error and no answer",
+    "unheard": "requests whose gateway died, with a client that could not come back",
+    "refused": "attempts that were not accepted",
+    "lost": "requests accepted and gone",
+    "doubled": "tokens or endings that came twice",
+    "wrong": "tokens missing, misplaced or wrong",
+    "stuck": "requests that have not ended, or whose client was never told",
+    "reservations_left": "places on engines held by nobody",
+    "problems": "what else must not happen",
+    "recovery_p99_s": "until a killed worker's requests went on, Valkey standing (s)",
+    "given_back_p99_s": "until they waited again, Valkey standing (s)",
+    "recovery_outage_p99_s": "the same where Valkey was away meanwhile (s)",
+    "longest_recovery_s": "the longest of all (s)",
+}
+
+
+@dataclass
+class ChaosReport:
+    """The figures of one run."""
+
+    figures: dict[str, Any]
+    details: list[str] = field(default_factory=list[str])
+    """What must not have happened, in words."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the promise was kept."""
+        return all(self.figures[name] == 0 for name in MUST_BE_ZERO)
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Name, value, meaning; for a table."""
+        return [(name, f"{self.figures[name]}", meaning) for name, meaning in _MEANINGS.items()]
+
+    def as_json(self) -> str:
+        """For machines."""
+        return json.dumps(self.figures | {"passed": self.passed, "details": self.details}, indent=2) + "\n"
+
+
+def make_report(
+    plan: ChaosPlan, disturber: Disturber, ledger: Ledger, recovery: RecoveryWatch, aftermath: Aftermath
+) -> ChaosReport:
+    """Sum up."""
+    fates = ledger.fates()
+    flawed = {asked.request_id: flaws for asked in ledger.asked.values() if (flaws := asked.transcript.check())}
+    flaws = sum(flawed.values(), aftermath.flaws)
+    lost = ledger.lost | aftermath.lost
+    untold = {asked.request_id for asked in ledger.asked.values() if asked.fate is Fate.OPEN} - lost
+    stuck = aftermath.stuck | untold
+    deeds: dict[Deed, int] = {deed: sum(n for (_, done), n in disturber.done.items() if done is deed) for deed in Deed}
+    errors: dict[str, int] = {}
+    for asked in ledger.asked.values():
+        if asked.fate in (Fate.INTERRUPTED, Fate.FAILED):
+            errors[asked.code] = errors.get(asked.code, 0) + 1
+    problems = [*ledger.problems, *aftermath.left_over]
+    figures: dict[str, Any] = {
+        "kills": deeds[Deed.KILL],
+        "stops": deeds[Deed.SHORT_STOP] + deeds[Deed.LONG_STOP],
+        "restarts": deeds[Deed.RESTART],
+        "accepted": aftermath.accepted,
+        **{fate.value: fates[fate] for fate in Fate if fate is not Fate.OPEN},
+        "refused": sum(ledger.refused.values()),
+        "lost": len(lost),
+        "doubled": flaws[Flaw.DOUBLED],
+        "wrong": flaws[Flaw.MISSING] + flaws[Flaw.MISPLACED] + flaws[Flaw.WRONG],
+        "stuck": len(stuck),
+        "reservations_left": len(aftermath.reservations),
+        "problems": len(problems),
+        "recovery_p99_s": round(recovery.p99_s(), 3),
+        "given_back_p99_s": round(recovery.given_back_p99_s(), 3),
+        "recovery_outage_p99_s": round(recovery.p99_s(outages=True), 3),
+        "longest_recovery_s": round(max((r.seconds for r in recovery.recoveries), default=0.0), 3),
+        "recoveries": len(recovery.recoveries),
+        "slowest": recovery.slowest(),
+        "done": {f"{deed} {kind}": count for (kind, deed), count in sorted(disturber.done.items())},
+        "outcomes": dict(sorted(aftermath.outcomes.items())),
+        "errors": dict(sorted(errors.items())),
+        "refusals": dict(sorted(ledger.refused.items())),
+        "flaws": {flaw.value: count for flaw, count in flaws.items()},
+        "seconds": plan.seconds,
+        "seed": plan.seed,
+    }
+    details = [
+        *(f"lost: {request_id}" for request_id in sorted(lost)),
+        *(f"stuck: {request_id}" for request_id in sorted(stuck)),
+        *(f"flawed: {request_id}: {dict(found)}" for request_id, found in sorted(flawed.items())),
+        *(f"reservation left: {held}" for held in aftermath.reservations),
+        *(f"problem: {problem}" for problem in problems),
+    ]
+    return ChaosReport(figures, details)
