@@ -97,6 +97,32 @@ async def test_an_answer_outlasts_an_outage_that_is_longer_than_the_keep_alive(
         assert await asking == (200, expected_text("through it", 40))
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_timeout_that_passes_during_an_outage_is_told(
+    server: EmbeddedValkey, start_engine: StartEngine, stream: bool
+) -> None:
+    engine = await start_engine(tpot_ms=40)
+    redis = RedisSettings(url=server.url, command_timeout_s=1, connect_timeout_s=1)
+    async with in_process_system(redis, [engine.url]) as system:
+        body = chat("too slow", max_tokens=1000, stream=stream)
+        headers = {"X-Request-Timeout-Ms": "1000"}
+
+        async def ask() -> str:
+            async with system.session.post(system.url + CHAT_PATH, json=body, headers=headers) as response:
+                if not stream:
+                    assert response.status == 504
+                    return (await error_of(response))["code"]
+                *_, last = [event async for event in data(response)]
+                return last["error"]["code"]
+
+        asking = asyncio.create_task(ask())
+        await wait_until(lambda: _has_tokens(engine, 3), what="tokens are on their way")
+        server.kill()
+        await server.wait()
+        assert await asking == "deadline_exceeded"
+        await server.start()
+
+
 async def _whole_text(system: InProcessSystem, body: dict[str, Any]) -> tuple[int, str]:
     async with asyncio.timeout(10), system.session.post(system.url + CHAT_PATH, json=body) as response:
         if body["stream"]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import orjson
 from aiohttp import web
+from redis.exceptions import RedisError
 
 from ..client.answer import Answer
 from ..client.queue_client import QueueClient
@@ -93,7 +95,9 @@ class AnswerWriter:
             event = await self._answer.next(min(self._keepalive_s, left))
             if event is not None or time.monotonic() < self._deadline:
                 return event
-        await self._queue.cancel(self._answer.request_id, Outcome.EXPIRED)
+        with contextlib.suppress(RedisError, OSError):
+            # While Redis is away nobody can be told; whoever has the request minds its timeout as well.
+            await self._queue.cancel(self._answer.request_id, Outcome.EXPIRED)
         event = await self._answer.next(EXPIRE_GRACE_S)
         if event is not None:
             return event

@@ -34,7 +34,7 @@ def make_app(settings: GatewaySettings, openai: OpenAIEndpoints, status: StatusE
                 response.headers["Allow"] = error.headers["Allow"]
             return response
         except ConnectionError:
-            raise  # the client has gone
+            return _cut(request)  # the client has gone
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
             return _refuse(request, ApiError(500, "The gateway failed unexpectedly.", code="internal_error"))
@@ -44,7 +44,17 @@ def make_app(settings: GatewaySettings, openai: OpenAIEndpoints, status: StatusE
     return app
 
 
+def _cut(request: web.Request) -> web.Response:
+    """Close the connection; aiohttp then finds nobody to whom it could write the response."""
+    if request.transport is not None:
+        request.transport.close()
+    return web.Response()
+
+
 def _refuse(request: web.Request, error: ApiError) -> web.Response:
+    if request.writer.output_size > 0:
+        # A stream has begun: a second response would be written into it.
+        return _cut(request)
     response = error.response()
     if error.status == 413:
         # What is left of the body is not worth reading.
