@@ -150,13 +150,12 @@ def last_line(log: Path) -> str:
     return next((line for line in reversed(lines) if line.strip()), "it said nothing")
 
 
-def errors_logged(system: System) -> list[str]:
+def errors_logged(folder: Path) -> list[str]:
     """Every kind of error in the processes' logs, with how often it came: none of them minds its neighbours' end."""
     found: Counter[str] = Counter()
-    for victim in system.victims:
-        for line in victim.log.read_text(errors="replace").splitlines() if victim.log.exists() else ():
-            if match := _ERROR.search(line):
-                found[f"{victim.name} logged: {match[0]}"] += 1
+    for log in sorted(folder.glob("*.log")):
+        with log.open(errors="replace") as lines:
+            found.update(f"{log.stem} logged: {match[0]}" for line in lines if (match := _ERROR.search(line)))
     return [f"{said} ({count} times)" for said, count in sorted(found.items())]
 
 

@@ -102,7 +102,11 @@ class Transcript:
             self._note_life()
             self.done = True
             return
-        chunk = cast(dict[str, Any], orjson.loads(data))
+        try:
+            chunk = cast(dict[str, Any], orjson.loads(data))
+        except orjson.JSONDecodeError:
+            self.flaws[Flaw.WRONG] += 1
+            return
         if "error" in chunk:
             self.take_error(str(chunk["error"].get("code") or chunk["error"].get("type")))
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import shutil
 import signal
@@ -80,6 +81,8 @@ def chaos(json_file: Path | None, seed: int | None, folder: Path | None, **sizes
     keep = folder is not None
     try:
         place.mkdir(parents=True, exist_ok=True)
+        # What the client library says in this process.
+        logging.basicConfig(filename=place / "clients.log", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         report = asyncio.run(_run(plan, place.absolute()))
         keep |= report is not None and not report.passed
     finally:
