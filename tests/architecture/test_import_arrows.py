@@ -30,6 +30,7 @@ BELOW: dict[str, tuple[str, ...]] = {
     "scheduler.open_engines": ("wire",),
     "scheduler": ("keeper", "store", "wire", "stopping"),
     "gateway": ("client", "store", "wire", "stopping"),
+    "chaos": ("client", "gateway.request_headers", "embedded", "simulated_engine.answers", "store", "wire"),
     "embedded": (),
     "simulated_engine": ("stopping",),
 }

@@ -44,7 +44,7 @@ async def test_when_all_is_well_nothing_is_found(pool: PoolDriver) -> None:
     assert await wait_until_settled(pool.store, 1)
     found = await read_aftermath(pool.store, asked_for("a"))
     assert (found.accepted, found.outcomes) == (1, {"completed": 1})
-    assert not (found.stuck or found.lost or found.reservations or found.left_over or found.flaws)
+    assert (found.stuck, found.lost, found.reservations, found.left_over, found.flaws) == (set(), set(), [], [], {})
 
 
 async def test_a_flaw_in_a_log_that_nobody_read(pool: PoolDriver) -> None:

@@ -54,7 +54,7 @@ async def test_a_client_that_leaves_while_it_is_written_to_is_no_error(caplog: p
         assert request.transport is not None
         request.transport.abort()
         try:
-            # aiohttp refuses to write to a connection that is closing; until then nobody knows that the client has gone.
+            # aiohttp refuses to write to a connection that is closing.
             await response.write(b"data: 2\n\n")
         finally:
             left.set()

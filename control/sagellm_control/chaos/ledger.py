@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -42,6 +43,9 @@ class Asked:
     fate: Fate = Fate.OPEN
     code: str = ""
     """Of its error."""
+    asked_at: float = field(default_factory=time.monotonic)
+    answered_s: float | None = None
+    """From the first attempt to ask until the client was told how it ended, outages of all kinds included."""
     transcript: Transcript = field(init=False)
 
     def __post_init__(self) -> None:
@@ -49,6 +53,7 @@ class Asked:
 
     def conclude(self) -> None:
         """The answer has ended: what came of it."""
+        self.answered_s = time.monotonic() - self.asked_at
         self.code = self.transcript.error or ""
         self.fate = fate_of(self.transcript)
 
@@ -90,6 +95,12 @@ class Ledger:
         self.refused[code] += 1
         if not asked.accepted:
             self.asked.pop(asked.request_id, None)
+
+    def slowest(self, count: int = 5) -> list[str]:
+        """The answers that took longest, in words."""
+        answered = [(asked.answered_s, asked) for asked in self.asked.values() if asked.answered_s is not None]
+        answered.sort(key=lambda pair: pair[0], reverse=True)
+        return [f"{asked.request_id} {asked.key or ''}: {asked.fate} after {s:.1f} s" for s, asked in answered[:count]]
 
     def fates(self) -> Counter[Fate]:
         """How many requests came to what."""

@@ -11,7 +11,7 @@ from .comparison import Flaw
 from .disturber import Deed, Disturber
 from .ledger import Fate, Ledger
 from .plan import ChaosPlan
-from .recovery import RecoveryWatch
+from .recovery import RecoveryWatch, p99
 
 MUST_BE_ZERO = ("lost", "doubled", "wrong", "stuck", "reservations_left", "problems")
 """A run in which one of these is not 0 has failed. With ``interrupted`` added, an answer must survive its engine."""
@@ -38,6 +38,8 @@ _MEANINGS = {
     "given_back_p99_s": "until they waited again, Valkey standing (s)",
     "recovery_outage_p99_s": "the same where Valkey was away meanwhile (s)",
     "longest_recovery_s": "the longest of all (s)",
+    "answer_p99_s": "from the question to the end of its answer, all waiting and coming back included (s)",
+    "longest_answer_s": "the longest of all (s)",
 }
 
 
@@ -78,6 +80,7 @@ def make_report(
     for asked in ledger.asked.values():
         if asked.fate in (Fate.INTERRUPTED, Fate.FAILED):
             errors[asked.code] = errors.get(asked.code, 0) + 1
+    answers = [asked.answered_s for asked in ledger.asked.values() if asked.answered_s is not None]
     problems = [*ledger.problems, *aftermath.left_over]
     figures: dict[str, Any] = {
         "kills": deeds[Deed.KILL],
@@ -96,6 +99,9 @@ def make_report(
         "given_back_p99_s": round(recovery.given_back_p99_s(), 3),
         "recovery_outage_p99_s": round(recovery.p99_s(outages=True), 3),
         "longest_recovery_s": round(max((r.seconds for r in recovery.recoveries), default=0.0), 3),
+        "answer_p99_s": round(p99(answers), 3),
+        "longest_answer_s": round(max(answers, default=0.0), 3),
+        "slowest_answers": ledger.slowest(),
         "recoveries": len(recovery.recoveries),
         "slowest": recovery.slowest(),
         "done": {f"{deed} {kind}": count for (kind, deed), count in sorted(disturber.done.items())},

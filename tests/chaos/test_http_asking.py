@@ -1,0 +1,139 @@
+"""A client over HTTP excuses what a disturbed gateway does, and nothing else."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import Mock
+
+import pytest
+from aiohttp import web
+
+from sagellm_control.chaos.http_asking import HttpAsking, Reading, http_session
+from sagellm_control.chaos.ledger import Asked, Ledger
+from sagellm_control.chaos.question import Question
+
+from .test_transcript import TOKENS, chunk, stream
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+ACCEPTED = {"X-Request-Priority": "NORMAL"}
+
+
+class Scene:
+    """One client, one gateway that the test plays itself."""
+
+    def __init__(self, asking: HttpAsking, ledger: Ledger, asked: Asked) -> None:
+        self.asking, self.ledger, self.asked = asking, ledger, asked
+
+
+@asynccontextmanager
+async def playing(handler: Handler, *, disturbed: bool = False, key: str | None = None) -> AsyncGenerator[Scene, None]:
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", handler)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        gateway = SimpleNamespace(name="gateway-1", disturbed_since=Mock(return_value=disturbed))
+        urls = {"gateway-1": f"http://127.0.0.1:{runner.addresses[0][1]}"}
+        system = SimpleNamespace(of=Mock(return_value=[gateway]), gateway_urls=urls)
+        ledger = Ledger()
+        async with http_session() as session:
+            asking = HttpAsking(session, cast(Any, system), ledger, random.Random(0))
+            yield Scene(asking, ledger, ledger.open(Question("what is it", 12), "a", key))
+    finally:
+        await runner.cleanup()
+
+
+async def begin(request: web.Request, data: bytes) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **ACCEPTED})
+    await response.prepare(request)
+    await response.write(data)
+    return response
+
+
+async def whole(request: web.Request) -> web.StreamResponse:
+    return await begin(request, stream(TOKENS))
+
+
+async def half(request: web.Request) -> web.StreamResponse:
+    return await begin(request, chunk(TOKENS[0]))
+
+
+async def cut(request: web.Request) -> web.StreamResponse:
+    response = await half(request)
+    assert request.transport is not None
+    request.transport.close()
+    return response
+
+
+async def test_a_whole_answer() -> None:
+    async with playing(whole) as scene:
+        assert await scene.asking.ask(scene.asked) is Reading.ENDED
+    assert scene.asked.accepted
+    assert scene.asked.transcript.check() == {}
+    assert scene.ledger.problems == []
+
+
+async def test_it_leaves_when_it_has_heard_enough() -> None:
+    async with playing(half) as scene:
+        assert await scene.asking.ask(scene.asked, leave_after=1) is Reading.LEFT
+    assert scene.ledger.problems == []
+
+
+async def test_a_stream_that_closes_properly_without_an_end_is_a_problem() -> None:
+    async with playing(half, disturbed=True) as scene:
+        assert await scene.asking.ask(scene.asked) is Reading.BROKEN
+    assert scene.ledger.problems == ["a: its stream closed properly without an end"]
+
+
+@pytest.mark.parametrize("disturbed", [True, False])
+async def test_a_broken_connection_is_a_problem_unless_its_gateway_was_disturbed(disturbed: bool) -> None:
+    async with playing(cut, disturbed=disturbed) as scene:
+        assert await scene.asking.ask(scene.asked) is Reading.BROKEN
+    assert [problem.partition(": ")[2][:9] for problem in scene.ledger.problems] == ([] if disturbed else ["gateway-1"])
+
+
+async def test_a_refusal_is_no_request() -> None:
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"error": {"code": "queue_unavailable", "type": "x"}}, status=503)
+
+    async with playing(refuse) as scene:
+        assert await scene.asking.ask(scene.asked) is Reading.REFUSED
+    assert scene.ledger.refused == {"queue_unavailable": 1}
+    assert scene.ledger.asked == {}
+
+
+async def test_an_error_of_what_was_accepted_is_its_end() -> None:
+    async def fail(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"error": {"code": "engine_lost", "type": "x"}}, status=502, headers=ACCEPTED)
+
+    async with playing(fail) as scene:
+        assert await scene.asking.ask(scene.asked) is Reading.ENDED
+    assert (scene.asked.accepted, scene.asked.transcript.error) == (True, "engine_lost")
+
+
+async def test_an_internal_error_is_a_problem() -> None:
+    async def fail(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"error": {"code": "internal_error", "type": "x"}}, status=500)
+
+    async with playing(fail) as scene:
+        await scene.asking.ask(scene.asked)
+    assert "internal_error" in scene.ledger.problems[0]
+
+
+async def test_who_comes_back_reads_the_whole_answer_again() -> None:
+    keys: list[str] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        keys.append(request.headers["Idempotency-Key"])
+        return await (whole(request) if len(keys) > 1 else cut(request))
+
+    async with playing(answer, disturbed=True, key="again") as scene:
+        assert await scene.asking.ask(scene.asked) is Reading.BROKEN
+        assert await scene.asking.resume(scene.asked) is Reading.ENDED
+    assert keys == ["again", "again"]
+    assert scene.asked.transcript.check() == {}
