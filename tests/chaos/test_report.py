@@ -90,9 +90,9 @@ def test_a_clear_error_is_counted_apart(run: Run) -> None:
 
 
 def test_recoveries_with_and_without_an_outage(run: Run) -> None:
-    run.recovery.recoveries += [Recovery("a", "worker-1", 4, 5, False), Recovery("b", "worker-1", 4, 9, True)]
+    run.recovery.recoveries += [Recovery("a", "worker-1", 4, 5, False), Recovery("b", "worker-1", 9, 12, True)]
     figures = run.report().figures
-    assert (figures["recovery_p99_s"], figures["given_back_p99_s"]) == (5, 4)
+    assert (figures["recovery_p99_s"], figures["reassigned_p99_s"]) == (4, 5)
     assert (figures["recovery_outage_p99_s"], figures["longest_recovery_s"]) == (9, 9)
 
 

@@ -52,7 +52,11 @@ class HttpAsking:
             headers["X-Request-Timeout-Ms"] = f"{asked.question.timeout_ms}"
 
         def send(url: str) -> aiohttp.client._RequestContextManager:  # pyright: ignore[reportPrivateUsage] - its only name
-            return self._session.post(f"{url}/v1/chat/completions", json=asked.question.body, headers=headers)
+            # Nobody comments in an answer that is not streamed: it may be silent for as long as it waits.
+            silent_s = SILENT_S if asked.question.stream else None
+            timeout = aiohttp.ClientTimeout(total=None, connect=SILENT_S, sock_read=silent_s)
+            body = asked.question.body
+            return self._session.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=timeout)
 
         return await self._read(asked, send, leave_after)
 
@@ -113,10 +117,7 @@ class HttpAsking:
 
 def http_session() -> aiohttp.ClientSession:
     """A session for all clients; each request has a connection of its own, as a crash of the server costs it that."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=True),
-        timeout=aiohttp.ClientTimeout(total=None, connect=SILENT_S, sock_read=SILENT_S),
-    )
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True))
 
 
 async def pause(dice: random.Random, seconds: float = 0.3) -> None:

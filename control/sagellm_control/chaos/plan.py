@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 POOL = "simulated-1"
 """The model of the simulated engines."""
-SLOTS = 3
+SLOTS = 4
 """Of an engine: fewer in all than there are clients, so that requests wait."""
 TPOT_MS = 15
 """Time per token (ms): an answer takes between a tenth of a second and two seconds."""

@@ -1,4 +1,4 @@
-"""Times how soon the requests of a killed worker go on."""
+"""Times how soon the requests of a killed worker are back in line."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ class Recovery:
 
     request_id: str
     worker: str
-    given_back_s: float
-    """From the kill until it waited again, or had ended."""
     seconds: float
-    """From the kill until it was assigned again, or had ended."""
+    """From the kill until it was out of the dead worker's hands: back in line at its old rank, or ended."""
+    reassigned_s: float
+    """From the kill until it was assigned again, or had ended; with the wait for its turn, which may be long for a
+    request of low priority."""
     outage: bool
     """Valkey was away meanwhile: nothing can go on before it is back."""
 
@@ -59,15 +60,15 @@ class RecoveryWatch:
         """Of the recoveries during which Valkey stood (or of the others), in seconds; 0: there were none."""
         return p99([r.seconds for r in self.recoveries if r.outage is outages])
 
-    def given_back_p99_s(self) -> float:
-        """The same until they waited again: what comes on top is the wait for an engine with room."""
-        return p99([r.given_back_s for r in self.recoveries if not r.outage])
+    def reassigned_p99_s(self) -> float:
+        """The same until they were assigned again, or had ended."""
+        return p99([r.reassigned_s for r in self.recoveries if not r.outage])
 
     def slowest(self, count: int = 5) -> list[str]:
         """The slowest recoveries, in words."""
         ordered = sorted(self.recoveries, key=lambda r: r.seconds, reverse=True)
         return [
-            f"{r.request_id} of {r.worker}: given back after {r.given_back_s:.2f} s, went on after {r.seconds:.2f} s"
+            f"{r.request_id} of {r.worker}: in line after {r.seconds:.2f} s, assigned after {r.reassigned_s:.2f} s"
             + (", Valkey was away meanwhile" if r.outage else "")
             for r in ordered[:count]
         ]
@@ -90,9 +91,10 @@ class RecoveryWatch:
                 self._note(request_id, worker, killed_at, given_back)
 
     def _note(self, request_id: str, worker: str, killed_at: float, given_back: dict[str, float]) -> None:
-        seconds = time.monotonic() - killed_at
+        reassigned_s = time.monotonic() - killed_at
         outage = self._valkey.disturbed_since(killed_at)
-        self.recoveries.append(Recovery(request_id, worker, given_back.get(request_id, seconds), seconds, outage))
+        seconds = given_back.get(request_id, reassigned_s)
+        self.recoveries.append(Recovery(request_id, worker, seconds, reassigned_s, outage))
 
     async def _insist_on_held(self, pid: int) -> dict[str, int]:
         while True:

@@ -34,12 +34,12 @@ _MEANINGS = {
     "stuck": "requests that have not ended, or whose client was never told",
     "reservations_left": "places on engines held by nobody",
     "problems": "what else must not happen",
-    "recovery_p99_s": "until a killed worker's requests went on, Valkey standing (s)",
-    "given_back_p99_s": "until they waited again, Valkey standing (s)",
-    "recovery_outage_p99_s": "the same where Valkey was away meanwhile (s)",
-    "longest_recovery_s": "the longest of all (s)",
+    "recovery_p99_s": "until a killed worker's requests were back in line, or had ended (s)",
+    "reassigned_p99_s": "until they were assigned again, or had ended; with the wait for their turn (s)",
+    "recovery_outage_p99_s": "recovery where Valkey was away meanwhile (s)",
+    "longest_recovery_s": "the longest recovery (s)",
     "answer_p99_s": "from the question to the end of its answer, all waiting and coming back included (s)",
-    "longest_answer_s": "the longest of all (s)",
+    "longest_answer_s": "the longest answer (s)",
 }
 
 
@@ -96,7 +96,7 @@ def make_report(
         "reservations_left": len(aftermath.reservations),
         "problems": len(problems),
         "recovery_p99_s": round(recovery.p99_s(), 3),
-        "given_back_p99_s": round(recovery.given_back_p99_s(), 3),
+        "reassigned_p99_s": round(recovery.reassigned_p99_s(), 3),
         "recovery_outage_p99_s": round(recovery.p99_s(outages=True), 3),
         "longest_recovery_s": round(max((r.seconds for r in recovery.recoveries), default=0.0), 3),
         "answer_p99_s": round(p99(answers), 3),
