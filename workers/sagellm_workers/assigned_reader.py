@@ -113,8 +113,12 @@ class AssignedReader:
             if isinstance(item, CancelNotice):
                 self._cancel(item, fields[b"cancel"].decode())
                 await self._settle(entry_id)
-            elif (item.request_id, item.attempt) not in self._attempts:
+            elif not self._knows((item.request_id, item.attempt)):
                 self._take(item, tasks)
+
+    def _knows(self, key: tuple[str, int]) -> bool:
+        # One whose end is on its way is still unsettled, and would be read, and run, again.
+        return key in self._attempts or self._outbox.is_reporting(key)
 
     def _take(self, assignment: Assignment, tasks: asyncio.TaskGroup) -> None:
         attempt = Attempt(assignment, self._adapter, self._outbox, self._row.engine_id)

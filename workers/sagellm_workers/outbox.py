@@ -46,6 +46,7 @@ class Outbox:
         self._outputs: dict[Attempt, None] = {}
         self._finishes: list[tuple[Attempt, Ending]] = []
         self._requeues: list[tuple[Attempt, Requeue]] = []
+        self._reporting: set[tuple[str, int]] = set()
         self._ready = asyncio.Event()
         self._claims_ready = asyncio.Event()
         self._idle = asyncio.Event()
@@ -66,6 +67,7 @@ class Outbox:
     def finish(self, attempt: Attempt, ending: Ending) -> None:
         """The request has ended; output still pending goes with it."""
         self._outputs.pop(attempt, None)
+        self._reporting.add(attempt.key)
         self._finishes.append((attempt, ending))
         self._wake()
 
@@ -74,9 +76,14 @@ class Outbox:
         if attempt.sequence == 0:
             self._outputs.pop(attempt, None)
             attempt.pending.clear()
+        self._reporting.add(attempt.key)
         request_id, number = attempt.key
         self._requeues.append((attempt, Requeue(request_id, number, cause, last_error)))
         self._wake()
+
+    def is_reporting(self, key: tuple[str, int]) -> bool:
+        """Whether an attempt has ended here, and the server has not confirmed it yet."""
+        return key in self._reporting
 
     async def written(self) -> None:
         """Wait until everything has been written."""
@@ -147,6 +154,7 @@ class Outbox:
                     ending = replace(ending, body=_take_pending(attempt) + ending.body, content_type=EVENT_STREAM)
                 finishes.append(Finish(request_id, number, attempt.sequence, ending))
             await self._insist(lambda finishes=finishes: finish(self._store, *self._where, finishes))
+            self._reporting.difference_update(attempt.key for attempt, _ in batch)
             self._events.inc(len(finishes))
 
     async def _write_requeues(self) -> None:
@@ -156,6 +164,7 @@ class Outbox:
             await self._insist(
                 lambda items=items: requeue(self._store, *self._where, items, max_failures=self._max_attempts)
             )
+            self._reporting.difference_update(attempt.key for attempt, _ in batch)
 
     async def _insist(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
         # Each step finds done what it did before, so it is repeated until Redis has answered.

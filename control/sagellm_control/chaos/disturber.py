@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from enum import StrEnum
 
+from ..embedded.ports import LOOPBACK
 from .ledger import Ledger
 from .plan import ChaosPlan
 from .process import Kind, Victim
@@ -29,12 +30,14 @@ class Deed(StrEnum):
     """SIGTERM, and started again when it has ended."""
 
 
-_DEEDS = {Deed.KILL: 5, Deed.SHORT_STOP: 2, Deed.LONG_STOP: 1, Deed.RESTART: 2}
+_DEEDS = {Deed.KILL: 5, Deed.SHORT_STOP: 2, Deed.LONG_STOP: 2, Deed.RESTART: 2}
 """How often each is done, in parts."""
 _KINDS = {Kind.WORKER: 4, Kind.ENGINE: 2, Kind.SCHEDULER: 3, Kind.GATEWAY: 3, Kind.VALKEY: 1}
 """How often each kind meets it, in parts."""
 _START_TRIES = 20
 """A process that is started while Valkey is away ends with a clear message; whoever runs it starts it again."""
+_SERVES_WITHIN_S = 30.0
+"""A gateway listens within a second or two; one that is started while Valkey is stopped ends long before this."""
 
 
 class Disturber:
@@ -124,18 +127,35 @@ class Disturber:
         await asyncio.sleep(seconds)
 
     async def _start(self, victim: Victim) -> None:
+        """Start it, and wait until it serves."""
         for _ in range(_START_TRIES):
             began = time.monotonic()
             await victim.start()
-            if victim.kind in (Kind.VALKEY, Kind.ENGINE):
+            if await self._serves(victim):
+                victim.is_up()
                 return
             # It looks for the server at once, and ends if there is none.
-            await _wait_for_end(victim, 1.0)
-            if victim.exit_code is None:
-                return
-            if not self._system.valkey.disturbed_since(began):
+            if victim.exit_code is None or not self._system.valkey.disturbed_since(began):
                 break
-        self._note_crash(victim)
+        if victim.exit_code is None:
+            self._ledger.problems.append(f"{victim.name} did not serve within {_SERVES_WITHIN_S:g} s")
+        else:
+            self._note_crash(victim)
+
+    async def _serves(self, victim: Victim) -> bool:
+        """Wait until it can be connected to, or a moment where it does not listen; False: it does not, or has ended."""
+        if victim.kind in (Kind.VALKEY, Kind.ENGINE):
+            return True
+        port = self._system.ports.get(victim.name)
+        ends = time.monotonic() + (_SERVES_WITHIN_S if port else 1.0)
+        while time.monotonic() < ends:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(victim.wait(), 0.1)
+            if victim.exit_code is not None:
+                return False
+            if port and await _listens(port):
+                return True
+        return not port
 
     def _mind_crashes(self, deeds: asyncio.TaskGroup) -> None:
         for victim in self._system.crashed():
@@ -157,6 +177,10 @@ class Disturber:
         self._tell(said)
 
 
-async def _wait_for_end(victim: Victim, within_s: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(victim.wait(), within_s)
+async def _listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(LOOPBACK, port)
+    except OSError:
+        return False
+    writer.close()
+    return True

@@ -10,8 +10,14 @@ SLOTS = 4
 """Of an engine: fewer in all than there are clients, so that requests wait."""
 TPOT_MS = 15
 """Time per token (ms): an answer takes between a tenth of a second and two seconds."""
+PREFILL_TOKENS_PER_S = 1000
+"""Slow enough that some requests are caught before their first token: those are run again elsewhere."""
+PREFETCH = 1
+"""Requests that a worker holds ready for each engine."""
 SHORTEST_ANSWER, LONGEST_ANSWER = 6, 120
 """Tokens."""
+LONGEST_PROMPT = 800
+"""Words; each is a little more than a token."""
 
 
 @dataclass(frozen=True)

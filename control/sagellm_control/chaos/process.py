@@ -147,7 +147,7 @@ class Victim:
     async def start(self) -> None:
         """Start it, again after it has ended."""
         await self._running.start()
-        self._is_up()
+        self.is_up()
 
     async def kill(self) -> None:
         """SIGKILL."""
@@ -163,7 +163,7 @@ class Victim:
     def thaw(self) -> None:
         """SIGCONT."""
         self.signal(signal.SIGCONT)
-        self._is_up()
+        self.is_up()
 
     async def stop(self, deadline_s: float) -> bool:
         """SIGTERM, and SIGKILL after the deadline; whether it ended by itself."""
@@ -180,6 +180,7 @@ class Victim:
         if self.down_since is None:
             self.down_since = self.last_disturbed
 
-    def _is_up(self) -> None:
+    def is_up(self) -> None:
+        """It is in full health from now on."""
         self.last_disturbed = time.monotonic()
         self.down_since = None

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..simulated_engine.answers import answer_tokens
 from ..wire.priority import RequestPriority
-from .plan import LONGEST_ANSWER, POOL, SHORTEST_ANSWER
+from .plan import LONGEST_ANSWER, LONGEST_PROMPT, POOL, SHORTEST_ANSWER
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Question:
 def make_question(dice: random.Random, name: str, *, stream: bool = True, hurried: bool = False) -> Question:
     """A question of random length and urgency; ``name`` makes its answer unlike any other."""
     return Question(
-        prompt=f"{name} " + "word " * dice.randrange(200),
+        prompt=f"{name} " + "word " * dice.randrange(dice.choice((100, 100, 100, LONGEST_PROMPT))),
         tokens=dice.randint(SHORTEST_ANSWER, LONGEST_ANSWER),
         stream=stream,
         priority=dice.choice(list(RequestPriority)),

@@ -18,7 +18,7 @@ from ..store.connect import Store, open_store
 from ..store.settings import RedisSettings
 from ..store.views import list_engines
 from ..wire.states import EngineState
-from .plan import POOL, SLOTS, TPOT_MS, ChaosPlan
+from .plan import POOL, PREFETCH, PREFILL_TOKENS_PER_S, SLOTS, TPOT_MS, ChaosPlan
 from .process import CommandProcess, Kind, ValkeyProcess, Victim
 
 READY_WITHIN_S = 60.0
@@ -46,16 +46,19 @@ class System:
         engine_ports = [ports.pop() for _ in range(plan.engines)]
         gateway_ports = [ports.pop() for _ in range(plan.gateways)]
         redis = ("--redis-url", valkey.url)
-        lease = ("--lease-s", f"{plan.lease_s:g}", "--drain-s", f"{SHUTDOWN_S}")
+        lease = ("--lease-s", f"{plan.lease_s:g}", "--drain-s", f"{SHUTDOWN_S}", "--prefetch", f"{PREFETCH}")
         # Every engine has a worker that stands by: the next one of the circle.
         engines = [f"http://{LOOPBACK}:{port}" for port in engine_ports]
         served = [
             dict.fromkeys((engines[n % len(engines)], engines[(n + 1) % len(engines)])) for n in range(plan.workers)
         ]
         speed = ("--slots", f"{SLOTS}", "--tpot-ms", f"{TPOT_MS}", "--model", POOL)
+        speed += ("--prefill-tokens-per-s", f"{PREFILL_TOKENS_PER_S}")
         keep_s = max(600, round(plan.seconds + 3 * plan.settle_s))
         http = ("--shutdown-s", f"{SHUTDOWN_S}", "--keepalive-s", f"{KEEPALIVE_S}", "--result-ttl-s", f"{keep_s}")
-        self.gateway_urls = {f"{Kind.GATEWAY}-{n + 1}": f"http://{LOOPBACK}:{p}" for n, p in enumerate(gateway_ports)}
+        self.ports = {f"{Kind.GATEWAY}-{n + 1}": port for n, port in enumerate(gateway_ports)}
+        """Of the gateways, by their names."""
+        self.gateway_urls = {name: f"http://{LOOPBACK}:{port}" for name, port in self.ports.items()}
         self.engine_urls = engines
         self.victims = [
             self.valkey,
