@@ -105,7 +105,7 @@ async def test_a_timeout_that_passes_during_an_outage_is_told(
     redis = RedisSettings(url=server.url, command_timeout_s=1, connect_timeout_s=1)
     async with in_process_system(redis, [engine.url]) as system:
         body = chat("too slow", max_tokens=1000, stream=stream)
-        headers = {"X-Request-Timeout-Ms": "1000"}
+        headers = {"X-Request-Timeout-Ms": "2000"}
 
         async def ask() -> str:
             async with system.session.post(system.url + CHAT_PATH, json=body, headers=headers) as response:
