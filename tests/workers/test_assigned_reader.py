@@ -33,8 +33,22 @@ class InstantEngine:
         yield EngineReply(200, "text/event-stream", None, chunks())
 
 
+class SilentEngine:
+    """Never answers."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    @asynccontextmanager
+    async def run(self, call: EngineCall) -> AsyncGenerator[EngineReply, None]:
+        self.calls.append(call.request_id)
+        await asyncio.Event().wait()
+        raise AssertionError("it is cancelled")
+        yield
+
+
 @asynccontextmanager
-async def reading(store: Store, row: EngineRow, engine: InstantEngine) -> AsyncGenerator[Outbox, None]:
+async def reading(store: Store, row: EngineRow, engine: InstantEngine | SilentEngine) -> AsyncGenerator[Outbox, None]:
     """A reader at work, and its outbox, which does not write until it is run."""
     outbox = Outbox(store, row.pool, row.engine_id, row.worker, max_attempts=3)
     reader = AssignedReader(store, row, cast(Any, engine), outbox)
@@ -68,6 +82,24 @@ async def test_an_answer_whose_end_is_not_written_yet_is_not_made_again(store: S
         writing.cancel()
         await asyncio.wait([writing])
     assert [event.type for event in await pool.events("a")] == ["end"]
+
+
+async def test_what_is_held_is_not_started_when_the_session_ends(store: Store, pool: PoolDriver) -> None:
+    errors: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context))
+    engine = SilentEngine()
+    row = await pool.engine(slots=1, prefetch=1)
+    async with reading(store, row, engine):
+        await pool.assigned("a", "b", stream=True)
+        await wait_until(lambda: engine.calls == ["a"], what="the first runs")
+        await wait_until(lambda: _all_are_read(store, pool), what="the second is held")
+    assert engine.calls == ["a"]
+    assert errors == []
+
+
+async def _all_are_read(store: Store, pool: PoolDriver) -> bool:
+    (group,) = await store.commands.xinfo_groups(pool.keys.assigned("e1"))
+    return group["pending"] == 2 and bool(await _blocked_readers(store))
 
 
 async def _both_finished(pool: PoolDriver) -> bool:

@@ -74,6 +74,8 @@ class AssignedReader:
                         start = UNSETTLED
                         await asyncio.sleep(RETRY_S)
             finally:
+                # What runs is cancelled now: nothing that is held takes its place.
+                self._held.clear()
                 await self._store.done_with(self._client)
 
     def drain(self) -> None:

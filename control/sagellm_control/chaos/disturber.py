@@ -36,6 +36,8 @@ _KINDS = {Kind.WORKER: 4, Kind.ENGINE: 2, Kind.SCHEDULER: 3, Kind.GATEWAY: 3, Ki
 """How often each kind meets it, in parts."""
 _START_TRIES = 20
 """A process that is started while Valkey is away ends with a clear message; whoever runs it starts it again."""
+_NO_SERVER = ("Error: no Redis at ", "Error: The queue cannot be reached", "Error: Redis: ")
+"""What such a process says last."""
 _SERVES_WITHIN_S = 30.0
 """A gateway listens within a second or two; one that is started while Valkey is stopped ends long before this."""
 
@@ -129,18 +131,21 @@ class Disturber:
     async def _start(self, victim: Victim) -> None:
         """Start it, and wait until it serves."""
         for _ in range(_START_TRIES):
-            began = time.monotonic()
             await victim.start()
             if await self._serves(victim):
                 victim.is_up()
                 return
-            # It looks for the server at once, and ends if there is none.
-            if victim.exit_code is None or not self._system.valkey.disturbed_since(began):
+            if not self._found_no_server(victim):
                 break
         if victim.exit_code is None:
             self._ledger.problems.append(f"{victim.name} did not serve within {_SERVES_WITHIN_S:g} s")
         else:
             self._note_crash(victim)
+
+    def _found_no_server(self, victim: Victim) -> bool:
+        """Whether it has ended because Valkey was away when it started; who is up already stays up."""
+        told = last_line(victim.log).startswith(_NO_SERVER)
+        return victim.exit_code == 1 and told and self._system.valkey.disturbed_since(victim.started_at)
 
     async def _serves(self, victim: Victim) -> bool:
         """Wait until it can be connected to, or a moment where it does not listen; False: it does not, or has ended."""
@@ -160,7 +165,7 @@ class Disturber:
     def _mind_crashes(self, deeds: asyncio.TaskGroup) -> None:
         for victim in self._system.crashed():
             victim.busy = True
-            if not (victim.exit_code == 1 and self._system.valkey.disturbed_since(victim.last_disturbed)):
+            if not self._found_no_server(victim):
                 self._note_crash(victim)
             deeds.create_task(self._start_again(victim), name=f"start {victim.name} again")
 

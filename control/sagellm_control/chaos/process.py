@@ -125,6 +125,8 @@ class Victim:
         """Since when it has been dead or stopped, on the monotonic clock."""
         self.last_disturbed = float("-inf")
         """When it was last dead, stopped or starting, on the monotonic clock."""
+        self.started_at = float("-inf")
+        """When it was last started, on the monotonic clock."""
         self._running = running
 
     @property
@@ -146,6 +148,7 @@ class Victim:
 
     async def start(self) -> None:
         """Start it, again after it has ended."""
+        self.started_at = time.monotonic()
         await self._running.start()
         self.is_up()
 
