@@ -10,6 +10,8 @@ from sagellm_control.chaos.ledger import Asked, Ledger
 from sagellm_control.chaos.plan import POOL
 from sagellm_control.chaos.question import Question
 from sagellm_control.store.connect import Store
+from sagellm_control.store.steps.cancel import cancel
+from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.wire.event import EVENT_STREAM, Ending
 from sagellm_control.wire.states import Outcome
 
@@ -98,6 +100,29 @@ async def test_an_accepted_request_without_a_record_is_lost(pool: PoolDriver) ->
     found = await read_aftermath(pool.store, asked_for("a"))
     assert found.lost == {"a"}
     assert "there are 0 records" in "".join(found.left_over)
+
+
+@pytest.mark.parametrize(("field", "value"), [("engine", "e2"), ("attempt", "2")])
+async def test_an_end_by_somebody_who_did_not_hold_the_request(pool: PoolDriver, field: str, value: str) -> None:
+    await pool.running("a")
+    ending = Ending(Outcome.COMPLETED, content_type=EVENT_STREAM, engine="e1", body=stream(TOKENS))
+    assert await pool.finish("a", ending=ending)
+    assert (await read_aftermath(pool.store, asked_for("a"))).left_over == []
+    await pool.store.commands.hset(pool.keys.record("a"), field, value)
+    (said,) = (await read_aftermath(pool.store, asked_for("a"))).left_over
+    assert said == "a was ended by attempt 1 on e1, which did not hold it"
+
+
+async def test_what_ends_while_it_waits_is_ended_by_nobody(pool: PoolDriver) -> None:
+    await pool.waiting("a")
+    await cancel(pool.store, POOL, "a")
+    await pool.running("b")
+    await pool.requeue("b", Cause.LAPSED)
+    await cancel(pool.store, POOL, "b")
+    await pool.accept("c")
+    await cancel(pool.store, POOL, "c")
+    await pool.store.commands.delete(pool.keys.freed)  # nobody is there to take the announcement
+    assert (await read_aftermath(pool.store, asked_for("a", "b", "c"))).left_over == []
 
 
 async def test_a_request_that_was_ended_and_whose_log_was_not(pool: PoolDriver) -> None:

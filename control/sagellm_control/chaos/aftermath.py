@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from redis.exceptions import RedisError
 
 from ..store.connect import Store
 from ..store.inspect import pool_depth, texts
-from ..wire.event import read_log_entry
+from ..wire.event import END, Ending, Event, read_log_entry
 from ..wire.keys import PoolKeys
 from ..wire.states import EngineState, Outcome, RequestState
 from .comparison import Flaw
@@ -30,6 +31,8 @@ class Aftermath:
     accepted: int = 0
     """Requests that have a record."""
     outcomes: Counter[str] = field(default_factory=Counter[str])
+    rerun: int = 0
+    """Requests that took more than one attempt."""
     stuck: set[str] = field(default_factory=set[str])
     """Requests that have not ended."""
     lost: set[str] = field(default_factory=set[str])
@@ -80,21 +83,35 @@ async def read_aftermath(store: Store, ledger: Ledger) -> Aftermath:
 async def _read_requests(store: Store, keys: PoolKeys, ids: list[str], ledger: Ledger, found: Aftermath) -> None:
     pipe = store.commands.pipeline(transaction=False)
     for request_id in ids:
-        pipe.hmget(keys.record(request_id), "state", "outcome")
+        pipe.hmget(keys.record(request_id), "state", "outcome", "attempt", "engine")
         pipe.xrange(keys.output(request_id))
     answers = await pipe.execute()
-    for request_id, (state, outcome), entries in zip(ids, answers[::2], answers[1::2], strict=True):
+    for request_id, (state, outcome, attempt, engine), entries in zip(ids, answers[::2], answers[1::2], strict=True):
         if state != RequestState.FINISHED.encode():
             found.stuck.add(request_id)
             continue
         found.outcomes[outcome.decode()] += 1
+        found.rerun += int(attempt or 0) > 1
+        events = [read_log_entry(request_id, entry_id, fields) for entry_id, fields in entries]
+        if stranger := _stranger(events, int(attempt or 0), (engine or b"").decode()):
+            found.left_over.append(f"{request_id} was ended by {stranger}, which did not hold it")
         # What was refused under a fate unknown may have been accepted; nobody then knows its question.
         if asked := ledger.asked.get(request_id):
             kept = Transcript(asked.question)
-            kept.take_events(read_log_entry(request_id, entry_id, fields) for entry_id, fields in entries)
+            kept.take_events(events)
             found.flaws += kept.check()
             if not kept.ended:
                 found.left_over.append(f"{request_id} has ended, and its output log has not")
+
+
+def _stranger(events: Sequence[Event], attempt: int, engine: str) -> str:
+    """Who wrote the end of a request without being the holder of its last attempt; empty: nobody did."""
+    for event in events:
+        if event.type == END:
+            by = Ending.decode(event.payload).engine
+            if event.attempt != attempt or (by and by != engine):
+                return f"attempt {event.attempt} on {by or 'no engine'}"
+    return ""
 
 
 async def _reservations(store: Store, keys: PoolKeys) -> list[str]:
