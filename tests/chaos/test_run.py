@@ -11,6 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from sagellm_control.chaos.system import SystemDidNotStart
+from sagellm_control.cli.root import root
 
 SECONDS = 12
 STARTED = "processes are ready"
@@ -93,6 +97,7 @@ def test_ctrl_c_stops_everything_in_order(tmp_path: Path) -> None:
         (("--seconds", "0"), "Invalid value for '--seconds'"),
         (("--workers", "0"), "Invalid value for '--workers'"),
         (("--json", "/none/figures.json"), "--json /none/figures.json: its folder does not exist"),
+        (("--folder", "/etc"), "--folder /etc: it is not empty"),
     ],
 )
 def test_what_cannot_work_is_told_before_anything_starts(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
@@ -101,3 +106,14 @@ def test_what_cannot_work_is_told_before_anything_starts(words: tuple[str, ...],
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_system_that_does_not_start_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object) -> None:
+        raise SystemDidNotStart("worker-1 ended: Error: a reason")
+
+    monkeypatch.setattr("sagellm_control.chaos.run.run_chaos", fail)
+    result = CliRunner().invoke(root, ["chaos", "--folder", str(tmp_path / "kept")])
+    assert result.exit_code == 1
+    assert f"Error: worker-1 ended: Error: a reason; logs are in {tmp_path / 'kept'}" in result.stderr
+    assert (tmp_path / "kept").is_dir()

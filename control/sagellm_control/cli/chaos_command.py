@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .failures import Problems
 from .tables import print_table
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ _PROCESSES = click.IntRange(1, 64)
 @click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Keep the logs and Valkey's file there.  [default: a temporary one, kept only if the run fails]",
+    help="Keep the logs and Valkey's file in this new or empty folder.  "
+    "[default: a temporary one, kept only if the run fails]",
 )
 def chaos(json_file: Path | None, seed: int | None, folder: Path | None, **sizes: float) -> None:
     """Kill, stop and restart a whole system at random, and check every token of every answer.
@@ -72,10 +74,13 @@ def chaos(json_file: Path | None, seed: int | None, folder: Path | None, **sizes
       sagellm-control chaos --seconds 600 --seed 7 --json chaos.json
     """
     from ..chaos.plan import ChaosPlan
+    from ..chaos.system import SystemDidNotStart
 
     plan = ChaosPlan(seed=secrets.randbelow(10**6) if seed is None else seed, **sizes)  # type: ignore[arg-type]
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise click.UsageError(f"--json {json_file}: its folder does not exist")
+    if folder is not None and folder.is_dir() and any(folder.iterdir()):
+        raise click.UsageError(f"--folder {folder}: it is not empty, and what an earlier run left would be counted")
     place = folder or Path(tempfile.mkdtemp(prefix="sagellm-control-chaos-"))
     report: ChaosReport | None = None
     keep = folder is not None
@@ -85,6 +90,9 @@ def chaos(json_file: Path | None, seed: int | None, folder: Path | None, **sizes
         logging.basicConfig(filename=place / "clients.log", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         report = asyncio.run(_run(plan, place.absolute()))
         keep |= report is not None and not report.passed
+    except SystemDidNotStart as error:
+        keep = True
+        raise Problems([f"{error}; logs are in {place}"]) from None
     finally:
         if not keep:
             shutil.rmtree(place, ignore_errors=True)
