@@ -6,7 +6,7 @@ import math
 
 from .objectives import PaceObjectives, Window
 
-AIM = 0.85
+AIM = 0.8
 """Part of an objective that is aimed at: answers differ, and all of them are to keep it, not their mean alone."""
 FIRST_SHARE = 0.5
 """Part of an engine's time that prefills may take before anything is known of it. On the Mooncake conversation trace
@@ -32,8 +32,6 @@ MOST_DOWN_PER_S = 0.35
 USED = 0.7
 """A pace of which less was used is not what held anything back: it is not raised, so that a quiet time does not wind it
 up for the next burst."""
-IDLE_SHARE = 1.0
-"""Of the first pace: where it goes back to, at least, when an engine has stood idle for a while."""
 
 
 class PaceController:

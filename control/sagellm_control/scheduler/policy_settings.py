@@ -91,12 +91,12 @@ class PolicySettings(BaseModel):
         description="prefix_affinity: least share of the prompt that an engine must have cached",
     )
     guard_requests: int = Field(
-        default=8,
+        default=16,
         ge=0,
         le=10_000,
         description="Affinity ends where an engine has so many more requests than the emptiest",
     )
-    guard_ratio: float = Field(default=1.25, ge=1, le=100, description="… and so many times as many")
+    guard_ratio: float = Field(default=1.5, ge=1, le=100, description="… and so many times as many")
     hash_blocks: int = Field(
         default=2,
         ge=1,
@@ -110,7 +110,7 @@ class PolicySettings(BaseModel):
         default=1.0, ge=0, le=1000, description="kv_cost: what a prompt token left to prefill counts"
     )
     decode_weight: float = Field(
-        default=1.0, ge=0, le=1000, description="kv_cost: what a token held in the KV cache counts"
+        default=0.1, ge=0, le=1000, description="kv_cost: what a token held in the KV cache counts"
     )
 
     @property

@@ -32,7 +32,7 @@ def _shortest(settings: PolicySettings) -> ShortestOrder:
         settings.stretch,
         settings.aging_ms,
         decode_share=settings.decode_share,
-        objective=settings.ttft_slo_ms > 0,
+        ttft_slo_ms=settings.ttft_slo_ms,
     )
 
 

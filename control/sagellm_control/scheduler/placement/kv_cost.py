@@ -10,7 +10,7 @@ from ..open_engines import OpenEngines
 from .base import Hold
 from .holding import Holding
 
-PREFIX_LOOKS = 8
+PREFIX_LOOKS = 4
 """Engines compared that have a beginning of the prompt cached."""
 LOAD_LOOKS = 2
 """Engines compared that have the least to do."""
@@ -21,8 +21,8 @@ class KvCostPlacement:
 
         prefill_weight · max(active prefill + prompt - overlap, 0) + decode_weight · KV tokens held
 
-    times (usual speed / the engine's speed), plus, for an engine that is closed by its pace, what could be prefilled
-    until it opens: if the lowest cost is that of a closed one, the request waits for it, for a bounded time.
+    times (usual speed / the engine's speed). For a closed engine that has more of the prompt than the cheapest open
+    one, the request waits as long as that pays (``worth_waiting_until_ms``), and no longer than ``hold_ms`` in all.
 
     The lowest is looked for among the engines that have a beginning of the prompt and those with the least to do: no
     other can be lower, but for more than ``PREFIX_LOOKS`` engines with equally long beginnings.
@@ -50,22 +50,15 @@ class KvCostPlacement:
         if best is None:
             return None
         wanted: str | None = None
-        wanted_cost = best_cost
         for engine, _ in engines.with_prefix(request, PREFIX_LOOKS):
-            cost = self.cost(engine, request, forecast, engines, now_ms)
             if engines.can_take(engine, request, forecast):
+                cost = self.cost(engine, request, forecast, engines, now_ms)
                 if cost < best_cost:
                     best, best_cost = engine, cost
-            elif cost < wanted_cost:
-                wanted, wanted_cost = engine, cost
-        if wanted is not None and wanted_cost < best_cost:
-            load = engines.load_of(wanted)
-            opens_ms = load.opens_at_ms(now_ms) if load is not None else now_ms
-            # One that has no time to open at (no free place) may open any moment: worth a look while it would pay.
-            if opens_ms == float("inf"):
-                opens_ms = now_ms + self._gain_ms(best_cost - wanted_cost, best, engines)
-            if hold := self._holding.hold(request, now_ms, opens_ms):
-                return hold
+            else:
+                wanted = wanted or engine
+        if wanted is not None and (hold := self._holding.for_engine(wanted, best, request, forecast, engines, now_ms)):
+            return hold
         self._holding.end(request)
         return best
 
@@ -77,11 +70,4 @@ class KvCostPlacement:
         left = load.backlog_tokens(now_ms) + engines.uncached_tokens(engine, request, forecast)
         tokens = self.prefill_weight * max(left, 0.0) + self.decode_weight * load.kv_held
         speed = max(load.row.speed.prefill_tps, 1.0)
-        if load.is_paced(now_ms):
-            tokens += (load.paced_until_ms - now_ms) * speed / 1000
         return tokens * engines.usual_tps / speed
-
-    def _gain_ms(self, tokens: float, engine: str, engines: OpenEngines) -> float:
-        load = engines.load_of(engine)
-        speed = load.row.pace_tps or load.row.speed.prefill_tps if load is not None else 1.0
-        return tokens * 1000 / max(speed, 1.0)

@@ -20,8 +20,8 @@ class PrefixAffinityPlacement:
     - The guard: where the engine wanted has over ``guard_requests`` requests more than the emptiest open one, and over
       ``guard_ratio`` times as many, the least loaded engine (sgl: 64 and 1.5, of the fullest engine; its queues are
       deep, ours are slots).
-    - If the engine wanted is closed, the request waits for it, as long as that costs less than it saves: no longer
-      than to prefill elsewhere what that engine has cached, and no longer than ``hold_ms`` in all.
+    - If the engine wanted is closed, the request waits for it as long as that pays (``worth_waiting_until_ms``), and
+      no longer than ``hold_ms`` in all.
 
     Args:
         match: least share of the prompt, 0 to 1.
@@ -47,12 +47,16 @@ class PrefixAffinityPlacement:
             if self._guarded(engine, request, engines):
                 continue
             if engines.can_take(engine, request, forecast):
-                if hold_for is not None and (hold := self._hold(hold_for, engine, request, forecast, engines, now_ms)):
+                if hold_for is not None and (
+                    hold := self._holding.for_engine(hold_for, engine, request, forecast, engines, now_ms)
+                ):
                     return hold
                 self._holding.end(request)
                 return engine
             hold_for = hold_for or engine
-        if hold_for is not None and (hold := self._hold(hold_for, other, request, forecast, engines, now_ms)):
+        if hold_for is not None and (
+            hold := self._holding.for_engine(hold_for, other, request, forecast, engines, now_ms)
+        ):
             return hold
         self._holding.end(request)
         return other
@@ -63,30 +67,3 @@ class PrefixAffinityPlacement:
             return True
         fewest = engines.fewest(request)
         return load.requests > fewest + self.guard_requests and load.requests > self.guard_ratio * fewest
-
-    def _hold(
-        self, wanted: str, other: str, request: Arrival, forecast: Forecast, engines: OpenEngines, now_ms: float
-    ) -> Hold | None:
-        until_ms = worth_waiting_until_ms(wanted, other, request, forecast, engines, now_ms)
-        return self._holding.hold(request, now_ms, until_ms) if until_ms is not None else None
-
-
-def worth_waiting_until_ms(
-    wanted: str, other: str, request: Arrival, forecast: Forecast, engines: OpenEngines, now_ms: float
-) -> float | None:
-    """Until when it pays to wait for one engine while another one is open; None: not at all.
-
-    It pays as long as the wait is shorter than the prefill that it saves, at the rate at which the other engine does
-    prefills: its pace, or its speed where it has none. An engine that is closed by its pace says when it opens; one
-    that waits for a place may open any moment, and is waited for no longer than that.
-    """
-    wanted_load, other_load = engines.load_of(wanted), engines.load_of(other)
-    if wanted_load is None or other_load is None:
-        return None
-    saved = engines.uncached_tokens(other, request, forecast) - engines.uncached_tokens(wanted, request, forecast)
-    rate_tps = other_load.row.pace_tps or other_load.row.speed.prefill_tps
-    latest_ms = now_ms + saved * 1000 / max(rate_tps, 1.0)
-    opens_ms = wanted_load.opens_at_ms(now_ms)
-    if opens_ms == float("inf"):
-        return latest_ms if saved > 0 else None
-    return opens_ms if now_ms < opens_ms <= latest_ms else None
