@@ -14,7 +14,7 @@ the best lay between 0.5 and 0.65 for an objective of 60 ms, and the load fell o
 LEAST_SHARE = 0.05
 """Of the engine's prefill speed: the floor. Below it a prompt of 8,000 tokens would hold up the next for 8 s at 20,000
 tokens/s, and an engine that is that slow is not helped by waiting longer."""
-MOST_SHARE = 4.0
+MOST_SHARE = 10.0
 """Of the prefill speed that was told: the ceiling. Speeds told may be a first guess, so it is a generous one; the
 objective is what bounds the pace."""
 
@@ -46,7 +46,7 @@ class PaceController:
     of the time that prefills take); the share follows the pace at once, and the batch within the length of an answer,
     the same way round, so an integral alone swings. It starts at half of the engine's prefill speed.
 
-    Bounded by 5 % and 400 % of the prefill speed. An engine that runs nothing takes a request whatever the pace (the
+    Bounded by 5 % and ten times the prefill speed that is known. An engine that runs nothing takes a request whatever the pace (the
     commit script says so), so there is always progress.
 
     Args:

@@ -200,8 +200,10 @@ class EngineLedger:
         while self._due:
             at_ms, engine = self._due[0]
             load = self._loads.get(engine)
-            if load is not None and not load.open and load.free > 0 and load.paced_until_ms == at_ms:
-                return at_ms
+            if load is not None and not load.open and load.free > 0:
+                kept = self._kept.get(engine)
+                if at_ms == (kept[1] if kept else load.paced_until_ms):
+                    return at_ms
             heapq.heappop(self._due)
         return None
 

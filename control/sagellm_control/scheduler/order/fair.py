@@ -14,18 +14,19 @@ class FairOrder:
     """Start-time fair queueing (Goyal, Vin, Cheng 1996) over tenants, charged like VTC (Sheng et al., OSDI 2024).
 
         charge = (w_in · prompt tokens + w_out · expected output tokens) / (weight of the tenant · tokens per ms)
-        start  = max(virtual time, the tenant's last start + its charge)     virtual time: start of the last assigned
+        start  = the tenant's last start + its charge; at least the virtual time (the start of the last that was
+                 assigned) where the tenant has nothing waiting
         rank   = start + class × aging + handicap of the inner order
 
     Who was idle is lifted to the virtual time: it gets no credit for it, and no debt. Work-conserving: a rank says who
     is first, never that an engine idles. What a request really produced is settled against its tenant when it ends.
 
-    Bound: of two tenants that both have requests waiting throughout an interval, the weighted service that they are
-    handed in it differs by at most
+    Bound: of two tenants that both have requests waiting all the time from some moment on, the weighted service that
+    they have been handed since then differs by at most
 
-        max charge of the one + max charge of the other + 2 · (largest - smallest handicap that occurs)
+        largest charge of the one + largest charge of the other + 2 · (largest - smallest handicap that occurs)
 
-    which without handicaps is SFQ's Theorem 1, and with equal weights VTC's ``2 · max(w_in·L_in, w_out·M)`` in terms
+    which without handicaps is SFQ's theorem 1, and with equal weights VTC's ``2 · max(w_in·L_in, w_out·M)`` in terms
     of whole requests. What predictions get wrong adds to it until it is settled.
 
     Args:

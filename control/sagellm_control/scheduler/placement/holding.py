@@ -15,7 +15,8 @@ class Holding:
     """Lets a request hold out for a better engine, and no longer than a bounded time in all.
 
     The time runs from the first hold and not from the arrival: who has waited its turn in a long line would never
-    hold out otherwise, and a long line is where a cached prompt is worth most.
+    hold out otherwise, and a long line is where a cached prompt is worth most. It is remembered after it has run out:
+    who comes back (its commit was too late, its attempt failed) has had its patience.
 
     Args:
         longest_ms: of all holds of a request together; 0: none.
@@ -45,11 +46,6 @@ class Holding:
         """A hold for an engine with a cached beginning while another one is open, if that pays."""
         until_ms = worth_waiting_until_ms(wanted, other, request, forecast, engines, now_ms)
         return None if until_ms is None else self.hold(request, now_ms, until_ms)
-
-    def end(self, request: Arrival) -> None:
-        """It has found an engine."""
-        if self._since:
-            self._since.pop(request.id, None)
 
 
 def worth_waiting_until_ms(

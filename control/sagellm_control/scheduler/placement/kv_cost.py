@@ -59,7 +59,6 @@ class KvCostPlacement:
                 wanted = wanted or engine
         if wanted is not None and (hold := self._holding.for_engine(wanted, best, request, forecast, engines, now_ms)):
             return hold
-        self._holding.end(request)
         return best
 
     def cost(self, engine: str, request: Arrival, forecast: Forecast, engines: OpenEngines, now_ms: float) -> float:

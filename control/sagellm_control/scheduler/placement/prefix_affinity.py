@@ -51,14 +51,12 @@ class PrefixAffinityPlacement:
                     hold := self._holding.for_engine(hold_for, engine, request, forecast, engines, now_ms)
                 ):
                     return hold
-                self._holding.end(request)
                 return engine
             hold_for = hold_for or engine
         if hold_for is not None and (
             hold := self._holding.for_engine(hold_for, other, request, forecast, engines, now_ms)
         ):
             return hold
-        self._holding.end(request)
         return other
 
     def _guarded(self, engine: str, request: Arrival, engines: OpenEngines) -> bool:

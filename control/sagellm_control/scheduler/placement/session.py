@@ -32,7 +32,6 @@ class SessionPlacement:
             return least_loaded(request, forecast, engines)
         homes = list(engines.on_ring(request, request.session, NEXT_ON_THE_RING))
         if homes and engines.can_take(homes[0], request, forecast):
-            self._holding.end(request)
             return homes[0]
         other = next((home for home in homes[1:] if engines.can_take(home, request, forecast)), None)
         other = other or least_loaded(request, forecast, engines)
