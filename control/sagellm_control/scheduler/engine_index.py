@@ -98,10 +98,18 @@ class EngineIndex:
         return self._ring
 
     def draw(self, number: int, most: int) -> Iterator[str]:
-        """Open engines from a place in no particular order, up to ``most``."""
+        """Up to ``most`` different open engines, the first two of them wherever the number points to."""
         size = len(self._drawn)
-        for step in range(min(most, size)):
-            yield self._drawn[(number + step) % size]
+        if not size:
+            return
+        first = number % size
+        yield self._drawn[first]
+        if size > 1:
+            step = 1 + number // size % (size - 1)
+            yield self._drawn[(first + step) % size]
+            others = (n for n in range(1, size) if n != step)
+            for other, _ in zip(others, range(most - 2), strict=False):
+                yield self._drawn[(first + other) % size]
 
 
 MEASURES: dict[str, Measure] = {

@@ -165,18 +165,19 @@ class EngineLedger:
         self._close(engine)
         self._kept.pop(engine, None)
 
-    def cached_tokens(self, engine: str, request: Arrival, prompt_tokens: float) -> float:
+    def cached_tokens(self, engine: str, request: Arrival, prompt_tokens: float, depth: int | None = None) -> float:
         """How much of the prompt the engine has, as far as its placements tell. The last block never counts as whole:
         an engine always prefills at least the last token."""
         if not request.prefix:
             return 0.0
-        depth = self.prefixes.depth(engine, request.prefix)
+        if depth is None:
+            depth = self.prefixes.depth(engine, request.prefix)
         return max(0.0, min(depth / len(request.prefix) * prompt_tokens, prompt_tokens - 1))
 
-    def uncached_tokens(self, engine: str, request: Arrival, forecast: Forecast) -> float:
+    def uncached_tokens(self, engine: str, request: Arrival, forecast: Forecast, depth: int | None = None) -> float:
         """How much of the prompt the engine has to prefill."""
         prompt_tokens = forecast.prompt_tokens or request.prompt_tokens
-        return prompt_tokens - self.cached_tokens(engine, request, prompt_tokens)
+        return prompt_tokens - self.cached_tokens(engine, request, prompt_tokens, depth)
 
     # Pace: engines that open by time.
 

@@ -44,7 +44,7 @@ class OpenEngines(EngineLedger):
         return self._able(request, forecast, index, index.shelves("step", self._loads).descending(start))
 
     def draw(self, request: Arrival, forecast: Forecast, number: int, most: int) -> Iterator[str]:
-        """Up to ``most`` from a place in no particular order."""
+        """Up to ``most`` different ones, the first two of them wherever the number points to."""
         index = self._index(request)
         return self._able(request, forecast, index, index.draw(number, most))
 

@@ -50,9 +50,11 @@ class KvCostPlacement:
         if best is None:
             return None
         wanted: str | None = None
-        for engine, _ in engines.with_prefix(request, PREFIX_LOOKS):
+        for engine, depth in engines.with_prefix(request, PREFIX_LOOKS):
+            if engine == best:
+                continue
             if engines.can_take(engine, request, forecast):
-                cost = self.cost(engine, request, forecast, engines, now_ms)
+                cost = self.cost(engine, request, forecast, engines, now_ms, depth)
                 if cost < best_cost:
                     best, best_cost = engine, cost
             else:
@@ -61,12 +63,24 @@ class KvCostPlacement:
             return hold
         return best
 
-    def cost(self, engine: str, request: Arrival, forecast: Forecast, engines: OpenEngines, now_ms: float) -> float:
-        """In tokens on an engine of the usual speed; inf for one that is not READY."""
+    def cost(
+        self,
+        engine: str,
+        request: Arrival,
+        forecast: Forecast,
+        engines: OpenEngines,
+        now_ms: float,
+        depth: int | None = None,
+    ) -> float:
+        """In tokens on an engine of the usual speed; inf for one that is not READY.
+
+        Args:
+            depth: blocks of the prompt that it has cached, where that is known.
+        """
         load = engines.load_of(engine)
         if load is None:
             return float("inf")
-        left = load.backlog_tokens(now_ms) + engines.uncached_tokens(engine, request, forecast)
+        left = load.backlog_tokens(now_ms) + engines.uncached_tokens(engine, request, forecast, depth)
         tokens = self.prefill_weight * max(left, 0.0) + self.decode_weight * load.kv_held
         speed = max(load.row.speed.prefill_tps, 1.0)
         return tokens * engines.usual_tps / speed

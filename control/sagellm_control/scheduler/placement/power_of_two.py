@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 from ...wire.request import Arrival
 from ..forecast import Forecast
 from ..open_engines import OpenEngines
@@ -20,11 +18,8 @@ class PowerOfTwoPlacement:
     name = "power_of_two"
 
     def choose(self, request: Arrival, forecast: Forecast, engines: OpenEngines, now_ms: float) -> str | None:
-        number = place_of(request.id)
-        looks = 2 + len(request.excluded)
-        first = next(engines.draw(request, forecast, number, looks), None)
-        others = islice(engines.draw(request, forecast, number // 1_000_003, looks + 1), 2)
-        second = next((engine for engine in others if engine != first), None)
+        drawn = engines.draw(request, forecast, place_of(request.id), 2 + len(request.excluded))
+        first, second = next(drawn, None), next(drawn, None)
         if first is None or second is None:
             # Those drawn have no KV room for it: one of them all may.
             return first or second or next(engines.by_load(request, forecast), None)
