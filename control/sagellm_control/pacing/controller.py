@@ -46,8 +46,8 @@ class PaceController:
     of the time that prefills take); the share follows the pace at once, and the batch within the length of an answer,
     the same way round, so an integral alone swings. It starts at half of the engine's prefill speed.
 
-    Bounded by 5 % and ten times the prefill speed that is known. An engine that runs nothing takes a request whatever the pace (the
-    commit script says so), so there is always progress.
+    Bounded by 5 % and ten times the prefill speed that is known. An engine that runs nothing takes a request whatever
+    the pace (the commit script says so), so there is always progress.
 
     Args:
         objectives: of the pool; none: the pace is 0, which means "off".
