@@ -10,8 +10,8 @@ from .sources import imports, modules, reaches
 
 CONTROL = "sagellm_control"
 
-FOR_WORKERS = (f"{CONTROL}.wire", f"{CONTROL}.store", f"{CONTROL}.stopping")
-"""All that workers need of the control package."""
+FOR_WORKERS = (f"{CONTROL}.wire", f"{CONTROL}.store", f"{CONTROL}.stopping", f"{CONTROL}.pacing")
+"""All that workers need of the control package. Pacing is pure, and must be the same in the simulator."""
 
 DOES_IO = (
     *("redis", "httpx", "httpx_aiohttp", "aiohttp", "asyncio", "socket", "subprocess", "ssl", "pathlib", "os", "time"),
@@ -19,15 +19,35 @@ DOES_IO = (
 )
 """What an order, a placement or a message shape has no business with: I/O, and clocks and dice of its own."""
 
+VIEW = ("forecast", "shelf", "ring", "prefix_index", "engine_load", "engine_index", "engine_ledger")
+"""What the snapshot of the engines is made of."""
+
+PURE: dict[str, tuple[str, ...]] = {
+    "forecast": (),
+    "policy_settings": (),
+    "passing": (),
+    "tenant_clock": (),
+    "shelf": (),
+    "ring": (),
+    "prefix_index": (),
+    "engine_load": ("forecast",),
+    "engine_index": ("engine_load", "ring", "shelf"),
+    "engine_ledger": ("engine_index", "engine_load", "forecast", "prefix_index"),
+    "open_engines": VIEW,
+    "estimates": ("forecast",),
+    "lateness": ("forecast", "policy_settings"),
+    "order": ("forecast", "policy_settings"),
+    "placement": ("forecast", "policy_settings", "open_engines", "ring"),
+}
+"""Part of the scheduler that is pure -> the parts of the scheduler that it may import."""
+
 BELOW: dict[str, tuple[str, ...]] = {
     "wire": (),
     "store": ("wire",),
     "client": ("store", "wire"),
     "keeper": ("store", "wire"),
-    "scheduler.forecast": ("wire",),
-    "scheduler.order": ("wire", "scheduler.order", "scheduler.forecast"),
-    "scheduler.placement": ("wire", "scheduler.placement", "scheduler.open_engines", "scheduler.forecast"),
-    "scheduler.open_engines": ("wire",),
+    "pacing": ("wire",),
+    **{f"scheduler.{pure}": ("wire", *(f"scheduler.{other}" for other in below)) for pure, below in PURE.items()},
     "scheduler": ("keeper", "store", "wire", "stopping"),
     "gateway": ("client", "store", "wire", "stopping"),
     "chaos": ("client", "gateway.request_headers", "embedded", "simulated_engine.answers", "store", "wire"),
@@ -45,8 +65,7 @@ def test_workers_know_only_the_wire_and_the_store(module: str) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [m for part in ("scheduler.order", "scheduler.placement", "wire") for m in modules(f"{CONTROL}.{part}")]
-    + [f"{CONTROL}.scheduler.open_engines"],
+    [m for part in ("wire", "pacing", *(f"scheduler.{p}" for p in PURE)) for m in modules(f"{CONTROL}.{part}")],
 )
 def test_what_is_pure_does_no_io(module: str) -> None:
     imported = list(imports(modules()[module]))

@@ -8,10 +8,10 @@ from types import FrameType
 
 import pytest
 
-from sagellm_control.scheduler.forecast import UNKNOWN
+from sagellm_control.scheduler.forecast import Forecast
 from sagellm_control.scheduler.open_engines import OpenEngines
 from sagellm_control.scheduler.placement import PLACEMENTS, make_placement
-from sagellm_control.wire.engine import EngineRow
+from sagellm_control.wire.engine import EngineRow, EngineSpeed
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.request import Arrival
 
@@ -136,28 +136,53 @@ def calls_of(work: Callable[[], object]) -> int:
     return count
 
 
+PREFIX = ("p1", "p2", "p3")
+SPEED = EngineSpeed(prefill_tps=10_000)
+FORECAST = Forecast(1500, 300.0, 150.0, 6000.0)
+
+
 def crowd(size: int) -> OpenEngines:
     """Engines with room; only the last one that would be asked serves the model "rare"."""
     engines = OpenEngines()
     names = [f"e{n}" for n in range(size)]
-    engines.learn(row(name, models=("base", "rare") if name == names[-1] else ("base",)) for name in names)
+    engines.learn(
+        EngineRow(
+            name,
+            "pool",
+            "",
+            "openai",
+            4,
+            ("base", "rare") if name == names[-1] else ("base",),
+            kv_tokens=50_000,
+            speed=SPEED,
+            pace_tps=5000,
+        )
+        for name in names
+    )
     engines.refresh(dict.fromkeys(names, 2))
-    for model in ("rare", "unknown"):
-        # An adapter's index is made when it is asked for first; that once, all engines are looked at.
-        next(engines.by_load(Arrival("first", RequestPriority.NORMAL, 0.0, model=model)), None)
+    for name in names:
+        engines.prefixes.note(name, PREFIX[:2])
+    for model in ("", "rare", "unknown"):
+        # An index and its shelves are made when they are asked for first; that once, all engines are looked at.
+        for placement in PLACEMENTS:
+            make_placement(placement).choose(asking(model), FORECAST, engines, 0.0)
     return engines
+
+
+def asking(model: str = "", excluded: frozenset[str] = frozenset()) -> Arrival:
+    return Arrival("r", RequestPriority.NORMAL, 0.0, model=model, excluded=excluded, session="s", prefix=PREFIX)
 
 
 def place(name: str, model: str = "", excluded: frozenset[str] = frozenset()) -> Callable[[OpenEngines], object]:
     placement = make_placement(name)
-    request = Arrival("r", RequestPriority.NORMAL, 0.0, model=model, excluded=excluded)
+    request = asking(model, excluded)
 
-    def choose_and_take(engines: OpenEngines) -> None:
-        engine = placement.choose(request, UNKNOWN, engines, 0.0)
-        if engine is not None:
-            engines.take(engine)
+    def choose_and_reserve(engines: OpenEngines) -> None:
+        engine = placement.choose(request, FORECAST, engines, 0.0)
+        if isinstance(engine, str):
+            engines.reserve(engine, request, FORECAST, 0.0)
 
-    return choose_and_take
+    return choose_and_reserve
 
 
 QUESTIONS: dict[str, Callable[[OpenEngines], object]] = {
@@ -165,6 +190,8 @@ QUESTIONS: dict[str, Callable[[OpenEngines], object]] = {
     "open": lambda engines: engines.open,
     "a place came free": lambda engines: engines.set_places("e0", 3),
     "an engine closed": lambda engines: engines.close("e0"),
+    "engines are due": lambda engines: engines.open_due(1.0),
+    "the next opening": lambda engines: engines.next_opening_ms,
 } | {
     f"{name}: {case}": question
     for name in PLACEMENTS
@@ -180,5 +207,6 @@ QUESTIONS: dict[str, Callable[[OpenEngines], object]] = {
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_the_cost_does_not_grow_with_the_engines(question: str) -> None:
     ask = QUESTIONS[question]
-    few, many = crowd(2), crowd(2000)
+    # A dozen: more than any placement compares.
+    few, many = crowd(12), crowd(2000)
     assert calls_of(lambda: ask(many)) <= 1.5 * calls_of(lambda: ask(few)) + 5

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sagellm_control.scheduler.order import DEFAULT_ORDER, ORDERS, FifoOrder, PriorityOrder, make_order, rank_of
+from sagellm_control.scheduler.policy_settings import PolicySettings
 from sagellm_control.store.steps.rank import write_rank
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.request import Arrival
@@ -59,7 +60,7 @@ def test_without_aging_it_is_fifo() -> None:
 @pytest.mark.parametrize("name", ORDERS)
 def test_the_same_request_has_the_same_rank(name: str) -> None:
     request = arrival(RequestPriority.LOW, 0.125)
-    ranks = {rank_of(make_order(name, aging_ms=AGING_MS), request) for _ in range(3)}
+    ranks = {rank_of(make_order(name, settings=PolicySettings(aging_s=AGING_MS / 1000)), request) for _ in range(3)}
     assert len(ranks) == 1
 
 
@@ -77,7 +78,7 @@ def test_a_microsecond_is_told_apart() -> None:
 
 
 def test_orders_are_known_by_their_names() -> None:
-    assert {make_order(name, aging_ms=1).name for name in ORDERS} == set(ORDERS) == {"fifo", "priority"}
+    assert {make_order(name).name for name in ORDERS} == set(ORDERS)
     assert DEFAULT_ORDER == "priority"
     with pytest.raises(ValueError, match=r"unknown policy 'lottery'.*fifo, priority"):
-        make_order("lottery", aging_ms=0)
+        make_order("lottery")

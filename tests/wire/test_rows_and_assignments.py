@@ -86,3 +86,9 @@ def test_a_row_of_which_little_is_known_takes_nothing() -> None:
     row = read_engine_row("e1", {})
     assert (row.state, row.slots, row.models) == (EngineState.ERROR, 0, ())
     assert read_engine_row("e1", {"models": "not JSON"}).models == ()
+
+
+@pytest.mark.parametrize("kinds", [(), ("chat", "completion")])
+def test_the_kinds_that_an_engine_takes_are_read_back(kinds: tuple[str, ...]) -> None:
+    row = EngineRow("e", "p", "", "vllm", 4, ("m",), kinds=kinds)
+    assert read_engine_row("e", row.fields() | {"state": "READY"}).kinds == kinds

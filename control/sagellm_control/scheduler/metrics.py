@@ -31,3 +31,8 @@ BATCH = Histogram(
     ["pool"],
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000),
 )
+POLICY_FAILURES = Counter(
+    "sagellm_control_scheduler_policy_failures_total",
+    "Orders and placements that raised or gave nonsense; the request ranked as under FIFO, or went to the least loaded",
+    ["pool", "policy"],
+)

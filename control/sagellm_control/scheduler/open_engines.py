@@ -1,168 +1,167 @@
-"""What a scheduler believes about the engines of a pool: a snapshot that its commits keep correcting."""
+"""The engines that have room, in every order that a placement may want to look at them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator
 
-from ..wire.engine import EngineRow
 from ..wire.request import Arrival
+from .engine_index import EngineIndex
+from .engine_ledger import ANY, EngineLedger
+from .engine_load import takes
+from .forecast import UNKNOWN, Forecast
 
-ANY_MODEL = ""
-"""What a request asks for that asks for the pool's own model."""
-
-
-class _Index:
-    """READY engines that answer to one name, and those of them that have room."""
-
-    def __init__(self) -> None:
-        self.ready: dict[str, None] = {}
-        # Engines with room by number of requests on them, and by turn; a dict keeps the order in which they came.
-        self.by_load: dict[int, dict[str, None]] = {}
-        self.by_turn: dict[str, None] = {}
-
-    def add(self, engine: str, load: int, free: int) -> None:
-        self.ready[engine] = None
-        if free > 0:
-            self.by_load.setdefault(load, {})[engine] = None
-            self.by_turn.setdefault(engine)
-        else:
-            self.by_turn.pop(engine, None)
-
-    def move(self, engine: str, load_before: int) -> None:
-        """Take the engine out of its load, before it is added under another."""
-        engines = self.by_load.get(load_before)
-        if engines is not None:
-            engines.pop(engine, None)
-            if not engines:
-                del self.by_load[load_before]
-
-    def remove(self, engine: str, load: int) -> None:
-        self.move(engine, load)
-        self.ready.pop(engine, None)
-        self.by_turn.pop(engine, None)
-
-    def end_turn(self, engine: str) -> None:
-        if engine in self.by_turn:
-            del self.by_turn[engine]
-            self.by_turn[engine] = None
+MOST_LOOKS = 16
+"""Engines with too little KV room that are passed over before the roomiest ones are asked."""
 
 
-class OpenEngines:
-    """The READY engines and their free places, indexed so that a choice costs the same for 2 engines and for 2000.
+class OpenEngines(EngineLedger):
+    """A scheduler's snapshot, indexed so that a choice costs the same for 2 engines and for 2000.
 
-    There is an index over all engines, and one for each adapter that was asked for, made when it first is.
+    There is an index over all engines, and one for each demand (adapter, kind of request) that was made, built when
+    it first is. Every iterator here yields only engines that may take the request now (``can_take``).
     """
 
-    def __init__(self) -> None:
-        self._rows: dict[str, EngineRow] = {}
-        self._free: dict[str, int] = {}
-        self._indexes: dict[str, _Index] = {ANY_MODEL: _Index()}
-        self.places = 0
-        """Free places on all engines."""
+    def by_load(self, request: Arrival, forecast: Forecast = UNKNOWN) -> Iterator[str]:
+        """Those with the fewest requests on them first; the longest unused among equals."""
+        index = self._index(request)
+        return self._able(request, forecast, index, index.shelves("requests", self._loads).ascending())
 
-    @property
-    def ready(self) -> int:
-        """READY engines."""
-        return len(self._free)
+    def by_turn(self, request: Arrival, forecast: Forecast = UNKNOWN) -> Iterator[str]:
+        """The one whose turn is longest ago first."""
+        index = self._index(request)
+        return self._able(request, forecast, index, index.by_turn)
 
-    @property
-    def open(self) -> int:
-        """READY engines with room."""
-        return len(self._indexes[ANY_MODEL].by_turn)
+    def by_drain(self, request: Arrival, forecast: Forecast = UNKNOWN) -> Iterator[str]:
+        """Those that would soonest have finished what they hold, by their own speed, first."""
+        index = self._index(request)
+        return self._able(request, forecast, index, index.shelves("drain", self._loads).ascending())
 
-    def knows(self, engine: str) -> bool:
-        """Whether the engine's row has been read."""
-        return engine in self._rows
+    def by_step(self, request: Arrival, forecast: Forecast = UNKNOWN, *, most_ms: float = math.inf) -> Iterator[str]:
+        """Of those that run something: the fullest first, of those whose decode step stays within ``most_ms``."""
+        index = self._index(request)
+        start = None if most_ms == math.inf else int(most_ms) - 1
+        return self._able(request, forecast, index, index.shelves("step", self._loads).descending(start))
 
-    def learn(self, rows: Iterable[EngineRow]) -> None:
-        """Take over rows as they were just read."""
-        for row in rows:
-            free = self._free.get(row.engine_id)
-            self.close(row.engine_id)
-            self._rows[row.engine_id] = row
-            if free is not None:
-                self.set_places(row.engine_id, free)
+    def draw(self, request: Arrival, forecast: Forecast, number: int, most: int) -> Iterator[str]:
+        """Up to ``most`` different ones, the first two of them wherever the number points to."""
+        index = self._index(request)
+        return self._able(request, forecast, index, index.draw(number, most))
 
-    def refresh(self, room: Mapping[str, int]) -> None:
-        """Take over the free places of all READY engines as they were just read."""
-        for engine in self._free.keys() - room.keys():
-            self.close(engine)
-        for engine, free in room.items():
-            self.set_places(engine, free)
-
-    def set_places(self, engine: str, free: int) -> None:
-        """The engine has so many free places. One whose row is not known yet is left out until it is."""
-        row = self._rows.get(engine)
-        before = self._free.get(engine)
-        if row is None or before == free:
-            return
-        self._free[engine] = free
-        self.places += max(0, free) - max(0, before or 0)
-        for index in self._indexes_of(row):
-            if before is not None:
-                index.move(engine, _load(row, before))
-            index.add(engine, _load(row, free), free)
-
-    def take(self, engine: str) -> None:
-        """One place fewer, and the engine's turn is over."""
-        self.set_places(engine, self._free[engine] - 1)
-        for index in self._indexes_of(self._rows[engine]):
-            index.end_turn(engine)
-
-    def give_back(self, engine: str) -> None:
-        """A place that was taken was not used."""
-        if engine in self._free:
-            self.set_places(engine, self._free[engine] + 1)
-
-    def close(self, engine: str) -> None:
-        """The engine takes nothing any more."""
-        free = self._free.pop(engine, None)
-        if free is not None:
-            self.places -= max(0, free)
-            row = self._rows[engine]
-            for index in self._indexes_of(row):
-                index.remove(engine, _load(row, free))
-
-    def by_load(self, request: Arrival) -> Iterator[str]:
-        """Engines with room that may take the request, those with the fewest requests first."""
-        index = self._index(request.model)
-        # There are few different loads: whoever sorts by load keeps them even.
-        for load in sorted(index.by_load):
-            yield from self._not_excluded(request, index, index.by_load[load])
-
-    def by_turn(self, request: Arrival) -> Iterator[str]:
-        """Engines with room that may take the request, the one whose turn is longest ago first."""
-        index = self._index(request.model)
-        yield from self._not_excluded(request, index, index.by_turn)
-
-    def answers_to(self, model: str) -> bool:
-        """Whether a READY engine answers to this name."""
-        return bool(self._index(model).ready)
-
-    def _not_excluded(self, request: Arrival, index: _Index, engines: Iterable[str]) -> Iterator[str]:
-        # Where every engine has failed it, any may try again: the number of attempts bounds that.
-        anywhere = not request.excluded or index.ready.keys() <= request.excluded
-        for engine in engines:
+    def on_ring(self, request: Arrival, key: str, most: int) -> Iterator[str]:
+        """READY engines that may serve the request, open or not, in the order in which a key meets them."""
+        index = self._index(request)
+        anywhere = self._failed_everywhere(request, index)
+        for engine in index.ring.walk(key, most + len(request.excluded)):
             if anywhere or engine not in request.excluded:
                 yield engine
 
-    def _index(self, model: str) -> _Index:
-        index = self._indexes.get(model)
+    def with_prefix(self, request: Arrival, most: int) -> list[tuple[str, int]]:
+        """READY engines that may serve the request and have a beginning of its prompt, open or not, with the number
+        of blocks; the longest first."""
+        if not request.prefix:
+            return []
+        index = self._index(request)
+        anywhere = self._failed_everywhere(request, index)
+        return [
+            (engine, depth)
+            for engine, depth in self.prefixes.holders(request.prefix, most + len(request.excluded))
+            if engine in index.ready and (anywhere or engine not in request.excluded)
+        ]
+
+    def can_take(self, engine: str, request: Arrival, forecast: Forecast = UNKNOWN) -> bool:
+        """Whether the engine is open, answers to the request's model and kind, has KV room for it, and has not failed
+        it (unless all have)."""
+        index = self._index(request)
+        return (
+            engine in index.by_turn
+            and (engine not in request.excluded or self._failed_everywhere(request, index))
+            and self._loads[engine].fits(forecast)
+        )
+
+    def fewest(self, request: Arrival) -> int:
+        """Requests on the open engine that has the fewest; 0 where none is open."""
+        return self._index(request).shelves("requests", self._loads).lowest or 0
+
+    def mean_requests(self) -> float:
+        """Requests for each READY engine."""
+        return self.requests / max(1, len(self._loads))
+
+    def roomiest(self, request: Arrival, forecast: Forecast) -> str | None:
+        """The open engine with the most KV room, whether the request fits or not: the one to keep free for it."""
+        index = self._index(request)
+        anywhere = self._failed_everywhere(request, index)
+        for engine in index.shelves("kv_free", self._loads).descending():
+            if anywhere or engine not in request.excluded:
+                return engine
+        return None
+
+    def kept(self, request: Arrival, forecast: Forecast) -> str | None:
+        """The engine that is kept free for the request, once it fits there."""
+        engine = self.kept_for(request.id) if self._kept else None
+        load = self._loads.get(engine) if engine else None
+        if load is None or load.free <= 0 or load.is_paced(self._now_ms) or not load.fits(forecast):
+            return None
+        return engine
+
+    @property
+    def speeds_differ(self) -> bool:
+        """Whether some engines are clearly faster than others."""
+        return len(self._speeds) > 1 and max(self._speeds) - min(self._speeds) > 1
+
+    def answers_to(self, model: str) -> bool:
+        """Whether a READY engine answers to this name."""
+        return bool(self._index_for(model, "").ready)
+
+    def _able(self, request: Arrival, forecast: Forecast, index: EngineIndex, engines: Iterable[str]) -> Iterator[str]:
+        excluded = () if self._failed_everywhere(request, index) else request.excluded
+        if not self._budgets:
+            for engine in engines:
+                if engine not in excluded:
+                    yield engine
+            return
+        misses = 0
+        for engine in engines:
+            if engine in excluded:
+                continue
+            if self._loads[engine].fits(forecast):
+                yield engine
+            else:
+                misses += 1
+                if misses > MOST_LOOKS:
+                    break
+        else:
+            return
+        # So many have no KV room for it: ask those that have the most, and no further than there can be any.
+        misses = 0
+        for engine in index.shelves("kv_free", self._loads).descending():
+            if engine in excluded:
+                continue
+            if self._loads[engine].fits(forecast):
+                yield engine
+            else:
+                misses += 1
+                if misses > MOST_LOOKS:
+                    return
+
+    @staticmethod
+    def _failed_everywhere(request: Arrival, index: EngineIndex) -> bool:
+        # Where every engine has failed it, any may try again: the number of attempts bounds that.
+        return not request.excluded or index.ready.keys() <= request.excluded
+
+    def _index(self, request: Arrival) -> EngineIndex:
+        if not request.model and len(self._kinds) == 1:
+            return self._indexes[ANY]
+        # A kind that no engine names is one that only engines without a preference take.
+        kind = request.kind if len(self._kinds) > 1 else ""
+        return self._index_for(request.model, kind)
+
+    def _index_for(self, model: str, kind: str) -> EngineIndex:
+        index = self._indexes.get((model, kind))
         if index is None:
-            index = self._indexes[model] = _Index()
-            for engine, free in self._free.items():
-                row = self._rows[engine]
-                if model in row.models:
-                    index.add(engine, _load(row, free), free)
+            index = self._indexes[model, kind] = EngineIndex()
+            self._kinds.add(kind)
+            for engine, load in self._loads.items():
+                if (not model or model in load.row.models) and (not kind or takes(load.row, kind)):
+                    index.update(engine, load)
         return index
-
-    def _indexes_of(self, row: EngineRow) -> Iterator[_Index]:
-        yield self._indexes[ANY_MODEL]
-        if len(self._indexes) > 1:
-            for model in row.models:
-                if index := self._indexes.get(model):
-                    yield index
-
-
-def _load(row: EngineRow, free: int) -> int:
-    return max(0, row.slots + row.prefetch - free)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 
 from ..store.connect import Store
-from .order import DEFAULT_AGING_S, DEFAULT_ORDER, Order, make_order
-from .placement import DEFAULT_PLACEMENT, Placement, make_placement
+from . import metrics
+from .guarded import GuardedOrder, GuardedPlacement
+from .lateness import Lateness
+from .order import make_order
+from .placement import make_placement
+from .policy_settings import DEFAULTS, PolicySettings, read_policy_settings
 from .settings import SchedulerSettings
 
 log = logging.getLogger(__name__)
@@ -19,9 +23,7 @@ class PoolPolicy:
         self._store = store
         self._pool = pool
         self._key = store.keys.pool(pool).settings
-        self._aging = str(DEFAULT_AGING_S)
-        self.order: Order = make_order(DEFAULT_ORDER, aging_ms=DEFAULT_AGING_S * 1000)
-        self.placement: Placement = make_placement(DEFAULT_PLACEMENT)
+        self._use(DEFAULTS)
 
     async def record(self, settings: SchedulerSettings) -> None:
         """Record what this process was told, for all schedulers of the pool."""
@@ -32,17 +34,29 @@ class PoolPolicy:
     async def follow(self) -> None:
         """Take over what is recorded now."""
         recorded = await self._store.commands.hgetall(self._key)
-        policy = recorded.get(b"policy", DEFAULT_ORDER.encode()).decode(errors="replace")
-        placement = recorded.get(b"placement", DEFAULT_PLACEMENT.encode()).decode(errors="replace")
-        aging = recorded.get(b"aging_s", str(DEFAULT_AGING_S).encode()).decode(errors="replace")
+        fields = {name.decode(errors="replace"): text.decode(errors="replace") for name, text in recorded.items()}
         try:
-            if (policy, aging) != (self.order.name, self._aging):
-                self.order = make_order(policy, aging_ms=float(aging) * 1000)
-                self._aging = aging
-                log.info("pool %s: policy is %s, aging %s s", self._pool, policy, aging)
-            if placement != self.placement.name:
-                self.placement = make_placement(placement)
-                log.info("pool %s: placement is %s", self._pool, placement)
+            settings = read_policy_settings(fields)
+            if settings != self.settings:
+                self._use(settings)
+                changed = settings.fields() or "the default"
+                log.info(
+                    "pool %s: policy is %s, placement %s; set: %s",
+                    self._pool,
+                    settings.policy,
+                    settings.placement,
+                    changed,
+                )
         except ValueError as error:
             # Another version of the code may know more names than this one.
             log.warning("pool %s: %s; keeping %s and %s", self._pool, error, self.order.name, self.placement.name)
+
+    def _use(self, settings: PolicySettings) -> None:
+        order, placement = make_order(settings.policy, settings), make_placement(settings.placement, settings)
+        self.order = GuardedOrder(order, self._failed)
+        self.placement = GuardedPlacement(placement, self._failed)
+        self.lateness = Lateness.of(settings)
+        self.settings = settings
+
+    def _failed(self, policy: str) -> None:
+        metrics.POLICY_FAILURES.labels(self._pool, policy).inc()

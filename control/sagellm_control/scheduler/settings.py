@@ -46,7 +46,7 @@ class SchedulerSettings(BaseModel):
     @classmethod
     def _known_policy(cls, name: str | None) -> str | None:
         if name is not None:
-            make_order(name, aging_ms=0)
+            make_order(name)
         return name
 
     @field_validator("placement")

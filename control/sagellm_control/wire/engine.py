@@ -48,6 +48,8 @@ class EngineRow:
     """Requests that it runs at once."""
     models: tuple[str, ...]
     """Names that it answers to: the pool's and, say, its LoRA adapters'."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of request (``RequestKind``) that it takes; empty: every kind."""
     kv_tokens: int = 0
     """Tokens that its KV cache holds; 0: unknown, so it does not bound anything."""
     role: EngineRole = EngineRole.GENERAL
@@ -73,6 +75,7 @@ class EngineRow:
             "prefetch": str(self.prefetch),
             "models": orjson.dumps(self.models).decode(),
             "version": self.version,
+            **({"kinds": " ".join(self.kinds)} if self.kinds else {}),
         }
 
 
@@ -89,6 +92,7 @@ def read_engine_row(engine_id: str, fields: Mapping[str, str]) -> EngineRow:
         kind=fields.get("kind", ""),
         slots=int(fields.get("slots") or 0),
         models=models,
+        kinds=tuple(fields.get("kinds", "").split()),
         prefetch=int(fields.get("prefetch") or 0),
         state=EngineState(fields.get("state", EngineState.ERROR)),
         worker=fields.get("worker", ""),

@@ -4,32 +4,81 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..policy_settings import DEFAULT_ORDER, DEFAULTS, PolicySettings
+from .adaptive import AdaptiveOrder, PoolLoad
 from .base import Order, rank_of
+from .fair import FairOrder
 from .fifo import FifoOrder
+from .kv_aware import KvAwareOrder
 from .priority import PriorityOrder
+from .shortest import ShortestOrder
+from .slo_aware import SloAwareOrder
 
-ORDERS: dict[str, Callable[[float], Order]] = {
-    "fifo": lambda _aging_ms: FifoOrder(),
-    "priority": PriorityOrder,
+
+def _fair(settings: PolicySettings) -> FairOrder:
+    if settings.inner not in INNER:
+        raise ValueError(f"inner must be one of {', '.join(INNER)}, not {settings.inner[:40]!r}")
+    return FairOrder(
+        ORDERS[settings.inner](settings),
+        settings.aging_ms,
+        input_weight=settings.input_weight,
+        output_weight=settings.output_weight,
+        tokens_per_s=settings.fair_tokens_per_s,
+    )
+
+
+def _shortest(settings: PolicySettings) -> ShortestOrder:
+    return ShortestOrder(
+        settings.stretch,
+        settings.aging_ms,
+        decode_share=settings.decode_share,
+        ttft_slo_ms=settings.ttft_slo_ms,
+    )
+
+
+def _adaptive(settings: PolicySettings) -> AdaptiveOrder:
+    return AdaptiveOrder({name: ORDERS[name](settings) for name in ("priority", "slo_aware", "shortest", "fair")})
+
+
+ORDERS: dict[str, Callable[[PolicySettings], Order]] = {
+    "fifo": lambda _: FifoOrder(),
+    "priority": lambda s: PriorityOrder(s.aging_ms),
+    "slo_aware": lambda s: SloAwareOrder(s.ttft_slo_ms),
+    "fair": _fair,
+    "shortest": _shortest,
+    "kv_aware": lambda s: KvAwareOrder(s.aging_ms, s.patience_s * 1000),
+    "adaptive": _adaptive,
 }
-"""Name -> maker; the argument is the aging in ms a class."""
+"""Name -> maker."""
 
-DEFAULT_ORDER = "priority"
-DEFAULT_AGING_S = 60.0
-"""A minute of head start a class: long against a burst, short against a person's patience with a batch job."""
+INNER = ("fifo", "slo_aware", "shortest")
+"""Orders that may rank inside a tenant: those that do not look at the class, which comes before the tenant."""
 
 
-def make_order(name: str, *, aging_ms: float) -> Order:
-    """The order of this name.
+def make_order(name: str, settings: PolicySettings = DEFAULTS) -> Order:
+    """The order of this name, with the pool's parameters.
 
     Raises:
-        ValueError: lists the names that exist, or says what an aging may be.
+        ValueError: lists the names that exist.
     """
-    if not 0 <= aging_ms < float("inf"):
-        raise ValueError(f"aging must be 0 or more, not {aging_ms / 1000:g} s")
     if name not in ORDERS:
-        raise ValueError(f"unknown policy {name!r}: use one of {', '.join(ORDERS)}")
-    return ORDERS[name](aging_ms)
+        raise ValueError(f"unknown policy {name[:40]!r}: use one of {', '.join(ORDERS)}")
+    return ORDERS[name](settings)
 
 
-__all__ = ["DEFAULT_AGING_S", "DEFAULT_ORDER", "ORDERS", "FifoOrder", "Order", "PriorityOrder", "make_order", "rank_of"]
+__all__ = [
+    "DEFAULT_ORDER",
+    "INNER",
+    "ORDERS",
+    "AdaptiveOrder",
+    "FairOrder",
+    "FifoOrder",
+    "KvAwareOrder",
+    "Order",
+    "PoolLoad",
+    "PriorityOrder",
+    "ShortestOrder",
+    "SloAwareOrder",
+    "make_order",
+    "rank_of",
+]

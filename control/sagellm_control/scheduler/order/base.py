@@ -7,6 +7,9 @@ from typing import Protocol
 from ...wire.request import Arrival
 from ..forecast import UNKNOWN, Forecast
 
+PATIENCE_MS = 5_000.0
+"""Patience of the orders that are not about packing: a few smaller requests may use the room meanwhile."""
+
 
 class Order(Protocol):
     """Says who is next. Pure: no I/O, no clock of its own, the same answer for the same request.
@@ -21,20 +24,41 @@ class Order(Protocol):
     A rank is computed once, when a request is admitted, so a handicap may only use what does not change meanwhile.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As it is recorded for the pool."""
+        ...
 
-    fair: bool
-    """Whether requests start at their tenant's virtual time and not at their arrival."""
+    @property
+    def fair(self) -> bool:
+        """Whether requests start at their tenant's virtual time and not at their arrival."""
+        ...
+
+    @property
+    def patience_ms(self) -> float:
+        """A request that fits no engine is passed by those that rank up to so much behind it; see ``passing``."""
+        ...
 
     def handicap(self, request: Arrival, forecast: Forecast) -> float:
         """In ms; may be negative."""
         ...
 
-    def charge(self, request: Arrival, forecast: Forecast) -> float:
+    def charge(self, request: Arrival, forecast: Forecast, weight: float = 1.0) -> float:
         """By how much (ms) a fair order puts off the next start of the request's tenant: its service over its weight.
         Start-time fair queueing: start = max(virtual time of the pool, the tenant's last start + its charge), and the
         virtual time is the start of the last request that was assigned. 0 under an order that is not fair."""
         ...
+
+
+class ByArrival:
+    """What the orders that are not fair share."""
+
+    fair: bool = False
+    patience_ms: float = PATIENCE_MS
+
+    def charge(self, request: Arrival, forecast: Forecast, weight: float = 1.0) -> float:
+        """Nothing."""
+        return 0.0
 
 
 def rank_of(order: Order, request: Arrival, forecast: Forecast = UNKNOWN) -> float:

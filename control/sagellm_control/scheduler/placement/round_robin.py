@@ -13,4 +13,4 @@ class RoundRobinPlacement:
     name = "round_robin"
 
     def choose(self, request: Arrival, forecast: Forecast, engines: OpenEngines, now_ms: float) -> str | None:
-        return next(engines.by_turn(request), None)
+        return next(engines.by_turn(request, forecast), None)

@@ -1,0 +1,288 @@
+"""What a scheduler believes about the engines of a pool, and how the belief is kept up."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Mapping
+
+from ..wire.engine import EngineRow
+from ..wire.request import Arrival
+from .engine_index import EngineIndex
+from .engine_load import EngineLoad, EngineRoom, Reservation, speed_class, takes
+from .forecast import Forecast
+from .prefix_index import PrefixIndex
+
+Demand = tuple[str, str]
+"""What engines are asked for: a model's name ("": the pool's own) and a kind of request ("": any)."""
+
+ANY: Demand = ("", "")
+
+
+class EngineLedger:
+    """The READY engines and their room.
+
+    Open is an engine that has a free place and whose pace lets it take a request now. One that its pace closed opens
+    by time: whoever schedules calls ``open_due`` at the start of a round and wakes at ``next_opening_ms``. Whether
+    a KV cache has room depends on the request (``EngineLoad.fits``).
+    """
+
+    def __init__(self, prefixes: PrefixIndex | None = None) -> None:
+        self.prefixes = PrefixIndex() if prefixes is None else prefixes
+        self._rows: dict[str, EngineRow] = {}
+        self._loads: dict[str, EngineLoad] = {}
+        self._indexes: dict[Demand, EngineIndex] = {ANY: EngineIndex()}
+        self._kinds: set[str] = {""}
+        self._due: list[tuple[float, str]] = []
+        self._now_ms = 0.0
+        self._kept: dict[str, tuple[str, float]] = {}
+        self._budgets = 0
+        self._speeds: dict[int, int] = {}
+        self._prefill_tps = 0.0
+        self.places = 0
+        """Free places on all open engines."""
+        self.requests = 0
+        """On all READY engines."""
+
+    @property
+    def ready(self) -> int:
+        """READY engines."""
+        return len(self._loads)
+
+    @property
+    def open(self) -> int:
+        """READY engines that take a request now."""
+        return len(self._indexes[ANY].by_turn)
+
+    @property
+    def usual_tps(self) -> float:
+        """Prompt tokens a second of the mean READY engine."""
+        return self._prefill_tps / max(1, len(self._loads))
+
+    def knows(self, engine: str) -> bool:
+        """Whether the engine's row has been read."""
+        return engine in self._rows
+
+    def load_of(self, engine: str) -> EngineLoad | None:
+        """What is believed of a READY engine; to be read, not written."""
+        return self._loads.get(engine)
+
+    def loads(self) -> Iterable[EngineLoad]:
+        """Of all READY engines: for people and metrics, never for a choice."""
+        return self._loads.values()
+
+    def learn(self, rows: Iterable[EngineRow]) -> None:
+        """Take over rows as they were just read."""
+        for row in rows:
+            load = self._loads.get(row.engine_id)
+            if load is not None and load.row == row:
+                continue
+            self._close(row.engine_id)
+            self._rows[row.engine_id] = row
+            self.prefixes.set_capacity(row.engine_id, row.kv_tokens)
+            if row.kinds:
+                self._kinds.update(row.kinds)
+            if load is not None:
+                load.row = row
+                self._add(load)
+
+    def refresh(self, room: Mapping[str, int | EngineRoom]) -> None:
+        """Take over the room of all READY engines as it was just read."""
+        for engine in self._loads.keys() - room.keys():
+            self.close(engine)
+        for engine, told in room.items():
+            if isinstance(told, EngineRoom):
+                self.set_room(engine, told)
+            else:
+                self.set_places(engine, told)
+
+    def set_room(self, engine: str, room: EngineRoom) -> None:
+        """The engine's room, as the store has it. One whose row is not known yet is left out until it is."""
+        self.set_places(engine, room.free)
+        load = self._loads.get(engine)
+        if load is None:
+            return
+        if room.kv_held is not None:
+            load.kv_held = room.kv_held
+        if room.paced_until_ms is not None:
+            load.paced_until_ms = room.paced_until_ms
+        self._sort_in(load)
+
+    def set_places(self, engine: str, free: int) -> None:
+        """The engine has so many free places; for what else is left of its room, what was believed goes on."""
+        load = self._loads.get(engine)
+        if load is None:
+            row = self._rows.get(engine)
+            if row is not None:
+                self._add(EngineLoad(row, free))
+            return
+        if load.free == free:
+            return
+        before = load.requests
+        self._count(load, -1)
+        load.free = free
+        if before and load.requests < before:
+            load.kv_held *= load.requests / before  # until the store says which of them have gone
+        self._count(load, 1)
+        self._sort_in(load)
+
+    def take(self, engine: str) -> None:
+        """One place fewer, and the engine's turn is over."""
+        load = self._loads[engine]
+        self.set_places(engine, load.free - 1)
+        for index in self._indexes_of(load.row):
+            index.end_turn(engine)
+
+    def reserve(self, engine: str, request: Arrival, forecast: Forecast, now_ms: float) -> Reservation:
+        """Take a place, KV tokens and pace for this request; the engine counts as having its prompt cached."""
+        load = self._loads[engine]
+        uncached = self.uncached_tokens(engine, request, forecast)
+        taken = Reservation(engine, load.kv_need(forecast), uncached)
+        self._now_ms = max(self._now_ms, now_ms)
+        load.reserve(taken.kv_tokens, uncached, now_ms)
+        if request.prefix:
+            self.prefixes.note(engine, request.prefix)
+        if self._kept:
+            self.release_kept(request.id)
+        self.take(engine)
+        return taken
+
+    def give_back(self, taken: str | Reservation) -> None:
+        """What was taken was not used."""
+        engine = taken if isinstance(taken, str) else taken.engine
+        load = self._loads.get(engine)
+        if load is None:
+            return
+        if isinstance(taken, Reservation):
+            load.release(taken.kv_tokens, taken.uncached_tokens)
+        held = load.kv_held
+        self.set_places(engine, load.free + 1)
+        if isinstance(taken, Reservation):
+            load.kv_held = held
+            self._sort_in(load)
+
+    def close(self, engine: str) -> None:
+        """The engine takes nothing any more, and what it had cached may be lost."""
+        self._close(engine)
+        self._kept.pop(engine, None)
+
+    def cached_tokens(self, engine: str, request: Arrival, prompt_tokens: float, depth: int | None = None) -> float:
+        """How much of the prompt the engine has, as far as its placements tell. The last block never counts as whole:
+        an engine always prefills at least the last token."""
+        if not request.prefix:
+            return 0.0
+        if depth is None:
+            depth = self.prefixes.depth(engine, request.prefix)
+        return max(0.0, min(depth / len(request.prefix) * prompt_tokens, prompt_tokens - 1))
+
+    def uncached_tokens(self, engine: str, request: Arrival, forecast: Forecast, depth: int | None = None) -> float:
+        """How much of the prompt the engine has to prefill."""
+        prompt_tokens = forecast.prompt_tokens or request.prompt_tokens
+        return prompt_tokens - self.cached_tokens(engine, request, prompt_tokens, depth)
+
+    # Pace: engines that open by time.
+
+    def open_due(self, now_ms: float) -> int:
+        """Open the engines whose pace lets them take a request by now; how many there were."""
+        self._now_ms = max(self._now_ms, now_ms)
+        opened = 0
+        while self._due and self._due[0][0] <= now_ms:
+            _, engine = heapq.heappop(self._due)
+            if engine in self._kept and self._kept[engine][1] <= now_ms:
+                self._let_go(engine)
+            load = self._loads.get(engine)
+            if load is not None and not load.open:
+                self._sort_in(load)
+                opened += load.open
+        return opened
+
+    @property
+    def next_opening_ms(self) -> float | None:
+        """When the next engine opens by time; None: none that is known of does."""
+        while self._due:
+            at_ms, engine = self._due[0]
+            load = self._loads.get(engine)
+            if load is not None and not load.open and load.free > 0:
+                kept = self._kept.get(engine)
+                if at_ms == (kept[1] if kept else load.paced_until_ms):
+                    return at_ms
+            heapq.heappop(self._due)
+        return None
+
+    # Room kept for a request that is too large for what is free.
+
+    def keep_free(self, engine: str, request_id: str, until_ms: float) -> None:
+        """Nobody else gets this engine until the request has, or until this time (it may have been cancelled)."""
+        self._kept[engine] = (request_id, until_ms)
+        heapq.heappush(self._due, (until_ms, engine))
+        if load := self._loads.get(engine):
+            self._sort_in(load)
+
+    def release_kept(self, request_id: str) -> None:
+        """The request does not need what was kept for it."""
+        for engine in [e for e, (kept_for, _) in self._kept.items() if kept_for == request_id]:
+            self._let_go(engine)
+
+    def kept_for(self, request_id: str) -> str | None:
+        """The engine that is kept free for the request."""
+        return next((engine for engine, (kept_for, _) in self._kept.items() if kept_for == request_id), None)
+
+    def _let_go(self, engine: str) -> None:
+        del self._kept[engine]
+        if load := self._loads.get(engine):
+            self._sort_in(load)
+
+    # Inside.
+
+    def _add(self, load: EngineLoad) -> None:
+        self._loads[load.row.engine_id] = load
+        load.open = False
+        self._count(load, 1)
+        self._budgets += load.row.kv_tokens > 0
+        self._prefill_tps += load.row.speed.prefill_tps
+        speed = speed_class(load.row)
+        self._speeds[speed] = self._speeds.get(speed, 0) + 1
+        self._sort_in(load)
+
+    def _close(self, engine: str) -> None:
+        load = self._loads.pop(engine, None)
+        if load is None:
+            return
+        self._count(load, -1)
+        load.open = False
+        self._budgets -= load.row.kv_tokens > 0
+        self._prefill_tps -= load.row.speed.prefill_tps
+        speed = speed_class(load.row)
+        self._speeds[speed] -= 1
+        if not self._speeds[speed]:
+            del self._speeds[speed]
+        for index in self._indexes_of(load.row):
+            index.remove(engine)
+
+    def _count(self, load: EngineLoad, sign: int) -> None:
+        self.requests += sign * load.requests
+        if load.open:
+            self.places += sign * max(0, load.free)
+
+    def _sort_in(self, load: EngineLoad) -> None:
+        engine = load.row.engine_id
+        is_open = load.free > 0 and engine not in self._kept
+        if is_open and load.is_paced(self._now_ms):
+            is_open = False
+            heapq.heappush(self._due, (load.paced_until_ms, engine))
+        if is_open != load.open:
+            self.places += load.free if is_open else -max(0, load.free)
+            load.open = is_open
+        for index in self._indexes_of(load.row):
+            index.update(engine, load)
+
+    def _indexes_of(self, row: EngineRow) -> Iterator[EngineIndex]:
+        yield self._indexes[ANY]
+        if len(self._indexes) > 1:
+            for model in ("", *row.models):
+                for kind in self._kinds:
+                    if (
+                        (model or kind)
+                        and (not kind or takes(row, kind))
+                        and (index := self._indexes.get((model, kind)))
+                    ):
+                        yield index

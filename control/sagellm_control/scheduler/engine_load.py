@@ -1,0 +1,123 @@
+"""One engine as a scheduler believes it to be: its row, and what it has in hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..wire.engine import EngineRow
+from .forecast import Forecast
+
+
+@dataclass(slots=True, frozen=True)
+class EngineRoom:
+    """What the store says about the room of one READY engine."""
+
+    free: int
+    """Free places."""
+    kv_held: float | None = None
+    """KV tokens that its reservations may come to; None: not told."""
+    paced_until_ms: float | None = None
+    """While anything runs on it, it takes nothing before this time; None: not told."""
+
+
+@dataclass(slots=True)
+class EngineLoad:
+    """An engine and its load, kept up by ``OpenEngines``."""
+
+    row: EngineRow
+    free: int
+    kv_held: float = 0.0
+    paced_until_ms: float = 0.0
+    prefill_until_ms: float = 0.0
+    """When it will have prefilled what it was handed, as far as this scheduler knows."""
+    open: bool = False
+    """It has a place, and its time has come."""
+
+    @property
+    def requests(self) -> int:
+        """On it, or on their way to it."""
+        return max(0, self.row.slots + self.row.prefetch - self.free)
+
+    @property
+    def kv_free(self) -> float:
+        """KV tokens that may still be promised; inf where its budget is not known."""
+        return self.row.kv_tokens - self.kv_held if self.row.kv_tokens else math.inf
+
+    def kv_need(self, forecast: Forecast) -> float:
+        """KV tokens that a request is promised here: what it may come to, and no more than there are at all (so that
+        one that is predicted too large gets an engine of its own, and that engine's honest answer)."""
+        need = forecast.kv_tokens
+        return min(need, self.row.kv_tokens) if self.row.kv_tokens else need
+
+    def fits(self, forecast: Forecast) -> bool:
+        """Whether its KV budget allows for the request."""
+        return not self.row.kv_tokens or self.kv_need(forecast) <= self.row.kv_tokens - self.kv_held
+
+    def is_paced(self, now_ms: float) -> bool:
+        """Whether it has to finish prefills before it takes more; an engine that runs nothing never has to."""
+        return self.row.pace_tps > 0 and self.paced_until_ms > now_ms and self.requests > 0
+
+    def opens_at_ms(self, now_ms: float) -> float:
+        """When it may take a request, as far as its pace goes; inf where it waits for a place, which nobody knows."""
+        if self.free <= 0:
+            return math.inf
+        return self.paced_until_ms if self.is_paced(now_ms) else now_ms
+
+    def step_ms(self, more: int = 0) -> float:
+        """What a decode step takes with so many more answers."""
+        speed = self.row.speed
+        return speed.step_ms + (self.requests + more) * speed.step_ms_per_answer
+
+    def backlog_tokens(self, now_ms: float) -> float:
+        """Prompt tokens that it has been handed and not prefilled yet."""
+        own = (self.prefill_until_ms - now_ms) * self.row.speed.prefill_tps / 1000
+        paced = (self.paced_until_ms - now_ms) * self.row.pace_tps / 1000  # what all schedulers have handed to it
+        return max(0.0, own, paced)
+
+    def drain_ms(self, typical_tokens: float) -> float:
+        """How long what it holds and one more typical request keep it busy.
+
+        smg's load: (queued + in-flight tokens) / throughput + 0.15 s · k / (1 - k), with k the use of the KV cache, so
+        that an engine that is about to preempt looks as slow as it is going to be.
+        """
+        held = self.kv_held or self.requests * typical_tokens
+        use = min(0.99, self.kv_held / self.row.kv_tokens) if self.row.kv_tokens else 0.0
+        return (held + typical_tokens) * 1000 / max(self.row.speed.prefill_tps, 1.0) + 150.0 * use / (1.0 - use)
+
+    def reserve(self, kv_tokens: float, uncached_tokens: float, now_ms: float) -> None:
+        """Take in a request: the pace is charged as the commit script does it (GCRA: ITU-T I.371)."""
+        self.kv_held += kv_tokens
+        row = self.row
+        self.prefill_until_ms = max(self.prefill_until_ms, now_ms) + uncached_tokens * 1000 / max(
+            row.speed.prefill_tps, 1.0
+        )
+        if row.pace_tps > 0:
+            self.paced_until_ms = max(self.paced_until_ms, now_ms) + uncached_tokens * 1000 / row.pace_tps
+
+    def release(self, kv_tokens: float, uncached_tokens: float) -> None:
+        """Undo a ``reserve`` that came to nothing."""
+        self.kv_held = max(0.0, self.kv_held - kv_tokens)
+        self.prefill_until_ms -= uncached_tokens * 1000 / max(self.row.speed.prefill_tps, 1.0)
+        if self.row.pace_tps > 0:
+            self.paced_until_ms -= uncached_tokens * 1000 / self.row.pace_tps
+
+
+@dataclass(slots=True)
+class Reservation:
+    """What was taken of an engine for one request."""
+
+    engine: str
+    kv_tokens: float = 0.0
+    uncached_tokens: float = 0.0
+    """Prompt tokens that the engine will have to prefill: what its pace is charged with."""
+
+
+def takes(row: EngineRow, kind: str) -> bool:
+    """Whether the engine takes requests of this kind."""
+    return not row.kinds or kind in row.kinds
+
+
+def speed_class(row: EngineRow) -> int:
+    """Engines of one class are within some 40 % of each other: as good as equal, considering how speeds are learned."""
+    return round(2 * math.log2(max(row.speed.prefill_tps, 1.0)))

@@ -1,0 +1,72 @@
+"""Can the head of the line still make it? The one part of an order that depends on the time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ..wire.request import Arrival
+from .forecast import Forecast
+from .policy_settings import PolicySettings, WhenLate
+
+LATE_HANDICAP_MS = 600_000.0
+"""A late request steps back by ten minutes: behind all classes (4 × aging of a minute), and not for ever."""
+
+
+class Verdict(StrEnum):
+    """What to do with a request that has come to the head."""
+
+    PLACE = "place"
+    STEP_BACK = "step_back"
+    """Once: its rank grows by ``LATE_HANDICAP_MS``."""
+    REFUSE = "refuse"
+    """It ends with a clear outcome."""
+
+
+@dataclass(slots=True, frozen=True)
+class Lateness:
+    """Judges the head of the line.
+
+    Late is what would miss its objective for the first token even on an engine that started it this instant: the
+    most hopeful prediction, so that nothing is given up that could have been served in time.
+    """
+
+    late: WhenLate = WhenLate.STEP_BACK
+    ttft_slo_ms: float = 0.0
+    """Objective for the first token of requests that state none; 0: those cannot be late."""
+
+    @classmethod
+    def of(cls, settings: PolicySettings) -> Lateness:
+        """As the pool is set."""
+        return cls(settings.late, settings.ttft_slo_ms)
+
+    def objective_ms(self, request: Arrival) -> float:
+        """From accept to the first token; 0: none."""
+        return request.slo_ms or self.ttft_slo_ms
+
+    def slack_ms(self, request: Arrival, prefill_ms: float, now_ms: float) -> float:
+        """By how much the first token would be early (negative: late) if it started now; inf without an objective."""
+        objective = self.objective_ms(request)
+        return request.arrived_ms + objective - now_ms - prefill_ms if objective else float("inf")
+
+    def judge(
+        self,
+        request: Arrival,
+        forecast: Forecast,
+        now_ms: float,
+        *,
+        prefill_ms: float | None = None,
+        stepped_back: bool = False,
+    ) -> Verdict:
+        """What to do with the request now.
+
+        Args:
+            prefill_ms: where more is known than the forecast says, e.g. what the engine chosen has cached of it.
+            stepped_back: whether it has stepped back before; then it is placed when its turn comes, or refused.
+        """
+        expected_ms = forecast.prefill_ms if prefill_ms is None else prefill_ms
+        if self.slack_ms(request, expected_ms, now_ms) >= 0:
+            return Verdict.PLACE
+        if request.reject_late or self.late is WhenLate.REFUSE:
+            return Verdict.REFUSE
+        return Verdict.PLACE if stepped_back or self.late is WhenLate.SERVE else Verdict.STEP_BACK

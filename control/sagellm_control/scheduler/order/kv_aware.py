@@ -1,0 +1,25 @@
+"""By class, and packed into the KV caches."""
+
+from __future__ import annotations
+
+from .priority import PriorityOrder
+
+
+class KvAwareOrder(PriorityOrder):
+    """The ranks of ``priority``, with patience: what does not fit into any engine's KV cache lets others pass.
+
+    Room for a request is prompt + expected output (tokens) in the engine's budget (``OpenEngines.fits``). First fit in
+    the order of the ranks: a request that fits nowhere is passed by smaller ones, but only by those that rank up to
+    the patience behind it; from then on an engine is kept free for it (``OpenEngines.keep_free``), so it is served as
+    soon as that engine has finished enough of what it runs. Other orders have the same rule and little patience.
+
+    Args:
+        aging_ms: as for ``priority``.
+        patience_ms: how far behind (ms of rank) those may rank that pass.
+    """
+
+    name = "kv_aware"
+
+    def __init__(self, aging_ms: float, patience_ms: float) -> None:
+        super().__init__(aging_ms)
+        self.patience_ms = patience_ms
