@@ -34,9 +34,11 @@ end
 
 -- Places left on an engine, from the reservations that requests own; nil: it takes nothing.
 local function free_places(row, reservations)
-  local engine = redis.call('HMGET', row, 'state', 'slots', 'prefetch')
+  local engine = redis.call('HMGET', row, 'state', 'slots', 'prefetch', 'limit')
   if engine[1] ~= 'READY' then return nil end
-  return tonumber(engine[2] or 0) + tonumber(engine[3] or 0) - redis.call('SCARD', reservations)
+  local places = tonumber(engine[2] or 0) + tonumber(engine[3] or 0)
+  if engine[4] and engine[4] ~= '' then places = math.min(places, tonumber(engine[4])) end
+  return places - redis.call('SCARD', reservations)
 end
 
 local function note_room(room, engine, row, reservations)
