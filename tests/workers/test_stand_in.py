@@ -46,6 +46,11 @@ async def left_s(store: Store) -> float:
     return until / 1000 - seconds - micros / 1e6
 
 
+def block(seconds: float) -> None:
+    """Hold up the event loop."""
+    time.sleep(seconds)
+
+
 def renewals() -> float:
     labels = {"pool": "blocked", "engine": "e1"}
     return REGISTRY.get_sample_value("sagellm_control_stand_in_renewals_total", labels) or 0.0
@@ -53,13 +58,13 @@ def renewals() -> float:
 
 async def test_a_blocked_loop_keeps_its_lease(real_store: Store, lease: Lease) -> None:
     async with StandIn(real_store, lease, patience_s=60):
-        time.sleep(3 * LEASE_S)
+        block(3 * LEASE_S)
         assert await left_s(real_store) > 0
     assert renewals() > 0
 
 
 async def test_without_the_stand_in_it_lapses(real_store: Store, lease: Lease) -> None:
-    time.sleep(1.2 * LEASE_S)
+    block(1.2 * LEASE_S)
     assert await left_s(real_store) < 0
     await lease.renew()
 
@@ -68,7 +73,7 @@ async def test_a_loop_that_never_comes_back_does_not(
     real_store: Store, lease: Lease, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with StandIn(real_store, lease, patience_s=0.1 * LEASE_S):
-        time.sleep(2.5 * LEASE_S)
+        block(2.5 * LEASE_S)
         assert await left_s(real_store) < 0
     assert [r.levelno for r in caplog.records if "has not moved" in r.getMessage()] == [logging.ERROR]
     await lease.renew()
@@ -90,7 +95,7 @@ async def test_a_lease_that_another_took_is_not_renewed(real_store: Store, lease
     async with StandIn(real_store, lease, patience_s=60):
         await retire_engine(real_store, "blocked", "e1", "w-1", EngineState.STOPPED, "")
         await register_engine(real_store, row, lease_ms=60_000)
-        time.sleep(2 * LEASE_S)
+        block(2 * LEASE_S)
         assert await left_s(real_store) > 50, "the other's lease was touched"
         loop = asyncio.create_task(lease.run())
         await wait_until(loop.done, what="the loop knows that it lost the lease")
