@@ -19,6 +19,7 @@ from sagellm_control.wire.states import RequestState
 
 from ..pool_driver import LEASE_MS, PoolDriver
 from ..pool_state import read_state, violations
+from .damages import DAMAGES, lease_is_gone, queued_nowhere, waits_nowhere
 
 KEEPERS = 10
 
@@ -59,82 +60,7 @@ async def busy_pool(pool: PoolDriver) -> PoolDriver:
     return pool
 
 
-async def member_without_request(pool: PoolDriver) -> None:
-    await pool.store.commands.sadd(pool.keys.reservations("e1"), "nobody")
-
-
-async def member_of_a_finished_request(pool: PoolDriver) -> None:
-    await pool.store.commands.sadd(pool.keys.reservations("e1"), "done")
-
-
-async def member_of_a_waiting_request(pool: PoolDriver) -> None:
-    await pool.store.commands.sadd(pool.keys.reservations("e1"), "wait-1")
-
-
-async def waits_without_a_record(pool: PoolDriver) -> None:
-    await pool.store.commands.zadd(pool.keys.waiting, {"nobody": 1})
-
-
-async def waits_though_it_runs(pool: PoolDriver) -> None:
-    await pool.store.commands.zadd(pool.keys.waiting, {"run-1": 1})
-
-
-async def waits_nowhere(pool: PoolDriver) -> None:
-    await pool.store.commands.zrem(pool.keys.waiting, "wait-1")
-
-
-async def queued_nowhere(pool: PoolDriver) -> None:
-    await pool.store.commands.xdel(pool.keys.intake[2], (await pool.record("queued-1"))["entry"])
-
-
-async def assigned_to_nobody(pool: PoolDriver) -> None:
-    await pool.store.commands.xdel(pool.keys.assigned("e1"), (await pool.record("assigned-1"))["entry"])
-    pool.clock.advance(UNHEARD_MS)
-
-
-async def runs_without_a_place(pool: PoolDriver) -> None:
-    await pool.store.commands.srem(pool.keys.reservations("e1"), "run-1")
-
-
-async def note_too_high(pool: PoolDriver) -> None:
-    await pool.store.commands.zadd(pool.keys.room, {"e1": 99})
-
-
-async def note_is_gone(pool: PoolDriver) -> None:
-    await pool.store.commands.zrem(pool.keys.room, "e1")
-
-
-async def note_of_no_engine(pool: PoolDriver) -> None:
-    await pool.store.commands.zadd(pool.keys.room, {"ghost": 5})
-
-
-async def lease_is_gone(pool: PoolDriver) -> None:
-    await pool.store.commands.zrem(pool.keys.leases, "e1")
-
-
-async def not_in_the_set_of_engines(pool: PoolDriver) -> None:
-    await pool.store.commands.srem(pool.keys.engines, "e1")
-
-
-@pytest.mark.parametrize(
-    ("damage", "expected"),
-    [
-        (member_without_request, {"stray_reservation": 1}),
-        (member_of_a_finished_request, {"stray_reservation": 1}),
-        (member_of_a_waiting_request, {"stray_reservation": 1}),
-        (waits_without_a_record, {"stray_in_waiting": 1}),
-        (waits_though_it_runs, {"stray_in_waiting": 1}),
-        (waits_nowhere, {"lost_from_waiting": 1}),
-        (queued_nowhere, {"lost_from_intake": 1}),
-        (assigned_to_nobody, {"lost_from_assigned": 1}),
-        (runs_without_a_place, {"lost_reservation": 1}),
-        (note_too_high, {"wrong_room": 1}),
-        (note_is_gone, {"wrong_room": 1}),
-        (note_of_no_engine, {"wrong_room": 1}),
-        (lease_is_gone, {"no_lease": 1}),
-        (not_in_the_set_of_engines, {"unlisted_engine": 1}),
-    ],
-)
+@pytest.mark.parametrize(("damage", "expected"), DAMAGES, ids=lambda value: getattr(value, "__name__", ""))
 async def test_what_is_broken_is_repaired_once(
     busy_pool: PoolDriver,
     damage: Callable[[PoolDriver], Awaitable[None]],
