@@ -8,6 +8,7 @@ import click
 
 from .. import __version__
 from .api_key_command import api_key
+from .dead_command import dead
 from .engines_command import engines
 from .enqueue_command import enqueue
 from .failures import clear_lines
@@ -51,5 +52,5 @@ def root() -> None:
     """
 
 
-for command in (up, gateway, scheduler, worker, engine, enqueue, engines, requests, api_key, settings):
+for command in (up, gateway, scheduler, worker, engine, enqueue, engines, requests, dead, api_key, settings):
     root.add_command(command)

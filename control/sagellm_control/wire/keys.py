@@ -101,7 +101,7 @@ class PoolKeys:
 
     @cached_property
     def dead(self) -> str:
-        """Stream: entries that could not be read and requests given up, with the reason."""
+        """Stream: entries that could not be read and requests given up, with the reason and the history."""
         return f"{self.prefix}:dead"
 
     def record(self, request_id: str) -> str:
