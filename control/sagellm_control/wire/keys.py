@@ -39,6 +39,10 @@ class Keys:
         """Hash: name that a client may ask for -> pool that serves it."""
         return f"{self.namespace}:models"
 
+    def wake(self) -> str:
+        """Stream: pools that hold requests and have no READY engine, for whoever starts engines."""
+        return f"{self.namespace}:wake"
+
     def inbox(self, gateway: str) -> str:
         """Channel: output for the clients of one gateway process."""
         return f"{self.namespace}:inbox:{gateway}"
@@ -98,6 +102,11 @@ class PoolKeys:
     def counters(self) -> str:
         """Hash: how many were accepted, and how many ended in which way."""
         return f"{self.prefix}:counters"
+
+    @cached_property
+    def woken(self) -> str:
+        """String: there while a wake-up for the pool is fresh, so that a thousand held requests send one."""
+        return f"{self.prefix}:woken"
 
     @cached_property
     def dead(self) -> str:
