@@ -110,6 +110,7 @@ async def retry_dead(store: Store, letter: DeadLetter) -> Retried:
     if not entries:
         raise NotRetried(f"{letter.entry} is gone: somebody else has dropped it or sent it again")
     known = letter.record
+    counts = ("timeout_ms", "slo_ms", "tpot_slo_ms", "prompt_tokens", "max_tokens")
     request = NewRequest(
         id=f"retry-{letter.entry}",
         pool=letter.pool,
@@ -123,7 +124,10 @@ async def retry_dead(store: Store, letter: DeadLetter) -> Retried:
         stream=known.get("stream") == "1",
         trace_id=known.get("trace_id", "") or letter.request_id,
         traceparent=known.get("traceparent", ""),
-        **{name: int(known.get(name) or 0) for name in ("timeout_ms", "slo_ms", "prompt_tokens", "max_tokens")},
+        session=known.get("session", ""),
+        prefix=tuple(known["prefix"].split(" ")) if known.get("prefix") else (),
+        reject_late=known.get("reject_late") == "1",
+        **{name: int(known.get(name) or 0) for name in counts},
     )
     limits = AcceptLimits(without_engine=True, keep_result_ms=int(known.get("keep_ms") or 600_000))
     match (await accept(store, letter.pool, [request], limits))[0]:
