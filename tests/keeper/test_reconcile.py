@@ -200,7 +200,7 @@ async def test_it_goes_on_where_it_was(pool: PoolDriver, keeper: Reconciler) -> 
     """A long waiting set and many engines are looked at a part at a time."""
     commands = pool.store.commands
     await pool.engine("e-none")
-    strays = {f"stray-{n}": n for n in range(4 * MOST_REQUESTS)}
+    strays = {f"stray-{n}": n for n in range(2 * MOST_REQUESTS)}
     await commands.zadd(pool.keys.waiting, strays)
     looks = 0
     while await commands.zcard(pool.keys.waiting):

@@ -46,6 +46,11 @@ async def left_s(store: Store) -> float:
     return until / 1000 - seconds - micros / 1e6
 
 
+async def free_places(store: Store) -> float:
+    """As schedulers see it."""
+    return await store.commands.zscore(store.keys.pool("blocked").room, "e1")
+
+
 def block(seconds: float) -> None:
     """Hold up the event loop."""
     time.sleep(seconds)
@@ -60,6 +65,9 @@ async def test_a_blocked_loop_keeps_its_lease(real_store: Store, lease: Lease) -
     async with StandIn(real_store, lease, patience_s=60):
         block(3 * LEASE_S)
         assert await left_s(real_store) > 0
+        assert await free_places(real_store) == 0, "what is assigned now would wait for the loop"
+        await lease.renew()
+        assert await free_places(real_store) == 4
     assert renewals() > 0
 
 

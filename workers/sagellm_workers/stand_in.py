@@ -2,7 +2,8 @@
 
 A worker whose loop is held up for seconds (a huge body, a full disk under the log, a debugger) is alive, and its engine
 goes on answering: to give its requests to others would run them twice. But a worker whose loop never comes back must
-not hold them for ever, so the thread renews only as long as the loop has shown a sign of life lately.
+not hold them for ever, so the thread renews only as long as the loop has shown a sign of life lately. Meanwhile the
+engine is given nothing more.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import logging
 import threading
 import time
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -90,9 +92,9 @@ class StandIn:
 
     async def _renew(self, store: Store) -> None:
         lease, began = self._lease, time.monotonic()
-        row = lease.row
+        # Nothing more to a worker that could not begin it; the loop's own renewals tell otherwise, and what is to stop.
+        row = replace(lease.row, limit=0, reason="its worker's event loop is blocked")
         try:
-            # No attempts: what is to be stopped, the loop learns from its own renewals.
             renewal = await renew_engine(store, row, [], lease_ms=int(lease.lease_s * 1000))
         except (RedisError, OSError) as error:
             log.warning("engine %s: the stand-in cannot renew the lease: %s", row.engine_id, error)
