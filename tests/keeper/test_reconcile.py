@@ -19,7 +19,7 @@ from sagellm_control.wire.states import RequestState
 
 from ..pool_driver import LEASE_MS, PoolDriver
 from ..pool_state import read_state, violations
-from .damages import DAMAGES, lease_is_gone, queued_nowhere, waits_nowhere
+from .damages import DAMAGES, assigned_to_nobody, lease_is_gone, queued_nowhere, waits_nowhere
 
 KEEPERS = 10
 
@@ -124,6 +124,16 @@ async def test_a_request_put_back_keeps_its_rank_and_wakes_a_scheduler(pool: Poo
     assert await keeper.look() == 1
     assert await pool.waiting_ids() == ["a", "b"]
     assert await pool.freed() == [("e1", 2)]
+
+
+async def test_a_request_that_its_worker_never_heard_of_goes_elsewhere_first(
+    busy_pool: PoolDriver, keeper: Reconciler
+) -> None:
+    await assigned_to_nobody(busy_pool)
+    await keeper.look()
+    record = await busy_pool.record("assigned-1")
+    assert (record["state"], record["excluded"], record["attempt"]) == ("waiting", "e1", "1")
+    assert not {"engine", "entry"} & record.keys()
 
 
 async def test_what_an_engine_without_a_worker_had_is_given_back(pool: PoolDriver, keeper: Reconciler) -> None:

@@ -64,6 +64,11 @@ elseif here and state == 'assigned' and not there(assigned) then
   redis.call('SREM', reservations, id)
   redis.call('HSET', record, 'state', 'waiting')
   redis.call('HDEL', record, 'engine', 'entry')
+  -- Its worker may have thrown the entry away because it could not read it: another one goes first.
+  local excluded = redis.call('HGET', record, 'excluded')
+  if not string.find(' ' .. (excluded or '') .. ' ', ' ' .. engine .. ' ', 1, true) then
+    redis.call('HSET', record, 'excluded', excluded and (excluded .. ' ' .. engine) or engine)
+  end
   wait_again()
   repaired('lost_from_assigned')
 elseif here and not holds then
