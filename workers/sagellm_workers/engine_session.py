@@ -80,10 +80,10 @@ class EngineSession:
                     tasks.create_task(outbox.run(), name=f"outbox {row.engine_id}"),
                     tasks.create_task(reader.run(), name=f"reader {row.engine_id}"),
                     tasks.create_task(lease.run(), name=f"lease {row.engine_id}"),
+                    tasks.create_task(health.run(), name=f"health {row.engine_id}"),
                 ]
-                watch = tasks.create_task(health.run(), name=f"health {row.engine_id}")
                 await stop.wait()
-                watch.cancel()
+                health.stop()
                 await self._drain(reader, lease, outbox)
                 for task in loops:
                     task.cancel()

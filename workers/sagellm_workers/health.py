@@ -65,6 +65,8 @@ class HealthWatch:
         self._clock = clock
         self._breaker = CircuitBreaker(settings.breaker, clock)
         self._slow_start = SlowStart(settings.slow_start_s, clock)
+        self._watching = True
+        """False: the worker drains, and the engine's state is not ours to report any more."""
         self._was_up = True
         self._answers = True
         self._paused_until = float("-inf")
@@ -99,11 +101,16 @@ class HealthWatch:
         self._changed.set()
         await self._lease.reported()
 
+    def stop(self) -> None:
+        """From now on nothing is reported: the worker drains."""
+        self._watching = False
+        self._changed.set()
+
     async def run(self) -> None:
-        """Watch until cancelled: probe every interval and at once after trouble, report whatever changes."""
+        """Watch until stopped or cancelled: probe every interval and at once after trouble, report whatever changes."""
         failures = 0
         probe_at = self._clock() + self._interval_s
-        while True:
+        while self._watching:
             await self._wait(probe_at)
             if self._suspected or self._clock() >= probe_at:
                 suspected, self._suspected = self._suspected, False
@@ -113,6 +120,8 @@ class HealthWatch:
             self._report()
 
     def _report(self) -> None:
+        if not self._watching:
+            return
         circuit = self._breaker.state
         self._circuit.set(circuit)
         if circuit is not CircuitState.HALF_OPEN:
