@@ -36,6 +36,8 @@ class EchoEngine:
     reached: list[Reached] = field(default_factory=list[Reached])
     aborted: int = 0
     """Requests whose connection was closed before they were answered."""
+    healthy: bool = True
+    """What it says of itself."""
 
     def __post_init__(self) -> None:
         self._answering: Answering = _answered(b"{}")
@@ -116,7 +118,7 @@ class EchoEngine:
         return web.json_response({"total_slots": self.slots})
 
     async def _health(self, _: web.Request) -> web.Response:
-        return web.json_response({"status": "ok"})
+        return web.json_response({"status": "ok"}, status=200 if self.healthy else 503)
 
 
 def _answered(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
+import time
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from sagellm_control.embedded import EmbeddedValkey
 from sagellm_control.store.settings import RedisSettings
@@ -13,7 +16,7 @@ from sagellm_control.wire.states import RequestState
 
 from ..waiting import wait_until
 from .asking import CHAT_PATH, MODEL, chat, data, expected_text
-from .conftest import SimulatedEngine, StartEngine, StartSystem
+from .conftest import SimulatedEngine, StartEcho, StartEngine, StartSystem
 from .in_process import InProcessSystem, in_process_system
 
 LONG = {"max_tokens": 100_000}
@@ -21,6 +24,9 @@ LONG = {"max_tokens": 100_000}
 TPOT_MS = 20
 LARGE = 300_000
 """Bytes; larger than anything else that is sent to Redis here."""
+
+PROMPT_S = 1.0
+"""Much more than it takes on a busy machine (see ``benchmarks.cancellation``), much less than if it had to wait."""
 
 BOTH_KINDS = pytest.mark.parametrize("stream", [False, True])
 
@@ -160,3 +166,52 @@ async def test_while_it_is_being_accepted(start_engine: StartEngine, stream: boo
 async def _open_requests(system: InProcessSystem, count: int) -> bool:
     async with system.session.get(f"{system.url}/metrics") as response:
         return f"sagellm_control_gateway_open_requests {count:.1f}" in await response.text()
+
+
+@BOTH_KINDS
+async def test_while_its_worker_holds_it_ready(
+    engine: SimulatedEngine, start_system: StartSystem, stream: bool
+) -> None:
+    system = await start_system(engine, worker_prefetch=1)
+    running = _client(system, "running")
+    await engine.until(running=1)
+    held = _client(system, "held", stream=stream)
+    await system.until("held", RequestState.ASSIGNED)
+    await _leave(held)
+    assert await system.until_outcome("held") == "cancelled"
+    await _leave(running)
+    await system.until_idle()
+    assert (await engine.state())["total_requests"] == 1
+
+
+@BOTH_KINDS
+async def test_while_its_prompt_is_read(start_engine: StartEngine, start_system: StartSystem, stream: bool) -> None:
+    engine = await start_engine(slots=1, prefill_tokens_per_s=1)
+    system = await start_system(engine)
+    client = _client(system, "slow", stream=stream, messages=[{"role": "user", "content": "a long prompt " * 99}])
+    await engine.until(running=1)
+    await _leave(client)
+    await engine.until(aborted=1, running=0)
+    await system.until_idle()
+
+
+async def test_the_engine_hears_of_it_at_once(start_echo: StartEcho, start_system: StartSystem) -> None:
+    """From the client's leaving to the engine's socket closing; neither a token nor a renewal comes in between."""
+    echo = await start_echo(slots=1)
+
+    async def hang(_: web.Request) -> web.Response:
+        await asyncio.Event().wait()
+        raise AssertionError("it hangs for ever")
+
+    echo.respond(hang)
+    system = await start_system(echo, worker_lease_s=30)
+    took: list[float] = []
+    for turn in range(20):
+        client = _client(system, f"turn-{turn}", model="echo-1")
+        await wait_until(lambda turn=turn: len(echo.reached) == turn + 1, what="it runs")
+        began = time.monotonic()
+        await _leave(client)
+        await wait_until(lambda turn=turn: echo.aborted == turn + 1, what="the engine's socket is closed")
+        took.append(time.monotonic() - began)
+    # A twentieth of a second on an idle machine; the worker's next renewal would be ten seconds away.
+    assert statistics.median(took) < PROMPT_S

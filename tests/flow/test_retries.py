@@ -103,10 +103,10 @@ async def test_if_every_engine_fails_the_client_gets_the_engines_error(
 ) -> None:
     engines = [await start_echo(), await start_echo()]
     for engine in engines:
-        engine.answer(b'{"error":{"message":"out of memory", "vendor":1}}', status=503, headers={"Retry-After": "9"})
+        engine.answer(b'{"error":{"message":"out of memory", "vendor":1}}', status=500, headers={"Retry-After": "9"})
     system = await start_system(*engines, worker_max_attempts=3)
     async with system.session.post(system.url + CHAT_PATH, json=ASKED | {"stream": stream}) as response:
-        assert response.status == 503
+        assert response.status == 500
         assert response.headers["Retry-After"] == "9"
         assert await response.read() == b'{"error":{"message":"out of memory", "vendor":1}}'
         request_id = response.headers["X-Request-ID"]

@@ -194,6 +194,20 @@ async def test_who_leaves_loses_nothing_that_it_read_at_the_last_moment(pool: Po
     assert [e.fields["id"] for e in (await reclaim(pool.store, pool.keys, "s2", idle_ms=0)).arrivals] == ["a"]
 
 
+async def test_what_who_leaves_had_read_is_taken_over_at_once(pool: PoolDriver) -> None:
+    """A scheduler that is restarted does not hold up what it had just taken until it would count as dead."""
+    await pool.accept("a", "b", "c")
+    taken = await pool.take("s1")
+    assert len(taken.arrivals) == 3
+    assert not await reclaim(pool.store, pool.keys, "s2", idle_ms=60_000)
+    await leave(pool.store, pool.keys, "s1")
+    again = await reclaim(pool.store, pool.keys, "s2", idle_ms=60_000)
+    assert [entry.fields["id"] for entry in again.arrivals] == ["a", "b", "c"]
+    assert not await reclaim(pool.store, pool.keys, "s3", idle_ms=60_000), "taken over, they are the other's"
+    for entry in again.arrivals:
+        await pool.admit(pool.admission(entry))
+
+
 async def test_a_stream_without_its_group_says_so(pool: PoolDriver) -> None:
     with pytest.raises(Exception, match="NOGROUP"):
         await take(pool.store, pool.keys, "s1", arrivals=1)

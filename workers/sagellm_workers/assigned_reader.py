@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -51,8 +52,8 @@ class AssignedReader:
         self._running_gauge = metrics.RUNNING.labels(*labels)
         self._ttft = metrics.ENGINE_TTFT.labels(*labels)
         self._duration = metrics.ENGINE_DURATION.labels(*labels)
-        self.on_engine_trouble = asyncio.Event()
-        """Set when an attempt could not reach the engine."""
+        self.on_ended: Callable[[str], None] = _ignore
+        """Called with the result of each attempt that has ended."""
 
     @property
     def attempts(self) -> list[Attempt]:
@@ -207,5 +208,8 @@ class AssignedReader:
             max(0.0, (a.assigned_ms - a.arrived_ms) / 1000)
         )
         metrics.ATTEMPTS.labels(self._row.pool, self._row.engine_id, attempt.result).inc()
-        if attempt.result in ("engine_unreachable", "engine_broken"):
-            self.on_engine_trouble.set()
+        self.on_ended(attempt.result)
+
+
+def _ignore(result: str) -> None:
+    """Nobody wants to know how attempts end."""

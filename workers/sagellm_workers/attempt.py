@@ -19,6 +19,9 @@ MOST_PENDING_BYTES = 1 << 20
 MOST_ERROR_BYTES = 1 << 20
 """Of an engine's error body; more is of no use to anybody."""
 
+PAUSE_STATUSES = frozenset({429, 503})
+"""With a Retry-After they mean "later": the request waits, and has not failed."""
+
 BUSY_STATUSES = frozenset({408, 429})
 """Client-error statuses with which an engine says "not now": another engine may say yes."""
 
@@ -50,6 +53,8 @@ class Attempt:
         self.duration_s = 0.0
         self.result = "lost"
         """How it ended, for the metrics."""
+        self.retry_after_s: float | None = None
+        """So long (s) the engine asked to be left alone instead of answering."""
         self._reported = False
         self._task: asyncio.Task[None] | None = None
         self._stop_as: str | None = None
@@ -157,6 +162,11 @@ class Attempt:
         self._finish(ending, "completed")
 
     async def _pass_on_error(self, reply: EngineReply) -> None:
+        if reply.status in PAUSE_STATUSES and reply.retry_after_s is not None:
+            self.retry_after_s = reply.retry_after_s
+            self.give_back()
+            self.result = "engine_busy"
+            return
         body = bytearray()
         async for chunk in reply.chunks:
             body += chunk

@@ -17,10 +17,12 @@ from sagellm_control.wire.states import EngineState
 from . import metrics
 from .adapters.base import EngineAdapter
 from .assigned_reader import AssignedReader
-from .health import HealthWatch
+from .breaker import BreakerSettings
+from .health import HealthSettings, HealthWatch
 from .lease import Lease, LeaseLost
 from .outbox import Outbox
 from .settings import WorkerSettings
+from .stand_in import StandIn
 
 log = logging.getLogger(__name__)
 
@@ -68,19 +70,20 @@ class EngineSession:
         outbox = Outbox(self._store, row.pool, row.engine_id, row.worker, max_attempts=s.max_attempts)
         reader = AssignedReader(self._store, row, self._adapter, outbox)
         lease = Lease(self._store, row, lease_s=s.lease_s, attempts=lambda: reader.attempts)
-        health = HealthWatch(self._adapter, lease, reader.on_engine_trouble, interval_s=s.health_interval_s)
+        health = HealthWatch(self._adapter, row, lease, _health_settings(s))
+        reader.on_ended, outbox.pause = health.attempt_ended, health.pause
         ready = metrics.ENGINE_READY.labels(row.pool, row.engine_id)
         ready.set_function(lambda: lease.row.state is EngineState.READY)
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with StandIn(self._store, lease, patience_s=s.stall_s), asyncio.TaskGroup() as tasks:
                 loops = [
                     tasks.create_task(outbox.run(), name=f"outbox {row.engine_id}"),
                     tasks.create_task(reader.run(), name=f"reader {row.engine_id}"),
                     tasks.create_task(lease.run(), name=f"lease {row.engine_id}"),
+                    tasks.create_task(health.run(), name=f"health {row.engine_id}"),
                 ]
-                watch = tasks.create_task(health.run(), name=f"health {row.engine_id}")
                 await stop.wait()
-                watch.cancel()
+                health.stop()
                 await self._drain(reader, lease, outbox)
                 for task in loops:
                     task.cancel()
@@ -103,3 +106,18 @@ class EngineSession:
             reader.stop_all("returned")
             await reader.idle()
         await outbox.written()
+
+
+def _health_settings(s: WorkerSettings) -> HealthSettings:
+    breaker = BreakerSettings(
+        window_s=s.breaker_window_s,
+        min_requests=s.breaker_min_requests,
+        error_rate=s.breaker_error_rate,
+        open_s=s.breaker_open_s,
+    )
+    return HealthSettings(
+        interval_s=s.health_interval_s,
+        slow_start_s=s.slow_start_s,
+        longest_pause_s=s.longest_pause_s,
+        breaker=breaker,
+    )

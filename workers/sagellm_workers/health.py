@@ -1,45 +1,164 @@
-"""Watches whether an engine answers."""
+"""Decides whether, and how much, an engine is given: from probes, and from how its requests end."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
+from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.states import EngineState
 
+from . import metrics
 from .adapters.base import EngineAdapter
+from .breaker import BreakerSettings, CircuitBreaker, CircuitState
 from .lease import Lease
+from .slow_start import SlowStart
+
+log = logging.getLogger(__name__)
 
 FAILURES_TO_ERROR = 3
 """One slow answer to a probe is no outage; a probe that fails right after an attempt could not connect is."""
+UNREACHABLE = frozenset({"engine_unreachable", "engine_broken"})
+"""Results of attempts after which the engine may be gone: it is probed at once."""
+FAILED = UNREACHABLE | {"engine_timeout", "engine_error"}
+SUCCEEDED = frozenset({"completed", "refused"})
+"""A refusal is an answer. What was cancelled, expired or given back says nothing."""
+NOT_ANSWERING = "it does not answer health probes"
+
+
+@dataclass(slots=True, frozen=True)
+class HealthSettings:
+    """How an engine is watched."""
+
+    interval_s: float = 2.0
+    slow_start_s: float = 30.0
+    longest_pause_s: float = 60.0
+    """Longest that an engine is left alone because it asked for it."""
+    breaker: BreakerSettings = field(default_factory=BreakerSettings)
 
 
 class HealthWatch:
-    """Probes an engine and reports its state through the lease."""
+    """Watches one engine and reports what it may be given through the lease.
 
-    def __init__(self, adapter: EngineAdapter, lease: Lease, trouble: asyncio.Event, *, interval_s: float) -> None:
+    * READY with all places; with some, while it recovers from an ERROR (slow start); with none more, while it has
+      asked to be left alone (429 or 503 with Retry-After): what waits for it goes on waiting.
+    * ERROR: it does not answer probes, or its circuit is open. Half-open, it is READY for one more request.
+    """
+
+    def __init__(
+        self,
+        adapter: EngineAdapter,
+        row: EngineRow,
+        lease: Lease,
+        settings: HealthSettings,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._adapter = adapter
+        self._engine = row.engine_id
+        self._places = row.slots + row.prefetch
         self._lease = lease
-        self._trouble = trouble
-        self._interval_s = interval_s
+        self._interval_s = settings.interval_s
+        self._longest_pause_s = settings.longest_pause_s
+        self._clock = clock
+        self._breaker = CircuitBreaker(settings.breaker, clock)
+        self._slow_start = SlowStart(settings.slow_start_s, clock)
+        self._watching = True
+        """False: the worker drains, and the engine's state is not ours to report any more."""
+        self._was_up = True
+        self._answers = True
+        self._paused_until = float("-inf")
+        self._pause_s = 0.0
+        self._half_open_limit: int | None = None
+        self._suspected = False
+        self._changed = asyncio.Event()
+        self._circuit = metrics.CIRCUIT.labels(row.pool, row.engine_id)
+        self._opened = metrics.CIRCUIT_OPENED.labels(row.pool, row.engine_id)
+        self._circuit.set(CircuitState.CLOSED)
+
+    def attempt_ended(self, result: str) -> None:
+        """An attempt on the engine has ended so (see ``Attempt.result``)."""
+        before = self._breaker.state
+        if result in FAILED or result in SUCCEEDED:
+            self._breaker.record(result in SUCCEEDED)
+        if result in UNREACHABLE:
+            self._suspected = True
+        if self._suspected or self._breaker.state is not before:
+            self._changed.set()
+        if self._breaker.state is CircuitState.OPEN and before is not CircuitState.OPEN:
+            self._opened.inc()
+            log.warning("engine %s: circuit open: %s", self._engine, self._breaker.reason)
+
+    async def pause(self, pause_s: float) -> None:
+        """The engine asked to be left alone for so long (s); returns when schedulers cannot give it anything more."""
+        until = self._clock() + min(pause_s, self._longest_pause_s)
+        if until > self._paused_until:
+            log.info("engine %s asks for a pause of %g s", self._engine, pause_s)
+            self._paused_until, self._pause_s = until, min(pause_s, self._longest_pause_s)
+            self._report()
+        self._changed.set()
+        await self._lease.reported()
+
+    def stop(self) -> None:
+        """From now on nothing is reported: the worker drains."""
+        self._watching = False
+        self._changed.set()
 
     async def run(self) -> None:
-        """Probe until cancelled: every interval, and at once after trouble."""
+        """Watch until stopped or cancelled: probe every interval and at once after trouble, report whatever changes."""
         failures = 0
-        while True:
-            suspected = await self._wait()
-            if await self._adapter.healthy():
-                failures = 0
-                self._lease.report(EngineState.READY)
-            else:
-                failures += 1
-                if suspected or failures >= FAILURES_TO_ERROR:
-                    self._lease.report(EngineState.ERROR, "it does not answer health probes")
+        probe_at = self._clock() + self._interval_s
+        while self._watching:
+            await self._wait(probe_at)
+            if self._suspected or self._clock() >= probe_at:
+                suspected, self._suspected = self._suspected, False
+                failures = 0 if await self._adapter.healthy() else failures + 1
+                self._answers = failures == 0 or (self._answers and not suspected and failures < FAILURES_TO_ERROR)
+                probe_at = self._clock() + self._interval_s
+            self._report()
 
-    async def _wait(self) -> bool:
+    def _report(self) -> None:
+        if not self._watching:
+            return
+        circuit = self._breaker.state
+        self._circuit.set(circuit)
+        if circuit is not CircuitState.HALF_OPEN:
+            self._half_open_limit = None
+        up = self._answers and circuit is not CircuitState.OPEN
+        if up and not self._was_up:
+            self._slow_start.begin()
+        self._was_up = up
+        if not up:
+            reason = f"circuit open: {self._breaker.reason}" if self._answers else NOT_ANSWERING
+            self._lease.report(EngineState.ERROR, reason)
+        elif self._paused_until > self._clock():
+            self._lease.report(EngineState.READY, f"it asked for a pause of {self._pause_s:g} s", limit=0)
+        elif circuit is CircuitState.HALF_OPEN:
+            if self._half_open_limit is None:
+                # What still runs from before is not the one that shows whether the engine is well.
+                self._half_open_limit = min(self._places, self._lease.held + 1)
+            reason = "circuit half-open: one request shows whether it is well"
+            self._lease.report(EngineState.READY, reason, limit=self._half_open_limit)
+        else:
+            limit = self._slow_start.limit(self._places)
+            reason = "" if limit is None else f"slow start: {limit} of {self._places} places"
+            self._lease.report(EngineState.READY, reason, limit=limit)
+
+    async def _wait(self, probe_at: float) -> None:
+        """Until the next probe, the next change by time, or trouble."""
+        now = self._clock()
+        moments = [probe_at]
+        if self._paused_until > now:
+            moments.append(self._paused_until)
+        if (open_s := self._breaker.opens_in_s) > 0:
+            moments.append(now + open_s)
+        if self._slow_start.limit(self._places) is not None:
+            moments.append(now + self._slow_start.next_step_s(self._places))
         try:
-            async with asyncio.timeout(self._interval_s):
-                await self._trouble.wait()
+            async with asyncio.timeout(max(0.0, min(moments) - now)):
+                await self._changed.wait()
         except TimeoutError:
-            return False
-        self._trouble.clear()
-        return True
+            return
+        self._changed.clear()

@@ -28,21 +28,38 @@ class LeaseLost(Exception):
 
 
 class Lease:
-    """The lease of one engine under one worker session."""
+    """The lease of one engine under one worker session. A ``StandIn`` renews it while this event loop is blocked."""
 
     def __init__(self, store: Store, row: EngineRow, *, lease_s: float, attempts: Callable[[], list[Attempt]]) -> None:
         self._store = store
         self._attempts = attempts
-        self._lease_s = lease_s
-        self._valid_until = time.monotonic() + lease_s
         self._now = asyncio.Event()
+        self._reported = asyncio.Event()
+        self._reported.set()
+        self.lease_s = lease_s
+        self.renewed_at = time.monotonic()
+        """When the last renewal that got through was asked for (monotonic). The stand-in reads and writes it too."""
         self.row = row
 
-    def report(self, state: EngineState, reason: str = "") -> None:
-        """The engine's state has changed; it is written at once."""
-        if (state, reason) != (self.row.state, self.row.reason):
-            self.row = replace(self.row, state=state, reason=reason)
+    @property
+    def held(self) -> int:
+        """Attempts that the worker has on the engine."""
+        return len(self._attempts())
+
+    def report(self, state: EngineState, reason: str = "", *, limit: int | None = None) -> None:
+        """The engine's state, or how many requests it may be given, has changed; it is written at once."""
+        if (state, reason, limit) != (self.row.state, self.row.reason, self.row.limit):
+            self.row = replace(self.row, state=state, reason=reason, limit=limit)
+            self._reported.clear()
             self._now.set()
+
+    async def reported(self) -> None:
+        """Wait until what was reported last is in Redis."""
+        await self._reported.wait()
+
+    def renew_soon(self) -> None:
+        """Renew without waiting for the next turn."""
+        self._now.set()
 
     async def run(self) -> None:
         """Renew until cancelled.
@@ -52,7 +69,7 @@ class Lease:
         """
         while True:
             try:
-                async with asyncio.timeout(self._lease_s / RENEWALS_A_LEASE):
+                async with asyncio.timeout(self.lease_s / RENEWALS_A_LEASE):
                     await self._now.wait()
             except TimeoutError:
                 pass
@@ -61,26 +78,25 @@ class Lease:
 
     async def renew(self) -> None:
         """Renew once; an unreachable Redis is waited for as long as the lease is valid."""
-        attempts = self._attempts()
+        attempts, row = self._attempts(), self.row
         began = time.monotonic()
         try:
             renewal = await renew_engine(
-                self._store,
-                self.row,
-                [attempt.key for attempt in attempts],
-                lease_ms=int(self._lease_s * 1000),
+                self._store, row, [attempt.key for attempt in attempts], lease_ms=int(self.lease_s * 1000)
             )
         except (RedisError, OSError) as error:
-            log.warning("engine %s: cannot renew the lease: %s", self.row.engine_id, error)
-            if time.monotonic() > self._valid_until:
+            log.warning("engine %s: cannot renew the lease: %s", row.engine_id, error)
+            if time.monotonic() > self.renewed_at + self.lease_s:
                 # It is still ours if nobody took it: the next renewal that gets through tells.
-                log.warning("engine %s: the lease may have lapsed", self.row.engine_id)
+                log.warning("engine %s: the lease may have lapsed", row.engine_id)
             self._now.set()
-            await asyncio.sleep(min(0.2, self._lease_s / 10))
+            await asyncio.sleep(min(0.2, self.lease_s / 10))
             return
         if renewal is None:
-            raise LeaseLost(self.row.engine_id)
-        self._valid_until = began + self._lease_s
+            raise LeaseLost(row.engine_id)
+        self.renewed_at = began
+        if row is self.row:
+            self._reported.set()
         for attempt, state in zip(attempts, renewal.attempts, strict=True):
             if state != "running":
                 attempt.stop(state)

@@ -27,6 +27,17 @@ ENGINE_DURATION = Histogram(
 ATTEMPTS = Counter("sagellm_control_attempts_total", "Attempts that ended, by how", ["pool", "engine", "result"])
 RUNNING = Gauge("sagellm_control_engine_running_requests", "Attempts under way", ["pool", "engine"])
 ENGINE_READY = Gauge("sagellm_control_engine_ready", "1: the engine is READY", ["pool", "engine"])
+CIRCUIT = Gauge(
+    "sagellm_control_worker_cb_state",
+    "Circuit breaker: 0 closed, 1 open, 2 half-open",
+    ["pool", "engine"],
+)
+CIRCUIT_OPENED = Counter("sagellm_control_worker_cb_opened_total", "Times that it opened", ["pool", "engine"])
+STAND_IN_RENEWALS = Counter(
+    "sagellm_control_stand_in_renewals_total",
+    "Leases renewed by the thread that stands in for a blocked event loop; should stay 0",
+    ["pool", "engine"],
+)
 LEASES_LOST = Counter("sagellm_control_leases_lost_total", "Leases that could not be renewed", ["pool", "engine"])
 EVENTS = Counter("sagellm_control_output_events_total", "Events written to output logs", ["pool", "engine"])
 EVENT_BYTES = Counter("sagellm_control_output_bytes_total", "Bytes written to output logs", ["pool", "engine"])

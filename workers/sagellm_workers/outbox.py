@@ -42,6 +42,8 @@ class Outbox:
         self._store = store
         self._where = (pool, engine, worker)
         self._max_attempts = max_attempts
+        self.pause: Callable[[float], Awaitable[None]] | None = None
+        """Leaves the engine alone for so long (s); returns when nobody gives it anything more."""
         self._claims: list[Attempt] = []
         self._outputs: dict[Attempt, None] = {}
         self._finishes: list[tuple[Attempt, Ending]] = []
@@ -160,6 +162,10 @@ class Outbox:
     async def _write_requeues(self) -> None:
         while batch := self._requeues[:MOST_IN_A_CALL]:
             del self._requeues[: len(batch)]
+            pauses = [attempt.retry_after_s for attempt, _ in batch if attempt.retry_after_s is not None]
+            if pauses and self.pause is not None:
+                # First of all: else they would come back to the engine that has just refused them.
+                await self.pause(max(pauses))
             items = [item for _, item in batch]
             await self._insist(
                 lambda items=items: requeue(self._store, *self._where, items, max_failures=self._max_attempts)

@@ -82,6 +82,7 @@ async def find_engine(
                 connect_timeout_s=settings.connect_timeout_s,
                 first_byte_timeout_s=settings.first_byte_timeout_s,
                 gap_timeout_s=settings.gap_timeout_s,
+                answer_limit_bytes=settings.answer_limit_bytes,
             )
             if facts.models:
                 return adapter, facts

@@ -46,12 +46,55 @@ class WorkerSettings(BaseModel):
         le=300,
         description="A worker not heard of for so long (s) loses its requests to others",
     )
+    stall_s: float = Field(
+        default=60.0,
+        ge=0,
+        le=86_400,
+        description="A worker whose event loop is blocked keeps its leases for so long (s), no longer",
+    )
     health_interval_s: float = Field(default=2.0, gt=0, le=300, description="How often (s) an engine is probed")
     max_attempts: int = Field(
         default=3,
         ge=1,
         le=20,
         description="With so many failed attempts, on whichever engines, a request has failed",
+    )
+    slow_start_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=3600,
+        description="An engine that comes back after an error gets all its slots only after so long (s); until then "
+        "evenly more and more. 0: at once",
+    )
+    longest_pause_s: float = Field(
+        default=60.0,
+        ge=0,
+        le=3600,
+        description="Longest (s) that an engine is left alone because it answered 429 or 503 with a Retry-After",
+    )
+    breaker_window_s: float = Field(
+        default=60.0, gt=0, le=3600, description="Over how long (s) an engine's failures are counted"
+    )
+    breaker_min_requests: int = Field(
+        default=10, ge=1, le=1_000_000, description="With fewer requests in the window the circuit stays closed"
+    )
+    breaker_error_rate: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="At this share of failed requests an engine's circuit opens: it gets none, then one as a trial",
+    )
+    breaker_open_s: float = Field(
+        default=5.0,
+        gt=0,
+        le=3600,
+        description="For how long (s) a circuit opens; twice as long each time that the trial fails, up to 60 s",
+    )
+    answer_limit_bytes: int = Field(
+        default=64 * 2**20,
+        ge=1024,
+        le=512 * 2**20,
+        description="Longest answer of an engine (bytes); a longer one is cut off and counts as broken",
     )
     connect_timeout_s: float = Field(default=5.0, gt=0, le=300, description="Longest wait (s) for a connection")
     first_byte_timeout_s: float = Field(

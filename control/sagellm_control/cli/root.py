@@ -9,6 +9,7 @@ import click
 from .. import __version__
 from .api_key_command import api_key
 from .chaos_command import chaos
+from .dead_command import dead
 from .engines_command import engines
 from .enqueue_command import enqueue
 from .failures import clear_lines
@@ -52,5 +53,5 @@ def root() -> None:
     """
 
 
-for command in (up, gateway, scheduler, worker, engine, enqueue, engines, requests, api_key, settings, chaos):
+for command in (up, gateway, scheduler, worker, engine, enqueue, engines, requests, dead, api_key, settings, chaos):
     root.add_command(command)

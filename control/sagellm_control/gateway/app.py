@@ -39,7 +39,14 @@ def make_app(settings: GatewaySettings, openai: OpenAIEndpoints, status: StatusE
             log.exception("%s %s failed", request.method, request.path)
             return _refuse(request, ApiError(500, "The gateway failed unexpectedly.", code="internal_error"))
 
+    async def say_goodbye(_: web.Request, response: web.StreamResponse) -> None:
+        if openai.stopping:
+            # So that the client sends its next request elsewhere.
+            response.force_close()
+            response.headers["Connection"] = "close"
+
     app = web.Application(middlewares=[errors], client_max_size=settings.max_body_bytes)
+    app.on_response_prepare.append(say_goodbye)
     app.add_routes([*openai.routes(), *status.routes()])
     return app
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import resource
 from collections.abc import AsyncGenerator
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 4096
 """Connections that may wait to be accepted: a burst of clients must not be refused."""
+LINGER_S = 0.25
+"""After the listener is closed, connections stay for so long (s): a request may be on its way on them."""
 KEEPALIVE_S = 75.0
 """Longer than the 60 s for which load balancers keep idle connections, so that they close them and not we."""
 
@@ -44,7 +47,12 @@ async def serve(settings: GatewaySettings, redis: RedisSettings) -> AsyncGenerat
     """
     keys = ApiKeys.read(settings.api_keys) if settings.api_keys else None
     _allow_many_connections()
-    limits = AcceptLimits(max_waiting=settings.max_waiting, keep_result_ms=int(settings.result_ttl_s * 1000))
+    limits = AcceptLimits(
+        max_waiting=settings.max_waiting,
+        hold_requests=settings.hold_requests,
+        hold_s=settings.hold_s,
+        keep_result_ms=int(settings.result_ttl_s * 1000),
+    )
     async with QueueClient.connect(redis, limits) as queue:
         openai = OpenAIEndpoints(queue, settings, keys)
         app = make_app(settings, openai, StatusEndpoints(queue, openai))
@@ -58,13 +66,17 @@ async def serve(settings: GatewaySettings, redis: RedisSettings) -> AsyncGenerat
             shutdown_timeout=max(settings.shutdown_s, 0.01),
         )
         await runner.setup()
+        site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)
         try:
-            site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)
             await site.start()
             host, port = runner.addresses[0][:2]
             yield f"http://{host}:{port}"
         finally:
             openai.stopping = True
+            # Nobody new gets in; who is connected already may be about to send a request.
+            await site.stop()
+            if runner.server is not None and runner.server.connections:
+                await asyncio.sleep(min(LINGER_S, settings.shutdown_s / 20))
             await runner.cleanup()
 
 

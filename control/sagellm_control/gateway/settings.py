@@ -41,6 +41,16 @@ class GatewaySettings(BaseModel):
     max_waiting: int = Field(
         default=100_000, ge=1, le=100_000_000, description="Most requests that wait in a pool; beyond it: 429"
     )
+    hold_requests: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="So many requests may wait in a pool that has no READY engine, e.g. while one is started for them; "
+        "0: they get 503 at once",
+    )
+    hold_s: float = Field(
+        default=30.0, gt=0, le=86_400, description="For so long (s) they wait; then 503 with Retry-After"
+    )
     result_ttl_s: float = Field(
         default=600.0, ge=1, le=604_800, description="For how long (s) a finished request can be read"
     )

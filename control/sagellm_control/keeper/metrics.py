@@ -8,3 +8,8 @@ LAPSED = Counter("sagellm_control_engine_lapses_total", "Engines whose worker's 
 REQUEUED = Counter(
     "sagellm_control_lapse_requeued_total", "Requests given back because their worker was lost", ["pool"]
 )
+REPAIRS = Counter(
+    "sagellm_control_keeper_repairs_total",
+    "What did not agree with what is owned, by what was wrong; all but expired_waiting should stay 0",
+    ["pool", "kind"],
+)

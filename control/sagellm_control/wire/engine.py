@@ -58,6 +58,8 @@ class EngineRow:
     """Uncached prompt tokens a second that may start on it while answers run; 0: as many as it has places for."""
     prefetch: int = 0
     """Requests that its worker may hold on top of the slots."""
+    limit: int | None = None
+    """Most requests that it is given while it recovers; None: as many as it has places."""
     state: EngineState = EngineState.STARTING
     worker: str = ""
     """The session that holds its lease; empty: nobody does."""
@@ -73,6 +75,7 @@ class EngineRow:
             "kind": self.kind,
             "slots": str(self.slots),
             "prefetch": str(self.prefetch),
+            "limit": "" if self.limit is None else str(self.limit),
             "models": orjson.dumps(self.models).decode(),
             "version": self.version,
             **({"kinds": " ".join(self.kinds)} if self.kinds else {}),
@@ -94,6 +97,7 @@ def read_engine_row(engine_id: str, fields: Mapping[str, str]) -> EngineRow:
         models=models,
         kinds=tuple(fields.get("kinds", "").split()),
         prefetch=int(fields.get("prefetch") or 0),
+        limit=int(fields["limit"]) if fields.get("limit") else None,
         state=EngineState(fields.get("state", EngineState.ERROR)),
         worker=fields.get("worker", ""),
         version=fields.get("version", ""),

@@ -17,6 +17,8 @@ import orjson
 
 from .states import Outcome
 
+_OUTCOMES = frozenset(map(str, Outcome))
+
 EVENT_STREAM = "text/event-stream"
 
 CHUNK = "chunk"
@@ -78,8 +80,10 @@ class Ending:
         """Read the payload of an ``end`` event; fields that are not known are ignored."""
         header, _, body = payload.partition(b"\n")
         fields: dict[str, Any] = orjson.loads(header)
+        outcome = fields["outcome"]
         return cls(
-            outcome=Outcome(fields["outcome"]),
+            # A later version may know more; its status and message say what matters.
+            outcome=Outcome(outcome) if outcome in _OUTCOMES else Outcome.FAILED,
             status=int(fields.get("status", 200)),
             content_type=fields.get("content_type", "application/json"),
             code=fields.get("code", ""),

@@ -39,6 +39,10 @@ class Keys:
         """Hash: name that a client may ask for -> pool that serves it."""
         return f"{self.namespace}:models"
 
+    def wake(self) -> str:
+        """Stream: pools that hold requests and have no READY engine, for whoever starts engines."""
+        return f"{self.namespace}:wake"
+
     def inbox(self, gateway: str) -> str:
         """Channel: output for the clients of one gateway process."""
         return f"{self.namespace}:inbox:{gateway}"
@@ -100,8 +104,13 @@ class PoolKeys:
         return f"{self.prefix}:counters"
 
     @cached_property
+    def woken(self) -> str:
+        """String: there while a wake-up for the pool is fresh, so that a thousand held requests send one."""
+        return f"{self.prefix}:woken"
+
+    @cached_property
     def dead(self) -> str:
-        """Stream: entries that could not be read and requests given up, with the reason."""
+        """Stream: entries that could not be read and requests given up, with the reason and the history."""
         return f"{self.prefix}:dead"
 
     def record(self, request_id: str) -> str:

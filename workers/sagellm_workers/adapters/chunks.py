@@ -11,18 +11,18 @@ from contextlib import contextmanager
 import httpx
 
 from .base import EngineBroken, EngineError, EngineTimeout, EngineUnreachable
-from .sse import EventSplitter, EventTooLarge
+from .sse import EVENT_LIMIT_BYTES, EventSplitter, EventTooLarge
 
-BODY_LIMIT_BYTES = 256 * 2**20  # of an answer that is no stream: embeddings of a large batch are long
+BODY_LIMIT_BYTES = 64 * 2**20  # of a whole answer, streamed or not: embeddings of a large batch are long
 
 
 class EventChunks:
     """Items that hold one or more whole events. Raises EngineTimeout and EngineBroken."""
 
-    def __init__(self, url: str, response: httpx.Response) -> None:
+    def __init__(self, url: str, response: httpx.Response, limit_bytes: int = BODY_LIMIT_BYTES) -> None:
         self._url = url
-        self._pieces = pieces_of(response)
-        self._splitter = EventSplitter()
+        self._pieces = PlainChunks(url, response, limit_bytes)
+        self._splitter = EventSplitter(min(EVENT_LIMIT_BYTES, limit_bytes))
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -38,7 +38,7 @@ class EventChunks:
             if last:
                 return last
             raise
-        except (httpx.HTTPError, EventTooLarge) as error:
+        except EventTooLarge as error:
             raise engine_error(self._url, error) from error
 
 

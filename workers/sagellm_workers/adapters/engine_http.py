@@ -23,7 +23,7 @@ from .base import (
     EngineUnreachable,
     is_event_stream,
 )
-from .chunks import EventChunks, PlainChunks, engine_error, engine_errors
+from .chunks import BODY_LIMIT_BYTES, EventChunks, PlainChunks, engine_error, engine_errors
 from .loose_json import mapping
 
 CONNECT_TIMEOUT_S = 5.0
@@ -59,6 +59,7 @@ class EngineOptions(TypedDict, total=False):
     connect_timeout_s: float
     first_byte_timeout_s: float  # from the start of the request to the first byte of the answer's body
     gap_timeout_s: float  # between two bytes of the body
+    answer_limit_bytes: int  # of a whole answer, streamed or not
 
 
 class EngineHttp:
@@ -78,6 +79,7 @@ class EngineHttp:
             options.get("first_byte_timeout_s", FIRST_BYTE_TIMEOUT_S),
             options.get("gap_timeout_s", GAP_TIMEOUT_S),
         )
+        self.answer_limit_bytes = options.get("answer_limit_bytes", BODY_LIMIT_BYTES)
         headers = {
             "Host": httpx.URL(self.url).netloc.decode("ascii"),
             "Content-Type": "application/json",
@@ -161,7 +163,8 @@ class EngineHttp:
     def reply(self, response: httpx.Response) -> EngineReply:
         """The answer as it is."""
         content_type = response.headers.get("content-type", "")
-        chunks = (EventChunks if is_event_stream(content_type) else PlainChunks)(self.url, response)
+        kind = EventChunks if is_event_stream(content_type) else PlainChunks
+        chunks = kind(self.url, response, self.answer_limit_bytes)
         return EngineReply(response.status_code, content_type, retry_after_s(response), chunks)
 
 

@@ -117,7 +117,7 @@ class SageLLMAdapter:
         if reply.is_event_stream:
             include_usage = mapping(fields.get("stream_options")).get("include_usage") is True
             translator = StreamTranslator(head, include_usage=include_usage)
-            chunks = TranslatedChunks(self.url, response, translator)
+            chunks = TranslatedChunks(self.url, reply.chunks, translator)
             return EngineReply(reply.status, reply.content_type, reply.retry_after_s, chunks)
         body = await _read(reply.chunks)
         try:

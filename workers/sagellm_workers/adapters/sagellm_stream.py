@@ -6,11 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-import httpx
 import orjson
 
 from .base import EngineBroken
-from .chunks import EventChunks
 from .loose_json import items, mapping
 from .sagellm_reply import DONE, Head, error_of, extras, usage_of
 from .sse import data_of
@@ -101,9 +99,9 @@ class StreamTranslator:
 class TranslatedChunks:
     """The chunks of a reply, translated. Raises EngineBroken if the stream ends without its end event."""
 
-    def __init__(self, url: str, response: httpx.Response, translator: StreamTranslator) -> None:
+    def __init__(self, url: str, events: AsyncIterator[bytes], translator: StreamTranslator) -> None:
         self._url = url
-        self._events = EventChunks(url, response)
+        self._events = events
         self._translator = translator
 
     def __aiter__(self) -> AsyncIterator[bytes]:

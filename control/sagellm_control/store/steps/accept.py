@@ -21,6 +21,10 @@ class AcceptLimits:
     """Most requests in intake streams and waiting set together."""
     without_engine: bool = False
     """Accept although no engine is READY."""
+    hold_requests: int = 0
+    """So many may wait in a pool that has no READY engine (see ``client.held``); 0: none."""
+    hold_s: float = 30.0
+    """For so long (s); an engine that comes within it serves them."""
     keep_result_ms: int = 600_000
     """For how long a finished request can be read."""
 

@@ -15,7 +15,6 @@ local now, inline_bytes = clock(ARGV[1]), tonumber(ARGV[2])
 local engines = tonumber(ARGV[4])
 local arrivals = tonumber(ARGV[5 + engines])
 local request_keys = 9 + 3 * engines
-local DEAD_KEPT = 10000
 
 local results, acks = {}, {{}, {}, {}, {}, {}}
 local head = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')

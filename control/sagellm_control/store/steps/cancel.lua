@@ -2,9 +2,10 @@
 --
 -- KEYS[1] record   KEYS[2] body   KEYS[3] output   KEYS[4] waiting   KEYS[5] counters
 -- KEYS[6] intake stream of its priority   KEYS[7] assigned stream of its engine (any intake stream where it has none)
+-- KEYS[8] room
 -- ARGV[1] now   ARGV[2] id   ARGV[3] the engine that KEYS[7] belongs to   ARGV[4] outcome: cancelled | expired
--- ARGV[5] payload of the end event
--- Output: 'unknown' | 'finished' (it had ended before) | 'ended' (now) | 'stopping' (its worker has been told)
+-- ARGV[5] payload of the end event   ARGV[6] '1': only if it waits and no engine of the pool is READY
+-- Output: 'unknown' | 'served' (not so: it has an engine, or there is one) | 'finished' (it had ended before) | 'ended' (now) | 'stopping' (its worker has been told)
 --   | 'moved' (it is on another engine: read the record and call again)
 
 local record, body, output, waiting, counters, intake, assigned = unpack(KEYS, 1, 7)
@@ -13,6 +14,9 @@ local r = redis.call('HMGET', record, 'state', 'engine', 'entry', 'attempt', 'ca
 local state = r[1]
 if not state then return 'unknown' end
 if state == 'finished' then return 'finished' end
+if ARGV[6] == '1' and (redis.call('ZCARD', KEYS[8]) > 0 or not (state == 'queued' or state == 'waiting')) then
+  return 'served'
+end
 if state == 'queued' then
   redis.call('XACK', intake, SCHEDULERS, r[3])
   redis.call('XDEL', intake, r[3])

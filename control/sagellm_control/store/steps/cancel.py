@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from ...wire.event import Ending
 from ...wire.priority import RequestPriority
 from ...wire.states import Outcome
 from ..connect import Store
@@ -21,14 +22,27 @@ class CancelResult(StrEnum):
     """It had ended before."""
     ENDED = "ended"
     """It had not started, and ended now."""
+    SERVED = "served"
+    """It was only to end if it had no engine, and it has one, or may have."""
     STOPPING = "stopping"
     """It runs; its worker has been told to stop it."""
 
 
 async def cancel(store: Store, pool: str, request_id: str, outcome: Outcome = Outcome.CANCELLED) -> CancelResult:
     """End a request; ``outcome`` is CANCELLED, or EXPIRED where its timeout passed."""
-    keys = store.keys.pool(pool)
     ending = EXPIRED_WAITING if outcome is Outcome.EXPIRED else CANCELLED
+    return await _cancel(store, pool, request_id, outcome, ending, unserved=False)
+
+
+async def give_up(store: Store, pool: str, request_id: str, ending: Ending) -> CancelResult:
+    """End a request that was held for an engine, if there still is none; ``ending`` has the outcome EXPIRED."""
+    return await _cancel(store, pool, request_id, ending.outcome, ending.encode(), unserved=True)
+
+
+async def _cancel(
+    store: Store, pool: str, request_id: str, outcome: Outcome, ending: bytes, *, unserved: bool
+) -> CancelResult:
+    keys = store.keys.pool(pool)
     while True:
         priority, engine = await store.commands.hmget(keys.record(request_id), "priority", "engine")
         if priority is None:
@@ -44,7 +58,9 @@ async def cancel(store: Store, pool: str, request_id: str, outcome: Outcome = Ou
             keys.counters,
             intake,
             keys.assigned(on) if on else intake,
+            keys.room,
         ]
-        result = (await _SCRIPT(store, names, [store.now(), request_id, on, outcome, ending])).decode()
+        arguments = [store.now(), request_id, on, outcome, ending, int(unserved)]
+        result = (await _SCRIPT(store, names, arguments)).decode()
         if result != "moved":
             return CancelResult(result)

@@ -88,6 +88,7 @@ async def renew_engine(
     arguments.append(len(attempts))
     for request_id, attempt in attempts:
         arguments += (request_id, attempt)
+    arguments += ("limit", row.fields()["limit"])
     await announce(store, row)
     answer = await _RENEW(store, names, arguments)
     if not answer:

@@ -6,6 +6,7 @@
 
 local WORKERS = 'workers'
 local SCHEDULERS = 'schedulers'
+local DEAD_KEPT = 10000  -- entries of the dead stream
 local FREED_KEPT = 10000  -- entries; more than one a free engine is of no use to anybody
 
 local function clock(given)
@@ -34,9 +35,11 @@ end
 
 -- Places left on an engine, from the reservations that requests own; nil: it takes nothing.
 local function free_places(row, reservations)
-  local engine = redis.call('HMGET', row, 'state', 'slots', 'prefetch')
+  local engine = redis.call('HMGET', row, 'state', 'slots', 'prefetch', 'limit')
   if engine[1] ~= 'READY' then return nil end
-  return tonumber(engine[2] or 0) + tonumber(engine[3] or 0) - redis.call('SCARD', reservations)
+  local places = tonumber(engine[2] or 0) + tonumber(engine[3] or 0)
+  if engine[4] and engine[4] ~= '' then places = math.min(places, tonumber(engine[4])) end
+  return places - redis.call('SCARD', reservations)
 end
 
 local function note_room(room, engine, row, reservations)
@@ -82,6 +85,24 @@ local function end_request(now, record, body, output, counters, id, attempt, seq
   redis.call('PEXPIRE', output, keep)
   redis.call('HINCRBY', counters, outcome, 1)
   publish(known[1], id, attempt, sequence, 'end', payload)
+end
+
+-- Adds a line to a request's history: which attempt went wrong on which engine, and how.
+local function note_error(record, attempt, engine, payload)
+  local text = string.match(payload, '^[^\n]*')
+  local ok, ending = pcall(cjson.decode, text)
+  if ok and type(ending) == 'table' then text = (ending.code or '') .. ' (' .. (ending.message or '') .. ')' end
+  local line = attempt .. ' ' .. engine .. ' ' .. string.sub(text, 1, 300)
+  local known = redis.call('HGET', record, 'errors')
+  redis.call('HSET', record, 'errors', known and (known .. '\n' .. line) or line)
+end
+
+-- Copies a request that is given up, with its whole record, so that it can be looked at and sent again later.
+local function bury_request(dead, record, body, id, reason)
+  local fields, copy = redis.call('HGETALL', record), {}
+  for i = 1, #fields, 2 do copy[fields[i]] = fields[i + 1] end
+  redis.call('XADD', dead, 'MAXLEN', '~', DEAD_KEPT, '*', 'reason', reason, 'request', id,
+    'record', cjson.encode(copy), 'body', redis.call('GET', body) or '')
 end
 
 local function expired(now, arrived, timeout)

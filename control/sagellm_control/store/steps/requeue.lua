@@ -29,6 +29,9 @@ for i = 1, tonumber(ARGV[10]) do
     release(id, r[4], reservations, assigned)
     local failures = redis.call('HINCRBY', record, 'failures', cause == 'failed' and 1 or 0)
     local lapses = redis.call('HINCRBY', record, 'lapses', cause == 'lapsed' and 1 or 0)
+    if cause ~= 'returned' then
+      note_error(record, r[3], engine, cause == 'failed' and failed_payload or 'its worker was lost')
+    end
     local outcome, payload
     if r[5] then outcome, payload = r[5], r[5] == 'expired' and ARGV[7] or ARGV[6]
     elseif expired(now, r[6], r[7]) then outcome, payload = 'expired', ARGV[7]
@@ -39,8 +42,7 @@ for i = 1, tonumber(ARGV[10]) do
     end
     if outcome then
       if outcome == 'dead' then
-        redis.call('XADD', dead, 'MAXLEN', '~', 10000, '*', 'reason', 'its worker died ' .. lapses .. ' times',
-          'request', id, 'body', redis.call('GET', body) or '')
+        bury_request(dead, record, body, id, 'its worker died ' .. lapses .. ' times')
       end
       local major, minor = next_position(output, r[3])
       end_request(now, record, body, output, counters, id, major, minor, outcome, payload)

@@ -1,0 +1,88 @@
+"""Accepts requests in batches by what is ready, and turns refusals into errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from redis.exceptions import RedisError
+
+from ..store.batch import Batcher
+from ..store.connect import Store
+from ..store.steps.accept import Accepted, AcceptLimits, AcceptResult, Exists, Full, NoEngine, accept
+from ..store.steps.attach import attach
+from ..wire.request import NewRequest
+from .abandoned import AbandonedRequests
+from .errors import NoEngineReady, QueueFull, QueueUnavailable, RequestConflict
+from .held import HeldRequests
+from .pools import Pools
+
+MOST_IN_A_BATCH = 64
+
+Item = tuple[NewRequest, bool]
+"""A request, and whether it is idempotent."""
+
+
+class Acceptor:
+    """One client's way into the queue."""
+
+    def __init__(
+        self, store: Store, limits: AcceptLimits, pools: Pools, abandoned: AbandonedRequests, held: HeldRequests
+    ) -> None:
+        self._store = store
+        self._limits = limits
+        # The limit holds for all gateways together, as the script counts what waits in the pool.
+        self._hold_limits = replace(limits, max_waiting=limits.hold_requests, without_engine=True)
+        self._pools = pools
+        self._abandoned = abandoned
+        self._held = held
+        self._batchers: dict[tuple[str, bool], Batcher[Item, AcceptResult]] = {}
+
+    async def accept(self, request: NewRequest, model: str, *, idempotent: bool) -> bool:
+        """Put a request into its pool's queue; whether it was there before.
+
+        Raises:
+            NoEngineReady, QueueFull, RequestConflict, QueueUnavailable.
+        """
+        retry_after_s = self._pools.retry_after_s(request.pool)
+        hold = False
+        try:
+            result = await self._batcher(request.pool, hold).submit((request, idempotent))
+            if isinstance(result, NoEngine) and self._limits.hold_requests:
+                hold = True
+                result = await self._batcher(request.pool, hold).submit((request, idempotent))
+            match result:
+                case Accepted():
+                    if hold:
+                        await self._held.add(request.pool, request.id, retry_after_s=retry_after_s)
+                    return False
+                case Full(waiting) if not hold:
+                    raise QueueFull(model, waiting, retry_after_s)
+                case Full() | NoEngine():
+                    raise NoEngineReady(model, retry_after_s)
+                case Exists(_, same_body, same_tenant):
+                    if not (idempotent and same_body and same_tenant):
+                        raise RequestConflict(request.id)
+                    await attach(self._store, request.pool, request.id, request.inbox)
+                    return True
+        except (RedisError, OSError) as error:
+            if not idempotent:
+                # Only the reply may have been lost, and the caller is told that the request was not taken.
+                self._abandoned.add(request.pool, request.id)
+            raise QueueUnavailable(error) from error
+
+    def _batcher(self, pool: str, hold: bool) -> Batcher[Item, AcceptResult]:
+        if (pool, hold) not in self._batchers:
+            self._batchers[pool, hold] = self._new_batcher(pool, self._hold_limits if hold else self._limits)
+        return self._batchers[pool, hold]
+
+    def _new_batcher(self, pool: str, limits: AcceptLimits) -> Batcher[Item, AcceptResult]:
+        async def write(items: Sequence[Item]) -> Sequence[AcceptResult]:
+            return await accept(self._store, pool, [request for request, _ in items], limits)
+
+        def abandoned(item: Item, result: AcceptResult | None) -> None:
+            request, idempotent = item
+            if isinstance(result, Accepted | None) and not idempotent:
+                self._abandoned.add(pool, request.id)
+
+        return Batcher(write, limit=MOST_IN_A_BATCH, abandoned=abandoned)

@@ -1,0 +1,67 @@
+"""Requests that are held for a pool without a READY engine: each is given up after a while, if there still is none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from types import TracebackType
+from typing import Self
+
+from redis.exceptions import RedisError
+
+from ..store.connect import Store
+from ..store.steps.cancel import give_up
+from ..store.wake import wake
+from ..wire.event import Ending
+from ..wire.states import Outcome
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 0.5
+
+
+class HeldRequests:
+    """What this process holds. A request whose process dies waits on until its own timeout."""
+
+    def __init__(self, store: Store, hold_s: float) -> None:
+        self._store = store
+        self._hold_s = hold_s
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def add(self, pool: str, request_id: str, *, retry_after_s: float) -> None:
+        """Hold a request that has been accepted, and ask for an engine if nobody has yet."""
+        task = asyncio.create_task(self._hold(pool, request_id, retry_after_s), name=f"hold {request_id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            if await wake(self._store, pool, every_ms=int(self._hold_s * 1000)):
+                log.info("pool %s: requests are held, and an engine was asked for", pool)
+        except (RedisError, OSError) as error:
+            log.warning("pool %s: requests are held, but nobody could be asked for an engine: %s", pool, error)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _hold(self, pool: str, request_id: str, retry_after_s: float) -> None:
+        await asyncio.sleep(self._hold_s)
+        ending = Ending(
+            Outcome.EXPIRED,
+            status=503,
+            code="no_engine",
+            message=f"No engine became ready within {self._hold_s:g} s.",
+            retry_after_s=retry_after_s,
+        )
+        while True:
+            try:
+                await give_up(self._store, pool, request_id, ending)
+                return
+            except (RedisError, OSError):
+                await asyncio.sleep(RETRY_S)

@@ -1,0 +1,185 @@
+"""Compares what is derived with what is owned, and repairs what does not agree.
+
+Every change of state is one script, so there is nothing to find unless somebody changed keys by hand, a server lost
+some, or a script has a bug. Any number of keepers may look: what each believes to be wrong, a script checks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import re
+from collections.abc import AsyncGenerator, Iterable, Sequence
+
+from redis.exceptions import RedisError
+
+from ..store.connect import Store
+from ..store.inspect import server_ms
+from ..store.steps.mend import Census, Repair, census, heal, mend
+from ..wire.states import RequestState
+from . import metrics
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 2.0
+MOST_REQUESTS = 500
+"""Of the waiting set, and of the reservations, in one look; the next look goes on where this one ended."""
+MOST_ENGINES = 64
+"""In one look, likewise."""
+SCAN_PAGE = 1000
+SCAN_PAUSE_S = 0.01
+"""Between two pages of a search through all keys, so that it takes no more than some percent of the server."""
+LEASE_GRACE_MS = 10_000
+"""A holder whose lease was lost has so long to renew it."""
+UNHEARD_MS = 2000
+"""So long after an assignment its worker should have taken it."""
+
+
+class Reconciler:
+    """Looks after one pool. With nothing to do it costs two reads a look and writes nothing."""
+
+    def __init__(self, store: Store, pool: str, *, spread_s: float = 1.0) -> None:
+        self.store = store
+        self.pool = pool
+        self.keys = store.keys.pool(pool)
+        self._spread_s = spread_s
+        """A search begins at a random moment, so that one of many keepers does it for all."""
+        self._cursor = 0
+        """Where the walk through the waiting set goes on."""
+        self._turn = 0
+        """Engine at which the walk through the engines goes on."""
+        self._unexplained = 0
+        """Missing by the counters, and not found by a search: counters that somebody changed."""
+
+    async def run(self) -> None:
+        """Keep until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S * random.uniform(0.75, 1.25))
+            try:
+                await self.look()
+            except (RedisError, OSError) as error:
+                log.warning("pool %s: cannot compare what is derived with what is owned: %s", self.pool, error)
+
+    async def look(self) -> int:
+        """Look once; how much was repaired."""
+        engines = await self._engines()
+        count = await census(self.store, self.pool, engines)
+        repaired = await self._heal_engines(engines)
+        if count.living or count.placed:
+            repaired += await self._mend(await self._suspects_in_waiting())
+            repaired += await self._mend(await self._suspects_on_engines(engines))
+            repaired += await self._find_missing(count, engines)
+        self._turn += MOST_ENGINES
+        return repaired
+
+    async def _engines(self) -> list[str]:
+        pipe = self.store.commands.pipeline(transaction=False)
+        pipe.smembers(self.keys.engines)
+        pipe.zrange(self.keys.room, 0, -1)
+        pipe.zrange(self.keys.leases, 0, -1)
+        return sorted({name.decode() for names in await pipe.execute() for name in names})
+
+    def _next_engines(self, engines: Sequence[str]) -> list[str]:
+        if len(engines) <= MOST_ENGINES:
+            return list(engines)
+        start = self._turn % len(engines)
+        return [*engines, *engines][start : start + MOST_ENGINES]
+
+    async def _heal_engines(self, engines: Sequence[str]) -> int:
+        chosen = self._next_engines(engines)
+        repairs = await heal(self.store, self.pool, chosen, grace_ms=LEASE_GRACE_MS) if chosen else []
+        for repair, engine in repairs:
+            self._note(repair, f"engine {engine}")
+        return len(repairs)
+
+    async def _suspects_in_waiting(self) -> list[tuple[str, str | None]]:
+        ids: list[str] = []
+        while len(ids) < MOST_REQUESTS:
+            self._cursor, page = await self.store.commands.zscan(self.keys.waiting, self._cursor, count=MOST_REQUESTS)
+            ids += [member.decode() for member, _ in page]
+            if not self._cursor:
+                break
+        now = await server_ms(self.store) if ids else 0.0
+        suspects: list[tuple[str, str | None]] = []
+        for request_id, (state, arrived, timeout) in await self._read(ids, "state", "arrived_ms", "timeout_ms"):
+            late = bool(timeout) and now >= float(arrived or 0) + float(timeout)
+            if state != RequestState.WAITING or late:
+                suspects.append((request_id, None))
+        return suspects
+
+    async def _suspects_on_engines(self, engines: Sequence[str]) -> list[tuple[str, str | None]]:
+        now = await server_ms(self.store)
+        suspects: list[tuple[str, str | None]] = []
+        looked_at = 0
+        for engine in self._next_engines(engines):
+            ids = [member.decode() for member in await self.store.commands.smembers(self.keys.reservations(engine))]
+            for request_id, (state, on, assigned) in await self._read(ids, "state", "engine", "assigned_ms"):
+                runs = state == RequestState.RUNNING
+                unheard = state == RequestState.ASSIGNED and now >= float(assigned or 0) + UNHEARD_MS
+                if on != engine or unheard or not (runs or state == RequestState.ASSIGNED):
+                    suspects.append((request_id, engine))
+            looked_at += len(ids)
+            if looked_at >= MOST_REQUESTS:
+                break
+        return suspects
+
+    async def _find_missing(self, count: Census, engines: Sequence[str]) -> int:
+        if count.missing <= self._unexplained:
+            self._unexplained = max(0, count.missing)
+            return 0
+        await asyncio.sleep(random.uniform(0, self._spread_s))
+        count = await census(self.store, self.pool, engines)
+        if count.missing <= self._unexplained:
+            return 0
+        log.warning("pool %s: %d requests are in no place; searching for them", self.pool, count.missing)
+        repaired = 0
+        async for ids in self._all_requests():
+            suspects = [
+                (request_id, None)
+                for request_id, (state,) in await self._read(ids, "state")
+                if state and state != RequestState.FINISHED
+            ]
+            repaired += await self._mend(suspects)
+            await asyncio.sleep(SCAN_PAUSE_S)
+        self._unexplained = max(0, (await census(self.store, self.pool, engines)).missing)
+        if self._unexplained:
+            log.warning("pool %s: the counters are off by %d requests that are not there", self.pool, self._unexplained)
+        return repaired
+
+    async def _all_requests(self) -> AsyncGenerator[list[str], None]:
+        prefix = self.keys.record("")
+        pattern = re.sub(r"([\[\]?*\\])", r"\\\1", prefix) + "*"
+        page: list[str] = []
+        async for name in self.store.commands.scan_iter(match=pattern, count=SCAN_PAGE):
+            request_id = name.decode()[len(prefix) :]
+            if ":" not in request_id:
+                page.append(request_id)
+            if len(page) >= SCAN_PAGE:
+                yield page
+                page = []
+        if page:
+            yield page
+
+    async def _read(self, ids: Sequence[str], *fields: str) -> list[tuple[str, list[str | None]]]:
+        pipe = self.store.commands.pipeline(transaction=False)
+        for request_id in ids:
+            pipe.hmget(self.keys.record(request_id), *fields)
+        records = await pipe.execute() if ids else []
+        return [
+            (request_id, [None if value is None else value.decode(errors="replace") for value in values])
+            for request_id, values in zip(ids, records, strict=True)
+        ]
+
+    async def _mend(self, suspects: Iterable[tuple[str, str | None]]) -> int:
+        repaired = 0
+        for request_id, engine in suspects:
+            for repair in await mend(self.store, self.pool, request_id, engine):
+                self._note(repair, f"request {request_id}")
+                repaired += 1
+        return repaired
+
+    def _note(self, repair: Repair, what: str) -> None:
+        metrics.REPAIRS.labels(self.pool, repair).inc()
+        level = logging.INFO if repair is Repair.EXPIRED_WAITING else logging.WARNING
+        log.log(level, "pool %s: %s: %s, repaired", self.pool, what, repair)

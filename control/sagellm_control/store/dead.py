@@ -1,0 +1,184 @@
+"""The dead stream as people want to see it: what was given up, why, and how to send it again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from pydantic import BaseModel
+
+from ..wire.priority import RequestPriority
+from ..wire.request import NewRequest
+from ..wire.states import RequestKind
+from .connect import Store
+from .inspect import list_pools, server_ms, texts
+from .steps.accept import Accepted, AcceptLimits, Full, accept
+
+_ENTRY = re.compile(r"\d{1,19}-\d{1,19}")
+PAGE = 500
+"""Entries read at once when a request is looked for."""
+
+
+class NotRetried(Exception):
+    """It cannot be sent again; the text says why."""
+
+
+class DeadLetter(BaseModel):
+    """One entry of a dead stream."""
+
+    pool: str
+    entry: str
+    """Its id in the stream; the first part is when it was given up, in ms since the epoch."""
+    request_id: str
+    reason: str
+    age_s: float
+    """Since it was given up."""
+    kind: str = ""
+    priority: str = ""
+    tenant: str = ""
+    deliveries: int = 0
+    """How often it was assigned to an engine."""
+    failures: int = 0
+    """Attempts that an engine failed."""
+    lapses: int = 0
+    """Attempts whose worker was lost."""
+    engines: list[str] = []
+    """Those that it was tried on and that it excluded, and the last one."""
+    errors: list[str] = []
+    """``ATTEMPT ENGINE WHAT``, oldest first."""
+    body_bytes: int = 0
+    can_retry: bool = False
+    """False: it never was a request, only an entry that nobody could read."""
+    record: dict[str, str] = {}
+    """The request's record, or the fields of an entry that could not be read."""
+
+
+@dataclass(slots=True, frozen=True)
+class Retried:
+    """A dead request that has been sent again."""
+
+    letter: DeadLetter
+    request_id: str
+    """Of the new request."""
+
+
+async def list_dead(store: Store, pool: str | None = None, *, limit: int = 100, before: str = "+") -> list[DeadLetter]:
+    """The newest first; the next page is what is ``before`` the last entry of this one."""
+    now = await server_ms(store)
+    upper = before if before == "+" else f"({before}"
+    found: list[DeadLetter] = []
+    for name in [pool] if pool else await list_pools(store):
+        entries = await store.commands.xrevrange(store.keys.pool(name).dead, max=upper, count=limit)
+        found += [_read(name, entry, fields, now) for entry, fields in entries]
+    found.sort(key=lambda letter: tuple(map(int, letter.entry.split("-"))), reverse=True)
+    return found[:limit]
+
+
+async def find_dead(store: Store, word: str, pool: str | None = None) -> list[DeadLetter]:
+    """The entries of this id, or of the request of this id; newest first."""
+    now = await server_ms(store)
+    found: list[DeadLetter] = []
+    for name in [pool] if pool else await list_pools(store):
+        stream = store.keys.pool(name).dead
+        if _ENTRY.fullmatch(word):
+            entries = await store.commands.xrange(stream, min=word, max=word)
+            found += [_read(name, entry, fields, now) for entry, fields in entries]
+        upper = "+"
+        while not found and (page := await store.commands.xrevrange(stream, max=upper, count=PAGE)):
+            wanted = [(e, fields) for e, fields in page if fields.get(b"request") == word.encode()]
+            found += [_read(name, entry, fields, now) for entry, fields in wanted]
+            upper = f"({page[-1][0].decode()}"
+    return found
+
+
+async def retry_dead(store: Store, letter: DeadLetter) -> Retried:
+    """Send it again, as a new request, and take it out of the dead stream.
+
+    Its client has been told that it failed, and a request ends once: so the new one has an id of its own, made from
+    the entry's. A retry that is cut off half way, or made by two people, makes one request.
+
+    Raises:
+        NotRetried: it was no request, its body is gone, or the queue is full.
+    """
+    if not letter.can_retry:
+        raise NotRetried(f"{letter.entry} never was a request: {letter.reason}")
+    keys = store.keys.pool(letter.pool)
+    entries = await store.commands.xrange(keys.dead, min=letter.entry, max=letter.entry)
+    if not entries:
+        raise NotRetried(f"{letter.entry} is gone: somebody else has dropped it or sent it again")
+    known = letter.record
+    counts = ("timeout_ms", "slo_ms", "tpot_slo_ms", "prompt_tokens", "max_tokens")
+    request = NewRequest(
+        id=f"retry-{letter.entry}",
+        pool=letter.pool,
+        kind=RequestKind(known["kind"]),
+        body=entries[0][1][b"body"],
+        inbox="",
+        ticket=letter.entry,
+        priority=RequestPriority(int(known["priority"])),
+        tenant=known.get("tenant", ""),
+        model=known.get("model", ""),
+        stream=known.get("stream") == "1",
+        trace_id=known.get("trace_id", "") or letter.request_id,
+        traceparent=known.get("traceparent", ""),
+        session=known.get("session", ""),
+        prefix=tuple(known["prefix"].split(" ")) if known.get("prefix") else (),
+        reject_late=known.get("reject_late") == "1",
+        **{name: int(known.get(name) or 0) for name in counts},
+    )
+    limits = AcceptLimits(without_engine=True, keep_result_ms=int(known.get("keep_ms") or 600_000))
+    match (await accept(store, letter.pool, [request], limits))[0]:
+        case Accepted():
+            await drop_dead(store, [letter])
+            return Retried(letter, request.id)
+        case Full(waiting):
+            raise NotRetried(f"the queue of {letter.pool!r} is full: {waiting} requests wait")
+        case other:
+            raise NotRetried(f"the queue did not take it: {other}")
+
+
+async def drop_dead(store: Store, letters: Sequence[DeadLetter]) -> int:
+    """Delete entries; how many were there."""
+    dropped = 0
+    for letter in letters:
+        dropped += int(await store.commands.xdel(store.keys.pool(letter.pool).dead, letter.entry))
+    return dropped
+
+
+def _read(pool: str, entry: bytes, raw: dict[bytes, bytes], now: float) -> DeadLetter:
+    body = raw.get(b"body")
+    fields = texts({name: value for name, value in raw.items() if name != b"body"})
+    letter = DeadLetter(
+        pool=pool,
+        entry=entry.decode(),
+        request_id=fields.pop("request", ""),
+        reason=fields.pop("reason", ""),
+        age_s=round((now - int(entry.partition(b"-")[0])) / 1000, 3),
+    )
+    record = _record(fields.get("record", ""))
+    if record is None:
+        letter.record = fields
+        return letter
+    tried = [*record.get("excluded", "").split(), *([record["engine"]] if record.get("engine") else [])]
+    level = record.get("priority", "")
+    letter.record = record
+    letter.kind, letter.tenant = record.get("kind", ""), record.get("tenant", "")
+    letter.priority = RequestPriority(int(level)).label if level.isdecimal() and int(level) < 5 else level
+    letter.deliveries = int(record.get("attempt") or 0)
+    letter.failures, letter.lapses = int(record.get("failures") or 0), int(record.get("lapses") or 0)
+    letter.engines = list(dict.fromkeys(tried))
+    letter.errors = record.get("errors", "").splitlines()
+    letter.body_bytes = len(body or b"")
+    letter.can_retry = bool(body) and {"kind", "priority"} <= record.keys()
+    return letter
+
+
+def _record(text: str) -> dict[str, str] | None:
+    try:
+        record: Any = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    return {str(name): str(value) for name, value in record.items()} if isinstance(record, dict) else None

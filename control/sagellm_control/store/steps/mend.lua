@@ -1,0 +1,80 @@
+-- mend: a request whose record and whose places disagree. The record is right; the places are made so.
+--
+-- KEYS[1] record   KEYS[2] body   KEYS[3] output   KEYS[4] waiting   KEYS[5] counters   KEYS[6] room   KEYS[7] freed
+-- KEYS[8] intake stream of its priority   KEYS[9] row   KEYS[10] reservations   KEYS[11] assigned
+-- ARGV[1] now   ARGV[2] id   ARGV[3] engine that KEYS[9..11] belong to: the one it is on, or one that has it
+-- ARGV[4] payload of the end event "expired"   ARGV[5] number of fields of an intake entry, then their names
+-- Output: what was put right: {'stray_in_waiting' | 'stray_reservation' | 'lost_from_intake' | 'lost_from_waiting'
+--   | 'lost_from_assigned' | 'lost_reservation' | 'expired_waiting' …}, or 'ownerless': nobody holds its engine and it
+--   holds no place there (nothing done: requeue it)
+
+local record, body, output, waiting, counters, room, freed, intake, row, reservations, assigned = unpack(KEYS, 1, 11)
+local now, id, engine = clock(ARGV[1]), ARGV[2], ARGV[3]
+local r = redis.call('HMGET', record, 'state', 'engine', 'attempt', 'entry', 'arrived_ms', 'timeout_ms', 'rank')
+local state, attempt, entry = r[1], r[3] or 0, r[4]
+local here = (state == 'assigned' or state == 'running') and r[2] == engine
+local waits = redis.call('ZSCORE', waiting, id)
+local holds = redis.call('SISMEMBER', reservations, id) == 1
+local repairs = {}
+
+local function repaired(what) repairs[#repairs + 1] = what end
+
+local function there(stream) return entry and #redis.call('XRANGE', stream, entry, entry) > 0 end
+
+local function wait_again()
+  redis.call('ZADD', waiting, r[7] or r[5] or ms(now), id)
+  local open = redis.call('ZREVRANGEBYSCORE', room, '+inf', 1, 'WITHSCORES', 'LIMIT', 0, 1)
+  if open[1] then announce(freed, waiting, open[1], tonumber(open[2])) end
+end
+
+if waits and state ~= 'waiting' then
+  redis.call('ZREM', waiting, id)
+  repaired('stray_in_waiting')
+end
+if holds and not here then
+  redis.call('SREM', reservations, id)
+  repaired('stray_reservation')
+end
+if not state then
+  -- Its record is gone, and with it all that is known of it: it counts as ended.
+  if #repairs > 0 then
+    redis.call('HINCRBY', counters, 'lost', 1)
+    redis.call('DEL', body)
+    redis.call('PEXPIRE', output, 600000)
+  end
+elseif state == 'queued' and not there(intake) then
+  local found = {'XADD', intake, '*', 'id', id}
+  local names = {unpack(ARGV, 6, 5 + tonumber(ARGV[5]))}
+  for i, value in ipairs(redis.call('HMGET', record, unpack(names))) do
+    if value then found[#found + 1] = names[i]; found[#found + 1] = value end
+  end
+  redis.call('HSET', record, 'entry', redis.call(unpack(found)))
+  repaired('lost_from_intake')
+elseif state == 'waiting' and expired(now, r[5], r[6]) then
+  redis.call('ZREM', waiting, id)
+  local major, minor = next_position(output, attempt)
+  end_request(now, record, body, output, counters, id, major, minor, 'expired', ARGV[4])
+  repaired('expired_waiting')
+elseif state == 'waiting' and not waits then
+  wait_again()
+  repaired('lost_from_waiting')
+elseif here and (redis.call('HGET', row, 'worker') or '') == '' then
+  if not holds then repaired('ownerless') end
+elseif here and state == 'assigned' and not there(assigned) then
+  redis.call('SREM', reservations, id)
+  redis.call('HSET', record, 'state', 'waiting')
+  redis.call('HDEL', record, 'engine', 'entry')
+  -- Its worker may have thrown the entry away because it could not read it: another one goes first.
+  local excluded = redis.call('HGET', record, 'excluded')
+  if not string.find(' ' .. (excluded or '') .. ' ', ' ' .. engine .. ' ', 1, true) then
+    redis.call('HSET', record, 'excluded', excluded and (excluded .. ' ' .. engine) or engine)
+  end
+  wait_again()
+  repaired('lost_from_assigned')
+elseif here and not holds then
+  redis.call('SADD', reservations, id)
+  repaired('lost_reservation')
+end
+if #repairs > 0 and engine ~= '' then announce(freed, waiting, engine, note_room(room, engine, row, reservations)) end
+send_published()
+return repairs

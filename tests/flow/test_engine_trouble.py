@@ -1,0 +1,299 @@
+"""Engines that are overloaded, fail most of what they get, hang, or never stop: each in front of a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+
+import pytest
+from aiohttp import web
+
+from sagellm_control.store.views import EngineView
+from sagellm_control.wire.states import EngineState, RequestState
+
+from ..waiting import wait_until
+from .asking import CHAT_PATH, error_of
+from .conftest import StartEcho, StartSystem
+from .echo_engine import EVENTS, EchoEngine
+from .in_process import InProcessSystem
+
+ASKED = {"model": "echo-1", "messages": [{"role": "user", "content": "hi"}]}
+GOOD = b'{"good":true}'
+TOKEN = b'data: {"token":1}\n\n'
+
+
+@pytest.fixture
+async def bad(start_echo: StartEcho) -> EchoEngine:
+    return await start_echo()
+
+
+@pytest.fixture
+async def good(start_echo: StartEcho) -> EchoEngine:
+    engine = await start_echo()
+    engine.answer(GOOD)
+    return engine
+
+
+async def ask(system: InProcessSystem, request_id: str = "", **fields: object) -> tuple[int, bytes]:
+    headers = {"X-Request-ID": request_id} if request_id else {}
+    async with system.session.post(system.url + CHAT_PATH, json=ASKED | fields, headers=headers) as response:
+        return response.status, await response.read()
+
+
+async def view_of(system: InProcessSystem, engine: EchoEngine) -> EngineView:
+    return next(view for view in await system.engine_views() if view.url == engine.url)
+
+
+async def until_view(system: InProcessSystem, engine: EchoEngine, is_so: Callable[[EngineView], bool]) -> EngineView:
+    async def look() -> EngineView | None:
+        view = await view_of(system, engine)
+        return view if is_so(view) else None
+
+    return await wait_until(look, what="the engine's row")
+
+
+def first(*answers: web.Response, then: bytes = GOOD) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """These answers, one after the other, and then the good one."""
+    left = list(answers)
+
+    async def answering(_: web.Request) -> web.Response:
+        return left.pop(0) if left else web.Response(body=then, content_type="application/json")
+
+    return answering
+
+
+def busy(status: int, retry_after_s: float) -> web.Response:
+    return web.Response(status=status, text="{}", headers={"Retry-After": str(retry_after_s)})
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_busy_engine_means_wait(bad: EchoEngine, start_system: StartSystem, status: int, stream: bool) -> None:
+    bad.respond(first(busy(status, 0.3), busy(status, 0.3)))
+    system = await start_system(bad, worker_max_attempts=1)
+    began = asyncio.get_running_loop().time()
+    assert await ask(system, "patient", stream=stream) == (200, GOOD)
+    assert asyncio.get_running_loop().time() - began >= 0.6
+    assert len(bad.reached) == 3, "it was asked again while it wanted to be left alone"
+    view = await system.find("patient")
+    assert view is not None
+    assert (view.attempt, view.fields["failures"], view.fields["lapses"]) == (3, "0", "0")
+    assert "excluded" not in view.fields
+    await system.until_idle()
+
+
+async def test_a_busy_engine_gets_nothing_else_and_the_other_one_all(
+    bad: EchoEngine, good: EchoEngine, start_system: StartSystem
+) -> None:
+    bad.answer(b"{}", status=429, headers={"Retry-After": "30"})
+    system = await start_system(bad, good, scheduler_placement="round_robin")
+    for _ in range(6):
+        assert await ask(system) == (200, GOOD)
+    assert len(bad.reached) == 1
+    view = await view_of(system, bad)
+    assert (view.state, view.reason) == (EngineState.READY, "it asked for a pause of 30 s")
+
+
+async def test_a_pause_has_a_limit(bad: EchoEngine, start_system: StartSystem) -> None:
+    bad.respond(first(busy(503, 100_000)))
+    system = await start_system(bad, worker_longest_pause_s=0.2)
+    assert await ask(system) == (200, GOOD)
+
+
+async def test_a_circuit_opens_lets_one_through_and_closes(bad: EchoEngine, start_system: StartSystem) -> None:
+    bad.answer(b"{}", status=500)
+    system = await start_system(
+        bad, worker_breaker_min_requests=4, worker_breaker_open_s=0.3, worker_max_attempts=1, worker_slow_start_s=60
+    )
+    for _ in range(4):
+        assert (await ask(system))[0] == 500
+    view = await until_view(system, bad, lambda v: v.state is EngineState.ERROR)
+    assert view.reason == "circuit open: it failed 4 of 4 requests within 60 s"
+    assert (await ask(system))[0] == 503
+    assert len(bad.reached) == 4
+    # Half-open: of many that come, one reaches it.
+    release = asyncio.Event()
+
+    async def held(_: web.Request) -> web.Response:
+        await release.wait()
+        return web.Response(body=GOOD, content_type="application/json")
+
+    bad.respond(held)
+    view = await until_view(system, bad, lambda v: v.state is EngineState.READY)
+    assert view.reason.startswith("circuit half-open")
+    clients = [asyncio.create_task(ask(system, f"client-{n}")) for n in range(4)]
+    await wait_until(lambda: len(bad.reached) == 5, what="one is let through")
+    for n in range(4):
+        await system.until(f"client-{n}", RequestState.WAITING, RequestState.RUNNING)
+    await asyncio.sleep(0.25)  # a probe of its health does not let another one through
+    assert len(bad.reached) == 5
+    release.set()
+    assert await asyncio.gather(*clients) == [(200, GOOD)] * 4
+    # Recovered, it gets its places one by one.
+    view = await until_view(system, bad, lambda v: v.reason.startswith("slow start"))
+    assert view.reason == "slow start: 1 of 4 places"
+
+
+async def test_a_trial_that_fails_keeps_it_open(bad: EchoEngine, start_system: StartSystem) -> None:
+    bad.answer(b"{}", status=500)
+    system = await start_system(bad, worker_breaker_min_requests=2, worker_breaker_open_s=0.2, worker_max_attempts=1)
+    for _ in range(2):
+        assert (await ask(system))[0] == 500
+    await until_view(system, bad, lambda v: v.state is EngineState.ERROR)
+    await until_view(system, bad, lambda v: v.state is EngineState.READY)
+    assert (await ask(system))[0] == 500
+    await until_view(system, bad, lambda v: v.state is EngineState.ERROR)
+    assert len(bad.reached) == 3
+
+
+async def test_the_other_engine_is_spared_the_failures(
+    bad: EchoEngine, good: EchoEngine, start_system: StartSystem
+) -> None:
+    bad.answer(b"{}", status=500)
+    system = await start_system(
+        bad, good, scheduler_placement="round_robin", worker_breaker_min_requests=3, worker_breaker_open_s=60
+    )
+    for _ in range(20):
+        assert await ask(system) == (200, GOOD)
+    assert len(bad.reached) == 3
+    async with system.session.get(f"{system.url}/metrics") as response:
+        pool_and_engine = f'engine="{(await view_of(system, bad)).engine_id}",pool="echo-1"'
+        assert f"sagellm_control_worker_cb_state{{{pool_and_engine}}} 1.0" in await response.text()
+
+
+async def test_an_engine_that_comes_back_starts_slowly(bad: EchoEngine, start_system: StartSystem) -> None:
+    system = await start_system(bad, worker_slow_start_s=0.8)
+    bad.healthy = False
+    await until_view(system, bad, lambda v: v.state is EngineState.ERROR)
+    bad.healthy = True
+    bad.answer(GOOD)
+    seen: set[str] = set()
+
+    async def whole_again() -> bool:
+        view = await view_of(system, bad)
+        seen.add(view.reason)
+        room = await system.store.commands.zscore(system.store.keys.pool("echo-1").room, view.engine_id)
+        return room == 4
+
+    await wait_until(whole_again, what="it has all its places")
+    assert {"slow start: 1 of 4 places", "slow start: 2 of 4 places"} <= seen
+    assert await ask(system) == (200, GOOD)
+
+
+async def test_who_waits_gets_the_places_as_they_come(start_echo: StartEcho, start_system: StartSystem) -> None:
+    """No wake-up but the ramp's own: nobody finishes, nobody arrives."""
+    engine = await start_echo(slots=4)
+    release = asyncio.Event()
+
+    async def held(_: web.Request) -> web.Response:
+        await release.wait()
+        return web.Response(body=GOOD, content_type="application/json")
+
+    engine.respond(held)
+    system = await start_system(engine, worker_slow_start_s=0.6, scheduler_sweep_s=60)
+    engine.healthy = False
+    await until_view(system, engine, lambda v: v.state is EngineState.ERROR)
+    engine.healthy = True
+    await until_view(system, engine, lambda v: v.state is EngineState.READY)
+    clients = [asyncio.create_task(ask(system)) for _ in range(4)]
+    await wait_until(lambda: len(engine.reached) == 4, what="all have reached it")
+    release.set()
+    assert await asyncio.gather(*clients) == [(200, GOOD)] * 4
+
+
+async def hang(_: web.Request) -> web.Response:
+    await asyncio.Event().wait()
+    raise AssertionError("it hangs for ever")
+
+
+async def test_an_engine_that_hangs_is_left(bad: EchoEngine, good: EchoEngine, start_system: StartSystem) -> None:
+    bad.respond(hang)
+    system = await start_system(bad, good, scheduler_placement="round_robin", worker_first_byte_timeout_s=0.2)
+    for _ in range(2):
+        assert await ask(system) == (200, GOOD)
+    assert bad.reached
+    await wait_until(lambda: bad.aborted == len(bad.reached), what="its connections are closed")
+
+
+def streaming(write: Callable[[web.StreamResponse, web.Request], Awaitable[None]]) -> object:
+    async def answering(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": EVENTS})
+        await response.prepare(request)
+        await response.write(TOKEN)
+        await write(response, request)
+        return response
+
+    return answering
+
+
+async def falls_silent(response: web.StreamResponse, _: web.Request) -> None:
+    await asyncio.Event().wait()
+
+
+async def sends_half_a_line(response: web.StreamResponse, request: web.Request) -> None:
+    await asyncio.sleep(0.05)
+    await response.write(b'data: {"tok')
+    assert request.transport is not None
+    request.transport.close()
+
+
+async def closes_one_half(response: web.StreamResponse, request: web.Request) -> None:
+    await asyncio.sleep(0.05)
+    assert request.transport is not None
+    raw = request.transport.get_extra_info("socket")
+    raw.shutdown(socket.SHUT_WR)
+    await asyncio.Event().wait()
+
+
+async def never_stops(response: web.StreamResponse, _: web.Request) -> None:
+    while True:
+        await response.write(TOKEN * 1000)
+
+
+@pytest.mark.parametrize(
+    ("write", "code"),
+    [
+        (falls_silent, "engine_timeout"),
+        (sends_half_a_line, "engine_broken"),
+        (closes_one_half, "engine_broken"),
+        (never_stops, "engine_broken"),
+    ],
+)
+async def test_a_stream_that_goes_wrong_ends_with_whole_events_and_an_error(
+    bad: EchoEngine, start_system: StartSystem, write: Callable[..., Awaitable[None]], code: str
+) -> None:
+    bad.respond(streaming(write))  # pyright: ignore[reportArgumentType]
+    system = await start_system(bad, worker_gap_timeout_s=0.3, worker_answer_limit_bytes=2**20)
+    status, body = await ask(system, stream=True)
+    assert status == 200
+    *events, last = body.removesuffix(b"\n\n").split(b"\n\n")
+    assert events
+    assert set(events) == {TOKEN.strip()}
+    assert f'"code":"{code}"'.encode() in last
+    assert len(body) < 2 * 2**20
+    await system.until_idle()
+    await wait_until(lambda: bad.aborted or write is sends_half_a_line, what="its connection is closed")
+
+
+async def test_an_answer_of_a_hundred_megabytes(bad: EchoEngine, start_system: StartSystem) -> None:
+    sent = 0
+
+    async def huge(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        for _ in range(100):
+            await response.write(b"x" * 2**20)
+            sent += 2**20
+        return response
+
+    bad.respond(huge)
+    system = await start_system(bad, worker_max_attempts=1, worker_answer_limit_bytes=8 * 2**20)
+    async with system.session.post(system.url + CHAT_PATH, json=ASKED) as response:
+        assert response.status == 502
+        error = await error_of(response)
+    assert error["code"] == "engine_broken"
+    assert "longer than 8388608 bytes" in error["message"]
+    assert sent < 40 * 2**20, "it was read to its end"
+    await system.until_idle()

@@ -1,0 +1,61 @@
+"""However many requests go through, nothing stays: the number of keys is what it was."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sagellm_control.client import QueueClient
+from sagellm_control.store.settings import RedisSettings
+from sagellm_control.store.steps.accept import AcceptLimits
+
+from ..leaks import namespace_keys
+from ..scale import scaled
+from ..waiting import wait_until
+from .asking import MODEL, chat
+from .conftest import StartEngine, StartSystem
+from .in_process import InProcessSystem
+
+KEPT_MS = 2000
+AT_ONCE = 200
+
+
+async def test_the_number_of_keys_is_what_it_was(
+    start_engine: StartEngine, start_system: StartSystem, redis_settings: RedisSettings
+) -> None:
+    system = await start_system(await start_engine(slots=64), await start_engine(slots=64), schedulers=2)
+    turns = asyncio.Semaphore(AT_ONCE)
+
+    async def ask(queue: QueueClient, number: int) -> None:
+        async with turns:
+            submitted = await queue.submit(MODEL, chat(str(number), max_tokens=2), stream=bool(number % 2))
+            if number % 7 == 0:
+                await queue.cancel(submitted.request_id)
+            await queue.result(submitted.request_id)
+
+    async with QueueClient.connect(redis_settings, AcceptLimits(keep_result_ms=KEPT_MS)) as queue:
+        await asyncio.gather(*(ask(queue, number) for number in range(50)))
+        before = await settled(system)
+        streams = await entries(system)
+        await asyncio.gather(*(ask(queue, number) for number in range(scaled(1000))))
+        assert await settled(system) == before
+        assert await entries(system) == streams
+
+
+async def settled(system: InProcessSystem) -> set[str]:
+    """The keys, once what has ended has expired."""
+
+    async def none_of_a_request() -> set[str] | None:
+        names = set(await namespace_keys(system.store))
+        return None if any(":request:" in name for name in names) else names
+
+    return await wait_until(none_of_a_request, what="all that belongs to requests has expired")
+
+
+async def entries(system: InProcessSystem) -> dict[str, int]:
+    """How much is in the streams and sets that stay."""
+    db, keys = system.store.commands, system.store.keys.pool(MODEL)
+    lengths = {name: await db.xlen(name) for name in (*keys.intake, keys.freed, keys.dead)}
+    engines = [engine.decode() for engine in await db.smembers(keys.engines)]
+    lengths |= {name: await db.xlen(name) for name in map(keys.assigned, engines)}
+    lengths |= {name: await db.scard(name) for name in map(keys.reservations, engines)}
+    return lengths | {keys.waiting: await db.zcard(keys.waiting)}

@@ -1,0 +1,134 @@
+"""What a watched engine is given: by probes and by how its requests end, with a lease that only remembers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import pytest
+
+from sagellm_control.wire.engine import EngineRow
+from sagellm_control.wire.states import EngineState
+from sagellm_workers.breaker import BreakerSettings
+from sagellm_workers.health import FAILURES_TO_ERROR, NOT_ANSWERING, HealthSettings, HealthWatch
+
+from ..waiting import wait_until
+
+ROW = EngineRow("e1", "watched", "", "openai", 4, (), prefetch=2)
+SETTINGS = HealthSettings(
+    interval_s=0.01, slow_start_s=0, breaker=BreakerSettings(min_requests=4, open_s=0.05), longest_pause_s=0.05
+)
+
+
+class RememberingLease:
+    """Stands in for a ``Lease``."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.last: tuple[EngineState, str, int | None] = (EngineState.READY, "", None)
+        self.states: list[EngineState] = []
+
+    def report(self, state: EngineState, reason: str = "", *, limit: int | None = None) -> None:
+        self.last = (state, reason, limit)
+        self.states.append(state)
+
+    async def reported(self) -> None:
+        """It is at once."""
+
+
+class Engine:
+    """Stands in for an adapter; answers what it is told."""
+
+    def __init__(self) -> None:
+        self.well = True
+        self.probes = 0
+
+    async def healthy(self) -> bool:
+        self.probes += 1
+        return self.well
+
+
+@pytest.fixture
+def lease() -> RememberingLease:
+    return RememberingLease()
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+@contextlib.asynccontextmanager
+async def watching(engine: Any, lease: Any, settings: HealthSettings = SETTINGS) -> Any:
+    watch = HealthWatch(engine, ROW, lease, settings)
+    task = asyncio.create_task(watch.run())
+    try:
+        yield watch
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def test_one_bad_probe_is_no_outage(engine: Engine, lease: RememberingLease) -> None:
+    async with watching(engine, lease):
+        engine.well = False
+        await wait_until(lambda: lease.last == (EngineState.ERROR, NOT_ANSWERING, None))
+        assert engine.probes >= FAILURES_TO_ERROR
+        engine.well = True
+        await wait_until(lambda: lease.last == (EngineState.READY, "", None))
+
+
+async def test_a_bad_probe_after_an_attempt_that_found_nobody_is_one(engine: Engine, lease: RememberingLease) -> None:
+    patient = HealthSettings(interval_s=3600, slow_start_s=0)
+    async with watching(engine, lease, patient) as watch:
+        engine.well = False
+        watch.attempt_ended("engine_unreachable")
+        await wait_until(lambda: lease.last[0] is EngineState.ERROR)
+        assert engine.probes == 1
+
+
+@pytest.mark.parametrize("result", ["engine_unreachable", "engine_broken", "engine_timeout", "engine_error"])
+async def test_failures_open_the_circuit(engine: Engine, lease: RememberingLease, result: str) -> None:
+    lease.held = 1
+    async with watching(engine, lease) as watch:
+        for _ in range(4):
+            watch.attempt_ended(result)
+        await wait_until(lambda: lease.last[0] is EngineState.ERROR)
+        assert lease.last[1] == "circuit open: it failed 4 of 4 requests within 60 s"
+        # One more than what it holds from before, however often it is looked at.
+        await wait_until(lambda: lease.last[2] == 2)
+        lease.held = 2
+        before = engine.probes
+        await wait_until(lambda: engine.probes > before + 2)
+        assert lease.last[2] == 2
+        watch.attempt_ended("completed")
+        await wait_until(lambda: lease.last == (EngineState.READY, "", None))
+
+
+@pytest.mark.parametrize("result", ["cancelled", "expired", "returned", "lost", "engine_busy", "refused", "completed"])
+async def test_what_is_not_the_engines_failure_does_not(engine: Engine, lease: RememberingLease, result: str) -> None:
+    async with watching(engine, lease) as watch:
+        for _ in range(20):
+            watch.attempt_ended(result)
+        before = engine.probes
+        await wait_until(lambda: engine.probes > before + 1)
+    assert set(lease.states) == {EngineState.READY}
+
+
+async def test_a_pause_is_in_force_when_it_returns(engine: Engine, lease: RememberingLease) -> None:
+    async with watching(engine, lease) as watch:
+        await watch.pause(1000)
+        assert lease.last == (EngineState.READY, "it asked for a pause of 0.05 s", 0)
+        await wait_until(lambda: lease.last == (EngineState.READY, "", None))
+
+
+async def test_who_drains_is_not_made_ready_by_a_pause(engine: Engine, lease: RememberingLease) -> None:
+    async with watching(engine, lease) as watch:
+        await wait_until(lambda: lease.states)
+        watch.stop()
+        lease.report(EngineState.DRAINING, "its worker is stopping")
+        await watch.pause(5)
+        watch.attempt_ended("engine_unreachable")
+        await asyncio.sleep(5 * SETTINGS.interval_s)
+        assert lease.last[0] is EngineState.DRAINING
