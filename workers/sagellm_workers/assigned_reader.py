@@ -40,7 +40,7 @@ class AssignedReader:
         self._adapter = adapter
         self._outbox = outbox
         self._stream = store.keys.pool(row.pool).assigned(row.engine_id)
-        self._client: Any = store.blocking()
+        self._client: Any = store.blocking(BLOCK_MS / 1000)
         self._attempts: dict[tuple[str, int], Attempt] = {}
         self._held: deque[Attempt] = deque()
         self._running = 0

@@ -8,18 +8,22 @@ when the write is done: the task goes on as if nobody had asked it to stop, and 
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import hiredis
+from redis.exceptions import ConnectionError, ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 
 class CommandDeadline:
     """Mixin for redis-py's connections."""
 
-    command_timeout_s: float
+    command_timeout_s: float | None
+    pool: Any
+    """The pool that they belong to."""
 
     def pack_command(self, *words: Any) -> list[bytes]:
         """One buffer, made by hiredis; redis-py's own packing is in Python here and gives a buffer a word."""
@@ -35,8 +39,14 @@ class CommandDeadline:
 
     async def read_response(self, *arguments: Any, **options: Any) -> Any:
         """Read an answer."""
-        async with self._deadline():
-            return await super().read_response(*arguments, **options)  # pyright: ignore[reportAttributeAccessIssue]
+        try:
+            async with self._deadline():
+                return await super().read_response(*arguments, **options)  # pyright: ignore[reportAttributeAccessIssue]
+        except ReadOnlyError as error:
+            # It was the master when we connected; whoever is now is found by connecting again.
+            await self.disconnect(nowait=True)  # pyright: ignore[reportAttributeAccessIssue]
+            await self.pool.disconnect(inuse_connections=False)
+            raise ConnectionError("the server is a replica now") from error
 
     @asynccontextmanager
     async def _deadline(self) -> AsyncGenerator[None, None]:
@@ -49,8 +59,9 @@ class CommandDeadline:
             raise RedisTimeoutError(f"no answer from the server within {self.command_timeout_s:g} s") from error
 
 
-def with_deadline(pool: Any, command_timeout_s: float) -> None:
-    """From now on the pool's connections give each command so long (s)."""
+def with_deadline(pool: Any, command_timeout_s: float | None) -> None:
+    """From now on the pool's connections give each command so long (s); None: for ever."""
     name = f"Deadline{pool.connection_class.__name__}"
     bases = (CommandDeadline, pool.connection_class)
-    pool.connection_class = type(name, bases, {"command_timeout_s": command_timeout_s})
+    attributes = {"command_timeout_s": command_timeout_s, "pool": weakref.proxy(pool)}
+    pool.connection_class = type(name, bases, attributes)
