@@ -108,10 +108,8 @@ class ClusterClient(redis.Redis):
         raise ConnectionError(f"the cluster sends {args[0]} from node to node")
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> ClusterPipeline:
-        """Commands that are sent together, node by node; a transaction is not to be had."""
-        if transaction:
-            raise ValueError("a pipeline over a cluster is no transaction: give transaction=False")
-        return ClusterPipeline(self)
+        """Commands that are sent together, node by node; those of a transaction must be for keys of one slot."""
+        return ClusterPipeline(self, transaction)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         """Close the connections to all nodes."""
@@ -141,14 +139,16 @@ class ClusterClient(redis.Redis):
             client = self._clients[address] = self._connect(address)
         return client
 
-    async def run_all(self, commands: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]]) -> list[Any]:
+    async def run_all(
+        self, commands: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]], *, transaction: bool = False
+    ) -> list[Any]:
         """Answers or ``ResponseError``s, in order; one round trip a node."""
         by_node: dict[Address, list[int]] = {}
         for number, (args, _) in enumerate(commands):
             by_node.setdefault(await self._owner(slot_of(args)), []).append(number)
         answers: list[Any] = [None] * len(commands)
         for address, numbers in by_node.items():
-            pipe = self.at(address).pipeline(transaction=False)
+            pipe = self.at(address).pipeline(transaction=transaction)
             for number in numbers:
                 args, options = commands[number]
                 pipe.execute_command(*args, **options)
@@ -229,14 +229,16 @@ class ClusterClient(redis.Redis):
 class ClusterPipeline(Pipeline):
     """Collects commands and sends them together."""
 
-    def __init__(self, cluster: ClusterClient) -> None:
-        super().__init__(cluster.connection_pool, cluster.response_callbacks, False, None)
+    def __init__(self, cluster: ClusterClient, transaction: bool) -> None:
+        super().__init__(cluster.connection_pool, cluster.response_callbacks, transaction, None)
         self._cluster = cluster
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         """The answers, in order."""
         commands, self.command_stack = self.command_stack, []
-        answers = await self._cluster.run_all(commands)
+        if self.is_transaction and len({slot_of(args) for args, _ in commands}) > 1:
+            raise ValueError("the commands of a transaction must be for keys of one slot")
+        answers = await self._cluster.run_all(commands, transaction=self.is_transaction)
         if raise_on_error:
             for answer in answers:
                 if isinstance(answer, ResponseError):
