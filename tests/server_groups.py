@@ -27,8 +27,9 @@ SLOTS = 16384
 MASTERS = 3
 NODE_TIMEOUT_MS = 1000
 """A node that is silent for so long is taken for dead; short, so that tests need not wait for a failover."""
-DOWN_AFTER_MS = 500
-"""The same for Sentinel."""
+DOWN_AFTER_MS = 1000
+"""The same for Sentinel, where a test means to kill the master; elsewhere a loaded machine must not make it fail over."""
+NEVER_DOWN_MS = 30_000
 SERVICE = "mymaster"
 
 
@@ -199,7 +200,9 @@ class SentinelServers:
 
 
 @asynccontextmanager
-async def sentinel_servers(backend: Backend, folder: Path) -> AsyncGenerator[SentinelServers, None]:
+async def sentinel_servers(
+    backend: Backend, folder: Path, *, down_after_ms: int = NEVER_DOWN_MS
+) -> AsyncGenerator[SentinelServers, None]:
     """A running set-up."""
     options = {"repl-diskless-sync-delay": "0"}
     binary = server_binary(backend)
@@ -209,21 +212,21 @@ async def sentinel_servers(backend: Backend, folder: Path) -> AsyncGenerator[Sen
         AsyncExitStack() as stack,
     ):
         await _ask(two.port, "REPLICAOF", LOOPBACK, one.port)
-        ports = [await stack.enter_async_context(_sentinel(backend, one.port)) for _ in range(3)]
+        ports = [await stack.enter_async_context(_sentinel(backend, one.port, down_after_ms)) for _ in range(3)]
         servers = SentinelServers([one, two], ports)
         await wait_until(servers.formed, 30, what="a master, a replica and three Sentinels")
         yield servers
 
 
 @asynccontextmanager
-async def _sentinel(backend: Backend, master_port: int) -> AsyncGenerator[int, None]:
+async def _sentinel(backend: Backend, master_port: int, down_after_ms: int) -> AsyncGenerator[int, None]:
     port = free_port()
     folder = Path(tempfile.mkdtemp(prefix="sagellm-control-sentinel-"))
     # Sentinel writes what it learns into its configuration, and will not start without one.
     (folder / "sentinel.conf").write_text(
         f"bind {LOOPBACK}\nport {port}\ndir {folder}\n"
         f"sentinel monitor {SERVICE} {LOOPBACK} {master_port} 2\n"
-        f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}\n"
+        f"sentinel down-after-milliseconds {SERVICE} {down_after_ms}\n"
         f"sentinel failover-timeout {SERVICE} 4000\n"
     )
     with (folder / "sentinel.log").open("wb") as log:

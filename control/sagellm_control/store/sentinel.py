@@ -14,7 +14,12 @@ class FollowsMaster:
     service: str
 
     async def _connect(self) -> None:
-        self.host, self.port = await self.sentinels.discover_master(self.service)
+        try:
+            self.host, self.port = await self.sentinels.discover_master(self.service)
+        finally:
+            # It will be long until they are asked again.
+            for client in self.sentinels.sentinels:
+                await client.connection_pool.disconnect(inuse_connections=False)
         await super()._connect()  # pyright: ignore[reportAttributeAccessIssue]
 
 

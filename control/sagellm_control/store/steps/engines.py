@@ -88,7 +88,6 @@ async def renew_engine(
     arguments.append(len(attempts))
     for request_id, attempt in attempts:
         arguments += (request_id, attempt)
-    await announce(store, row)
     answer = await _RENEW(store, names, arguments)
     if not answer:
         return None
