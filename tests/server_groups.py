@@ -28,7 +28,7 @@ MASTERS = 3
 NODE_TIMEOUT_MS = 1000
 """A node that is silent for so long is taken for dead; short, so that tests need not wait for a failover."""
 DOWN_AFTER_MS = 1000
-"""The same for Sentinel, where a test means to kill the master; elsewhere a loaded machine must not make it fail over."""
+"""The same for Sentinel, where a test means to kill the master; else a loaded machine must not make it fail over."""
 NEVER_DOWN_MS = 30_000
 SERVICE = "mymaster"
 

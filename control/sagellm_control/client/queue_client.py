@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,10 +12,9 @@ from typing import Any
 import orjson
 from redis.exceptions import RedisError
 
-from ..store.batch import Batcher
 from ..store.connect import Store, open_store
 from ..store.settings import RedisSettings
-from ..store.steps.accept import Accepted, AcceptLimits, AcceptResult, Exists, Full, NoEngine, accept
+from ..store.steps.accept import AcceptLimits
 from ..store.steps.attach import attach
 from ..store.steps.cancel import CancelResult, cancel
 from ..wire.event import CHUNK, END, Ending, Event
@@ -23,14 +22,15 @@ from ..wire.priority import RequestPriority
 from ..wire.request import NewRequest, is_request_id
 from ..wire.states import Outcome, RequestKind
 from .abandoned import AbandonedRequests
+from .accepting import Accepting
 from .answer import Answer
-from .errors import NoEngineReady, QueueFull, QueueUnavailable, RequestConflict, UnknownModel, UnknownRequest
+from .errors import QueueUnavailable, UnknownModel, UnknownRequest
 from .inbox import Inbox
 from .pools import Pools
+from .resubmission import Resubmission
 
 IDLE_S = 5.0
 """A stream that hears nothing for so long looks into the output log."""
-MOST_IN_A_BATCH = 64
 SUBSCRIBE_TIMEOUT_S = 5.0
 
 
@@ -78,7 +78,7 @@ class QueueClient:
         self.inbox = Inbox(store)
         self.pools = Pools(store)
         self._abandoned = AbandonedRequests(store)
-        self._accepting: dict[str, Batcher[tuple[NewRequest, bool], AcceptResult]] = {}
+        self._accepting = Accepting(store, self.pools, self._abandoned, self.limits)
 
     @classmethod
     @asynccontextmanager
@@ -183,48 +183,15 @@ class QueueClient:
         answer = Answer(self.store, pool, request.id)
         self.inbox.open(answer)
         try:
-            existed = await self._accept(request, model, idempotent=idempotent)
+            existed = await self._accepting.accept(request, model, idempotent=idempotent)
         except BaseException:
             self.inbox.close(answer)
             raise
         if existed:
             answer.check_log()
+        else:
+            answer.lost_record = Resubmission(self.store, request, self.limits)
         return Submission(request.id, pool, existed)
-
-    async def _accept(self, request: NewRequest, model: str, *, idempotent: bool) -> bool:
-        batcher = self._accepting.get(request.pool)
-        if batcher is None:
-            batcher = self._accepting[request.pool] = self._batcher(request.pool)
-        try:
-            result = await batcher.submit((request, idempotent))
-            match result:
-                case Accepted():
-                    return False
-                case Full(waiting):
-                    raise QueueFull(model, waiting, self.pools.retry_after_s(request.pool))
-                case NoEngine():
-                    raise NoEngineReady(model, self.pools.retry_after_s(request.pool))
-                case Exists(_, same_body, same_tenant):
-                    if not (idempotent and same_body and same_tenant):
-                        raise RequestConflict(request.id)
-                    await attach(self.store, request.pool, request.id, request.inbox)
-                    return True
-        except (RedisError, OSError) as error:
-            if not idempotent:
-                # Only the reply may have been lost, and the caller is told that the request was not taken.
-                self._abandoned.add(request.pool, request.id)
-            raise QueueUnavailable(error) from error
-
-    def _batcher(self, pool: str) -> Batcher[tuple[NewRequest, bool], AcceptResult]:
-        async def write(items: Sequence[tuple[NewRequest, bool]]) -> Sequence[AcceptResult]:
-            return await accept(self.store, pool, [request for request, _ in items], self.limits)
-
-        def abandoned(item: tuple[NewRequest, bool], result: AcceptResult | None) -> None:
-            request, idempotent = item
-            if isinstance(result, Accepted | None) and not idempotent:
-                self._abandoned.add(pool, request.id)
-
-        return Batcher(write, limit=MOST_IN_A_BATCH, abandoned=abandoned)
 
     @asynccontextmanager
     async def answer(self, request_id: str, *, after: tuple[int, int] = (0, 0)) -> AsyncGenerator[Answer, None]:
