@@ -52,6 +52,6 @@ async def proxied_pool(proxied: RedisSettings, pool: PoolDriver, clock: Clock) -
 @pytest.fixture
 async def server(tmp_path: Path, backend: Backend) -> AsyncGenerator[EmbeddedValkey, None]:
     """A server of the test's own, which keeps what it is told through a crash."""
-    options = {"appendfsync": "always"}
+    options = {"appendfsync": "always", "enable-protected-configs": "yes"}
     async with EmbeddedValkey(tmp_path / "server", options=options, binary=server_binary(backend)) as server:
         yield server
