@@ -47,7 +47,7 @@ class ClusterServers:
 
     async def ask(self, number: int, *words: Any) -> Any:
         """One command to one node."""
-        return await _ask(self.nodes[number].port, *words)
+        return await ask_server(self.nodes[number].port, *words)
 
     async def owner_of(self, key: str) -> int:
         """Number of the node that holds a key, according to a living node."""
@@ -162,7 +162,7 @@ class SentinelServers:
 
     async def master(self) -> int:
         """Number of the node that the Sentinels call the master."""
-        _, port = await _ask(self.sentinels[0], "SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+        _, port = await ask_server(self.sentinels[0], "SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
         return [node.port for node in self.nodes].index(int(port))
 
     async def kill(self, number: int) -> None:
@@ -175,22 +175,22 @@ class SentinelServers:
 
         async def other() -> bool:
             now = await self.master()
-            return now != before and (await _ask(self.nodes[now].port, "ROLE"))[0] == b"master"
+            return now != before and (await ask_server(self.nodes[now].port, "ROLE"))[0] == b"master"
 
         await wait_until(other, 30, what="the replica is the master")
 
     async def formed(self) -> bool:
         """Whether there are a master and a replica that every Sentinel knows of."""
         try:
-            roles = sorted([await _ask(node.port, "ROLE") for node in self.nodes], key=lambda role: role[0])
+            roles = sorted([await ask_server(node.port, "ROLE") for node in self.nodes], key=lambda role: role[0])
             if [role[0] for role in roles] != [b"master", b"slave"] or roles[1][3] != b"connected":
                 return False
             for port in self.sentinels:
-                facts = await _ask(port, "SENTINEL", "MASTER", SERVICE)
+                facts = await ask_server(port, "SENTINEL", "MASTER", SERVICE)
                 known = dict(zip(facts[::2], facts[1::2], strict=True))
                 if (known[b"flags"], known[b"num-slaves"], known[b"num-other-sentinels"]) != (b"master", b"1", b"2"):
                     return False
-                facts = (await _ask(port, "SENTINEL", "REPLICAS", SERVICE))[0]
+                facts = (await ask_server(port, "SENTINEL", "REPLICAS", SERVICE))[0]
                 replica = dict(zip(facts[::2], facts[1::2], strict=True))
                 if replica[b"flags"] != b"slave" or replica[b"master-link-status"] != b"ok":
                     return False
@@ -211,7 +211,7 @@ async def sentinel_servers(
         EmbeddedValkey(folder / "two", options=options, binary=binary) as two,
         AsyncExitStack() as stack,
     ):
-        await _ask(two.port, "REPLICAOF", LOOPBACK, one.port)
+        await ask_server(two.port, "REPLICAOF", LOOPBACK, one.port)
         ports = [await stack.enter_async_context(_sentinel(backend, one.port, down_after_ms)) for _ in range(3)]
         servers = SentinelServers([one, two], ports)
         await wait_until(servers.formed, 30, what="a master, a replica and three Sentinels")
@@ -251,7 +251,7 @@ async def _sentinel(backend: Backend, master_port: int, down_after_ms: int) -> A
 
 async def _alive(port: int) -> bool:
     try:
-        return bool(await _ask(port, "PING"))
+        return bool(await ask_server(port, "PING"))
     except (RedisError, OSError):
         return False
 
@@ -262,7 +262,7 @@ def _embedded_binary() -> Path:
     return get_binary_path()
 
 
-async def _ask(port: int, *words: Any) -> Any:
+async def ask_server(port: int, *words: Any) -> Any:
     """One command to the server on a port, whose answer is left as it is."""
     async with redis.Redis(host=LOOPBACK, port=port, protocol=2, socket_timeout=5) as client:
         client.response_callbacks.clear()

@@ -45,7 +45,9 @@ class CommandDeadline:
         except ReadOnlyError as error:
             # It was the master when we connected; whoever is now is found by connecting again.
             await self.disconnect(nowait=True)  # pyright: ignore[reportAttributeAccessIssue]
-            await self.pool.disconnect(inuse_connections=False)
+            for idle in tuple(self.pool._available_connections):
+                # Without waiting: meanwhile another task could take it and connect it.
+                await idle.disconnect(nowait=True)
             raise ConnectionError("the server is a replica now") from error
 
     @asynccontextmanager

@@ -52,8 +52,8 @@ def make_client(settings: RedisSettings, *, deadline_s: float | None) -> Any:
         return ClusterClient(_addresses(parts.netloc, 6379), connect, try_again_s=try_again_s)
     if topology == "sentinel":
         service, _, database = parts.path.strip("/").partition("/")
-        sentinels = _sentinels(settings, _addresses(parts.netloc, 26379), secured)
-        to = to_master(kind, sentinels, service or "mymaster")
+        places = _addresses(parts.netloc, 26379)
+        to = to_master(kind, lambda: _sentinels(settings, places, secured), service or "mymaster")
         pool = _pool(settings, connection_class=to, host="", port=0, db=int(database or 0), **options, **login)
     else:
         pool = redis.BlockingConnectionPool.from_url(settings.url, **_limits(settings), **options)
