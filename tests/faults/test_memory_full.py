@@ -71,7 +71,7 @@ async def test_with_full_memory_every_other_step_goes_on(own: PoolDriver) -> Non
         assert await own.requeue("b") == "waiting"
         # A worker and a scheduler that start now are what makes room again.
         await own.engine("e2")
-        scheduler = PoolScheduler(own.store, own.name, "late", SchedulerSettings())
+        scheduler = PoolScheduler(own.store, own.name, "late", SchedulerSettings(policy="fifo"))
         await scheduler.prepare()
     assert await own.counters() == {"accepted": 4, "completed": 1, "requeued": 1}
 

@@ -24,7 +24,7 @@ from .outbox import Outbox
 
 log = logging.getLogger(__name__)
 
-BLOCK_MS = 5000
+BLOCK_MS = 2000
 """A blocking read returns empty after this; only so that a dead connection is noticed."""
 READ_COUNT = 64
 RETRY_S = 0.2

@@ -44,10 +44,7 @@ class CommandDeadline:
                 return await super().read_response(*arguments, **options)  # pyright: ignore[reportAttributeAccessIssue]
         except ReadOnlyError as error:
             # It was the master when we connected; whoever is now is found by connecting again.
-            await self.disconnect(nowait=True)  # pyright: ignore[reportAttributeAccessIssue]
-            for idle in tuple(self.pool._available_connections):
-                # Without waiting: meanwhile another task could take it and connect it.
-                await idle.disconnect(nowait=True)
+            await self._leave()
             raise ConnectionError("the server is a replica now") from error
 
     @asynccontextmanager
@@ -57,8 +54,14 @@ class CommandDeadline:
                 yield
         except TimeoutError as error:
             # The answer may still come: nobody must take it for that of the next command.
-            await self.disconnect(nowait=True)  # pyright: ignore[reportAttributeAccessIssue]
+            await self._leave()
             raise RedisTimeoutError(f"no answer from the server within {self.command_timeout_s:g} s") from error
+
+    async def _leave(self) -> None:
+        """Disconnect, and the idle connections too: whoever needs one connects to where the server is now."""
+        for connection in (self, *self.pool._available_connections):
+            # Without waiting: meanwhile another task could take it and connect it.
+            await connection.disconnect(nowait=True)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def with_deadline(pool: Any, command_timeout_s: float | None) -> None:
