@@ -12,7 +12,7 @@ from sagellm_control.store.settings import RedisSettings
 
 from ..flow.asking import MODEL
 from ..flow.conftest import StartEngine
-from ..flow.in_process import GATEWAY, InProcessSystem, in_process_system
+from ..flow.in_process import GATEWAY, SCHEDULER, InProcessSystem, in_process_system
 from ..server_groups import ClusterServers, SentinelServers
 from ..waiting import wait_until
 from .load import Load, under_load
@@ -24,6 +24,7 @@ def impatient(url: str) -> RedisSettings:
     return RedisSettings(url=url, command_timeout_s=1.0, connect_timeout_s=0.5)
 
 
+SOON = SCHEDULER.model_copy(update={"reclaim_idle_s": 0.5})
 QUICK = GATEWAY.model_copy(update={"keepalive_s": 0.5})
 
 
@@ -45,7 +46,7 @@ async def nothing_left(system: InProcessSystem) -> None:
 
 async def test_the_master_behind_sentinels_dies(doomed_sentinels: SentinelServers, start_engine: StartEngine) -> None:
     engine = await start_engine(tpot_ms=5)
-    async with in_process_system(impatient(doomed_sentinels.url), [engine.url], gateway=QUICK) as system:
+    async with in_process_system(impatient(doomed_sentinels.url), [engine.url], gateway=QUICK, scheduler=SOON) as system:
         async with under_load(system) as load:
             await more(load)
             master = await doomed_sentinels.master()
@@ -58,7 +59,7 @@ async def test_the_master_behind_sentinels_dies(doomed_sentinels: SentinelServer
 
 async def test_a_master_of_a_cluster_dies(doomed_cluster: ClusterServers, start_engine: StartEngine) -> None:
     engine = await start_engine(tpot_ms=5)
-    async with in_process_system(impatient(doomed_cluster.url), [engine.url], gateway=QUICK) as system:
+    async with in_process_system(impatient(doomed_cluster.url), [engine.url], gateway=QUICK, scheduler=SOON) as system:
         async with under_load(system) as load:
             await more(load)
             key = system.store.keys.pool(MODEL).waiting
@@ -77,7 +78,7 @@ async def test_a_master_of_a_cluster_dies(doomed_cluster: ClusterServers, start_
 async def test_the_node_that_knows_the_pools_dies(doomed_cluster: ClusterServers, start_engine: StartEngine) -> None:
     """The names of pools and models are on other nodes than the pool: while they are away, what is known goes on."""
     engine = await start_engine(tpot_ms=5)
-    async with in_process_system(impatient(doomed_cluster.url), [engine.url], gateway=QUICK) as system:
+    async with in_process_system(impatient(doomed_cluster.url), [engine.url], gateway=QUICK, scheduler=SOON) as system:
         keys = system.store.keys
         owners = {await doomed_cluster.owner_of(key) for key in (keys.pools(), keys.models())}
         others = owners - {await doomed_cluster.owner_of(keys.pool(MODEL).waiting)}
@@ -95,7 +96,7 @@ async def test_the_node_that_knows_the_pools_dies(doomed_cluster: ClusterServers
 async def test_a_slot_moves_under_load(doomed_cluster: ClusterServers, start_engine: StartEngine) -> None:
     """With MOVED, ASK and TRYAGAIN on the way; there and back again."""
     engine = await start_engine(tpot_ms=5)
-    async with in_process_system(impatient(doomed_cluster.url), [engine.url], gateway=QUICK) as system:
+    async with in_process_system(impatient(doomed_cluster.url), [engine.url], gateway=QUICK, scheduler=SOON) as system:
         key = system.store.keys.pool(MODEL).waiting
         async with under_load(system) as load:
             await more(load)
@@ -113,7 +114,7 @@ async def test_the_master_behind_sentinels_hangs_and_comes_back(
 ) -> None:
     """SIGSTOP: connections stay and nobody answers. SIGCONT: it believes to be the master still."""
     engine = await start_engine(tpot_ms=5)
-    async with in_process_system(impatient(doomed_sentinels.url), [engine.url], gateway=QUICK) as system:
+    async with in_process_system(impatient(doomed_sentinels.url), [engine.url], gateway=QUICK, scheduler=SOON) as system:
         async with under_load(system) as load:
             await more(load)
             master = await doomed_sentinels.master()
