@@ -17,7 +17,16 @@ from sagellm_control.store.settings import RedisSettings
 from .clock import Clock
 from .leaks import delete_namespace, leaked_keys
 from .pool_driver import PoolDriver
-from .servers import SERVER_VARIABLE, Backend, ServerMissing, chosen_backends, make_server
+from .server_groups import ClusterServers, SentinelServers, cluster_servers, sentinel_servers
+from .servers import (
+    SERVER_VARIABLE,
+    TOPOLOGY_VARIABLE,
+    Backend,
+    ServerMissing,
+    Topology,
+    chosen_backends,
+    make_server,
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,6 +35,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=os.environ.get(SERVER_VARIABLE, Backend.VALKEY),
         help=f"server to run on: {', '.join(Backend)}, or all that can be had (default: {Backend.VALKEY}; "
         f"environment: {SERVER_VARIABLE})",
+    )
+    parser.addoption(
+        "--topology",
+        default=os.environ.get(TOPOLOGY_VARIABLE, Topology.STANDALONE),
+        choices=[str(topology) for topology in Topology],
+        help=f"how the servers are put together (default: {Topology.STANDALONE}; environment: {TOPOLOGY_VARIABLE})",
     )
 
 
@@ -52,10 +67,46 @@ async def servers(request: pytest.FixtureRequest) -> AsyncGenerator[dict[Backend
         yield {b: await stack.enter_async_context(make_server(b)) for b in _backends(request.config)}
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def sentinels(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncGenerator[dict[Backend, SentinelServers], None]:
+    """A master, a replica and three Sentinels of each chosen kind, shared by all tests that kill none of them."""
+    async with AsyncExitStack() as stack:
+        yield {
+            b: await stack.enter_async_context(sentinel_servers(b, tmp_path_factory.mktemp(f"sentinels-{b}")))
+            for b in _backends(request.config)
+        }
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def clusters(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncGenerator[dict[Backend, ClusterServers], None]:
+    """A cluster of six of each chosen kind, shared by all tests that kill none of them."""
+    async with AsyncExitStack() as stack:
+        yield {
+            b: await stack.enter_async_context(cluster_servers(b, tmp_path_factory.mktemp(f"cluster-{b}")))
+            for b in _backends(request.config)
+        }
+
+
 @pytest.fixture
-def redis_url(servers: dict[Backend, EmbeddedValkey], backend: Backend) -> str:
-    """Where the server of this test is."""
-    return servers[backend].url
+def topology(request: pytest.FixtureRequest) -> Topology:
+    """How the servers of this test are put together."""
+    return Topology(request.config.getoption("--topology"))
+
+
+@pytest.fixture
+def redis_url(request: pytest.FixtureRequest, backend: Backend, topology: Topology) -> str:
+    """Where the server of this test is, or are; they are started when the first test asks for them."""
+    match topology:
+        case Topology.STANDALONE:
+            return request.getfixturevalue("servers")[backend].url
+        case Topology.SENTINEL:
+            return request.getfixturevalue("sentinels")[backend].url
+        case Topology.CLUSTER:
+            return request.getfixturevalue("clusters")[backend].url
 
 
 @pytest.fixture

@@ -55,7 +55,10 @@ def still_kept(kind: str, answer: Any) -> bool:
 
 async def namespace_keys(store: Store) -> list[str]:
     """Every key of the store's namespace."""
-    return [key.decode() async for key in store.commands.scan_iter(match=f"{store.keys.namespace}:*", count=1000)]
+    pattern = f"{store.keys.namespace}:*"
+    return [
+        key.decode() for server in await store.servers() async for key in server.scan_iter(match=pattern, count=1000)
+    ]
 
 
 async def leaked_keys(store: Store) -> list[str]:
@@ -70,8 +73,10 @@ async def leaked_keys(store: Store) -> list[str]:
 
 async def delete_namespace(store: Store) -> None:
     """Delete every key of the store's namespace."""
-    if names := await namespace_keys(store):
-        await store.commands.unlink(*names)
+    pipe = store.commands.pipeline(transaction=False)
+    for name in await namespace_keys(store):
+        pipe.unlink(name)
+    await pipe.execute()
 
 
 async def _not_permanent(store: Store, names: Sequence[str]) -> list[str]:

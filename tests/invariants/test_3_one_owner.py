@@ -44,7 +44,7 @@ async def test_one_owner_while_a_paused_worker_goes_on_after_every_step_of_the_n
         await wakes_up()
 
         heard = []
-        while message := await client.get_message(ignore_subscribe_messages=True, timeout=0.02):
+        while message := await client.get_message(ignore_subscribe_messages=True, timeout=0.2):
             heard += read_frames(message["data"])
     assert [(event.attempt, event.type) for event in heard] == [(2, CHUNK), (2, END)]
     assert heard[0].payload == b"from the next one"

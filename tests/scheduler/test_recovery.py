@@ -97,7 +97,7 @@ async def test_one_that_leaves_is_no_consumer_any_more(pool: PoolDriver) -> None
     await pool.engine()
 
     async def both_wait() -> bool:
-        clients = await pool.store.commands.client_list()
+        clients = await (await pool.store.node_of(pool.keys.waiting)).client_list()
         return sum(c["cmd"] == "xreadgroup" and "b" in c["flags"] for c in clients) == 2
 
     async with schedulers(pool, 2):
@@ -112,9 +112,9 @@ async def test_a_server_that_forgets_its_scripts(pool: PoolDriver) -> None:
     await pool.engine(slots=20)
     async with schedulers(pool):
         for n in range(10):
-            await pool.store.commands.script_flush()
+            await (await pool.store.node_of(pool.keys.waiting)).script_flush()
             await pool.accept(f"r{n}")
-            await pool.store.commands.script_flush()
+            await (await pool.store.node_of(pool.keys.waiting)).script_flush()
         await wait_until(lambda: everything_is_settled(pool))
     assert len(await pool.holds()) == 10
 
@@ -148,10 +148,11 @@ async def test_a_process_goes_on_when_the_server_loses(pool: PoolDriver, lost: s
             for stream in (*pool.keys.intake, pool.keys.freed):
                 await pool.store.commands.xgroup_destroy(stream, SCHEDULER_GROUP)
         else:
-            own = await pool.store.commands.client_id()
-            for client in await pool.store.commands.client_list(_type="normal"):
+            server = await pool.store.node_of(pool.keys.waiting)
+            own = await server.client_id()
+            for client in await server.client_list(_type="normal"):
                 if client["cmd"] == "xreadgroup" and int(client["id"]) != own:
-                    await pool.store.commands.client_kill_filter(_id=client["id"])
+                    await server.client_kill_filter(_id=client["id"])
         await pool.accept("b")
 
         async def both() -> bool:

@@ -131,4 +131,4 @@ async def test_output_behind_a_position(busy: PoolDriver) -> None:
 
 
 async def test_the_clock_is_the_stores(pool: PoolDriver) -> None:
-    assert await server_ms(pool.store) == pool.clock.now_ms
+    assert await server_ms(pool.store, pool.name) == pool.clock.now_ms

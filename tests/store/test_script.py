@@ -20,7 +20,7 @@ from ..pool_driver import LEASE_MS, PoolDriver
 
 
 async def test_a_server_that_forgets_its_scripts_before_every_step(pool: PoolDriver) -> None:
-    flush = pool.store.commands.script_flush
+    flush = (await pool.store.node_of(pool.keys.waiting)).script_flush
     steps = [
         lambda: pool.engine("e1", slots=2),
         lambda: pool.accept("a", "b", "c", "d"),
@@ -46,9 +46,9 @@ async def test_a_server_that_forgets_its_scripts_before_every_step(pool: PoolDri
 
 
 async def admit_all(pool: PoolDriver) -> None:
-    await pool.store.commands.script_flush()
+    await (await pool.store.node_of(pool.keys.waiting)).script_flush()
     taken = await pool.take()
-    await pool.store.commands.script_flush()
+    await (await pool.store.node_of(pool.keys.waiting)).script_flush()
     await pool.admit(*(pool.admission(entry) for entry in taken.arrivals))
 
 

@@ -86,7 +86,8 @@ async def test_waiting_for_something(pool: PoolDriver, redis_settings: RedisSett
         waiting = asyncio.create_task(wait_and_take(reader, pool.keys, "s1", block_ms=10_000))
 
         async def blocked() -> bool:
-            return any(c["cmd"] == "xreadgroup" and "b" in c["flags"] for c in await pool.store.commands.client_list())
+            server = await pool.store.node_of(pool.keys.waiting)
+            return any(c["cmd"] == "xreadgroup" and "b" in c["flags"] for c in await server.client_list())
 
         await wait_until(blocked)
         if what == "an arrival":

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
 from redis.exceptions import RedisError
 
+from sagellm_control.store.backoff import Backoff
 from sagellm_control.store.connect import Store
 from sagellm_control.store.stream_answer import stream_entries
 from sagellm_control.wire.assignment import Assignment, CancelNotice, read_assigned
@@ -24,10 +25,13 @@ from .outbox import Outbox
 
 log = logging.getLogger(__name__)
 
-BLOCK_MS = 5000
+BLOCK_MS = 2000
 """A blocking read returns empty after this; only so that a dead connection is noticed."""
 READ_COUNT = 64
 RETRY_S = 0.2
+LONGEST_RETRY_S = 1.0
+ENDED_KEPT = 10_000
+"""Attempts that this session remembers to have run."""
 NEW, UNSETTLED = ">", "0"
 """Where a read starts: at what was never handed out, or at all that was and is not settled."""
 
@@ -41,9 +45,10 @@ class AssignedReader:
         self._adapter = adapter
         self._outbox = outbox
         self._stream = store.keys.pool(row.pool).assigned(row.engine_id)
-        self._client: Any = store.blocking()
+        self._client: Any = store.blocking(BLOCK_MS / 1000)
         self._attempts: dict[tuple[str, int], Attempt] = {}
         self._held: deque[Attempt] = deque()
+        self._ended_keys: OrderedDict[tuple[str, int], None] = OrderedDict()
         self._running = 0
         self._draining = False
         self._none_left = asyncio.Event()
@@ -64,16 +69,17 @@ class AssignedReader:
         """Read and run until cancelled; attempts are cancelled with it."""
         async with asyncio.TaskGroup() as tasks:
             try:
-                start = UNSETTLED
+                start, backoff = UNSETTLED, Backoff(longest_s=LONGEST_RETRY_S)
                 while True:
                     try:
                         await self._read(start, tasks)
                         start = NEW
+                        backoff.reset()
                     except (RedisError, OSError) as error:
                         log.warning("engine %s: cannot read assignments: %s", self._row.engine_id, error)
                         # The reply may have been lost after the server had handed out its entries.
                         start = UNSETTLED
-                        await asyncio.sleep(RETRY_S)
+                        await backoff.pause()
             finally:
                 # What runs is cancelled now: nothing that is held takes its place.
                 self._held.clear()
@@ -127,7 +133,9 @@ class AssignedReader:
         attempt = Attempt(assignment, self._adapter, self._outbox, self._row.engine_id)
         self._attempts[attempt.key] = attempt
         self._none_left.clear()
-        if self._draining:
+        if self._draining or attempt.key in self._ended_keys:
+            # What has been run is not run again under the same number. Its end may still be on its way (then nothing
+            # is given back), or a failover has lost it.
             attempt.give_back()
             self._forget(attempt)
         elif self._running < self._row.slots:
@@ -162,6 +170,9 @@ class AssignedReader:
 
     def _ended(self, attempt: Attempt, tasks: asyncio.TaskGroup) -> None:
         attempt.report_stop()
+        self._ended_keys[attempt.key] = None
+        if len(self._ended_keys) > ENDED_KEPT:
+            self._ended_keys.popitem(last=False)
         self._running -= 1
         self._forget(attempt)
         self._observe(attempt)

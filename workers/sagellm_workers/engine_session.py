@@ -9,8 +9,10 @@ from dataclasses import replace
 
 from redis.exceptions import RedisError
 
+from sagellm_control.store.backoff import Backoff
 from sagellm_control.store.connect import Store
 from sagellm_control.store.steps.engines import register_engine, retire_engine
+from sagellm_control.store.steps.pools import announce
 from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.states import EngineState
 
@@ -27,6 +29,8 @@ from .stand_in import StandIn
 log = logging.getLogger(__name__)
 
 RETRY_S = 0.5
+ANNOUNCE_EVERY_S = 2.0
+"""Nobody forgets a pool that has an engine; this is for a server that lost what it was told."""
 
 
 class EngineSession:
@@ -40,6 +44,7 @@ class EngineSession:
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set; a lost lease is taken again under a new session."""
+        backoff = Backoff(longest_s=RETRY_S)
         while not stop.is_set():
             row = replace(self._row, state=EngineState.READY, worker=f"{self._row.worker}-{secrets.token_hex(3)}")
             try:
@@ -50,7 +55,16 @@ class EngineSession:
                 log.warning("engine %s: the lease was lost; registering again", row.engine_id)
             except* (RedisError, OSError) as errors:
                 log.warning("engine %s: %s; trying again", row.engine_id, errors.exceptions[0])
-                await asyncio.sleep(RETRY_S)
+                await backoff.pause()
+
+    async def _announce(self, row: EngineRow) -> None:
+        # Apart from the lease: in a cluster it is another server that keeps this, which may be away.
+        while True:
+            await asyncio.sleep(ANNOUNCE_EVERY_S)
+            try:
+                await announce(self._store, row)
+            except (RedisError, OSError) as error:
+                log.warning("engine %s: cannot announce pool %s: %s", row.engine_id, row.pool, error)
 
     async def _register(self, row: EngineRow, stop: asyncio.Event) -> bool:
         told = False
@@ -81,6 +95,7 @@ class EngineSession:
                     tasks.create_task(reader.run(), name=f"reader {row.engine_id}"),
                     tasks.create_task(lease.run(), name=f"lease {row.engine_id}"),
                     tasks.create_task(health.run(), name=f"health {row.engine_id}"),
+                    tasks.create_task(self._announce(row), name=f"announce {row.engine_id}"),
                 ]
                 await stop.wait()
                 health.stop()

@@ -1,4 +1,4 @@
-"""Accepts requests in batches by what is ready, and turns refusals into errors."""
+"""Hands requests to the queue: batches by what is ready, refuses at once while Redis is away."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from .held import HeldRequests
 from .pools import Pools
 
 MOST_IN_A_BATCH = 64
+MOST_WAITING_BYTES = 256 << 20
+"""Bodies on their way to Redis; it takes some hundred MB a second, so that more than this means that it is stuck."""
 
 Item = tuple[NewRequest, bool]
 """A request, and whether it is idempotent."""
@@ -27,7 +29,14 @@ class Acceptor:
     """One client's way into the queue."""
 
     def __init__(
-        self, store: Store, limits: AcceptLimits, pools: Pools, abandoned: AbandonedRequests, held: HeldRequests
+        self,
+        store: Store,
+        limits: AcceptLimits,
+        pools: Pools,
+        abandoned: AbandonedRequests,
+        held: HeldRequests,
+        *,
+        most_waiting_bytes: int = MOST_WAITING_BYTES,
     ) -> None:
         self._store = store
         self._limits = limits
@@ -36,14 +45,28 @@ class Acceptor:
         self._pools = pools
         self._abandoned = abandoned
         self._held = held
+        self._most_waiting_bytes = most_waiting_bytes
+        self._waiting_bytes = 0
         self._batchers: dict[tuple[str, bool], Batcher[Item, AcceptResult]] = {}
 
     async def accept(self, request: NewRequest, model: str, *, idempotent: bool) -> bool:
         """Put a request into its pool's queue; whether it was there before.
 
         Raises:
-            NoEngineReady, QueueFull, RequestConflict, QueueUnavailable.
+            NoEngineReady, QueueFull, RequestConflict.
+            QueueUnavailable: at once, where Redis is known to be away or too much waits for it already.
         """
+        if trouble := self._pools.trouble(request.pool):
+            raise QueueUnavailable(trouble)
+        if self._waiting_bytes + len(request.body) > self._most_waiting_bytes:
+            raise QueueUnavailable(f"{self._waiting_bytes >> 20} MiB of requests wait for Redis already")
+        self._waiting_bytes += len(request.body)
+        try:
+            return await self._accept(request, model, idempotent=idempotent)
+        finally:
+            self._waiting_bytes -= len(request.body)
+
+    async def _accept(self, request: NewRequest, model: str, *, idempotent: bool) -> bool:
         retry_after_s = self._pools.retry_after_s(request.pool)
         hold = False
         try:

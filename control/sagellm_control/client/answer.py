@@ -12,6 +12,7 @@ from ..store.connect import Store
 from ..store.inspect import read_output
 from ..wire.event import END, Ending, Event
 from ..wire.states import Outcome, RequestState
+from .resubmission import Resubmission
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,10 @@ class Answer:
         self._last = after
         self._gap = False
         self._wake = asyncio.Event()
+        self._handed_out = False
+        """Whether the reader has had an event."""
+        self.lost_record: Resubmission | None = None
+        """What to do if the record is gone; None: it is not ours to submit again."""
         self.read = False
         """Whether somebody reads it; until then only so much is kept (see ``UNREAD_EVENTS``)."""
         self.ended = False
@@ -70,6 +75,7 @@ class Answer:
         if not self._events:
             return None
         event = self._events.popleft()
+        self._handed_out = True
         self.ended = event.type == END
         return event
 
@@ -100,11 +106,22 @@ class Answer:
         state = await self._store.commands.hget(record, "state")
         events = await read_output(self._store, self.pool, self.request_id, after=self._last)
         if not events and state is None:
-            attempt, sequence = self._last
-            events = [Event(self.request_id, attempt, sequence + 1, END, LOST)]
+            events = await self._without_record()
         elif not events and state == RequestState.FINISHED.encode():
             self.ended = True
         for event in events:
             if event.position > self._last:
                 self._last = event.position
                 self._events.append(event)
+        if state is not None and self.lost_record is not None:
+            self.lost_record.seen()
+
+    async def _without_record(self) -> list[Event]:
+        if self.lost_record is not None and self.lost_record.possible(handed_out=self._handed_out):
+            attempt = await self.lost_record.submit()
+            # What nobody has read of the attempts before is not part of the answer any more, nor what they still say.
+            self._events.clear()
+            self._last = max(self._last, (attempt, 0))
+            return []
+        attempt, sequence = self._last
+        return [Event(self.request_id, attempt, sequence + 1, END, LOST)]

@@ -6,7 +6,7 @@ QueueError
 ├── QueueFull           too many wait already; says when to come back
 ├── RequestConflict     another request has this id
 ├── UnknownRequest      there is no request of this id (any more)
-└── QueueUnavailable    Redis cannot be reached
+└── QueueUnavailable    Redis is away, or takes nothing (its memory or its disk is full)
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class UnknownRequest(QueueError):
 
 
 class QueueUnavailable(QueueError):
-    """Redis does not answer."""
+    """Redis is away, or takes nothing now."""
 
     def __init__(self, reason: object) -> None:
-        super().__init__(f"The queue cannot be reached: {reason}")
+        super().__init__(f"The queue is not available: {reason}")

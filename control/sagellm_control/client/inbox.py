@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import random
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError, RedisError
 
+from ..store.backoff import Backoff
 from ..store.connect import Store
 from ..wire.event import END, read_frames
 from .answer import Answer
 
-if TYPE_CHECKING:
-    pass
-
 log = logging.getLogger(__name__)
 
-FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 2.0
-"""Pauses before subscribing again: doubled each time, with jitter."""
+ECHO_EVERY_S = 2.0
+"""How often the inbox speaks to itself."""
+SILENCE_S = 5.0
+"""An inbox that has not heard itself for so long is subscribed anew."""
+NOTHING = b""
+"""A message without events: what the inbox says to itself."""
 
 
 class Inbox:
-    """A subscription that outlives its connection, and the answers that wait for something on it."""
+    """A subscription that outlives its connection, and the answers that wait for something on it.
+
+    A subscriber only listens, so it would not notice a connection that was cut without a word, or a server that nobody
+    publishes to any more (a master that was replaced, a node that lost its cluster). So the inbox publishes to itself
+    and expects to hear it.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -56,29 +63,36 @@ class Inbox:
 
     async def run(self) -> None:
         """Listen until cancelled; a lost connection is made again and what was missed is read from the logs."""
-        pause_s = FIRST_RETRY_S
+        backoff = Backoff()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._speak(), name="inbox echo")
+            while True:
+                try:
+                    await self._listen()
+                except (RedisError, OSError) as error:
+                    log.warning("the inbox lost its connection: %s", error)
+                finally:
+                    if self.subscribed.is_set():
+                        backoff.reset()
+                    self.subscribed.clear()
+                await backoff.pause()
+
+    async def _speak(self) -> None:
         while True:
-            try:
-                await self._listen()
-            except (RedisError, OSError) as error:
-                log.warning("the inbox lost its connection: %s", error)
-            finally:
-                if self.subscribed.is_set():
-                    pause_s = FIRST_RETRY_S
-                self.subscribed.clear()
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
-            pause_s = min(2 * pause_s, LONGEST_RETRY_S)
+            await asyncio.sleep(ECHO_EVERY_S)
+            if self.subscribed.is_set():
+                with contextlib.suppress(RedisError, OSError):
+                    await self._store.commands.publish(self.channel, NOTHING)
 
     async def _listen(self) -> None:
         subscription = self._store.pubsub()
         try:
-            await subscription.subscribe(self.channel)
+            async with asyncio.timeout(SILENCE_S):
+                await subscription.subscribe(self.channel)
             while True:
-                message: dict[str, Any] | None = await subscription.get_message(
-                    timeout=None  # pyright: ignore[reportArgumentType] - None waits
-                )
+                message: dict[str, Any] | None = await subscription.get_message(timeout=SILENCE_S)
                 if message is None:
-                    continue
+                    raise ConnectionError(f"nothing was heard for {SILENCE_S:g} s, not even itself")
                 if message["type"] == "subscribe":
                     self.subscribed.set()
                     for answers in self._answers.values():

@@ -9,6 +9,7 @@ import time
 
 from redis.exceptions import RedisError
 
+from ..store.backoff import Backoff
 from ..store.connect import Store
 from ..store.inspect import PoolDepth, model_index, pool_depth
 from ..wire.states import Outcome
@@ -16,6 +17,12 @@ from ..wire.states import Outcome
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
+LOOK_WITHIN_S = 2.0
+"""A server that takes longer to say how full a pool is would take too long to take a request."""
+SILENCE_S = 3.0
+"""Redis is looked at once a second; silent for longer than this, it is away."""
+TWICE = 2
+"""One look that fails is a connection that was lost; two are a server that is away."""
 RATE_MEMORY_S = 10.0
 """Time constant of the moving average of the drain rate."""
 NO_RATE_RETRY_S = 10
@@ -32,11 +39,21 @@ class Pools:
         self._depths: dict[str, PoolDepth] = {}
         self._rates: dict[str, float] = {}
         self._looked_at = float("-inf")
+        self._troubles: dict[str, tuple[int, Exception]] = {}
 
     @property
     def age_s(self) -> float:
         """Seconds since Redis last answered."""
         return time.monotonic() - self._looked_at
+
+    def trouble(self, pool: str) -> str | None:
+        """Why nothing can be put into a pool at the moment; None: nothing is known against it."""
+        times, error = self._troubles.get(pool, (0, None))
+        if times >= TWICE:
+            return str(error)
+        if SILENCE_S < self.age_s < float("inf"):
+            return f"Redis has not answered for {self.age_s:.0f} s"
+        return None
 
     @property
     def depths(self) -> list[PoolDepth]:
@@ -69,17 +86,58 @@ class Pools:
 
     async def run(self) -> None:
         """Look until cancelled."""
+        backoff = Backoff(longest_s=LOOK_EVERY_S)
         while True:
             try:
                 await self.look()
             except (RedisError, OSError) as error:
                 log.warning("cannot look at the pools: %s", error)
+                await backoff.pause()
+                continue
+            backoff.reset()
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def look(self) -> None:
-        """Look once."""
-        models = await model_index(self._store)
-        depths = {pool: await pool_depth(self._store, pool) for pool in set(models.values())}
+        """Look once.
+
+        In a cluster each pool may be on another server, so each is looked at by itself.
+
+        Raises:
+            RedisError, OSError: the models are not known, or one of the pools could not be looked at.
+        """
+        try:
+            async with asyncio.timeout(LOOK_WITHIN_S):
+                models = await model_index(self._store)
+        except (RedisError, OSError) as error:
+            for pool in set(self._models.values()):
+                self._fail(pool, error)
+            raise
+        pools = sorted(set(models.values()))
+        answers = await asyncio.gather(*(self._depth(pool) for pool in pools), return_exceptions=True)
+        problem: Exception | None = None
+        depths: dict[str, PoolDepth] = {}
+        for pool, answer in zip(pools, answers, strict=True):
+            if isinstance(answer, PoolDepth):
+                depths[pool] = answer
+                self._troubles.pop(pool, None)
+            elif isinstance(answer, RedisError | OSError):
+                problem = answer
+                self._fail(pool, answer)
+            else:
+                raise answer
+        self._learn(models, depths)
+        if problem is not None:
+            raise problem
+
+    async def _depth(self, pool: str) -> PoolDepth:
+        async with asyncio.timeout(LOOK_WITHIN_S):
+            return await pool_depth(self._store, pool)
+
+    def _fail(self, pool: str, error: Exception) -> None:
+        times, _ = self._troubles.get(pool, (0, error))
+        self._troubles[pool] = (times + 1, error)
+
+    def _learn(self, models: dict[str, str], depths: dict[str, PoolDepth]) -> None:
         now = time.monotonic()
         elapsed = now - self._looked_at
         if math.isfinite(elapsed) and elapsed > 0:
@@ -88,7 +146,9 @@ class Pools:
                     rate = max(0, _ended(depth) - _ended(before)) / elapsed
                     weight = 1 - math.exp(-elapsed / RATE_MEMORY_S)
                     self._rates[pool] = self._rates.get(pool, rate) * (1 - weight) + rate * weight
-        self._models, self._depths, self._looked_at = models, depths, now
+        # A pool that could not be looked at is as it was.
+        self._depths = {pool: d for pool, d in self._depths.items() if pool in models.values()} | depths
+        self._models, self._looked_at = models, now
 
 
 def _ended(depth: PoolDepth) -> int:

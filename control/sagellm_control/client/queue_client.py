@@ -28,6 +28,7 @@ from .errors import QueueUnavailable, UnknownModel, UnknownRequest
 from .held import HeldRequests
 from .inbox import Inbox
 from .pools import Pools
+from .resubmission import Resubmission
 
 IDLE_S = 5.0
 """A stream that hears nothing for so long looks into the output log."""
@@ -190,6 +191,8 @@ class QueueClient:
             raise
         if existed:
             answer.check_log()
+        else:
+            answer.lost_record = Resubmission(self.store, request, self.limits)
         return Submission(request.id, pool, existed)
 
     @asynccontextmanager

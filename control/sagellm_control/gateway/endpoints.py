@@ -110,7 +110,7 @@ class OpenAIEndpoints:
                 outcome = str(Outcome.CANCELLED)
                 raise
             outcome = "queue_unavailable"
-            raise ApiError(503, f"The queue cannot be reached: {error}", code=outcome, retry_after_s=1) from error
+            raise ApiError(503, f"The queue is not available: {error}", code=outcome, retry_after_s=1) from error
         except asyncio.CancelledError:
             outcome = str(Outcome.CANCELLED)
             raise

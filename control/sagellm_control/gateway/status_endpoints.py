@@ -9,13 +9,11 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 
 from ..client.errors import UnknownModel
+from ..client.pools import SILENCE_S
 from ..client.queue_client import QueueClient
 from .endpoints import OpenAIEndpoints
 from .errors import from_queue
 from .metrics import PoolCollector
-
-REDIS_SILENCE_S = 3.0
-"""Redis is looked at once a second; silent for longer than this, the gateway is not ready."""
 
 
 class StatusEndpoints:
@@ -61,7 +59,7 @@ class StatusEndpoints:
     async def ready(self, request: web.Request) -> web.Response:
         """200 while Redis answers and the inbox is subscribed; else 503."""
         checks = {
-            "redis": self._queue.pools.age_s < REDIS_SILENCE_S,
+            "redis": self._queue.pools.age_s < SILENCE_S,
             "inbox": self._queue.inbox.subscribed.is_set(),
             "accepting": not self._openai.stopping,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable
 
 from redis.exceptions import RedisError
@@ -27,6 +28,8 @@ class LapseKeeper:
         self.store = store
         self.pool = pool
         self._suspected: set[str] = set()
+        self._patient_until = float("-inf")
+        """Monotonic; until then nothing is taken from anybody, as the server was away just now."""
 
     async def run(self) -> None:
         """Keep until cancelled."""
@@ -36,6 +39,9 @@ class LapseKeeper:
             except (RedisError, OSError) as error:
                 log.warning("pool %s: cannot look for lapsed leases: %s", self.pool, error)
                 self._suspected = set()
+                # Workers could not renew either. Each gets the time that a command and a connection may take.
+                settings = self.store.settings
+                self._patient_until = time.monotonic() + settings.command_timeout_s + settings.connect_timeout_s
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def look_twice(self) -> int:
@@ -46,6 +52,8 @@ class LapseKeeper:
         """
         lapsed = set(await lapsed_leases(self.store, self.pool))
         confirmed, self._suspected = lapsed & self._suspected, lapsed
+        if time.monotonic() < self._patient_until:
+            return 0
         return await self.retire(confirmed)
 
     async def look(self) -> int:

@@ -100,7 +100,7 @@ class Reconciler:
             ids += [member.decode() for member, _ in page]
             if not self._cursor:
                 break
-        now = await server_ms(self.store) if ids else 0.0
+        now = await server_ms(self.store, self.pool) if ids else 0.0
         suspects: list[tuple[str, str | None]] = []
         for request_id, (state, arrived, timeout) in await self._read(ids, "state", "arrived_ms", "timeout_ms"):
             late = bool(timeout) and now >= float(arrived or 0) + float(timeout)
@@ -109,7 +109,7 @@ class Reconciler:
         return suspects
 
     async def _suspects_on_engines(self, engines: Sequence[str]) -> list[tuple[str, str | None]]:
-        now = await server_ms(self.store)
+        now = await server_ms(self.store, self.pool)
         suspects: list[tuple[str, str | None]] = []
         looked_at = 0
         for engine in self._next_engines(engines):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from redis.exceptions import OutOfMemoryError
+
 from ..store.connect import Store
 from . import metrics
 from .guarded import GuardedOrder, GuardedPlacement
@@ -29,7 +31,11 @@ class PoolPolicy:
         """Record what this process was told, for all schedulers of the pool."""
         wanted = {"policy": settings.policy, "placement": settings.placement, "aging_s": settings.aging_s}
         if given := {name: value for name, value in wanted.items() if value is not None}:
-            await self._store.commands.hset(self._key, mapping=given)
+            try:
+                await self._store.commands.hset(self._key, mapping=given)
+            except OutOfMemoryError:
+                # To schedule what is there makes room; to insist on a setting does not.
+                log.warning("pool %s: Redis is out of memory, so %s is not recorded", self._pool, given)
 
     async def follow(self) -> None:
         """Take over what is recorded now."""

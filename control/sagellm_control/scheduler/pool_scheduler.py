@@ -56,7 +56,7 @@ class PoolScheduler:
         self.keys = store.keys.pool(pool)
         self.engines = OpenEngines()
         self.policy = PoolPolicy(store, pool)
-        self._reader: Any = store.blocking()
+        self._reader: Any = store.blocking(settings.sweep_s)
         self._rows_read_at = float("-inf")
         self._swept_at = float("-inf")
         self._ahead: asyncio.Task[Taken] | None = None

@@ -16,6 +16,7 @@ from ..keeper.departures import DepartureKeeper
 from ..keeper.lapses import LapseKeeper
 from ..keeper.reconcile import Reconciler
 from ..stopping import run_until, stop_requested
+from ..store.backoff import Backoff
 from ..store.connect import Store, open_store
 from ..store.inspect import list_pools
 from ..store.settings import RedisSettings
@@ -72,13 +73,14 @@ class Scheduler:
             tasks.create_task(Reconciler(self.store, pool).run(), name=f"reconcile {pool}")
 
     async def _schedule(self, pool: str) -> None:
+        backoff = Backoff(longest_s=RETRY_S)
         while True:
             scheduler = PoolScheduler(self.store, pool, self.consumer, self.settings)
             try:
                 await scheduler.run()
             except (RedisError, OSError) as error:
                 log.warning("pool %s: %s; trying again", pool, error)
-            await asyncio.sleep(RETRY_S)
+            await backoff.pause()
             with contextlib.suppress(RedisError, OSError):
                 if pool not in await list_pools(self.store):
                     return  # it was forgotten: to prepare it again would leave its streams behind

@@ -1,27 +1,24 @@
-"""The one module that knows the topology (standalone, Sentinel, Cluster) and the three client profiles.
+"""The connections to the shared state, in three profiles that are never mixed (``topology`` makes the clients).
 
 * commands: a short timeout and no blind retries; a step that may be repeated is repeated by ``Script``.
-* blocking: for ``XREADGROUP … BLOCK``: no read timeout, its own connection.
-* pub/sub: its own connection, no read timeout.
+* blocking: for ``XREADGROUP … BLOCK``: its own connection, and a timeout behind that of the read.
+* pub/sub: its own connection, no timeout; whoever listens finds out by himself whether it still lives.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-import redis.asyncio as redis
-from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from ..wire.keys import Keys
-from .deadline import with_deadline
+from .cluster import ClusterClient
 from .settings import RedisSettings
+from .topology import make_client
 
 if TYPE_CHECKING:
     from redis.asyncio.client import PubSub
@@ -30,9 +27,6 @@ SERVER_CLOCK = "0"
 """Argument of a step that stands for the server's own clock."""
 
 MINIMUM_SERVER = (7, 0)
-
-MOST_CONNECTIONS = 32
-"""Commands of one process under way at once; the server runs them one after another anyway."""
 
 
 class StoreUnusable(Exception):
@@ -50,14 +44,17 @@ class Store:
         self.settings = settings
         self.keys = Keys(settings.namespace)
         self.now = now
-        self.commands: Any = self._client(deadline_s=settings.command_timeout_s)
+        self.commands: Any = make_client(settings, deadline_s=settings.command_timeout_s)
         """Client for commands; all processes' ordinary calls go through it."""
         self._others: list[Any] = []
         self._subscriber: Any = None
 
-    def blocking(self) -> Any:
-        """A client for blocking reads, closed by ``done_with`` or with the store."""
-        client = self._client(deadline_s=None)
+    def blocking(self, longest_s: float = 60.0) -> Any:
+        """A client for reads that block for at most so long (s), closed by ``done_with`` or with the store.
+
+        A server that has said nothing a while after that has gone without a word.
+        """
+        client = make_client(self.settings, deadline_s=longest_s + self.settings.command_timeout_s)
         self._others.append(client)
         return client
 
@@ -67,11 +64,24 @@ class Store:
         await client.aclose()
 
     def pubsub(self) -> PubSub:
-        """A subscription connection; the caller closes it."""
+        """A subscription connection; the caller closes it. In a cluster each call goes to some other node: a plain
+        PUBLISH reaches all of them, so any will do, and one that is gone is not asked for ever."""
         if self._subscriber is None:
-            self._subscriber = self._client(deadline_s=None, pubsub=True)
+            self._subscriber = make_client(self.settings, deadline_s=None)
             self._others.append(self._subscriber)
-        return self._subscriber.pubsub(ignore_subscribe_messages=False)
+        client = self._subscriber
+        if isinstance(client, ClusterClient):
+            assert isinstance(self.commands, ClusterClient)
+            client = client.at(random.choice(self.commands.addresses))
+        return client.pubsub(ignore_subscribe_messages=False)
+
+    async def node_of(self, key: str) -> Any:
+        """A client of the very server that holds a key: for its clock, and for what has no key of its own."""
+        return await self.commands.node_of(key) if isinstance(self.commands, ClusterClient) else self.commands
+
+    async def servers(self) -> list[Any]:
+        """A client of each server that holds keys."""
+        return await self.commands.masters() if isinstance(self.commands, ClusterClient) else [self.commands]
 
     async def check(self) -> None:
         """See that the server is there, new enough, and never evicts.
@@ -81,78 +91,29 @@ class Store:
             StoreUnusable: its version or ``maxmemory-policy`` would lose requests.
         """
         try:
-            server: dict[str, Any] = await self._info("server")
-            memory: dict[str, Any] = await self._info("memory")
+            for server in await self.servers():
+                _check(await server.info("server"), await server.info("memory"))
         except (RedisError, OSError) as error:
             raise StoreUnreachable(
                 f"no Redis at {mask_password(self.settings.url)} ({error}): start one, or set --redis-url"
             ) from error
-        version = str(server.get("redis_version", "0"))
-        if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM_SERVER:
-            raise StoreUnusable(f"the server speaks Redis {version}; 7.0 or newer (or Valkey 8) is needed")
-        policy = memory.get("maxmemory_policy", "noeviction")
-        if policy != "noeviction":
-            raise StoreUnusable(
-                f"the server's maxmemory-policy is {policy}, which would throw requests away when memory runs out: "
-                "run 'CONFIG SET maxmemory-policy noeviction' and put the same into its configuration"
-            )
-
-    async def _info(self, section: str) -> dict[str, Any]:
-        if isinstance(self.commands, RedisCluster):
-            return await self.commands.info(section, target_nodes=RedisCluster.RANDOM)
-        return await self.commands.info(section)
 
     async def close(self) -> None:
         """Close every connection."""
         for client in (*self._others, self.commands):
             await client.aclose()
 
-    def _client(self, *, deadline_s: float | None, pubsub: bool = False) -> Any:
-        options: dict[str, Any] = {
-            "socket_timeout": None,
-            "socket_connect_timeout": self.settings.connect_timeout_s,
-            "socket_keepalive": True,
-            # redis-py 8 retries ten times by default: a lost reply would run a command again behind our back.
-            "retry": Retry(NoBackoff(), 0),
-        }
-        parts = urlsplit(self.settings.url)
-        login: dict[str, Any] = {
-            "username": parts.username,
-            "password": unquote(parts.password) if parts.password else None,
-        }
-        if parts.scheme == "redis+cluster":
-            if not pubsub:
-                options |= {"socket_timeout": deadline_s}
-                options.pop("retry")
-                nodes = [ClusterNode(host, port) for host, port in _addresses(parts.netloc, 6379)]
-                cluster: Any = RedisCluster  # its type stubs call it abstract
-                return cluster(startup_nodes=nodes, **options, **login)
-            # A plain PUBLISH reaches every node of a cluster, so one node is enough to listen on.
-            host, port = _addresses(parts.netloc, 6379)[0]
-            client: Any = redis.Redis(host=host, port=port, **options, **login)
-        elif parts.scheme == "redis+sentinel":
-            name, _, database = parts.path.strip("/").partition("/")
-            sentinel = Sentinel(_addresses(parts.netloc, 26379), socket_timeout=self.settings.connect_timeout_s)
-            client = sentinel.master_for(name or "mymaster", db=int(database or 0), **options, **login)
-        else:
-            # A burst of calls waits for a connection instead of opening one each.
-            wait_s = self.settings.command_timeout_s
-            pool = redis.BlockingConnectionPool.from_url(
-                self.settings.url, max_connections=MOST_CONNECTIONS, timeout=wait_s, **options
-            )
-            client = redis.Redis.from_pool(pool)
-        if deadline_s is not None:
-            with_deadline(client.connection_pool, deadline_s)
-        return client
 
-
-def _addresses(netloc: str, default_port: int) -> list[tuple[str, int]]:
-    hosts = netloc.rpartition("@")[2].split(",")
-    found: list[tuple[str, int]] = []
-    for host in hosts:
-        name, _, port = host.rpartition(":") if ":" in host else (host, "", "")
-        found.append((name, int(port or default_port)))
-    return found
+def _check(server: dict[str, Any], memory: dict[str, Any]) -> None:
+    version = str(server.get("redis_version", "0"))
+    if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM_SERVER:
+        raise StoreUnusable(f"the server speaks Redis {version}; 7.0 or newer (or Valkey 8) is needed")
+    policy = memory.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise StoreUnusable(
+            f"the server's maxmemory-policy is {policy}, which would throw requests away when memory runs out: "
+            "run 'CONFIG SET maxmemory-policy noeviction' and put the same into its configuration"
+        )
 
 
 def mask_password(url: str) -> str:

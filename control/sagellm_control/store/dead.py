@@ -67,10 +67,10 @@ class Retried:
 
 async def list_dead(store: Store, pool: str | None = None, *, limit: int = 100, before: str = "+") -> list[DeadLetter]:
     """The newest first; the next page is what is ``before`` the last entry of this one."""
-    now = await server_ms(store)
     upper = before if before == "+" else f"({before}"
     found: list[DeadLetter] = []
     for name in [pool] if pool else await list_pools(store):
+        now = await server_ms(store, name)
         entries = await store.commands.xrevrange(store.keys.pool(name).dead, max=upper, count=limit)
         found += [_read(name, entry, fields, now) for entry, fields in entries]
     found.sort(key=lambda letter: tuple(map(int, letter.entry.split("-"))), reverse=True)
@@ -79,9 +79,9 @@ async def list_dead(store: Store, pool: str | None = None, *, limit: int = 100, 
 
 async def find_dead(store: Store, word: str, pool: str | None = None) -> list[DeadLetter]:
     """The entries of this id, or of the request of this id; newest first."""
-    now = await server_ms(store)
     found: list[DeadLetter] = []
     for name in [pool] if pool else await list_pools(store):
+        now = await server_ms(store, name)
         stream = store.keys.pool(name).dead
         if _ENTRY.fullmatch(word):
             entries = await store.commands.xrange(stream, min=word, max=word)

@@ -8,18 +8,22 @@ when the write is done: the task goes on as if nobody had asked it to stop, and 
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import hiredis
+from redis.exceptions import ConnectionError, ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 
 class CommandDeadline:
     """Mixin for redis-py's connections."""
 
-    command_timeout_s: float
+    command_timeout_s: float | None
+    pool: Any
+    """The pool that they belong to."""
 
     def pack_command(self, *words: Any) -> list[bytes]:
         """One buffer, made by hiredis; redis-py's own packing is in Python here and gives a buffer a word."""
@@ -35,8 +39,13 @@ class CommandDeadline:
 
     async def read_response(self, *arguments: Any, **options: Any) -> Any:
         """Read an answer."""
-        async with self._deadline():
-            return await super().read_response(*arguments, **options)  # pyright: ignore[reportAttributeAccessIssue]
+        try:
+            async with self._deadline():
+                return await super().read_response(*arguments, **options)  # pyright: ignore[reportAttributeAccessIssue]
+        except ReadOnlyError as error:
+            # It was the master when we connected; whoever is now is found by connecting again.
+            await self._leave()
+            raise ConnectionError("the server is a replica now") from error
 
     @asynccontextmanager
     async def _deadline(self) -> AsyncGenerator[None, None]:
@@ -45,12 +54,19 @@ class CommandDeadline:
                 yield
         except TimeoutError as error:
             # The answer may still come: nobody must take it for that of the next command.
-            await self.disconnect(nowait=True)  # pyright: ignore[reportAttributeAccessIssue]
+            await self._leave()
             raise RedisTimeoutError(f"no answer from the server within {self.command_timeout_s:g} s") from error
 
+    async def _leave(self) -> None:
+        """Disconnect, and the idle connections too: whoever needs one connects to where the server is now."""
+        for connection in (self, *self.pool._available_connections):
+            # Without waiting: meanwhile another task could take it and connect it.
+            await connection.disconnect(nowait=True)  # pyright: ignore[reportAttributeAccessIssue]
 
-def with_deadline(pool: Any, command_timeout_s: float) -> None:
-    """From now on the pool's connections give each command so long (s)."""
+
+def with_deadline(pool: Any, command_timeout_s: float | None) -> None:
+    """From now on the pool's connections give each command so long (s); None: for ever."""
     name = f"Deadline{pool.connection_class.__name__}"
     bases = (CommandDeadline, pool.connection_class)
-    pool.connection_class = type(name, bases, {"command_timeout_s": command_timeout_s})
+    attributes = {"command_timeout_s": command_timeout_s, "pool": weakref.proxy(pool)}
+    pool.connection_class = type(name, bases, attributes)

@@ -111,18 +111,19 @@ async def waiting_head(store: Store, pool: str, count: int, *, start: int = 0) -
     return found
 
 
-async def server_ms(store: Store) -> float:
-    """The server's clock, in ms since the epoch."""
+async def server_ms(store: Store, pool: str) -> float:
+    """The clock by which the pool's times were written, in ms since the epoch: its server's."""
     given = store.now()
     if given != "0":
         return float(given)
-    seconds, micros = await store.commands.time()
+    server = await store.node_of(store.keys.pool(pool).leases)
+    seconds, micros = await server.time()
     return int(seconds) * 1000 + int(micros) / 1000
 
 
 async def lapsed_leases(store: Store, pool: str) -> list[str]:
     """Engines whose worker's lease has lapsed and that nobody has retired yet."""
-    now = await server_ms(store)
+    now = await server_ms(store, pool)
     keys = store.keys.pool(pool)
     return [name.decode() for name in await store.commands.zrangebyscore(keys.leases, "-inf", now)]
 

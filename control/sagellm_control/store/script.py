@@ -14,6 +14,7 @@ from .connect import Store
 Argument = str | bytes | int | float
 
 _STEPS = files("sagellm_control.store.steps")
+_ALLOW_OOM = "#!lua flags=allow-oom"
 _PRELUDE = _STEPS.joinpath("prelude.lua").read_text(encoding="utf-8")
 
 
@@ -22,11 +23,15 @@ class Script:
 
     Every step may be repeated: what it did before, it finds done (and what a lost ``take`` had read is reclaimed). So a
     call whose reply was lost is sent again, once, and a server that has lost its script cache is given the text.
+
+    A server whose memory is full (``maxmemory``) still runs every step, as otherwise nothing that was accepted could
+    ever end and make room. Only a step that adds work is refused, by its first write: nothing is half written.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, adds_work: bool = False) -> None:
         self.name = name
-        self.text = f"{_PRELUDE}\n{_STEPS.joinpath(f'{name}.lua').read_text(encoding='utf-8')}"
+        first_line = "" if adds_work else f"{_ALLOW_OOM}\n"
+        self.text = f"{first_line}{_PRELUDE}\n{_STEPS.joinpath(f'{name}.lua').read_text(encoding='utf-8')}"
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, store: Store, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:

@@ -54,9 +54,9 @@ class RequestView(BaseModel):
 
 async def list_engines(store: Store) -> list[EngineView]:
     """Every engine of every pool."""
-    now = await server_ms(store)
     views: list[EngineView] = []
     for pool in await list_pools(store):
+        now = await server_ms(store, pool)
         keys = store.keys.pool(pool)
         ids = sorted(name.decode() for name in await store.commands.smembers(keys.engines))
         pipe = store.commands.pipeline(transaction=False)
@@ -90,21 +90,21 @@ async def list_requests(
     store: Store, pool: str | None = None, state: RequestState | None = None, limit: int = 100
 ) -> list[RequestView]:
     """Requests by where they are: queued, waiting (in their order), assigned and running; finished ones on demand."""
-    now = await server_ms(store)
     views: list[RequestView] = []
     for name in [pool] if pool else await list_pools(store):
         room_left = limit - len(views)
         if room_left <= 0:
             break
         ids = await _request_ids(store, name, state, room_left)
+        now = await server_ms(store, name)
         views += await _request_views(store, name, ids, now, state)
     return views[:limit]
 
 
 async def find_request(store: Store, request_id: str) -> RequestView | None:
     """The request of this id, in whichever pool it is."""
-    now = await server_ms(store)
     for pool in await list_pools(store):
+        now = await server_ms(store, pool)
         for view in await _request_views(store, pool, [request_id], now, None):
             keys = store.keys.pool(pool)
             if view.state is RequestState.WAITING:
@@ -145,10 +145,11 @@ async def _finished_ids(store: Store, pool: str, limit: int) -> list[str]:
     keys = store.keys.pool(pool)
     pattern = re.sub(r"([\[\]?*\\])", r"\\\1", keys.record("")) + "*"
     start = len(keys.record(""))
+    server = await store.node_of(keys.record(""))
     found: list[str] = []
     cursor = 0
     while len(found) < limit:
-        cursor, names = await store.commands.scan(cursor, match=pattern, count=1000, _type="HASH")
+        cursor, names = await server.scan(cursor, match=pattern, count=1000, _type="HASH")
         pipe = store.commands.pipeline(transaction=False)
         for name in names:
             pipe.hget(name, "state")

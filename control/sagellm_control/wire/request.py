@@ -65,6 +65,8 @@ class NewRequest:
     """Most that the client asked for; 0: it did not say."""
     trace_id: str = ""
     traceparent: str = ""
+    attempt: int = 0
+    """Attempts are counted from here; above 0 where it is submitted again and an earlier attempt may still run."""
 
     @property
     def fingerprint(self) -> str:

@@ -10,7 +10,7 @@ from ...wire.states import RequestState
 from ..connect import Store
 from ..script import Argument, Script
 
-_SCRIPT = Script("accept")
+_SCRIPT = Script("accept", adds_work=True)
 
 
 @dataclass(slots=True, frozen=True)
@@ -101,6 +101,7 @@ def _optional_fields(request: NewRequest) -> list[Argument]:
         "slo_ms",
         "prompt_tokens",
         "max_tokens",
+        "attempt",
     ):
         if value := getattr(request, name):
             fields += (name, value)

@@ -89,7 +89,6 @@ async def renew_engine(
     for request_id, attempt in attempts:
         arguments += (request_id, attempt)
     arguments += ("limit", row.fields()["limit"])
-    await announce(store, row)
     answer = await _RENEW(store, names, arguments)
     if not answer:
         return None

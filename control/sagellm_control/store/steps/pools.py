@@ -6,6 +6,7 @@ from ...wire.engine import EngineRow
 from ..connect import Store
 from ..script import Script
 
+_ANNOUNCE = Script("announce")
 _FORGET = Script("forget_pool")
 
 DEAD_KEPT_MS = 7 * 24 * 3600 * 1000
@@ -13,10 +14,9 @@ DEAD_KEPT_MS = 7 * 24 * 3600 * 1000
 
 
 async def announce(store: Store, row: EngineRow) -> None:
-    """Make the engine's pool and the names that it answers to known. Repeated with each renewal of a lease."""
-    names = dict.fromkeys((row.pool, *row.models), row.pool)
-    await store.commands.sadd(store.keys.pools(), row.pool)
-    await store.commands.hset(store.keys.models(), mapping=names)
+    """Make the engine's pool and the names that it answers to known. To be repeated: it may be forgotten."""
+    await _ANNOUNCE(store, [store.keys.pools()], [row.pool])
+    await _ANNOUNCE(store, [store.keys.models()], [row.pool, *dict.fromkeys((row.pool, *row.models))])
 
 
 async def forget_pool(store: Store, pool: str) -> bool:

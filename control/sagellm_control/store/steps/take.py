@@ -1,4 +1,4 @@
-"""take: a scheduler reads what has arrived and where room came free. Waits for either when there is nothing."""
+"""take, and what goes with it: a scheduler reads what has arrived and where room came free, or waits for either."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ..stream_answer import stream_entries
 
 _SCRIPT = Script("take")
 _LEAVE = Script("leave")
+_PREPARE = Script("prepare")
 
 FREED = 5
 """Index of the freed stream behind the five intake streams."""
@@ -66,12 +67,7 @@ class Taken:
 
 async def ensure_groups(store: Store, keys: PoolKeys) -> None:
     """Create the schedulers' group on the pool's streams, where it is missing."""
-    for stream in (*keys.intake, keys.freed):
-        try:
-            await store.commands.xgroup_create(stream, SCHEDULER_GROUP, id="0", mkstream=True)
-        except ResponseError as error:
-            if "BUSYGROUP" not in str(error):
-                raise
+    await _PREPARE(store, [*keys.intake, keys.freed], ["0"])
 
 
 async def take(store: Store, keys: PoolKeys, consumer: str, *, arrivals: int, freed: int = 256) -> Taken:

@@ -1,0 +1,147 @@
+"""Redis takes nothing more: its memory is full, or its disk, or its replicas are gone. What was accepted still ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from redis.exceptions import OutOfMemoryError, RedisError
+
+from sagellm_control.embedded import EmbeddedValkey
+from sagellm_control.scheduler.pool_scheduler import PoolScheduler
+from sagellm_control.scheduler.settings import SchedulerSettings
+from sagellm_control.store.connect import Store
+from sagellm_control.store.settings import RedisSettings
+from sagellm_control.store.steps.assign import Placement
+
+from ..clock import Clock
+from ..flow.asking import CHAT_PATH, chat, error_of, expected_text
+from ..flow.conftest import StartEngine
+from ..flow.in_process import InProcessSystem, in_process_system
+from ..leaks import namespace_keys
+from ..pool_driver import PoolDriver
+from ..waiting import wait_until
+from .test_redis_away import whole_text
+
+
+@pytest.fixture
+async def own(server: EmbeddedValkey) -> AsyncGenerator[PoolDriver, None]:
+    """A pool on a server of the test's own."""
+    clock = Clock()
+    store = Store(RedisSettings(url=server.url), now=clock)
+    yield PoolDriver(store, clock, "m")
+    await store.close()
+
+
+@asynccontextmanager
+async def full(store: Store) -> AsyncGenerator[None, None]:
+    """Every byte that the server has is in use."""
+    await store.commands.config_set("maxmemory", 1)
+    try:
+        yield
+    finally:
+        await store.commands.config_set("maxmemory", 0)
+
+
+async def test_with_full_memory_nothing_is_accepted_and_nothing_half_written(own: PoolDriver) -> None:
+    before = await namespace_keys(own.store)
+    async with full(own.store):
+        with pytest.raises(OutOfMemoryError):
+            await own.accept("a", "b")
+    assert await namespace_keys(own.store) == before
+    assert await own.counters() == {}
+    await own.accept("a", "b")
+    assert await own.counters() == {"accepted": 2}
+
+
+async def test_with_full_memory_every_other_step_goes_on(own: PoolDriver) -> None:
+    await own.engine("e1", slots=4)
+    await own.accept("a", "b", "c", "d")
+    async with full(own.store):
+        taken = await own.take()
+        assert (await own.admit(*(own.admission(entry) for entry in taken.arrivals))).results == ["waiting"] * 4
+        placed = await own.assign(*(Placement(request_id, 0, "e1") for request_id in "abc"))
+        assert placed.results == ["assigned"] * 3
+        assert await own.claim("a") == "running"
+        assert await own.append("a", 1)
+        assert await own.finish("a", 2)
+        assert await own.requeue("b") == "waiting"
+        # A worker and a scheduler that start now are what makes room again.
+        await own.engine("e2")
+        scheduler = PoolScheduler(own.store, own.name, "late", SchedulerSettings(policy="fifo"))
+        await scheduler.prepare()
+    assert await own.counters() == {"accepted": 4, "completed": 1, "requeued": 1}
+
+
+async def test_a_gateway_says_when_to_come_back_while_running_answers_end(
+    start_engine: StartEngine, server: EmbeddedValkey
+) -> None:
+    engine = await start_engine(tpot_ms=20)
+    redis = RedisSettings(url=server.url)
+    async with in_process_system(redis, [engine.url]) as system:
+        asking = asyncio.create_task(whole_text(system, chat("to the end", max_tokens=40, stream=True)))
+        await engine.until(running=1)
+        async with full(system.store):
+            await refused(system)
+            assert await asking == expected_text("to the end", 40)
+        assert await whole_text(system, chat("again", max_tokens=2)) == expected_text("again", 2)
+
+
+async def test_a_full_disk(start_engine: StartEngine, server: EmbeddedValkey, tmp_path: Path) -> None:
+    """MISCONF: the server refuses every write until it can save again. What runs waits for that."""
+    engine = await start_engine(tpot_ms=20)
+    redis = RedisSettings(url=server.url)
+    async with in_process_system(redis, [engine.url]) as system:
+        db = system.store.commands
+        asking = asyncio.create_task(whole_text(system, chat("to the end", max_tokens=40, stream=True)))
+        await engine.until(running=1)
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        kept = (await db.config_get("dir"))["dir"]
+        await db.config_set("dir", str(gone))
+        await db.config_set("save", "3600 1")
+        gone.rmdir()
+        await fails_to_save(system)
+        await refused(system)
+        await engine.until(finished=1)
+        await db.config_set("save", "")
+        await db.config_set("dir", kept)
+        assert await asking == expected_text("to the end", 40)
+
+
+async def test_without_the_replicas_that_it_must_have(start_engine: StartEngine, server: EmbeddedValkey) -> None:
+    """NOREPLICAS: with ``min-replicas-to-write`` a master that lost its replicas takes no writes."""
+    engine = await start_engine(tpot_ms=20)
+    async with in_process_system(RedisSettings(url=server.url), [engine.url]) as system:
+        asking = asyncio.create_task(whole_text(system, chat("to the end", max_tokens=40, stream=True)))
+        await engine.until(running=1)
+        await system.store.commands.config_set("min-replicas-to-write", 1)
+        await refused(system)
+        await engine.until(finished=1)
+        await system.store.commands.config_set("min-replicas-to-write", 0)
+        assert await asking == expected_text("to the end", 40)
+
+
+async def refused(system: InProcessSystem) -> None:
+    """A new request is refused, with the time to come back."""
+    async with system.session.post(system.url + CHAT_PATH, json=chat()) as response:
+        assert response.status == 503
+        assert (await error_of(response))["code"] == "queue_unavailable"
+        assert int(response.headers["Retry-After"]) >= 1
+
+
+async def fails_to_save(system: InProcessSystem) -> None:
+    """Make the server try, until it knows that it cannot."""
+    db = system.store.commands
+    try:
+        await db.bgsave()
+    except RedisError as error:
+        assert "already in progress" in str(error)  # noqa: PT017 - anything else is a test that tests nothing
+
+    async def failed() -> bool:
+        return (await db.info("persistence"))["rdb_last_bgsave_status"] == "err"
+
+    await wait_until(failed, what="the server cannot save")

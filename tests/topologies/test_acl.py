@@ -1,0 +1,84 @@
+"""A user with no more rights than the documentation gives it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from redis.exceptions import NoPermissionError
+
+from sagellm_control.client import QueueClient
+from sagellm_control.keeper.departures import DepartureKeeper
+from sagellm_control.store.connect import StoreUnreachable, StoreUnusable, open_store
+from sagellm_control.store.settings import RedisSettings
+from sagellm_control.store.steps.engines import drain_engine
+from sagellm_control.store.views import list_requests
+from sagellm_control.wire.states import RequestState
+
+from ..flow.asking import CHAT_PATH, MODEL, chat, chat_bytes, expected_text
+from ..flow.conftest import StartEngine
+from ..flow.in_process import in_process_system
+from ..server_groups import ask_server
+from ..servers import Backend, make_server
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "deploying-redis.md"
+
+
+@pytest.fixture
+async def login(backend: Backend, redis_settings: RedisSettings) -> RedisSettings:
+    """The test's namespace, as the documented user."""
+    found = re.search(r"^ACL SETUSER (.*)$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
+    assert found
+    user = f"user-of-{redis_settings.namespace}"
+    text = found[1].replace("sagellm:", f"{redis_settings.namespace}:").replace("PASSWORD", "p@ss:word/")
+    words = [user, *text.split()[1:]]
+    port = urlsplit(redis_settings.url).port or 0
+    await ask_server(port, "ACL", "SETUSER", *words)
+    return redis_settings.model_copy(update={"url": f"redis://{user}:p%40ss%3Aword%2F@127.0.0.1:{port}/0"})
+
+
+async def test_everything_works_with_the_documented_rights(login: RedisSettings, start_engine: StartEngine) -> None:
+    engine = await start_engine()
+    async with in_process_system(login, [engine.url]) as system:
+        for stream in (False, True):
+            body = chat("allowed", max_tokens=3, stream=stream)
+            async with system.session.post(system.url + CHAT_PATH, json=body) as response:
+                assert response.status == 200
+                await response.read()
+        async with QueueClient.connect(login) as queue:
+            submission = await queue.submit(MODEL, chat_bytes("allowed", max_tokens=3))
+            result = await queue.result(submission.request_id)
+            assert result.json()["choices"][0]["message"]["content"] == expected_text("allowed", 3)
+            assert await queue.cancel(submission.request_id) == "finished"
+        assert len(await list_requests(system.store, state=RequestState.FINISHED)) == 3
+        await DepartureKeeper(system.store, MODEL).look()
+        (view,) = await system.engine_views()
+        await drain_engine(system.store, MODEL, view.engine_id)
+        await drain_engine(system.store, MODEL, view.engine_id, drain=False)
+        refused = await asyncio.gather(
+            system.store.commands.get("another-namespace:key"),
+            system.store.commands.publish("another-namespace:inbox:x", "hello"),
+            system.store.commands.flushall(),
+            return_exceptions=True,
+        )
+        assert [type(error) for error in refused] == [NoPermissionError] * 3
+
+
+async def test_a_wrong_password_is_told_without_the_password(login: RedisSettings) -> None:
+    wrong = login.model_copy(update={"url": login.url.replace("word", "wurd")})
+    with pytest.raises(StoreUnreachable) as told:
+        async with open_store(wrong):
+            pass
+    assert "wurd" not in str(told.value)
+    assert "password" in str(told.value)
+
+
+async def test_a_server_that_evicts_is_refused(backend: Backend) -> None:
+    async with make_server(backend) as server:
+        await ask_server(server.port, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        with pytest.raises(StoreUnusable, match="maxmemory-policy is allkeys-lru"):
+            async with open_store(RedisSettings(url=server.url)):
+                pass
