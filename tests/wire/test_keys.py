@@ -15,6 +15,7 @@ POOL = KEYS.pool("qwen2.5-7b")
 NAMES = {
     KEYS.pools(): "sagellm:pools",
     KEYS.models(): "sagellm:models",
+    KEYS.gateways(): "sagellm:gateways",
     KEYS.inbox("g1"): "sagellm:inbox:g1",
     POOL.prefix: "sagellm:{qwen2.5-7b}",
     POOL.intake[0]: "sagellm:{qwen2.5-7b}:intake:critical",
@@ -29,6 +30,8 @@ NAMES = {
     POOL.leases: "sagellm:{qwen2.5-7b}:leases",
     POOL.settings: "sagellm:{qwen2.5-7b}:settings",
     POOL.counters: "sagellm:{qwen2.5-7b}:counters",
+    POOL.retries: "sagellm:{qwen2.5-7b}:retries",
+    POOL.orphans: "sagellm:{qwen2.5-7b}:orphans",
     POOL.dead: "sagellm:{qwen2.5-7b}:dead",
     POOL.record("r1"): "sagellm:{qwen2.5-7b}:request:r1",
     POOL.body("r1"): "sagellm:{qwen2.5-7b}:request:r1:body",

@@ -26,6 +26,7 @@ def test_read_assignment() -> None:
         b"tenant": b"t",
         b"trace_id": b"x",
         b"traceparent": b"00-1-2-01",
+        b"after": b"1-7",
         b"body": b"{}",
     }
     assert read_assigned(b"7-0", LEAST | more) == Assignment(

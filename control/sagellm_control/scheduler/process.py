@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from ..keeper.departures import DepartureKeeper
 from ..keeper.lapses import LapseKeeper
+from ..keeper.orphans import OrphanKeeper
 from ..stopping import run_until, stop_requested
 from ..store.connect import Store, open_store
 from ..store.inspect import list_pools
@@ -68,6 +69,7 @@ class Scheduler:
             tasks.create_task(self._schedule(pool), name=f"schedule {pool}")
             tasks.create_task(LapseKeeper(self.store, pool).run(), name=f"lapses {pool}")
             tasks.create_task(DepartureKeeper(self.store, pool).run(), name=f"departures {pool}")
+            tasks.create_task(OrphanKeeper(self.store, pool).run(), name=f"orphans {pool}")
 
     async def _schedule(self, pool: str) -> None:
         while True:

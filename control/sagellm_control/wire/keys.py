@@ -39,6 +39,10 @@ class Keys:
         """Hash: name that a client may ask for -> pool that serves it."""
         return f"{self.namespace}:models"
 
+    def gateways(self) -> str:
+        """Sorted set: the inbox of each gateway under the time (ms) until which it is taken to be alive."""
+        return f"{self.namespace}:gateways"
+
     def inbox(self, gateway: str) -> str:
         """Channel: output for the clients of one gateway process."""
         return f"{self.namespace}:inbox:{gateway}"
@@ -98,6 +102,16 @@ class PoolKeys:
     def counters(self) -> str:
         """Hash: how many were accepted, and how many ended in which way."""
         return f"{self.prefix}:counters"
+
+    @cached_property
+    def retries(self) -> str:
+        """Hash: what the retry budget knows of the last seconds."""
+        return f"{self.prefix}:retries"
+
+    @cached_property
+    def orphans(self) -> str:
+        """Sorted set: requests that nobody listens to, under the time (ms) at which each is cancelled."""
+        return f"{self.prefix}:orphans"
 
     @cached_property
     def dead(self) -> str:

@@ -65,6 +65,10 @@ class NewRequest:
     """Most that the client asked for; 0: it did not say."""
     trace_id: str = ""
     traceparent: str = ""
+    continuable: bool = False
+    """Should its engine be lost in the middle of the answer, another one may go on with it."""
+    orphan_grace_ms: int = 0
+    """Cancelled when nobody has listened for so long; 0: it goes on for whoever may come."""
 
     @property
     def fingerprint(self) -> str:

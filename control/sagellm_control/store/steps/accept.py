@@ -97,11 +97,14 @@ def _optional_fields(request: NewRequest) -> list[Argument]:
         "slo_ms",
         "prompt_tokens",
         "max_tokens",
+        "orphan_grace_ms",
     ):
         if value := getattr(request, name):
             fields += (name, value)
     if request.stream:
         fields += ("stream", 1)
+        if request.continuable:
+            fields += ("continue", 1)
     return fields
 
 
