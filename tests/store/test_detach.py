@@ -32,7 +32,7 @@ async def test_an_inbox_goes(pool: PoolDriver, before: str, leaves: str, after: 
     assert await detach(pool.store, pool.name, "a", leaves) is following
     assert (await pool.record("a"))["inbox"] == after
     # Those that are left may be gone already: the keeper looks.
-    assert await _orphans(pool) == {"a": pool.clock() + GRACE_MS}
+    assert await _orphans(pool) == {"a": pool.clock.now_ms + GRACE_MS}
 
 
 async def test_without_a_grace_it_may_be_alone_for_ever(pool: PoolDriver) -> None:

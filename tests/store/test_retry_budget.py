@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.requeue import Cause, Requeue, RetryBudget, requeue
 
 from ..pool_driver import BROKEN, PoolDriver
@@ -15,7 +16,14 @@ async def _fail(pool: PoolDriver, budget: RetryBudget, *request_ids: str, cause:
     """Let requests run and fail, all at once; what became of each."""
     await pool.running(*request_ids)
     items = [Requeue(request_id, 1, cause, BROKEN) for request_id in request_ids]
-    return await requeue(pool.store, pool.name, "e1", "w-e1", items, budget=budget)
+    results = await requeue(pool.store, pool.name, "e1", "w-e1", items, budget=budget)
+    await _leave(pool, *request_ids)
+    return results
+
+
+async def _leave(pool: PoolDriver, *request_ids: str) -> None:
+    for request_id in request_ids:
+        await cancel(pool.store, pool.name, request_id)
 
 
 def _names(prefix: str, count: int) -> list[str]:
@@ -46,14 +54,18 @@ async def test_a_share_of_what_was_accepted_of_late(pool: PoolDriver) -> None:
     budget = RetryBudget(0.5, 1)
     assert await _fail(pool, budget, *_names("a", 2)) == ["waiting"] * 2
     await pool.accept(*_names("traffic", 6))
+    await _leave(pool, *_names("traffic", 6))
     assert await _fail(pool, budget, "b0", "b1") == ["waiting"] * 2
     # The two themselves count as well: (6 + 4) / 2 beside the floor.
     assert await _fail(pool, budget, "c0", "c1") == ["waiting"] * 2
     pool.clock.advance(3 * WINDOW_MS)
     assert await _fail(pool, budget, *_names("d", 2)) == ["waiting"] * 2
     await pool.accept("one")
+    await _leave(pool, "one")
+    # Of one, e, f and g the half.
     assert await _fail(pool, budget, "e") == ["waiting"]
-    assert await _fail(pool, budget, "f") == ["failed"]
+    assert await _fail(pool, budget, "f") == ["waiting"]
+    assert await _fail(pool, budget, "g") == ["failed"]
 
 
 async def test_none(pool: PoolDriver) -> None:

@@ -56,7 +56,7 @@ def test_no_name_is_missing_above() -> None:
 
 
 def test_all_keys_of_a_pool_have_one_hash_tag() -> None:
-    for name in set(NAMES) - {KEYS.pools(), KEYS.models(), KEYS.inbox("g1")}:
+    for name in set(NAMES) - {KEYS.pools(), KEYS.models(), KEYS.gateways(), KEYS.inbox("g1")}:
         assert name[name.index("{") + 1 : name.index("}")] == "qwen2.5-7b"
 
 
