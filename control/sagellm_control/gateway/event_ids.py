@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..wire.event import Event
 
 _EVENT = re.compile(rb".+?(?:\r\n\r\n|\n\n|\Z)", re.DOTALL)
-_ID = re.compile(r"(\d{1,9})-(\d{1,9})(?:\.(\d{1,9}))?")
+_ID = re.compile(r"(\d{1,9})-(\d{1,9})(?:\.(\d{1,9}))?", re.ASCII)
 
 
 @dataclass(slots=True, frozen=True)
