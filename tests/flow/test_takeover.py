@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import openai
-import orjson
 import pytest
-from aiohttp import web
 
 from sagellm_control.simulated_engine import answer_tokens
 from sagellm_control.wire.states import RequestState
 
 from ..waiting import wait_until
-from .asking import CHAT_PATH, MODEL, chat, data, delta_of, expected_text
+from .asking import CHAT_PATH, MODEL, chat, data, expected_text
 from .conftest import SimulatedEngine, StartEngine, StartSystem
 from .in_process import InProcessSystem
 

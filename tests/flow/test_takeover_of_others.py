@@ -86,7 +86,7 @@ async def ask(system: InProcessSystem, **fields: Any) -> list[Any]:
 
 
 def texts(events: Sequence[Any]) -> list[str]:
-    return [e["choices"][0]["delta"].get("content", "") for e in events if "choices" in e and e["choices"]]
+    return [e["choices"][0]["delta"].get("content", "") for e in events if e.get("choices")]
 
 
 async def test_what_the_engine_is_asked_and_what_the_client_gets(

@@ -114,6 +114,19 @@ async def test_a_client_that_left_and_did_not_come_back(pool: PoolDriver, keeper
     assert await keeper.look() == 1
 
 
+async def test_one_that_has_not_announced_itself_yet_is_waited_for(pool: PoolDriver, keeper: OrphanKeeper) -> None:
+    await _announce(pool, "another")
+    pool.clock.advance(LEASE_MS)
+    await pool.accept("a", inbox="new", orphan_grace_ms=GRACE_MS)
+    assert await keeper.look() == 0
+    await _announce(pool, "new")
+    for _ in range(6):
+        pool.clock.advance(LEASE_MS - 1)
+        await _announce(pool, "new")
+        assert await keeper.look() == 0
+    assert await pool.state("a") == "queued"
+
+
 async def test_two_keepers_end_each_once(pool: PoolDriver, keeper: OrphanKeeper) -> None:
     other = OrphanKeeper(pool.store, pool.name)
     await _announce(pool, "gone")

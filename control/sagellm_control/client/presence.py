@@ -25,18 +25,16 @@ class Presence:
         self._inbox = inbox
         self._needed = asyncio.Event()
 
-    async def begin(self) -> None:
-        """Be known as alive from here on."""
-        if not self._needed.is_set():
-            await announce_listener(self._store, self._inbox, 1000 * LEASE_S)
-            self._needed.set()
+    def begin(self) -> None:
+        """Be known as alive from now on; nothing waits for it."""
+        self._needed.set()
 
     async def run(self) -> None:
         """Announce until cancelled. The lease is left to lapse: who listens elsewhere by then is not disturbed."""
         await self._needed.wait()
         while True:
-            await asyncio.sleep(ANNOUNCE_EVERY_S)
             try:
                 await announce_listener(self._store, self._inbox, 1000 * LEASE_S)
             except (RedisError, OSError) as error:
                 log.warning("cannot announce this gateway: %s", error)
+            await asyncio.sleep(ANNOUNCE_EVERY_S)

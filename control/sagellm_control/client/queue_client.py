@@ -139,8 +139,6 @@ class QueueClient:
             body = orjson.dumps({"model": model, "stream": stream, **body})
         try:
             pool = await self.pools.find(model)
-            if orphan_grace_s is not None:
-                await self._presence.begin()
         except (RedisError, OSError) as error:
             raise QueueUnavailable(error) from error
         if pool is None:
@@ -165,6 +163,8 @@ class QueueClient:
             continuable=continuable,
             orphan_grace_ms=_milliseconds(orphan_grace_s),
         )
+        if orphan_grace_s is not None:
+            self._presence.begin()
         # Before the request is there, so that not even its first event can be missed.
         answer = Answer(self.store, pool, request.id)
         self.inbox.open(answer)
@@ -225,7 +225,7 @@ class QueueClient:
             answer = Answer(self.store, pool, request_id, after=after)
             answer.read = True
             self.inbox.open(answer)
-            await self._presence.begin()
+            self._presence.begin()
             await attach(self.store, pool, request_id, self.inbox.channel)
             answer.check_log()
         answer.read = True

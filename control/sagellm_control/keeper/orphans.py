@@ -70,8 +70,9 @@ class OrphanKeeper:
 
     async def _note(self, leases: dict[str, float], now: float) -> None:
         async for request in limited_requests(self.store, self.pool):
-            until = _alone_until(request, leases)
-            if until is not None and max(leases.get(inbox, 0.0) for inbox in request.inboxes) <= now:
+            # One that is not known may be about to announce itself.
+            until = _alone_until(request, leases, unknown_ms=now)
+            if until is not None and _all_gone(request, leases, now):
                 await note_orphan(self.store, self.pool, request.request_id, until)
 
     async def _end(self, leases: dict[str, float], now: float) -> int:
@@ -89,13 +90,17 @@ class OrphanKeeper:
                 metrics.ORPHANS.labels(self.pool).inc()
                 log.warning("pool %s: request %s is cancelled: its gateway is gone", self.pool, request_id)
                 ended += 1
-            elif max(leases.get(inbox, 0.0) for inbox in request.inboxes) <= now:
+            elif _all_gone(request, leases, now):
                 await note_orphan(self.store, self.pool, request_id, until)
         return ended
 
 
-def _alone_until(request: Listened, leases: dict[str, float]) -> float | None:
-    """When its grace is over, if all who listen are gone by then; None: nobody is known to listen."""
+def _all_gone(request: Listened, leases: dict[str, float], now: float) -> bool:
+    return all(leases.get(inbox, 0.0) <= now for inbox in request.inboxes)
+
+
+def _alone_until(request: Listened, leases: dict[str, float], *, unknown_ms: float = 0.0) -> float | None:
+    """When its grace is over, if all who listen are gone by then; None: nobody is said to listen."""
     if not request.inboxes:
         return None
-    return max(leases.get(inbox, 0.0) for inbox in request.inboxes) + request.grace_ms
+    return max(leases.get(inbox, unknown_ms) for inbox in request.inboxes) + request.grace_ms
