@@ -63,11 +63,7 @@ class AnswerWriter:
         while True:
             event = await self._next()
             if event is None and self._answer.ended:
-                if response is None:
-                    # All of it is where it belongs: to a browser's EventSource this says "do not come again".
-                    return web.Response(status=204, headers=self._headers)
-                await response.write_eof()
-                return response
+                return response or self._nothing_left()
             if event is None:
                 response = response or await self._open_stream()
                 await response.write(KEEPALIVE_COMMENT)
@@ -83,8 +79,11 @@ class AnswerWriter:
                 self.outcome = ending.outcome
                 if response is None and not _is_stream(ending) and not always:
                     return self._whole(ending, b"")
+                piece = self._numbered(event, _last_piece(ending))
+                if response is None and always and not piece:
+                    return self._nothing_left()
                 response = response or await self._open_stream()
-                await response.write_eof(self._numbered(event, _last_piece(ending)))
+                await response.write_eof(piece)
                 return response
 
     async def write_whole(self) -> web.StreamResponse:
@@ -116,6 +115,10 @@ class AnswerWriter:
             Outcome.EXPIRED, status=504, code="deadline_exceeded", message="The request's timeout passed."
         )
         return Event(self._answer.request_id, 0, 0, END, timed_out.encode())
+
+    def _nothing_left(self) -> web.Response:
+        # To a browser's EventSource this says "do not come again".
+        return web.Response(status=204, headers=self._headers)
 
     def _numbered(self, event: Event, events: bytes) -> bytes:
         return events if self._numbering is None else self._numbering.write(event, events)
