@@ -63,6 +63,7 @@ class Relay:
         if cut:
             assert request.transport is not None
             # In the middle of the wire's own framing: what comes is no HTTP any more.
+            request.transport.write(b"\x00 this is no chunk\r\n")
             request.transport.close()
             return response
         await response.write_eof()
