@@ -16,7 +16,7 @@ LIVE_STATES = frozenset(state.encode() for state in RequestState) - {RequestStat
 
 def permanent_keys(keys: Keys) -> set[str]:
     """What a namespace keeps for good."""
-    return {keys.pools(), keys.models(), keys.wake()}
+    return {keys.pools(), keys.models(), keys.wake(), keys.gateways()}
 
 
 def permanent_pool_keys(keys: PoolKeys) -> set[str]:
@@ -31,6 +31,7 @@ def permanent_pool_keys(keys: PoolKeys) -> set[str]:
         keys.leases,
         keys.settings,
         keys.counters,
+        keys.orphans,  # an entry goes when its time has come
     }
 
 

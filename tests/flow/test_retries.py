@@ -126,14 +126,15 @@ async def test_if_no_engine_can_be_reached_the_client_gets_our_error(
         assert (await error_of(response))["code"] == "engine_unreachable"
 
 
-async def test_a_stream_that_is_cut_keeps_its_prefix_and_says_so(
+async def test_a_stream_that_is_not_to_be_continued_keeps_its_prefix_and_says_so(
     start_engine: StartEngine, start_system: StartSystem
 ) -> None:
     # Slow enough that the client has tokens before the cut: what nobody has seen may be made again.
     engines = [await start_engine(cut_rate=1, cut_after_tokens=5, tpot_ms=20) for _ in range(2)]
     system = await start_system(*engines)
     body = chat("cut", max_tokens=20, stream=True)
-    async with system.session.post(system.url + CHAT_PATH, json=body) as response:
+    headers = {"X-Mid-Stream-Retry": "never"}
+    async with system.session.post(system.url + CHAT_PATH, json=body, headers=headers) as response:
         assert response.status == 200
         request_id = response.headers["X-Request-ID"]
         *events, last = [event async for event in data(response)]

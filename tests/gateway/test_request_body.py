@@ -23,7 +23,7 @@ def _read(kind: RequestKind, **fields: Any) -> RequestBody:
 
 def test_the_facts_of_a_chat() -> None:
     body = _read(CHAT, messages=HI, stream=True, user="anna", max_tokens=7)
-    assert body == RequestBody(model="m", stream=True, user="anna", prompt_tokens=1, max_tokens=7)
+    assert body == RequestBody(model="m", stream=True, user="anna", prompt_tokens=1, max_tokens=7, continuable=True)
 
 
 @pytest.mark.parametrize(("stream", "read"), [(None, False), (False, False), (True, True)])

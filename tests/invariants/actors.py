@@ -79,7 +79,10 @@ class Actors:
     # Gateways
 
     async def accept(self, i: int, j: int) -> None:
-        await self.pool.accept(f"r{i}", timeout_ms=0 if j else 2 * LEASE_MS, ticket=f"ticket-{j}")
+        # Every other one may be gone on with by another attempt.
+        await self.pool.accept(
+            f"r{i}", timeout_ms=0 if j else 2 * LEASE_MS, ticket=f"ticket-{j}", stream=True, continuable=i % 2 == 0
+        )
 
     async def cancel(self, i: int, j: int) -> None:
         outcome = Outcome.EXPIRED if j == 0 else Outcome.CANCELLED

@@ -73,13 +73,14 @@ async def test_stopped_worker_that_wakes_up_reaches_nobody(processes: RealProces
     await processes.until_ready(slow, fast)
 
 
-async def test_worker_killed_in_mid_answer_ends_with_a_clear_error(processes: RealProcesses) -> None:
+async def test_worker_killed_in_mid_answer_that_is_not_to_be_continued(processes: RealProcesses) -> None:
     engine = await processes.engine("--tpot-ms", "50")
     worker = await processes.worker(engine, flags=("--lease-s", "1"))
     await processes.start("scheduler")
     _, url = await processes.gateway()
     chat = Chat("say something long", 400)
-    task = asyncio.create_task(stream_chat(processes.session, url, chat.prompt, chat.tokens, chat))
+    asked = stream_chat(processes.session, url, chat.prompt, chat.tokens, chat, **{"X-Mid-Stream-Retry": "never"})
+    task = asyncio.create_task(asked)
     await wait_until(lambda: len(chat.pieces) > 2, what="some tokens are out")
     await worker.kill()
     await task

@@ -108,7 +108,8 @@ async def test_answer_that_was_cut_can_be_continued(start_engine: StartEngine) -
     _, rest = await engine.post(CHAT, body)
     assert begun + rest["choices"][0]["message"]["content"] == whole_text
     assert rest["choices"][0]["finish_reason"] == "stop"
-    assert rest["usage"]["prompt_tokens"] == len(chat_prompt(messages)) // 4
+    # As a tokenizer would have it: the tokens of the question, and those that were generated.
+    assert rest["usage"]["prompt_tokens"] == len("long story") // 4 + 5
     _, three = await engine.post(CHAT, {**body, "max_tokens": 3})
     assert three["choices"][0]["message"]["content"] == "".join(answer_tokens("long story", 3, start=5))
 
@@ -119,6 +120,22 @@ async def test_answer_that_was_cut_can_be_continued(start_engine: StartEngine) -
     messages[1]["content"] = begun
     _, fresh = await engine.post(CHAT, {**body, "continue_final_message": False})
     assert fresh["choices"][0]["message"]["content"] == "".join(answer_tokens(chat_prompt(messages), 12))
+
+
+@pytest.mark.parametrize("cut", [1, 2, 4, 5, 30])
+async def test_a_text_that_ends_with_half_an_answer_is_continued(start_engine: StartEngine, cut: int) -> None:
+    engine = await start_engine(default_output_tokens=40)
+    asked, whole = "Question: what does it Answer 12345678?", 40
+    for seed in (None, 7):
+        begun = "".join(answer_tokens(asked, cut, seed))
+        body: dict[str, object] = {"model": "simulated-1", "prompt": asked + begun, "seed": seed}
+        _, rest = await engine.post(TEXT, body)
+        assert rest["choices"][0]["text"] == "".join(answer_tokens(asked, whole - cut, seed, start=cut))
+        assert rest["usage"]["prompt_tokens"] == len(asked) // 4 + cut
+        # With another seed it is no answer to that question, but part of the prompt.
+        if cut > 1:
+            _, other = await engine.post(TEXT, {**body, "seed": 8, "max_tokens": 3})
+            assert other["choices"][0]["text"] == "".join(answer_tokens(asked + begun, 3, 8))
 
 
 async def test_completions(start_engine: StartEngine) -> None:

@@ -88,7 +88,7 @@ async def test_one_whose_workers_always_die_is_given_up(pool: PoolDriver) -> Non
     ("cause", "code"),
     [(Cause.FAILED, "engine_broken"), (Cause.LAPSED, "engine_lost"), (Cause.RETURNED, "engine_lost")],
 )
-async def test_after_output_it_cannot_start_again(pool: PoolDriver, cause: Cause, code: str) -> None:
+async def test_after_output_one_that_may_not_be_continued_ends(pool: PoolDriver, cause: Cause, code: str) -> None:
     await pool.engine()
     await pool.running("a")
     await pool.append("a", 1)
@@ -97,6 +97,49 @@ async def test_after_output_it_cannot_start_again(pool: PoolDriver, cause: Cause
     ending = await pool.ending("a")
     assert (ending.outcome, ending.code) == (Outcome.FAILED, code)
     assert [event.position for event in await pool.events("a")] == [(1, 1), (1, 2), (1, 3)]
+
+
+@pytest.mark.parametrize("cause", Cause)
+async def test_after_output_one_that_may_be_continued_goes_back(pool: PoolDriver, cause: Cause) -> None:
+    await pool.engine("e1")
+    await pool.engine("e2")
+    await pool.running("a", stream=True, continuable=True)
+    await pool.append("a", 1)
+    await pool.append("a", 2)
+    rank = (await pool.record("a"))["rank"]
+    assert await pool.requeue("a", cause) == "waiting"
+    record = await pool.record("a")
+    assert (record["after"], record["rank"]) == ("1-2", rank)
+    await pool.assign(Placement("a", 1, "e2"))
+    (entry,) = await pool.assigned_entries("e2")
+    assert (entry["attempt"], entry["after"]) == ("2", "1-2")
+    # From here on not one event of the old attempt.
+    assert not await pool.append("a", 3)
+    assert await pool.append("a", 1, attempt=2, engine="e2")
+    assert [event.position for event in await pool.events("a")] == [(1, 1), (1, 2), (2, 1)]
+
+
+async def test_one_that_gave_nothing_starts_anew(pool: PoolDriver) -> None:
+    await pool.engine()
+    await pool.running("a", stream=True, continuable=True)
+    assert await pool.requeue("a") == "waiting"
+    assert "after" not in await pool.record("a")
+    await pool.assign(Placement("a", 1, "e1"))
+    (entry,) = await pool.assigned_entries()
+    assert "after" not in entry
+
+
+async def test_the_last_failure_ends_one_that_may_be_continued(pool: PoolDriver) -> None:
+    await pool.engine()
+    await pool.running("a", stream=True, continuable=True)
+    await pool.append("a", 1)
+    assert await pool.requeue("a", max_failures=1) == "failed"
+    assert await pool.ending("a") == BROKEN
+
+
+async def test_only_a_stream_is_ever_continued(pool: PoolDriver) -> None:
+    await pool.accept("a", continuable=True)
+    assert "continue" not in await pool.record("a")
 
 
 @pytest.mark.parametrize("outcome", [Outcome.CANCELLED, Outcome.EXPIRED])

@@ -16,6 +16,7 @@ NAMES = {
     KEYS.pools(): "sagellm:pools",
     KEYS.models(): "sagellm:models",
     KEYS.wake(): "sagellm:wake",
+    KEYS.gateways(): "sagellm:gateways",
     KEYS.inbox("g1"): "sagellm:inbox:g1",
     POOL.prefix: "sagellm:{qwen2.5-7b}",
     POOL.intake[0]: "sagellm:{qwen2.5-7b}:intake:critical",
@@ -31,6 +32,8 @@ NAMES = {
     POOL.settings: "sagellm:{qwen2.5-7b}:settings",
     POOL.counters: "sagellm:{qwen2.5-7b}:counters",
     POOL.woken: "sagellm:{qwen2.5-7b}:woken",
+    POOL.retries: "sagellm:{qwen2.5-7b}:retries",
+    POOL.orphans: "sagellm:{qwen2.5-7b}:orphans",
     POOL.dead: "sagellm:{qwen2.5-7b}:dead",
     POOL.record("r1"): "sagellm:{qwen2.5-7b}:request:r1",
     POOL.body("r1"): "sagellm:{qwen2.5-7b}:request:r1:body",
@@ -55,7 +58,7 @@ def test_no_name_is_missing_above() -> None:
 
 
 def test_all_keys_of_a_pool_have_one_hash_tag() -> None:
-    for name in set(NAMES) - {KEYS.pools(), KEYS.models(), KEYS.wake(), KEYS.inbox("g1")}:
+    for name in set(NAMES) - {KEYS.pools(), KEYS.models(), KEYS.wake(), KEYS.gateways(), KEYS.inbox("g1")}:
         assert name[name.index("{") + 1 : name.index("}")] == "qwen2.5-7b"
 
 

@@ -26,6 +26,7 @@ def test_read_assignment() -> None:
         b"tenant": b"t",
         b"trace_id": b"x",
         b"traceparent": b"00-1-2-01",
+        b"after": b"1-7",
         b"body": b"{}",
     }
     assert read_assigned(b"7-0", LEAST | more) == Assignment(
@@ -41,6 +42,7 @@ def test_read_assignment() -> None:
         tenant="t",
         trace_id="x",
         traceparent="00-1-2-01",
+        after=(1, 7),
         body=b"{}",
     )
 
@@ -48,7 +50,7 @@ def test_read_assignment() -> None:
 def test_read_the_least_assignment() -> None:
     read = read_assigned(b"7-0", LEAST)
     assert isinstance(read, Assignment)
-    assert (read.stream, read.timeout_at_ms, read.tenant, read.body) == (False, 0.0, "", None)
+    assert (read.stream, read.timeout_at_ms, read.tenant, read.after, read.body) == (False, 0.0, "", (0, 0), None)
 
 
 def test_read_a_notice_of_cancellation() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
 
 from sagellm_control.store.backoff import Backoff
 from sagellm_control.store.connect import Store
+from sagellm_control.store.inspect import read_output
 from sagellm_control.store.stream_answer import stream_entries
 from sagellm_control.wire.assignment import Assignment, CancelNotice, read_assigned
 from sagellm_control.wire.engine import EngineRow
@@ -34,6 +35,9 @@ ENDED_KEPT = 10_000
 """Attempts that this session remembers to have run."""
 NEW, UNSETTLED = ">", "0"
 """Where a read starts: at what was never handed out, or at all that was and is not settled."""
+
+
+Found = TypeVar("Found")
 
 
 class AssignedReader:
@@ -130,7 +134,7 @@ class AssignedReader:
         return key in self._attempts or self._outbox.is_reporting(key)
 
     def _take(self, assignment: Assignment, tasks: asyncio.TaskGroup) -> None:
-        attempt = Attempt(assignment, self._adapter, self._outbox, self._row.engine_id)
+        attempt = Attempt(assignment, self._adapter, self._outbox, self._row.engine_id, self._row.kind)
         self._attempts[attempt.key] = attempt
         self._none_left.clear()
         if self._draining or attempt.key in self._ended_keys:
@@ -152,17 +156,21 @@ class AssignedReader:
         attempt.start(task)
 
     async def _run(self, attempt: Attempt) -> None:
-        assignment = attempt.assignment
+        assignment, keys = attempt.assignment, self._store.keys.pool(self._row.pool)
         # Not awaited: the engine is called while the claim is under way, and stopped if it is refused.
         self._outbox.claim(attempt)
         try:
             body = assignment.body
             if body is None:
-                body = await self._fetch_body(assignment)
+                body = await self._insist(lambda: self._store.commands.get(keys.body(assignment.request_id)))
             if body is None:
                 attempt.end(Outcome.FAILED, 500, "body_lost", "The request's body is gone.")
-            else:
+            elif assignment.after == (0, 0):
                 await attempt.run(body)
+            else:
+                pool, request_id = self._row.pool, assignment.request_id
+                given = await self._insist(lambda: read_output(self._store, pool, request_id))
+                await attempt.run(body, [event.payload for event in given])
         except Exception:
             # A bug of ours must not take the other attempts down with it.
             log.exception("request %s: attempt %d failed unexpectedly", *attempt.key)
@@ -179,13 +187,12 @@ class AssignedReader:
         if self._held and not self._draining:
             self._start(self._held.popleft(), tasks)
 
-    async def _fetch_body(self, assignment: Assignment) -> bytes | None:
-        key = self._store.keys.pool(self._row.pool).body(assignment.request_id)
+    async def _insist(self, read: Callable[[], Awaitable[Found]]) -> Found:
         while True:
             try:
-                return await self._store.commands.get(key)
+                return await read()
             except (RedisError, OSError) as error:
-                log.warning("request %s: cannot read its body: %s", assignment.request_id, error)
+                log.warning("engine %s: cannot read a request: %s", self._row.engine_id, error)
                 await asyncio.sleep(RETRY_S)
 
     def _cancel(self, notice: CancelNotice, outcome: str) -> None:
@@ -219,6 +226,8 @@ class AssignedReader:
             max(0.0, (a.assigned_ms - a.arrived_ms) / 1000)
         )
         metrics.ATTEMPTS.labels(self._row.pool, self._row.engine_id, attempt.result).inc()
+        if attempt.takeover is not None:
+            metrics.TAKEOVERS.labels(self._row.pool, self._row.engine_id, attempt.result).inc()
         self.on_ended(attempt.result)
 
 

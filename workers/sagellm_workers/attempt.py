@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.wire.assignment import Assignment
-from sagellm_control.wire.event import Ending
+from sagellm_control.wire.event import EVENT_STREAM, Ending
 from sagellm_control.wire.states import Outcome
 
 from .adapters.base import EngineAdapter, EngineBroken, EngineCall, EngineError, EngineReply, EngineTimeout
+from .takeover import CannotContinue, Takeover
 
 MOST_PENDING_BYTES = 1 << 20
 """Output that may wait for Redis; beyond it the engine is read no further until some has been written."""
@@ -38,11 +41,16 @@ class Reporting(Protocol):
 class Attempt:
     """One attempt: from the assignment to its report."""
 
-    def __init__(self, assignment: Assignment, adapter: EngineAdapter, outbox: Reporting, engine_id: str) -> None:
+    def __init__(
+        self, assignment: Assignment, adapter: EngineAdapter, outbox: Reporting, engine_id: str, engine_kind: str = ""
+    ) -> None:
         self.assignment = assignment
         self.adapter = adapter
         self.outbox = outbox
         self.engine_id = engine_id
+        self.engine_kind = engine_kind
+        self.takeover: Takeover | None = None
+        """Set where it goes on with what earlier attempts have given."""
         self.sequence = 0
         """Number of the last event handed to Redis."""
         self.pending: list[bytes] = []
@@ -78,12 +86,16 @@ class Attempt:
             if self._task is not None:
                 self._task.cancel()
 
-    async def run(self, body: bytes) -> None:
-        """Run the engine and report how it ended; after a ``stop``, ``report_stop`` reports."""
+    async def run(self, body: bytes, given: Sequence[bytes] = ()) -> None:
+        """Run the engine and report how it ended; after a ``stop``, ``report_stop`` reports.
+
+        Args:
+            given: what earlier attempts have logged of the answer; it is gone on with.
+        """
         began = time.monotonic()
         try:
             async with asyncio.timeout(self._seconds_left()):
-                await self._run(body, began)
+                await self._run(body, given, began)
         except TimeoutError:
             self.end(
                 Outcome.EXPIRED,
@@ -114,8 +126,18 @@ class Attempt:
         self.result = "returned"
         self.outbox.requeue(self, Cause.RETURNED)
 
-    async def _run(self, body: bytes, began: float) -> None:
+    async def _run(self, body: bytes, given: Sequence[bytes], began: float) -> None:
         a = self.assignment
+        if given:
+            try:
+                self.takeover = takeover = Takeover(self.engine_kind, a.kind, given, body)
+            except CannotContinue as error:
+                self._lose(f"the answer cannot be continued: {error}", anywhere=error.anywhere)
+                return
+            if takeover.body is None:
+                self._finish(self._complete(EVENT_STREAM, takeover.closing()), "completed")
+                return
+            body = takeover.body
         call = EngineCall(
             request_id=a.request_id,
             trace_id=a.trace_id or None,
@@ -140,7 +162,7 @@ class Attempt:
             await self._pass_on_error(reply)
             return
         pieces: list[bytes] = []
-        async for chunk in reply.chunks:
+        async for chunk in self._chunks(reply):
             if self.first_byte_s is None:
                 self.first_byte_s = time.monotonic() - began
             if reply.is_event_stream:
@@ -152,14 +174,18 @@ class Attempt:
                     await self.written.wait()
             else:
                 pieces.append(chunk)
-        ending = Ending(
-            Outcome.COMPLETED,
-            reply.status,
-            content_type=reply.content_type or "application/json",
-            engine=self.engine_id,
-            body=b"".join(pieces),
-        )
-        self._finish(ending, "completed")
+        ending = self._complete(reply.content_type or "application/json", b"".join(pieces))
+        self._finish(replace(ending, status=reply.status), "completed")
+
+    def _complete(self, content_type: str, body: bytes) -> Ending:
+        return Ending(Outcome.COMPLETED, content_type=content_type, engine=self.engine_id, body=body)
+
+    def _chunks(self, reply: EngineReply) -> AsyncIterator[bytes]:
+        if self.takeover is None:
+            return reply.chunks
+        if not reply.is_event_stream:
+            raise EngineBroken(f"engine {self.engine_id} was to go on with a stream, and answered with none")
+        return self.takeover.chunks(reply.chunks)
 
     async def _pass_on_error(self, reply: EngineReply) -> None:
         if reply.status in PAUSE_STATUSES and reply.retry_after_s is not None:
@@ -180,7 +206,10 @@ class Attempt:
             retry_after_s=reply.retry_after_s,
             body=bytes(body[:MOST_ERROR_BYTES]),
         )
-        if reply.status < 500 and reply.status not in BUSY_STATUSES:
+        if self.takeover is not None:
+            # Half an answer is out: this engine's refusal is not the request's.
+            self._lose(f"engine {self.engine_id} refused to go on ({reply.status})", anywhere=False)
+        elif reply.status < 500 and reply.status not in BUSY_STATUSES:
             self._finish(ending, "refused")
         else:
             self._fail(
@@ -195,6 +224,14 @@ class Attempt:
                     body=ending.body,
                 )
             )
+
+    def _lose(self, why: str, *, anywhere: bool) -> None:
+        message = f"The engine was lost in the middle of the answer, and {why}."
+        ending = Ending(Outcome.FAILED, 502, code="engine_lost", message=message, engine=self.engine_id)
+        if anywhere:
+            self._finish(ending, "engine_lost")
+        else:
+            self._fail(ending)
 
     def _fail(self, ending: Ending) -> None:
         self._reported = True

@@ -13,6 +13,7 @@ from sagellm_control.store.backoff import Backoff
 from sagellm_control.store.connect import Store
 from sagellm_control.store.steps.engines import register_engine, retire_engine
 from sagellm_control.store.steps.pools import announce
+from sagellm_control.store.steps.requeue import RetryBudget
 from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.states import EngineState
 
@@ -81,7 +82,8 @@ class EngineSession:
 
     async def _run(self, row: EngineRow, stop: asyncio.Event) -> None:
         s = self._settings
-        outbox = Outbox(self._store, row.pool, row.engine_id, row.worker, max_attempts=s.max_attempts)
+        budget = RetryBudget(s.retry_share, s.retry_floor)
+        outbox = Outbox(self._store, row.pool, row.engine_id, row.worker, max_attempts=s.max_attempts, budget=budget)
         reader = AssignedReader(self._store, row, self._adapter, outbox)
         lease = Lease(self._store, row, lease_s=s.lease_s, attempts=lambda: reader.attempts)
         health = HealthWatch(self._adapter, row, lease, _health_settings(s))

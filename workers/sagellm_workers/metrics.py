@@ -25,6 +25,11 @@ ENGINE_DURATION = Histogram(
     buckets=_SECONDS,
 )
 ATTEMPTS = Counter("sagellm_control_attempts_total", "Attempts that ended, by how", ["pool", "engine", "result"])
+TAKEOVERS = Counter(
+    "sagellm_control_model_migration_total",
+    "Attempts that went on with the answer of a lost one, by how they ended",
+    ["pool", "engine", "result"],
+)
 RUNNING = Gauge("sagellm_control_engine_running_requests", "Attempts under way", ["pool", "engine"])
 ENGINE_READY = Gauge("sagellm_control_engine_ready", "1: the engine is READY", ["pool", "engine"])
 CIRCUIT = Gauge(

@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 from redis.exceptions import RedisError
 
@@ -19,7 +19,7 @@ from sagellm_control.store.connect import Store
 from sagellm_control.store.steps.append import Output, append
 from sagellm_control.store.steps.claim import claim
 from sagellm_control.store.steps.finish import Finish, finish
-from sagellm_control.store.steps.requeue import Cause, Requeue, requeue
+from sagellm_control.store.steps.requeue import RETRY_BUDGET, Cause, Requeue, RetryBudget, requeue
 from sagellm_control.wire.event import EVENT_STREAM, Ending
 
 from . import metrics
@@ -35,13 +35,27 @@ FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 2.0
 Answer = TypeVar("Answer")
 
 
+class _Limits(TypedDict):
+    max_failures: int
+    budget: RetryBudget
+
+
 class Outbox:
     """Writes for one engine, under one worker session."""
 
-    def __init__(self, store: Store, pool: str, engine: str, worker: str, *, max_attempts: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        pool: str,
+        engine: str,
+        worker: str,
+        *,
+        max_attempts: int,
+        budget: RetryBudget = RETRY_BUDGET,
+    ) -> None:
         self._store = store
         self._where = (pool, engine, worker)
-        self._max_attempts = max_attempts
+        self._limits: _Limits = {"max_failures": max_attempts, "budget": budget}
         self.pause: Callable[[float], Awaitable[None]] | None = None
         """Leaves the engine alone for so long (s); returns when nobody gives it anything more."""
         self._claims: list[Attempt] = []
@@ -167,9 +181,7 @@ class Outbox:
                 # First of all: else they would come back to the engine that has just refused them.
                 await self.pause(max(pauses))
             items = [item for _, item in batch]
-            await self._insist(
-                lambda items=items: requeue(self._store, *self._where, items, max_failures=self._max_attempts)
-            )
+            await self._insist(lambda items=items: requeue(self._store, *self._where, items, **self._limits))
             self._reporting.difference_update(attempt.key for attempt, _ in batch)
 
     async def _insist(self, call: Callable[[], Awaitable[Answer]]) -> Answer:

@@ -96,6 +96,20 @@ class WorkerSettings(BaseModel):
         le=512 * 2**20,
         description="Longest answer of an engine (bytes); a longer one is cut off and counts as broken",
     )
+    retry_share: float = Field(
+        default=0.2,
+        ge=0,
+        le=20,
+        description="Retries that a pool may spend on each request accepted in the last 10 to 20 s: so an outage of "
+        "all engines does not multiply the load",
+    )
+    retry_floor: int = Field(
+        default=100,
+        ge=0,
+        le=1_000_000,
+        description="Retries that a pool may spend in 10 s on top of that, and no fewer than the failing engine has "
+        "slots; 0: none",
+    )
     connect_timeout_s: float = Field(default=5.0, gt=0, le=300, description="Longest wait (s) for a connection")
     first_byte_timeout_s: float = Field(
         default=600.0, gt=0, le=86_400, description="Longest wait (s) for the first byte of an answer"

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import io
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 from httpx import USE_CLIENT_DEFAULT
 from httpx_aiohttp import AiohttpTransport
+
+from .engine_protocol import EngineProtocol
 
 KEEPALIVE_S = 4.0  # uvicorn (vLLM, SGLang, sageLLM) closes an idle connection after 5 s: let it go before that
 DEAD_WITHIN_S = 2.0  # a dead connection shows within a round trip; later it is the engine that broke down
@@ -261,6 +264,7 @@ class _Connector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self._factory = functools.partial(EngineProtocol, loop=self._loop)
         self._carried: WeakSet[ResponseHandler] = WeakSet()
 
     async def connect(

@@ -9,7 +9,8 @@ from .errors import (
     UnknownModel,
     UnknownRequest,
 )
-from .queue_client import QueueClient, Result, Submission
+from .queue_client import QueueClient
+from .submission import Result, Submission
 
 __all__ = [
     "NoEngineReady",

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from ..store.connect import Store
 from ..store.steps.cancel import cancel
+from ..store.steps.detach import Following, detach
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +31,14 @@ class AbandonedRequests:
         self._store = store
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def add(self, pool: str, request_id: str) -> None:
-        """Nobody waits for this request."""
-        task = asyncio.create_task(self._cancel(pool, request_id), name=f"abandoned {request_id}")
+    def add(self, pool: str, request_id: str, inbox: str = "", *, patient: bool = False) -> None:
+        """Nobody waits for this request.
+
+        Args:
+            inbox: who waited until now; one that another inbox gets as well is not cancelled.
+            patient: do not cancel it: somebody may come back within its grace.
+        """
+        task = asyncio.create_task(self._leave(pool, request_id, inbox, patient), name=f"abandoned {request_id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -51,13 +57,16 @@ class AbandonedRequests:
             log.warning("%d requests whose clients left could not be cancelled", len(late))
             await asyncio.wait(late)
 
-    async def _cancel(self, pool: str, request_id: str) -> None:
+    async def _leave(self, pool: str, request_id: str, inbox: str, patient: bool) -> None:
         pause_s = FIRST_RETRY_S
         loop = asyncio.get_running_loop()
         until = loop.time() + INSIST_S
         while loop.time() < until:
             try:
-                await cancel(self._store, pool, request_id)
+                if inbox and await detach(self._store, pool, request_id, inbox) is Following.FOLLOWED:
+                    return
+                if not patient:
+                    await cancel(self._store, pool, request_id)
                 return
             except (RedisError, OSError):
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))

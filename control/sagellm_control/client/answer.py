@@ -53,10 +53,12 @@ class Answer:
         attempt, sequence = self._last
         if event.position <= self._last:
             return
+        # Only the log tells whether the attempt before has said more than what came here.
+        begins = self._last == (0, 0) and event.position == (1, 1)
         if not self.read and len(self._events) >= UNREAD_EVENTS:
             self._gap = True
             return
-        if event.sequence == (sequence + 1 if event.attempt == attempt else 1):
+        if begins or event.position == (attempt, sequence + 1):
             self._last = event.position
             self._events.append(event)
         else:

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -28,38 +28,13 @@ from .errors import QueueUnavailable, UnknownModel, UnknownRequest
 from .held import HeldRequests
 from .inbox import Inbox
 from .pools import Pools
+from .presence import Presence
 from .resubmission import Resubmission
+from .submission import Result, Submission
 
 IDLE_S = 5.0
 """A stream that hears nothing for so long looks into the output log."""
 SUBSCRIBE_TIMEOUT_S = 5.0
-
-
-@dataclass(slots=True, frozen=True)
-class Submission:
-    """A request that is in the queue."""
-
-    request_id: str
-    pool: str
-    existed: bool
-    """It had been submitted before: this is a retry."""
-
-
-@dataclass(slots=True, frozen=True)
-class Result:
-    """The whole answer."""
-
-    ending: Ending
-    body: bytes
-    """All that the engine wrote: JSON, or server-sent events."""
-
-    @property
-    def ok(self) -> bool:
-        return self.ending.outcome is Outcome.COMPLETED
-
-    def json(self) -> Any:
-        """The body, parsed."""
-        return orjson.loads(self.body)
 
 
 class QueueClient:
@@ -78,6 +53,7 @@ class QueueClient:
         self.limits = limits or AcceptLimits()
         self.inbox = Inbox(store)
         self.pools = Pools(store)
+        self._presence = Presence(store, self.inbox.channel)
         self._abandoned = AbandonedRequests(store)
         self._held = HeldRequests(store, self.limits.hold_s)
         self._acceptor = Acceptor(store, self.limits, self.pools, self._abandoned, self._held)
@@ -103,6 +79,7 @@ class QueueClient:
         loops = [
             asyncio.create_task(self.inbox.run(), name="inbox"),
             asyncio.create_task(self.pools.run(), name="pools"),
+            asyncio.create_task(self._presence.run(), name="presence"),
         ]
         try:
             await self._until_subscribed()
@@ -137,6 +114,8 @@ class QueueClient:
         max_tokens: int = 0,
         trace_id: str = "",
         traceparent: str = "",
+        continuable: bool = False,
+        orphan_grace_s: float | None = None,
     ) -> Submission:
         """Put a request into the queue.
 
@@ -148,6 +127,9 @@ class QueueClient:
             idempotent: a request of the same id, tenant and body is this one; its answer is given again.
             timeout_s: from now to the last byte.
             slo_s: objective for the first token.
+            continuable: should its engine be lost in mid-stream, another may go on with the answer (see
+                ``continuable.may_continue``); else the stream ends with an error.
+            orphan_grace_s: cancel it when nobody has listened for so long; None: it goes on without.
 
         Raises:
             UnknownModel, NoEngineReady, QueueFull, RequestConflict, QueueUnavailable.
@@ -180,7 +162,11 @@ class QueueClient:
             max_tokens=max_tokens,
             trace_id=trace_id,
             traceparent=traceparent,
+            continuable=continuable,
+            orphan_grace_ms=_milliseconds(orphan_grace_s),
         )
+        if orphan_grace_s is not None:
+            self._presence.begin()
         # Before the request is there, so that not even its first event can be missed.
         answer = Answer(self.store, pool, request.id)
         self.inbox.open(answer)
@@ -208,6 +194,7 @@ class QueueClient:
             answer = Answer(self.store, pool, request_id, after=after)
             answer.read = True
             self.inbox.open(answer)
+            self._presence.begin()
             await attach(self.store, pool, request_id, self.inbox.channel)
             answer.check_log()
         answer.read = True
@@ -243,9 +230,14 @@ class QueueClient:
             return CancelResult.UNKNOWN
         return await cancel(self.store, pool, request_id, outcome)
 
-    def abandon(self, submission: Submission) -> None:
-        """Cancel a request that nobody waits for any more, without waiting for it; Redis may be away meanwhile."""
-        self._abandoned.add(submission.pool, submission.request_id)
+    def abandon(self, submission: Submission, *, patient: bool = False) -> None:
+        """Cancel a request that nobody here waits for any more, unless somebody does elsewhere; Redis may be away.
+
+        Args:
+            patient: only if nobody comes back for it within its ``orphan_grace_s``.
+        """
+        if self.inbox.pool_of(submission.request_id) is None:
+            self._abandoned.add(submission.pool, submission.request_id, self.inbox.channel, patient=patient)
 
     async def _pool_of(self, request_id: str) -> str:
         if pool := self.inbox.pool_of(request_id):

@@ -14,6 +14,7 @@ from ..client.queue_client import QueueClient
 from ..wire.event import CHUNK, END, EVENT_STREAM, Ending, Event
 from ..wire.states import Outcome
 from .errors import error_body, from_ending
+from .event_ids import EventNumbering
 
 KEEPALIVE_COMMENT = b": waiting\n\n"
 EXPIRE_GRACE_S = 2.0
@@ -39,6 +40,7 @@ class AnswerWriter:
         deadline: float,
         keepalive_s: float,
         headers: dict[str, str],
+        numbering: EventNumbering | None = None,
     ) -> None:
         self._queue = queue
         self._answer = answer
@@ -47,15 +49,23 @@ class AnswerWriter:
         """On the monotonic clock."""
         self._keepalive_s = keepalive_s
         self._headers = headers
+        self._numbering = numbering
+        """None: events leave as the engine wrote them."""
         self.first_byte_at: float | None = None
         """Monotonic time of the answer's first byte."""
         self.outcome = Outcome.FAILED
 
-    async def write_stream(self) -> web.StreamResponse:
-        """Pass events on as they come; comments keep the connection open while there are none."""
+    async def write_stream(self, *, always: bool = False) -> web.StreamResponse:
+        """Pass events on as they come; comments keep the connection open while there are none.
+
+        Args:
+            always: an error is an event of the stream even if nothing came before it.
+        """
         response: web.StreamResponse | None = None
         while True:
             event = await self._next()
+            if event is None and self._answer.ended:
+                return response or self._nothing_left()
             if event is None:
                 response = response or await self._open_stream()
                 await response.write(KEEPALIVE_COMMENT)
@@ -64,14 +74,18 @@ class AnswerWriter:
                 self.first_byte_at = time.monotonic()
             if event.type == CHUNK:
                 response = response or await self._open_stream()
-                await response.write(event.payload)
+                if piece := self._numbered(event, event.payload):
+                    await response.write(piece)
             elif event.type == END:
                 ending = Ending.decode(event.payload)
                 self.outcome = ending.outcome
-                if response is None and not _is_stream(ending):
+                if response is None and not _is_stream(ending) and not always:
                     return self._whole(ending, b"")
+                piece = self._numbered(event, _last_piece(ending))
+                if response is None and always and not piece:
+                    return self._nothing_left()
                 response = response or await self._open_stream()
-                await response.write_eof(_last_piece(ending))
+                await response.write_eof(piece)
                 return response
 
     async def write_whole(self) -> web.StreamResponse:
@@ -105,6 +119,13 @@ class AnswerWriter:
             Outcome.EXPIRED, status=504, code="deadline_exceeded", message="The request's timeout passed."
         )
         return Event(self._answer.request_id, 0, 0, END, timed_out.encode())
+
+    def _nothing_left(self) -> web.Response:
+        # To a browser's EventSource this says "do not come again".
+        return web.Response(status=204, headers=self._headers)
+
+    def _numbered(self, event: Event, events: bytes) -> bytes:
+        return events if self._numbering is None else self._numbering.write(event, events)
 
     async def _open_stream(self) -> web.StreamResponse:
         response = web.StreamResponse(headers=_STREAM_HEADERS | self._headers)

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from .endpoints import OpenAIEndpoints, too_large
 from .errors import ApiError
+from .request_endpoints import RequestEndpoints
 from .settings import GatewaySettings
 from .status_endpoints import StatusEndpoints
 
@@ -17,7 +18,9 @@ log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_app(settings: GatewaySettings, openai: OpenAIEndpoints, status: StatusEndpoints) -> web.Application:
+def make_app(
+    settings: GatewaySettings, openai: OpenAIEndpoints, requests: RequestEndpoints, status: StatusEndpoints
+) -> web.Application:
     """The application: routes, and errors in OpenAI's form whatever goes wrong."""
 
     @web.middleware
@@ -47,7 +50,7 @@ def make_app(settings: GatewaySettings, openai: OpenAIEndpoints, status: StatusE
 
     app = web.Application(middlewares=[errors], client_max_size=settings.max_body_bytes)
     app.on_response_prepare.append(say_goodbye)
-    app.add_routes([*openai.routes(), *status.routes()])
+    app.add_routes([*openai.routes(), *requests.routes(), *status.routes()])
     return app
 
 

@@ -11,13 +11,15 @@ from aiohttp import web
 from redis.exceptions import RedisError
 
 from ..client.errors import QueueError, RequestConflict
-from ..client.queue_client import QueueClient, Submission
+from ..client.queue_client import QueueClient
+from ..client.submission import Submission
 from ..wire.priority import RequestPriority
 from ..wire.states import Outcome, RequestKind
 from . import metrics
 from .answering import AnswerWriter
 from .api_keys import ApiKeys, Caller
 from .errors import ApiError, from_queue
+from .event_ids import EventNumbering
 from .request_body import RequestBody, read_body
 from .request_headers import RequestHeaders, idempotent_id, read_headers
 from .settings import GatewaySettings
@@ -152,6 +154,9 @@ class OpenAIEndpoints:
                 max_tokens=body.max_tokens,
                 trace_id=headers.trace_id,
                 traceparent=headers.traceparent,
+                continuable=body.continuable and headers.mid_stream_retry and self._settings.mid_stream_retry,
+                # Whoever sends a key comes back when it likes; everybody else does so soon, or never.
+                orphan_grace_s=None if key else self._settings.orphan_grace_s,
             )
         except RequestConflict as error:
             if key is None:
@@ -183,12 +188,14 @@ class OpenAIEndpoints:
                     deadline=began + self._timeout_s(wanted.headers),
                     keepalive_s=self._settings.keepalive_s,
                     headers=echoed,
+                    numbering=EventNumbering() if wanted.headers.event_ids else None,
                 )
                 response = await (writer.write_stream() if wanted.body.stream else writer.write_whole())
         except (asyncio.CancelledError, ConnectionError):
             # A client with an Idempotency-Key may come back for its answer.
             if not self.stopping and wanted.headers.idempotency_key is None:
-                self._queue.abandon(submission)
+                # One that asked for event ids may come back for the rest.
+                self._queue.abandon(submission, patient=wanted.headers.event_ids)
             raise
         self._observe(wanted, kind, began, writer)
         return response, str(writer.outcome)

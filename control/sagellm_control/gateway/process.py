@@ -17,6 +17,7 @@ from ..store.steps.accept import AcceptLimits
 from .api_keys import ApiKeys
 from .app import make_app
 from .endpoints import OpenAIEndpoints
+from .request_endpoints import RequestEndpoints
 from .settings import GatewaySettings
 from .status_endpoints import StatusEndpoints
 
@@ -55,7 +56,8 @@ async def serve(settings: GatewaySettings, redis: RedisSettings) -> AsyncGenerat
     )
     async with QueueClient.connect(redis, limits) as queue:
         openai = OpenAIEndpoints(queue, settings, keys)
-        app = make_app(settings, openai, StatusEndpoints(queue, openai))
+        requests = RequestEndpoints(queue, settings, openai)
+        app = make_app(settings, openai, requests, StatusEndpoints(queue, openai))
         # A handler is cancelled when its client leaves: that is how a request is known to be abandoned.
         runner = web.AppRunner(
             app,

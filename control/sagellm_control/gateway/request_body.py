@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import orjson
 
+from ..client.continuable import may_continue
 from ..wire.states import RequestKind
 from .errors import bad_request
 
@@ -30,6 +31,8 @@ class RequestBody:
     """Estimate."""
     max_tokens: int
     """0: not given."""
+    continuable: bool
+    """Whether another engine may go on with its stream."""
 
 
 def read_body(raw: bytes, kind: RequestKind) -> RequestBody:
@@ -65,12 +68,14 @@ def read_body(raw: bytes, kind: RequestKind) -> RequestBody:
     user = body.get("user")
     if user is not None and not isinstance(user, str):
         raise bad_request("user must be a string.", "user")
+    streams = bool(stream) and kind is not RequestKind.EMBEDDING
     return RequestBody(
         model=model,
-        stream=bool(stream) and kind is not RequestKind.EMBEDDING,
+        stream=streams,
         user=tenant_name(user or ""),
         prompt_tokens=max(1, characters // CHARACTERS_A_TOKEN),
         max_tokens=_count(body, "max_completion_tokens") or _count(body, "max_tokens"),
+        continuable=streams and may_continue(kind, body),
     )
 
 

@@ -31,6 +31,10 @@ class RequestHeaders:
     idempotency_key: str | None
     trace_id: str
     traceparent: str
+    mid_stream_retry: bool = True
+    """Whether another engine may go on with its stream, should its own be lost."""
+    event_ids: bool = False
+    """Whether the client wants its events numbered, so that it can come back for the rest."""
 
 
 def read_headers(headers: CIMultiDictProxy[str]) -> RequestHeaders:
@@ -65,12 +69,21 @@ def read_headers(headers: CIMultiDictProxy[str]) -> RequestHeaders:
         trace_id=trace_id or (match[1] if match else ""),
         # A traceparent that is malformed is to be ignored, says W3C.
         traceparent=traceparent if match else "",
+        mid_stream_retry=_one_of(headers, "X-Mid-Stream-Retry", ("auto", "never")) != "never",
+        event_ids=_one_of(headers, "X-Event-IDs", ("false", "true")) == "true",
     )
 
 
 def idempotent_id(tenant: str, key: str) -> str:
     """The request id that stands for a tenant's idempotency key."""
     return "idem-" + hashlib.blake2b(f"{tenant}\0{key}".encode(), digest_size=20).hexdigest()
+
+
+def _one_of(headers: CIMultiDictProxy[str], name: str, allowed: tuple[str, ...]) -> str:
+    text = headers.get(name, allowed[0]).strip().lower()
+    if text not in allowed:
+        raise bad_request(f"{name} must be one of {', '.join(allowed)}.", name)
+    return text
 
 
 def _seconds(headers: CIMultiDictProxy[str], name: str) -> float | None:

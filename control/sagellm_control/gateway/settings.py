@@ -54,6 +54,18 @@ class GatewaySettings(BaseModel):
     result_ttl_s: float = Field(
         default=600.0, ge=1, le=604_800, description="For how long (s) a finished request can be read"
     )
+    mid_stream_retry: bool = Field(
+        default=True,
+        description="A stream whose engine is lost goes on from another one where that is possible; a client may say "
+        "no with the header X-Mid-Stream-Retry: never",
+    )
+    orphan_grace_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=604_800,
+        description="A request whose gateway was lost, or whose client left and asked for event ids before, is "
+        "cancelled when nobody has come back for so long (s)",
+    )
     shutdown_s: float = Field(
         default=30.0, ge=0, le=86_400, description="On SIGTERM: so long (s) may open answers take to finish"
     )

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from ..keeper.departures import DepartureKeeper
 from ..keeper.lapses import LapseKeeper
+from ..keeper.orphans import OrphanKeeper
 from ..keeper.reconcile import Reconciler
 from ..stopping import run_until, stop_requested
 from ..store.backoff import Backoff
@@ -71,6 +72,7 @@ class Scheduler:
             tasks.create_task(LapseKeeper(self.store, pool).run(), name=f"lapses {pool}")
             tasks.create_task(DepartureKeeper(self.store, pool).run(), name=f"departures {pool}")
             tasks.create_task(Reconciler(self.store, pool).run(), name=f"reconcile {pool}")
+            tasks.create_task(OrphanKeeper(self.store, pool).run(), name=f"orphans {pool}")
 
     async def _schedule(self, pool: str) -> None:
         backoff = Backoff(longest_s=RETRY_S)

@@ -11,7 +11,7 @@ from .engine import Engine
 from .faults import FAULT_HEADER
 from .generation import new_reply_id, read_generation, read_model
 from .openai_reply import ChatReply, TextReply
-from .prompts import read_chat, read_texts
+from .prompts import read_chat, read_completion, read_texts
 from .refusal import Refusal
 from .request_body import RequestBody
 from .vectors import DEFAULT_DIMENSIONS, MAX_DIMENSIONS, base64_embedding, embedding
@@ -40,7 +40,7 @@ class OpenAIEndpoints:
 
     async def completions(self, request: web.Request, body: RequestBody) -> web.StreamResponse:
         model = read_model(body, self._settings.models)
-        prompts = read_texts(body, "prompt")
+        prompts = read_completion(body)
         generation = read_generation(body, prompts, model, new_reply_id("cmpl"), self._settings)
         return await generate(self._engine, request, TextReply(generation), stream=generation.stream)
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from .answers import count_answer_tokens
+from .answers import answer_tokens, count_answer_tokens
 from .refusal import Refusal
 from .request_body import RequestBody
 
 # Rough length of a token in characters, for prompts only: no tokenizer is at hand.
 CHARACTERS_PER_TOKEN = 4
+
+# Where an answer may begin within a text. Its first token alone has no mark yet: then it is taken for one if it sticks
+# to the word before it, as no prompt that somebody wrote does.
+_OPENING = re.compile(r"Answer(?= [0-9a-f]{8}(?: |\Z))|(?<=\S)Answer\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +44,26 @@ def read_chat(body: RequestBody) -> Prompt:
         if not isinstance(message.get("role"), str):
             param = f"messages[{index}].role"
             raise Refusal(400, f"{param} must be a string", param=param)
-    text = chat_prompt(messages)
-    tokens = count_prompt_tokens(text)
     if body.flag("continue_final_message") and messages[-1]["role"] == "assistant":
         final = _content_text(messages[-1].get("content"), len(messages) - 1)
-        return Prompt(chat_prompt(messages[:-1]), tokens, count_answer_tokens(final))
-    return Prompt(text, tokens)
+        return _begun(chat_prompt(messages[:-1]), count_answer_tokens(final))
+    return _text_prompt(chat_prompt(messages))
+
+
+def read_completion(body: RequestBody) -> list[Prompt]:
+    """`prompt`; what stands at the end of a text and is the beginning of the answer to the rest counts as answered."""
+    seed = body.integer("seed")
+    return [_continued(prompt, seed) for prompt in read_texts(body, "prompt")]
+
+
+def _continued(prompt: Prompt, seed: int | None) -> Prompt:
+    text = prompt.text
+    for match in _OPENING.finditer(text):
+        asked, begun = text[: match.start()], text[match.start() :]
+        answered = count_answer_tokens(begun)
+        if "".join(answer_tokens(asked, answered, seed)) == begun:
+            return _begun(asked, answered)
+    return prompt
 
 
 def read_texts(body: RequestBody, name: str) -> list[Prompt]:
@@ -64,6 +83,10 @@ def read_texts(body: RequestBody, name: str) -> list[Prompt]:
             return [_token_prompt(cast(list[object], item)) for item in items]
     allowed = "a string, a list of strings, a list of token numbers or a list of such lists, and not empty"
     raise Refusal(400, f"{name} must be {allowed}", param=name)
+
+
+def _begun(asked: str, answered: int) -> Prompt:
+    return Prompt(asked, count_prompt_tokens(asked) + answered, answered)
 
 
 def _text_prompt(text: str) -> Prompt:

@@ -10,7 +10,7 @@ from .batcher import Work
 from .engine import Engine
 from .faults import FAULT_HEADER
 from .generation import read_generation, read_model
-from .prompts import Prompt, read_chat, read_texts
+from .prompts import Prompt, read_chat, read_completion, read_texts
 from .refusal import Refusal
 from .request_body import RequestBody
 from .sagellm_reply import SagellmReply
@@ -63,7 +63,7 @@ class SagellmEndpoints:
             return read_chat(body)
         if body.text("prompt") is None:
             raise Refusal(400, "prompt is missing (or give messages)", param="prompt")
-        return read_texts(body, "prompt")[0]
+        return read_completion(body)[0]
 
     def _model(self, body: RequestBody) -> str:
         if body.text("model") in _ANY_MODEL:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +110,6 @@ async def retry_dead(store: Store, letter: DeadLetter) -> Retried:
     if not entries:
         raise NotRetried(f"{letter.entry} is gone: somebody else has dropped it or sent it again")
     known = letter.record
-    counts = ("timeout_ms", "slo_ms", "tpot_slo_ms", "prompt_tokens", "max_tokens")
     request = NewRequest(
         id=f"retry-{letter.entry}",
         pool=letter.pool,
@@ -127,7 +126,12 @@ async def retry_dead(store: Store, letter: DeadLetter) -> Retried:
         session=known.get("session", ""),
         prefix=tuple(known["prefix"].split(" ")) if known.get("prefix") else (),
         reject_late=known.get("reject_late") == "1",
-        **{name: int(known.get(name) or 0) for name in counts},
+        continuable=known.get("continue") == "1",
+        timeout_ms=_count(known, "timeout_ms"),
+        slo_ms=_count(known, "slo_ms"),
+        tpot_slo_ms=_count(known, "tpot_slo_ms"),
+        prompt_tokens=_count(known, "prompt_tokens"),
+        max_tokens=_count(known, "max_tokens"),
     )
     limits = AcceptLimits(without_engine=True, keep_result_ms=int(known.get("keep_ms") or 600_000))
     match (await accept(store, letter.pool, [request], limits))[0]:
@@ -182,3 +186,7 @@ def _record(text: str) -> dict[str, str] | None:
     except orjson.JSONDecodeError:
         return None
     return {str(name): str(value) for name, value in record.items()} if isinstance(record, dict) else None
+
+
+def _count(record: Mapping[str, str], name: str) -> int:
+    return int(record.get(name) or 0)

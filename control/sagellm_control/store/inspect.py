@@ -113,10 +113,15 @@ async def waiting_head(store: Store, pool: str, count: int, *, start: int = 0) -
 
 async def server_ms(store: Store, pool: str) -> float:
     """The clock by which the pool's times were written, in ms since the epoch: its server's."""
+    return await clock_of(store, store.keys.pool(pool).leases)
+
+
+async def clock_of(store: Store, key: str) -> float:
+    """The clock of the server that holds the key, in ms since the epoch."""
     given = store.now()
     if given != "0":
         return float(given)
-    server = await store.node_of(store.keys.pool(pool).leases)
+    server = await store.node_of(key)
     seconds, micros = await server.time()
     return int(seconds) * 1000 + int(micros) / 1000
 

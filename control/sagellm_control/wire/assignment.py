@@ -26,6 +26,8 @@ class Assignment:
     tenant: str
     trace_id: str
     traceparent: str
+    after: tuple[int, int]
+    """Position (attempt, sequence) of the last output that an earlier attempt has given; (0, 0): none."""
     body: bytes | None
     """None: too large to travel along; read it from the body's own key."""
 
@@ -62,5 +64,11 @@ def read_assigned(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Assignment 
         tenant=fields.get(b"tenant", b"").decode(),
         trace_id=fields.get(b"trace_id", b"").decode(),
         traceparent=fields.get(b"traceparent", b"").decode(),
+        after=_position(fields.get(b"after", b"0-0")),
         body=fields.get(b"body"),
     )
+
+
+def _position(text: bytes) -> tuple[int, int]:
+    attempt, _, sequence = text.partition(b"-")
+    return int(attempt), int(sequence)

@@ -43,6 +43,10 @@ class Keys:
         """Stream: pools that hold requests and have no READY engine, for whoever starts engines."""
         return f"{self.namespace}:wake"
 
+    def gateways(self) -> str:
+        """Sorted set: the inbox of each gateway under the time (ms) until which it is taken to be alive."""
+        return f"{self.namespace}:gateways"
+
     def inbox(self, gateway: str) -> str:
         """Channel: output for the clients of one gateway process."""
         return f"{self.namespace}:inbox:{gateway}"
@@ -107,6 +111,16 @@ class PoolKeys:
     def woken(self) -> str:
         """String: there while a wake-up for the pool is fresh, so that a thousand held requests send one."""
         return f"{self.prefix}:woken"
+
+    @cached_property
+    def retries(self) -> str:
+        """Hash: what the retry budget knows of the last seconds."""
+        return f"{self.prefix}:retries"
+
+    @cached_property
+    def orphans(self) -> str:
+        """Sorted set: requests that nobody listens to, under the time (ms) at which each is cancelled."""
+        return f"{self.prefix}:orphans"
 
     @cached_property
     def dead(self) -> str:

@@ -67,6 +67,10 @@ class NewRequest:
     traceparent: str = ""
     attempt: int = 0
     """Attempts are counted from here; above 0 where it is submitted again and an earlier attempt may still run."""
+    continuable: bool = False
+    """Should its engine be lost in the middle of the answer, another one may go on with it."""
+    orphan_grace_ms: int = 0
+    """Cancelled when nobody has listened for so long; 0: it goes on for whoever may come."""
 
     @property
     def fingerprint(self) -> str:

@@ -52,6 +52,28 @@ async def test_what_came_before_the_cut_is_given(talk: StartTalk, client: Engine
             await anext(reply.chunks)
 
 
+async def test_what_is_no_http_behind_some_events_is_noticed_at_once(talk: StartTalk, client: EngineClient) -> None:
+    """And not when the gap has lasted too long: the connection may even stay open."""
+    left = asyncio.Event()
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(EVENT_STREAM_HEAD + chunked(b"data: 1\n\n", end=False))
+        await writer.drain()
+        await go_on.wait()
+        writer.write(b"\x00 this is no chunk\r\n")
+        await writer.drain()
+        await left.wait()
+
+    go_on = asyncio.Event()
+    async with asyncio.timeout(5), OpenAIHttpAdapter(await talk(handler), client).run(CHAT) as reply:
+        assert await anext(reply.chunks) == b"data: 1\n\n"
+        go_on.set()
+        with pytest.raises(EngineBroken, match="cannot be read"):
+            await anext(reply.chunks)
+    left.set()
+
+
 async def test_an_endless_event_is_cut_off(talk: StartTalk, client: EngineClient) -> None:
     sent = 0
 

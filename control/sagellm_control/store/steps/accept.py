@@ -102,11 +102,14 @@ def _optional_fields(request: NewRequest) -> list[Argument]:
         "prompt_tokens",
         "max_tokens",
         "attempt",
+        "orphan_grace_ms",
     ):
         if value := getattr(request, name):
             fields += (name, value)
     if request.stream:
         fields += ("stream", 1)
+        if request.continuable:
+            fields += ("continue", 1)
     return fields
 
 

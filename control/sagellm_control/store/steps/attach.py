@@ -11,5 +11,6 @@ _SCRIPT = Script("attach")
 
 async def attach(store: Store, pool: str, request_id: str, inbox: str) -> RequestState | None:
     """The request's state; None: there is none of this id. What came before is in the output log."""
-    state = await _SCRIPT(store, [store.keys.pool(pool).record(request_id)], [inbox])
+    keys = store.keys.pool(pool)
+    state = await _SCRIPT(store, [keys.record(request_id), keys.orphans], [inbox, request_id])
     return RequestState(state.decode()) if state else None

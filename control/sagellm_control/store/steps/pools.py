@@ -32,6 +32,8 @@ async def forget_pool(store: Store, pool: str) -> bool:
         keys.leases,
         keys.settings,
         keys.counters,
+        keys.orphans,
+        keys.retries,
     ]
     if await _FORGET(store, names, [DEAD_KEPT_MS]) != b"forgotten":
         return False

@@ -139,9 +139,9 @@ end
 -- What admit and assign read of a record, in one go.
 local function read_record(record)
   local r = redis.call('HMGET', record, 'state', 'entry', 'arrived_ms', 'timeout_ms', 'priority', 'attempt', 'kind',
-    'stream', 'tenant', 'trace_id', 'traceparent', 'rank')
+    'stream', 'tenant', 'trace_id', 'traceparent', 'rank', 'after')
   return {state = r[1], entry = r[2], arrived_ms = r[3], timeout_ms = r[4], priority = r[5], attempt = r[6] or 0,
-    kind = r[7], stream = r[8], tenant = r[9], trace_id = r[10], traceparent = r[11], rank = r[12]}
+    kind = r[7], stream = r[8], tenant = r[9], trace_id = r[10], traceparent = r[11], rank = r[12], after = r[13]}
 end
 
 -- Moves a request to an engine that has a place for it; `rank` only where the record does not hold it yet.
@@ -159,6 +159,7 @@ local function assign_to(now, id, record, body, known, engine, rank, inline_byte
   add('tenant', known.tenant)
   add('trace_id', known.trace_id)
   add('traceparent', known.traceparent)
+  add('after', known.after)
   -- The body travels along, so that the worker needs no second trip; a large one stays where it is.
   if redis.call('STRLEN', body) <= inline_bytes then add('body', redis.call('GET', body)) end
   local entry_id = redis.call(unpack(entry))

@@ -1,25 +1,56 @@
 -- requeue: attempts that did not work out go back to the waiting set at their old rank, or end.
 --
 -- KEYS[1] engine row   KEYS[2] reservations   KEYS[3] assigned   KEYS[4] room   KEYS[5] waiting   KEYS[6] freed
--- KEYS[7] counters   KEYS[8] dead, then for each request: record, body, output
+-- KEYS[7] counters   KEYS[8] dead   KEYS[9] retries, then for each request: record, body, output
 -- ARGV[1] now   ARGV[2] engine id   ARGV[3] worker session ('': the engine's lease has lapsed)
 -- ARGV[4] most failures   ARGV[5] most lapses   ARGV[6] payload of the end event "cancelled"
--- ARGV[7] … "expired"   ARGV[8] … "dead"   ARGV[9] … "cut off in the middle"   ARGV[10] number of requests
+-- ARGV[7] … "expired"   ARGV[8] … "dead"   ARGV[9] … "cut off in the middle"
+-- ARGV[10] retries allowed for each request that was accepted of late   ARGV[11] and retries on top of that, in a
+--   window of 10 s (no fewer than the engine has slots; 0: none)   ARGV[12] number of requests
 -- then for each: id, attempt ('': the current one), cause, payload of the end event "failed"
 --   cause: 'failed' (counts as a failure, the engine is excluded) | 'lapsed' (counts as a lapse, the engine is
 --   excluded) | 'returned' (given back untouched: counts as nothing)
 -- Output, for each request: 'waiting' | 'lost' | the outcome with which it ended
+--
+-- One that has given output goes back only if its record says that another attempt may continue it. The field
+-- `after` then tells the next worker how far its client is.
 
-local row, reservations, assigned, room, waiting, freed, counters, dead = unpack(KEYS, 1, 8)
+local RETRY_WINDOW_MS = 10000
+
+local row, reservations, assigned, room, waiting, freed, counters, dead, retries = unpack(KEYS, 1, 9)
 local now, engine = clock(ARGV[1]), ARGV[2]
 local most_failures, most_lapses = tonumber(ARGV[4]), tonumber(ARGV[5])
 local holds = (redis.call('HGET', row, 'worker') or '') == ARGV[3]
 local results = {}
-for i = 1, tonumber(ARGV[10]) do
-  local record, body, output = unpack(KEYS, 6 + 3 * i, 8 + 3 * i)
-  local id, attempt, cause, failed_payload = unpack(ARGV, 7 + 4 * i, 10 + 4 * i)
+
+-- Whether one more retry fits the budget: a pool whose engines all fail must not spend itself on repetitions. What a
+-- lost worker held is not asked about: a crash is no failure. Recent is what this window and the one before accepted.
+local function retry_allowed()
+  local r = redis.call('HMGET', retries, 'since_ms', 'accepted', 'accepted_before', 'count')
+  local accepted = tonumber(redis.call('HGET', counters, 'accepted') or 0)
+  local since, began_with = tonumber(r[1] or 0), tonumber(r[2] or 0)
+  local before, count = tonumber(r[3] or 0), tonumber(r[4] or 0)
+  if now - since >= RETRY_WINDOW_MS then
+    before = now - since < 2 * RETRY_WINDOW_MS and began_with or accepted
+    since, began_with, count = now, accepted, 0
+  end
+  local floor = tonumber(ARGV[11])
+  if floor > 0 then floor = math.max(floor, tonumber(redis.call('HGET', row, 'slots') or 0)) end
+  if count >= floor + tonumber(ARGV[10]) * (accepted - before) then
+    redis.call('HINCRBY', counters, 'retries_refused', 1)
+    return false
+  end
+  redis.call('HSET', retries, 'since_ms', ms(since), 'accepted', began_with, 'accepted_before', before,
+    'count', count + 1)
+  redis.call('PEXPIRE', retries, 3 * RETRY_WINDOW_MS)
+  return true
+end
+
+for i = 1, tonumber(ARGV[12]) do
+  local record, body, output = unpack(KEYS, 7 + 3 * i, 9 + 3 * i)
+  local id, attempt, cause, failed_payload = unpack(ARGV, 9 + 4 * i, 12 + 4 * i)
   local r = redis.call('HMGET', record, 'state', 'engine', 'attempt', 'entry', 'cancel', 'arrived_ms', 'timeout_ms',
-    'rank', 'excluded')
+    'rank', 'excluded', 'continue')
   if not holds or r[2] ~= engine or (attempt ~= '' and r[3] ~= attempt)
     or not (r[1] == 'running' or r[1] == 'assigned') then
     -- A reservation without a living request is a leak: whoever holds the engine may drop it.
@@ -32,13 +63,15 @@ for i = 1, tonumber(ARGV[10]) do
     if cause ~= 'returned' then
       note_error(record, r[3], engine, cause == 'failed' and failed_payload or 'its worker was lost')
     end
+    local last = redis.call('XREVRANGE', output, '+', '-', 'COUNT', 1)[1]
     local outcome, payload
     if r[5] then outcome, payload = r[5], r[5] == 'expired' and ARGV[7] or ARGV[6]
     elseif expired(now, r[6], r[7]) then outcome, payload = 'expired', ARGV[7]
     elseif lapses >= most_lapses and cause == 'lapsed' then outcome, payload = 'dead', ARGV[8]
-    elseif redis.call('EXISTS', output) == 1 then
+    elseif last and not r[10] then
       outcome, payload = 'failed', cause == 'failed' and failed_payload or ARGV[9]
-    elseif failures >= most_failures and cause == 'failed' then outcome, payload = 'failed', failed_payload
+    elseif cause == 'failed' and (failures >= most_failures or not retry_allowed()) then
+      outcome, payload = 'failed', failed_payload
     end
     if outcome then
       if outcome == 'dead' then
@@ -50,6 +83,7 @@ for i = 1, tonumber(ARGV[10]) do
     else
       redis.call('HSET', record, 'state', 'waiting')
       redis.call('HDEL', record, 'engine', 'entry')
+      if last then redis.call('HSET', record, 'after', last[1]) end
       if cause ~= 'returned' and not string.find(' ' .. (r[9] or '') .. ' ', ' ' .. engine .. ' ', 1, true) then
         redis.call('HSET', record, 'excluded', r[9] and (r[9] .. ' ' .. engine) or engine)
       end

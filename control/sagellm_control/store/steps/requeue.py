@@ -17,6 +17,22 @@ MAX_LAPSES = 3
 """A request whose workers died this often is taken for the cause."""
 
 
+@dataclass(slots=True, frozen=True)
+class RetryBudget:
+    """How many retries after failures a pool may spend in ten seconds.
+
+    The defaults are those of Finagle and Linkerd: a fifth of the requests, and ten a second.
+    """
+
+    share: float = 0.2
+    """For each request that was accepted in these seconds."""
+    floor: int = 100
+    """On top of that, and no fewer than the failing engine has slots; 0: none."""
+
+
+RETRY_BUDGET = RetryBudget()
+
+
 class Cause(StrEnum):
     """Why an attempt goes back."""
 
@@ -41,13 +57,21 @@ class Requeue:
 
 
 async def requeue(
-    store: Store, pool: str, engine: str, worker: str, items: Sequence[Requeue], *, max_failures: int = 3
+    store: Store,
+    pool: str,
+    engine: str,
+    worker: str,
+    items: Sequence[Requeue],
+    *,
+    max_failures: int = 3,
+    budget: RetryBudget = RETRY_BUDGET,
 ) -> list[str]:
     """For each: ``waiting``, ``lost``, or the outcome with which it ended instead.
 
     Args:
         worker: the session that holds the engine; empty: nobody does, its lease has lapsed.
         max_failures: with so many failed attempts a request ends as failed.
+        budget: what is beyond it ends as failed, too.
     """
     keys = store.keys.pool(pool)
     names = [
@@ -59,9 +83,10 @@ async def requeue(
         keys.freed,
         keys.counters,
         keys.dead,
+        keys.retries,
     ]
     arguments: list[Argument] = [store.now(), engine, worker, max_failures, MAX_LAPSES]
-    arguments += (CANCELLED, EXPIRED_RUNNING, DEAD, CUT_OFF, len(items))
+    arguments += (CANCELLED, EXPIRED_RUNNING, DEAD, CUT_OFF, budget.share, budget.floor, len(items))
     for item in items:
         names += (keys.record(item.request_id), keys.body(item.request_id), keys.output(item.request_id))
         arguments += (

@@ -1,0 +1,40 @@
+"""Says that this process is alive, to whoever would end the requests of a gateway that is not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from redis.exceptions import RedisError
+
+from ..store.connect import Store
+from ..store.listeners import announce_listener
+
+log = logging.getLogger(__name__)
+
+LEASE_S = 10.0
+"""Longer than any stall of a healthy process: one that is taken for dead too early may lose its clients' requests."""
+ANNOUNCE_EVERY_S = 2.0
+
+
+class Presence:
+    """The lease of one inbox. It begins with the first request that somebody has to listen to."""
+
+    def __init__(self, store: Store, inbox: str) -> None:
+        self._store = store
+        self._inbox = inbox
+        self._needed = asyncio.Event()
+
+    def begin(self) -> None:
+        """Be known as alive from now on; nothing waits for it."""
+        self._needed.set()
+
+    async def run(self) -> None:
+        """Announce until cancelled. The lease is left to lapse: who listens elsewhere by then is not disturbed."""
+        await self._needed.wait()
+        while True:
+            try:
+                await announce_listener(self._store, self._inbox, 1000 * LEASE_S)
+            except (RedisError, OSError) as error:
+                log.warning("cannot announce this gateway: %s", error)
+            await asyncio.sleep(ANNOUNCE_EVERY_S)

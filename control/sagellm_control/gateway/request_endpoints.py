@@ -1,0 +1,163 @@
+"""A request by its id: how it stands, its events from any position on, its result, its end.
+
+Any gateway answers for any request, as all of it is in Redis.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from typing import Any
+
+from aiohttp import web
+from redis.exceptions import RedisError
+
+from ..client.errors import UnknownRequest
+from ..client.queue_client import QueueClient
+from ..client.submission import Submission
+from ..store.steps.cancel import CancelResult
+from ..store.views import RequestView, find_request
+from ..wire.request import is_request_id
+from ..wire.states import RequestState
+from .answering import AnswerWriter
+from .endpoints import OpenAIEndpoints
+from .errors import UNAVAILABLE_RETRY_S, ApiError, bad_request
+from .event_ids import EventId, EventNumbering
+from .settings import GatewaySettings
+
+LAST_EVENT_ID = "Last-Event-ID"
+LEAST_WAIT_S = 1.0
+"""One whose timeout has just passed is given so long to end by itself."""
+TIMES = ("arrived_ms", "assigned_ms", "started_ms", "finished_ms")
+
+
+class RequestEndpoints:
+    """What a client that comes back asks."""
+
+    def __init__(self, queue: QueueClient, settings: GatewaySettings, openai: OpenAIEndpoints) -> None:
+        self._queue = queue
+        self._settings = settings
+        self._openai = openai
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/v1/requests/{id}", self.status),
+            web.delete("/v1/requests/{id}", self.cancel),
+            web.get("/v1/requests/{id}/events", self.events),
+            web.get("/v1/requests/{id}/result", self.result),
+        ]
+
+    async def status(self, request: web.Request) -> web.Response:
+        """Where the request is, and how it ended."""
+        return web.json_response(_shown(await self._find(request)))
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """End the request wherever it is. Sent again it changes nothing."""
+        view = await self._find(request)
+        try:
+            result = await self._queue.cancel(view.request_id)
+        except (RedisError, OSError) as error:
+            raise _unavailable(error) from error
+        if result is CancelResult.UNKNOWN:
+            raise _unknown(view.request_id)
+        return web.json_response({"id": view.request_id, "object": "request.cancellation", "result": str(result)})
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """The answer as server-sent events with ids, behind ``Last-Event-ID``; 204: there is nothing behind it."""
+        view = await self._find(request)
+        after: EventId | None = None
+        if (text := request.headers.get(LAST_EVENT_ID)) is not None:
+            try:
+                after = EventId.parse(text)
+            except ValueError:
+                raise bad_request(
+                    f"{LAST_EVENT_ID} must be the id of an event of this request, such as 1-7.", LAST_EVENT_ID
+                ) from None
+        return await self._answer(request, view, after, stream=True)
+
+    async def result(self, request: web.Request) -> web.StreamResponse:
+        """The whole answer, as the request itself would have had it; waits for it."""
+        return await self._answer(request, await self._find(request), None, stream=False)
+
+    async def _answer(
+        self, request: web.Request, view: RequestView, after: EventId | None, *, stream: bool
+    ) -> web.StreamResponse:
+        position = after.entry_before if after else (0, 0)
+        try:
+            async with self._queue.answer(view.request_id, after=position) as answer:
+                writer = AnswerWriter(
+                    self._queue,
+                    answer,
+                    request,
+                    deadline=_deadline(view),
+                    keepalive_s=self._settings.keepalive_s,
+                    headers={"X-Request-ID": view.request_id},
+                    numbering=EventNumbering(after),
+                )
+                return await (writer.write_stream(always=True) if stream else writer.write_whole())
+        except UnknownRequest:
+            raise _unknown(view.request_id) from None
+        except (asyncio.CancelledError, ConnectionError):
+            if not self._openai.stopping:
+                # Who came back once may do so again.
+                self._queue.abandon(Submission(view.request_id, view.pool, existed=True), patient=True)
+            raise
+        except (RedisError, OSError) as error:
+            raise _unavailable(error) from error
+
+    async def _find(self, request: web.Request) -> RequestView:
+        caller = self._openai.authenticate(request)
+        request_id = request.match_info["id"]
+        if not is_request_id(request_id):
+            raise _unknown(request_id)
+        try:
+            view = await find_request(self._queue.store, request_id)
+        except (RedisError, OSError) as error:
+            raise _unavailable(error) from error
+        # Another tenant's is not told from one that does not exist.
+        if view is None or (caller is not None and view.tenant != caller.tenant):
+            raise _unknown(request_id)
+        return view
+
+
+def _deadline(view: RequestView) -> float:
+    """On the monotonic clock: when the request's own timeout passes."""
+    timeout_ms = float(view.fields.get("timeout_ms") or 0)
+    if not timeout_ms or view.state is RequestState.FINISHED:
+        return math.inf
+    return time.monotonic() + max(LEAST_WAIT_S, timeout_ms / 1000 - view.age_s)
+
+
+def _shown(view: RequestView) -> dict[str, Any]:
+    fields = view.fields
+    shown: dict[str, Any] = {
+        "id": view.request_id,
+        "object": "request",
+        "state": str(view.state),
+        "model": fields.get("model") or view.pool,
+        "kind": view.kind,
+        "priority": view.priority,
+        "stream": fields.get("stream") == "1",
+        "attempt": view.attempt,
+        "engine": view.engine or None,
+        "outcome": view.outcome or None,
+    }
+    # Seconds since the epoch, as OpenAI's 'created' has them.
+    shown |= {name.removesuffix("_ms") + "_at": float(fields[name]) / 1000 for name in TIMES if fields.get(name)}
+    if view.state is RequestState.FINISHED:
+        shown["status"] = int(fields.get("status") or 0) or None
+        shown["message"] = fields.get("message")
+    return shown
+
+
+def _unknown(request_id: str) -> ApiError:
+    return ApiError(
+        404, f"There is no request with the id {request_id!r}, or its result has expired.", code="request_not_found"
+    )
+
+
+def _unavailable(error: Exception) -> ApiError:
+    return ApiError(
+        503, f"The queue cannot be reached: {error}", code="queue_unavailable", retry_after_s=UNAVAILABLE_RETRY_S
+    )
