@@ -123,6 +123,11 @@ class OpenEngines:
             for index in self._indexes_of(row):
                 index.remove(engine, _load(row, free))
 
+    def forget(self, engine: str) -> None:
+        """The engine has gone, and its row with it."""
+        self.close(engine)
+        self._rows.pop(engine, None)
+
     def by_load(self, request: Arrival) -> Iterator[str]:
         """Engines with room that may take the request, those with the fewest requests first."""
         index = self._index(request.model)
