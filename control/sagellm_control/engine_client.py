@@ -21,7 +21,6 @@ import httpx
 import orjson
 
 from .engine_access import EngineHttpClient, engine_http_client, retry_after_s
-
 from .types import EngineInfo
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,8 @@
    decode elsewhere. It keeps the KV blocks and says in the reply's ``kv_transfer_params`` where they lie.
 2. The decoding engine gets the request as it was, with those ``kv_transfer_params``, and fetches the blocks.
 
-An engine that says nothing of ``kv_transfer_params`` has no connector: the decoding engine then reads the prompt itself.
+An engine that says nothing of ``kv_transfer_params`` has no connector: the decoding engine then reads the prompt
+itself.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ async def prefill(adapter: EngineAdapter, call: EngineCall) -> Prefilled:
             pieces.append(chunk)
             size += len(chunk)
             if size > MOST_REPLY_BYTES:
-                raise EngineBroken(f"engine {adapter.url}: the reply to a prefill is longer than {MOST_REPLY_BYTES} bytes")
+                raise EngineBroken(
+                    f"engine {adapter.url}: the reply to a prefill is longer than {MOST_REPLY_BYTES} bytes"
+                )
         return Prefilled(reply.status, b"".join(pieces), reply.retry_after_s)
 
 

@@ -51,7 +51,7 @@ class DefaultIRExecutor(IRExecutor):
 
     def translate_to_commands(self, ir: SchedulerIR) -> list[ExecutionCommand]:
         nodes = ir.get_computation_nodes()
-        return [_command(task, [node for node in nodes if node.task_id == task.node_id]) for task in ir.get_task_nodes()]
+        return [_command(task, [n for n in nodes if n.task_id == task.node_id]) for task in ir.get_task_nodes()]
 
     async def execute(self, ir: SchedulerIR) -> dict[str, Any]:
         """Command id -> ``{request_id, output_text, finish_reason}``, or ``{"error": text}``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os.path
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -46,7 +45,7 @@ class KVReusePass(OptimizationPass):
         prefills = {node.task_id: node for node in ir.get_computation_nodes() if node.node_type is NodeType.PREFILL}
         for task in ir.get_task_nodes():
             prompt = task.prompt.strip()
-            longest = max((len(os.path.commonprefix([prompt, other])) for other in earlier), default=0)
+            longest = max((_common_length(prompt, other) for other in earlier), default=0)
             prefill = prefills.get(task.node_id)
             if prefill is not None and longest >= self.min_reuse_length:
                 prefill.resource_allocation.reuse_kv_prefix = True
@@ -95,9 +94,7 @@ class ResourceAllocationPass(OptimizationPass):
 class IROptimizer:
     """Runs passes one after another; one that fails is logged and skipped."""
 
-    def __init__(
-        self, *, passes: list[OptimizationPass] | None = None, enable_default_passes: bool = True
-    ) -> None:
+    def __init__(self, *, passes: list[OptimizationPass] | None = None, enable_default_passes: bool = True) -> None:
         self._passes: list[OptimizationPass] = []
         if enable_default_passes:
             self._passes += (KVReusePass(), ComputeCommOverlapPass(), ResourceAllocationPass())
@@ -130,3 +127,9 @@ class IROptimizer:
         return ir
 
 
+def _common_length(one: str, other: str) -> int:
+    """Characters with which both begin."""
+    for length, (here, there) in enumerate(zip(one, other, strict=False)):
+        if here != there:
+            return length
+    return min(len(one), len(other))

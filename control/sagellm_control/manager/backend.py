@@ -69,9 +69,7 @@ class Piece:
 class RequestFailed(Exception):
     """The request did not work out."""
 
-    def __init__(
-        self, code: ErrorCode, message: str, *, retryable: bool, engine_id: str = "", status: int = 0
-    ) -> None:
+    def __init__(self, code: ErrorCode, message: str, *, retryable: bool, engine_id: str = "", status: int = 0) -> None:
         super().__init__(message)
         self.code = code
         self.status = status

@@ -6,9 +6,7 @@ from collections import Counter
 from typing import Any
 
 from ..types import EngineInfo, EngineState
-
-DEFAULT_ROOM = 256
-"""Requests on an engine at once, where its registration does not say."""
+from ..wire.registration import DEFAULT_ROOM
 
 
 class EngineBoard:

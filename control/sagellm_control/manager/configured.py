@@ -55,7 +55,10 @@ def configured(
         changes["max_consecutive_failures"] = int(max_consecutive_failures)
     settings = settings.model_copy(update=changes)
     order, placement = make_policy(policy), _placement(strategy)
-    names = (policy if isinstance(policy, str) else order.name, strategy if isinstance(strategy, str) else placement.name)
+    names = (
+        policy if isinstance(policy, str) else order.name,
+        strategy if isinstance(strategy, str) else placement.name,
+    )
     redis = _redis(loaded, redis_url, namespace)
     if redis is None:
         if mode == "shared":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -21,6 +21,9 @@ from .jobs import CHARACTERS_A_TOKEN, embedding_job, job_of
 from .responses import failed_response, response, vectors
 
 log = logging.getLogger(__name__)
+
+_POLICY, _STRATEGY = DefaultText("fifo"), DefaultText("round_robin")
+_INTERVAL_S, _FAILURES = DefaultFloat(10.0), DefaultInt(3)
 
 
 class ControlPlaneManager:
@@ -46,11 +49,11 @@ class ControlPlaneManager:
 
     def __init__(
         self,
-        scheduling_policy: str | Order = DefaultText("fifo"),
-        routing_strategy: str | Placement = DefaultText("round_robin"),
+        scheduling_policy: str | Order = _POLICY,
+        routing_strategy: str | Placement = _STRATEGY,
         mode: str = "local",
-        health_check_interval_s: float = DefaultFloat(10.0),
-        max_consecutive_failures: int = DefaultInt(3),
+        health_check_interval_s: float = _INTERVAL_S,
+        max_consecutive_failures: int = _FAILURES,
         *,
         redis_url: str | None = None,
         namespace: str | None = None,
@@ -67,6 +70,7 @@ class ControlPlaneManager:
         self._policy, self._strategy, self._mode = made.policy_name, made.strategy_name, mode
         self._settings = made.settings
         self._backend = made.backend
+        self._turn = 0
 
     # Life
 
@@ -226,9 +230,7 @@ class ControlPlaneManager:
         """
         began = time.monotonic()
         try:
-            job = job_of(
-                request, stream=False, timeout_s=timeout_s, default_timeout_s=self._settings.request_timeout_s
-            )
+            job = job_of(request, stream=False, timeout_s=timeout_s, default_timeout_s=self._settings.request_timeout_s)
             reply = await self._backend.ask(job)
             return response(request, reply.body, began)
         except RequestFailed as failure:
@@ -260,23 +262,28 @@ class ControlPlaneManager:
         """
         if not texts:
             return []
-        self._check_embedding(model_id)
-        job = embedding_job(list(texts), model_id, trace_id, self._settings.request_timeout_s)
+        model = self._embedding_model(model_id)
+        job = embedding_job(list(texts), model, trace_id, self._settings.request_timeout_s)
         try:
             reply = await self._backend.ask(job)
         except RequestFailed as failure:
             raise _client_error(failure) from failure
         return vectors(reply.body, len(texts))
 
-    def _check_embedding(self, model_id: str) -> None:
-        able: Iterable[EngineInfo] = self._backend.board.embedding()
+    def _embedding_model(self, model_id: str) -> str:
+        """The model to ask for; of ``default`` that of the least loaded engine, of each in turn among equals."""
+        able = self._backend.board.embedding()
         if model_id != "default":
             able = [info for info in able if info.model_id == model_id]
         if not able:
             of_model = "" if model_id == "default" else f" for model {model_id}"
             raise ValueError(f"No embedding engines available{of_model}")
-        if not any(info.state == EngineState.READY for info in able):
+        ready = [info for info in able if info.state == EngineState.READY]
+        if not ready:
             raise ValueError("No healthy embedding engines available")
+        self._turn += 1
+        turn = self._turn % len(ready)
+        return min(ready[turn:] + ready[:turn], key=lambda info: info.active_requests).model_id
 
 
 def _state(state: object) -> EngineState:

@@ -9,10 +9,7 @@ from ..engine_access import (
     ADAPTERS,
     EngineAdapter,
     EngineHttpClient,
-    EngineUnreachable,
-    OpenAIHttpAdapter,
-    SageLLMAdapter,
-    discover,
+    adapter_for,
     engine_http_client,
 )
 from ..types import EngineInfo
@@ -87,18 +84,4 @@ class EngineAdapters:
         if self._instances and instance is not None:
             return InstanceAdapter(instance)
         options: Any = {"api_key": metadata["api_key"]} if metadata.get("api_key") else {}
-        match metadata.get("wire", "auto"):
-            case "openai":
-                return OpenAIHttpAdapter(info.endpoint, client, **options)
-            case "sagellm":
-                return SageLLMAdapter(info.endpoint, client, **options)
-            case _:
-                pass
-        try:
-            adapter, _ = await discover(info.endpoint, client, **options)
-        except ValueError as error:
-            # It tells nothing about itself. What programs of the sageLLM control plane run speaks at least its wire.
-            adapter = SageLLMAdapter(info.endpoint, client, **options)
-            if not await adapter.healthy():
-                raise EngineUnreachable(str(error)) from error
-        return adapter
+        return await adapter_for(info.endpoint, client, wire=metadata.get("wire", "auto"), **options)

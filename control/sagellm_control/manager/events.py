@@ -111,8 +111,10 @@ class EventWriter:
         self._extra |= extra
         yield from self._start()
         for choice in payload.get("choices") or ():
-            text = choice["text"] if "text" in choice else (choice.get("delta") or choice.get("message") or {}).get(
-                "content"
+            text = (
+                choice["text"]
+                if "text" in choice
+                else (choice.get("delta") or choice.get("message") or {}).get("content")
             )
             if text:
                 if self._first is None:
@@ -121,8 +123,6 @@ class EventWriter:
                 self._count += len(tokens) or 1
                 self._text.append(text)
                 self._tokens += tokens
-                yield StreamEventDelta(
-                    **self._ids, engine_id=self._engine_id, content=text, content_tokens=tokens
-                )
+                yield StreamEventDelta(**self._ids, engine_id=self._engine_id, content=text, content_tokens=tokens)
             if choice.get("finish_reason"):
                 self._finish = choice["finish_reason"]

@@ -11,7 +11,7 @@ import orjson
 from pydantic import ValidationError
 from sagellm_protocol import Request, Response
 
-from ..engine_access import EngineBroken, EngineCall, EngineReply, WholeBody
+from ..engine_access import EngineBroken, EngineCall, EngineFacts, EngineReply, WholeBody
 from ..local_engine_client import LocalEngine
 
 _JSON = "application/json"
@@ -35,6 +35,9 @@ class InstanceAdapter:
     @property
     def url(self) -> str:
         return f"local:{self._engine.engine_id}"
+
+    async def probe(self) -> EngineFacts:
+        return EngineFacts("instance", "", (), None, None)
 
     async def healthy(self) -> bool:
         try:

@@ -13,7 +13,6 @@ from ..scheduler.order import Order
 from ..scheduler.placement import Placement
 from ..types import EngineInfo, EngineState, SchedulingDecision
 from ..wire.request import Arrival
-from ..wire.states import RequestKind
 from .backend import Job, Piece, Reply, Wish, refused, unserved
 from .board import EngineBoard, room_of
 from .engine_adapters import EngineAdapters
@@ -141,14 +140,7 @@ class LocalBackend:
         return self._run(job).stream()
 
     def _run(self, job: Job) -> LocalRun:
-        return LocalRun(self, job, self._line_for(job))
-
-    def _line_for(self, job: Job) -> ModelQueue | None:
-        if job.kind is RequestKind.EMBEDDING and job.model == "default":
-            able = [info for info in self.board.embedding() if info.state == EngineState.READY]
-            least = min(able, key=lambda info: info.active_requests, default=None)
-            return self._queue_of[least.engine_id] if least is not None else None
-        return self._queues.get(job.model)
+        return LocalRun(self, job, self._queues.get(job.model))
 
     def engine_trouble(self, engine_id: str) -> None:
         """An attempt could not reach the engine."""

@@ -140,17 +140,12 @@ class ModelQueue:
 
     def others(self, excluded: frozenset[str]) -> bool:
         """Whether a READY engine is not among the excluded."""
-        return any(
-            info.state == EngineState.READY and name not in excluded
-            for name, info in self._infos.items()
-        )
+        return any(info.state == EngineState.READY and name not in excluded for name, info in self._infos.items())
 
     def is_least_loaded(self, engine_id: str, arrival: Arrival) -> bool:
         """Whether no engine with room has fewer requests; asked before the place is taken."""
         least = next(self._engines.by_load(arrival), None)
-        return least is None or (
-            self._infos[engine_id].active_requests <= self._infos[least].active_requests
-        )
+        return least is None or (self._infos[engine_id].active_requests <= self._infos[least].active_requests)
 
     # Requests
 

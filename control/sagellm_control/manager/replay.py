@@ -60,7 +60,9 @@ class Replay:
             self._held_back = self._held_back[len(text) :]
             return b""
         raise RequestFailed(
-            ErrorCode.UNAVAILABLE, "Stream error: the engine was lost, and another one answers otherwise", retryable=True
+            ErrorCode.UNAVAILABLE,
+            "Stream error: the engine was lost, and another one answers otherwise",
+            retryable=True,
         )
 
 
