@@ -100,10 +100,18 @@ async def test_a_caller_that_stops_cancels(start_plane: StartPlane, start_engine
     with pytest.raises(asyncio.CancelledError):
         await call
     await engine.until(running=0, aborted=1)
-    events = plane.manager.stream_request(a_request("r2"))
-    assert isinstance(await anext(events), StreamEventStart)
-    await events.aclose()
-    await engine.until(running=0, aborted=2)
+    await plane.active("e1", 0)
+
+
+async def test_a_reader_that_leaves_cancels(start_plane: StartPlane, start_engine: StartEngine) -> None:
+    plane = await start_plane()
+    engine = await start_engine(**ENDLESS)
+    plane.register("e1", engine)
+    await plane.ready("e1")
+    async for event in plane.manager.stream_request(a_request()):
+        assert isinstance(event, StreamEventStart)
+        break
+    await engine.until(running=0, aborted=1)
     await plane.active("e1", 0)
 
 
