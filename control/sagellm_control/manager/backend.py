@@ -120,6 +120,10 @@ class Backend(Protocol):
         """The wish is done with its engine, or with waiting."""
         ...
 
+    def waiting(self, model: str) -> tuple[int, float]:
+        """How many wait for the model's engines, and the estimated wait (ms) of who comes next."""
+        ...
+
     async def ask(self, job: Job) -> Reply:
         """Run a request. Raises RequestFailed."""
         ...

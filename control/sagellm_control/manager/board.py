@@ -34,6 +34,11 @@ class EngineBoard:
                 del self._models[model]
         return info
 
+    @property
+    def models(self) -> list[str]:
+        """The models that engines were registered with."""
+        return list(self._models)
+
     def model_of(self, engine_id: str) -> str:
         """The model that the engine was registered with."""
         return self._model_of[engine_id]

@@ -13,11 +13,13 @@ from sagellm_protocol import Request, Response, StreamEvent
 from ..scheduler.order import Order
 from ..scheduler.placement import Placement
 from ..types import EngineInfo, EngineState, RequestPriority, RequestType, SchedulingDecision
-from .backend import RequestFailed, Wish
+from .backend import Job, RequestFailed, Wish
+from .board import room_of
 from .configured import configured
 from .events import EventWriter
 from .given import DefaultFloat, DefaultInt, DefaultText
 from .jobs import CHARACTERS_A_TOKEN, embedding_job, job_of
+from .load import Misses, ModelLoad
 from .responses import failed_response, response, vectors
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ class ControlPlaneManager:
         self._settings = made.settings
         self._backend = made.backend
         self._turn = 0
+        self._misses = Misses()
 
     # Life
 
@@ -128,6 +131,8 @@ class ControlPlaneManager:
             return False
         self._backend.unregister(info)
         self._backend.board.remove(engine_id)
+        if not self._backend.board.of_model(info.model_id):
+            self._misses.forget(info.model_id)
         return True
 
     def update_engine_state(self, engine_id: str, state: EngineState) -> bool:
@@ -176,6 +181,25 @@ class ControlPlaneManager:
             "engine_types": types,
             "mode": self._mode,
         }
+
+    def get_load(self) -> list[ModelLoad]:
+        """How busy the engines of each model are."""
+        return [self._load_of(model) for model in self._backend.board.models]
+
+    def _load_of(self, model: str) -> ModelLoad:
+        engines = self._backend.board.of_model(model)
+        ready = [info for info in engines if info.state == EngineState.READY]
+        waiting, wait_ms = self._backend.waiting(model)
+        return ModelLoad(
+            model,
+            ready=len(ready),
+            coming=len(ready) + sum(info.state == EngineState.STARTING for info in engines),
+            places=sum(room_of(info, self._settings.max_concurrent_requests) for info in ready),
+            active=sum(info.active_requests for info in ready),
+            waiting=waiting,
+            wait_ms=wait_ms,
+            slo_miss_rate=self._misses.rate(model),
+        )
 
     # Requests
 
@@ -232,7 +256,9 @@ class ControlPlaneManager:
         try:
             job = job_of(request, stream=False, timeout_s=timeout_s, default_timeout_s=self._settings.request_timeout_s)
             reply = await self._backend.ask(job)
-            return response(request, reply.body, began)
+            made = response(request, reply.body, began)
+            self._note(job, made.metrics.ttft_ms)
+            return made
         except RequestFailed as failure:
             return failed_response(request, failure)
 
@@ -246,6 +272,7 @@ class ControlPlaneManager:
                     for event in writer.feed(piece):
                         yield event
             last = writer.end()
+            self._note(job, writer.ttft_ms)
         except RequestFailed as failure:
             last = writer.fail(failure)
         for event in last:
@@ -269,6 +296,10 @@ class ControlPlaneManager:
         except RequestFailed as failure:
             raise _client_error(failure) from failure
         return vectors(reply.body, len(texts))
+
+    def _note(self, job: Job, ttft_ms: float) -> None:
+        if job.slo_ms and self._backend.board.of_model(job.model):
+            self._misses.note(job.model, ttft_ms > job.slo_ms)
 
     def _embedding_model(self, model_id: str) -> str:
         """The model to ask for; of ``default`` that of the least loaded engine, of each in turn among equals."""

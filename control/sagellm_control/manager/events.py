@@ -42,6 +42,11 @@ class EventWriter:
         self._extra: dict[str, Any] = {}
         self.done = False
 
+    @property
+    def ttft_ms(self) -> float:
+        """From the call to the first piece of text, as it was seen from here."""
+        return ((self._first or time.monotonic()) - self._began) * 1000
+
     def feed(self, piece: Piece) -> Iterator[StreamEvent]:
         """The events of a piece. Raises RequestFailed if it tells of a failure or cannot be read."""
         self._engine_id = piece.engine_id

@@ -131,6 +131,10 @@ class LocalBackend:
             self._wishes.keep(waiting)
         return decision
 
+    def waiting(self, model: str) -> tuple[int, float]:
+        queue = self._queues.get(model)
+        return (len(queue), queue.wait_ms(len(queue) + 1) if len(queue) else 0.0) if queue is not None else (0, 0.0)
+
     # Requests
 
     async def ask(self, job: Job) -> Reply:

@@ -124,6 +124,15 @@ class SharedBackend:
     def complete(self, request_id: str, engine_id: str) -> None:
         self._wishes.complete(request_id, engine_id)
 
+    def waiting(self, model: str) -> tuple[int, float]:
+        if self._queue is None:
+            return 0, 0.0
+        pools = self._queue.pools
+        depth = next((depth for depth in pools.depths if depth.pool == model), None)
+        waiting = depth.waiting + sum(depth.queued.values()) if depth is not None else 0
+        rate = pools.drain_rate(model)
+        return waiting, (waiting + 1) / rate * 1000 if waiting and rate > 0 else 0.0
+
     async def ask(self, job: Job) -> Reply:
         await self.connected()
         return await SharedRun(self.queue, job).ask()
