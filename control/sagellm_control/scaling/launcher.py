@@ -83,17 +83,19 @@ class ProcessLauncher:
         return LaunchedEngine(engine_id, self._host, port, {**self._metadata, "instance_type": instance_type})
 
     async def stop(self, engine_id: str) -> None:
-        process = self._running.pop(engine_id, None)
-        if process is None or process.returncode is not None:
+        process = self._running.get(engine_id)
+        if process is None:
             return
-        process.terminate()
-        try:
-            async with asyncio.timeout(STOP_WITHIN_S):
+        if process.returncode is None:
+            process.terminate()
+            try:
+                async with asyncio.timeout(STOP_WITHIN_S):
+                    await process.wait()
+            except TimeoutError:
+                log.warning("engine %s: did not stop within %g s and is killed", engine_id, STOP_WITHIN_S)
+                process.kill()
                 await process.wait()
-        except TimeoutError:
-            log.warning("engine %s: did not stop within %g s and is killed", engine_id, STOP_WITHIN_S)
-            process.kill()
-            await process.wait()
+        self._running.pop(engine_id, None)  # only now: who is cancelled in between can call again
 
     async def close(self) -> None:
         """Stop all."""
