@@ -105,9 +105,7 @@ class SharedEngines:
             if known is not None:
                 old = Registration.decode(known)
                 said = "" if state is EngineState.READY else str(state)
-                await replace(
-                    store, dataclasses.replace(old, state=said)
-                )
+                await replace(store, dataclasses.replace(old, state=said))
             await drain_engine(store, info.model_id, info.engine_id, drain=state is not EngineState.READY)
             self._overrides.pop(info.engine_id, None)
 

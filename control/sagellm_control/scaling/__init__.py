@@ -1,8 +1,8 @@
 """How many engines a model wants, and starting and stopping them.
 
-    advice      from figures to a recommendation; pure
-    launcher    what starts and stops engines: an interface, and one for processes of this machine
-    manager     puts both together
+advice      from figures to a recommendation; pure
+launcher    what starts and stops engines: an interface, and one for processes of this machine
+manager     puts both together
 """
 
 from .advice import Advice, ScalingLimits, advise
