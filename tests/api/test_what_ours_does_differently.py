@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import orjson
@@ -12,9 +12,6 @@ import pytest
 from sagellm_protocol import (
     ChatMessage,
     ErrorCode,
-    Metrics,
-    Request,
-    Response,
     SamplingParams,
     StreamEventDelta,
     StreamEventEnd,
@@ -289,53 +286,3 @@ async def test_13_times_are_aware_and_a_place_is_given_back_once(plane: Plane) -
     for _ in range(3):
         plane.manager.complete_request("r1", "e1")
     assert info.active_requests == 1
-
-
-class LocalEngine:
-    """An engine object."""
-
-    engine_id = "local-1"
-
-    def __init__(self) -> None:
-        self.seen: list[Request] = []
-
-    async def execute(self, request: Request) -> Response:
-        self.seen.append(request)
-        return Response(
-            request_id=request.request_id,
-            trace_id=request.trace_id,
-            output_text="Hi there",
-            output_tokens=[1, 2],
-            finish_reason="stop",
-            metrics=_metrics(),
-        )
-
-    async def stream(self, request: Request) -> AsyncIterator[Any]:
-        ids = {"request_id": request.request_id, "trace_id": request.trace_id, "engine_id": self.engine_id}
-        yield StreamEventStart(**ids, prompt_tokens=3)
-        yield StreamEventDelta(**ids, content="Hi ", content_tokens=[1])
-        yield StreamEventDelta(**ids, content="there", content_tokens=[2])
-        yield StreamEventEnd(**ids, content="Hi there", output_tokens=[1, 2], finish_reason="stop", metrics=_metrics())
-
-    async def health_check(self) -> bool:
-        return True
-
-
-def _metrics() -> Metrics:
-    return Metrics(ttft_ms=12.5, throughput_tps=1.0, peak_mem_mb=0, error_rate=0.0)
-
-
-async def test_an_engine_object_is_scheduled_like_any_other(start_plane: StartPlane) -> None:
-    plane = await start_plane()
-    engine = LocalEngine()
-    plane.manager.register_engine("local-1", "m", "local", 0, metadata={"engine_instance": engine})
-    await plane.ready("local-1")
-    response = await plane.manager.execute_request(a_request(model="m", metadata={"x": 1}))
-    assert (response.output_text, response.output_tokens, response.metrics.ttft_ms) == ("Hi there", [1, 2], 12.5)
-    assert engine.seen[0].metadata == {"x": 1}
-    start, *deltas, end = [event async for event in plane.manager.stream_request(a_request("r-2", model="m"))]
-    assert start.prompt_tokens == 3
-    assert [delta.content_tokens for delta in deltas] == [[1], [2]]
-    assert (end.content, end.output_tokens, end.error) == ("Hi there", [1, 2], None)
-    with pytest.raises(TypeError, match="engine_instance"):
-        plane.manager.register_engine("no", "m", "local", 0, metadata={"engine_instance": object()})

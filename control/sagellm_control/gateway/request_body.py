@@ -62,6 +62,8 @@ def read_body(raw: bytes, kind: RequestKind) -> RequestBody:
             characters = _read_prompt(body.get("prompt"), "prompt")
         case RequestKind.EMBEDDING:
             characters = _read_prompt(body.get("input"), "input")
+        case RequestKind.RESERVATION:
+            raise AssertionError("a reservation has no endpoint")
     user = body.get("user")
     if user is not None and not isinstance(user, str):
         raise bad_request("user must be a string.", "user")

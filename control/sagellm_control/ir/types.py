@@ -62,7 +62,9 @@ class ParallelismConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Read ``to_dict``'s form. Raises KeyError where a key is missing."""
-        return cls(**_named(cls, values) | {"strategy": ParallelismStrategy(values["strategy"])})
+        read = _named(cls, values)
+        read["strategy"] = ParallelismStrategy(values["strategy"])
+        return cls(**read)
 
 
 @dataclass

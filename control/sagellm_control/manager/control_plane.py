@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any
 
 from sagellm_protocol import Request, Response, StreamEvent
 
 from ..scheduler.order import Order
 from ..scheduler.placement import Placement
 from ..types import EngineInfo, EngineState, RequestPriority, RequestType, SchedulingDecision
+from .arguments import client_error, engine_state, request_priority
 from .backend import Job, RequestFailed, Wish
-from .board import room_of
 from .configured import configured
 from .events import EventWriter
 from .given import DefaultFloat, DefaultInt, DefaultText
 from .jobs import CHARACTERS_A_TOKEN, embedding_job, job_of
-from .load import Misses, ModelLoad
+from .load import Misses, ModelLoad, load_of
 from .responses import failed_response, response, vectors
-
-log = logging.getLogger(__name__)
 
 _POLICY, _STRATEGY = DefaultText("fifo"), DefaultText("round_robin")
 _INTERVAL_S, _FAILURES = DefaultFloat(10.0), DefaultInt(3)
@@ -121,7 +118,6 @@ class ControlPlaneManager:
         except BaseException:
             self._backend.board.remove(engine_id)
             raise
-        log.info("engine %s registered for model %s at %s", engine_id, model_id, info.endpoint)
         return info
 
     def unregister_engine(self, engine_id: str) -> bool:
@@ -141,7 +137,7 @@ class ControlPlaneManager:
         Raises:
             ValueError: ``state`` is none.
         """
-        wanted = _state(state)
+        wanted = engine_state(state)
         info = self._backend.board.engines.get(engine_id)
         if info is None:
             return False
@@ -184,22 +180,11 @@ class ControlPlaneManager:
 
     def get_load(self) -> list[ModelLoad]:
         """How busy the engines of each model are."""
-        return [self._load_of(model) for model in self._backend.board.models]
-
-    def _load_of(self, model: str) -> ModelLoad:
-        engines = self._backend.board.of_model(model)
-        ready = [info for info in engines if info.state == EngineState.READY]
-        waiting, wait_ms = self._backend.waiting(model)
-        return ModelLoad(
-            model,
-            ready=len(ready),
-            coming=len(ready) + sum(info.state == EngineState.STARTING for info in engines),
-            places=sum(room_of(info, self._settings.max_concurrent_requests) for info in ready),
-            active=sum(info.active_requests for info in ready),
-            waiting=waiting,
-            wait_ms=wait_ms,
-            slo_miss_rate=self._misses.rate(model),
-        )
+        board, room = self._backend.board, self._settings.max_concurrent_requests
+        return [
+            load_of(model, board.of_model(model), room, self._backend.waiting(model), self._misses.rate(model))
+            for model in board.models
+        ]
 
     # Requests
 
@@ -228,7 +213,7 @@ class ControlPlaneManager:
                 trace_id,
                 model_id,
                 request_type,
-                _priority(priority),
+                request_priority(priority),
                 len(prompt or "") // CHARACTERS_A_TOKEN,
                 max(0, max_tokens or 0),
                 deadline_ms if deadline_ms is not None and deadline_ms > 0 else None,
@@ -294,7 +279,7 @@ class ControlPlaneManager:
         try:
             reply = await self._backend.ask(job)
         except RequestFailed as failure:
-            raise _client_error(failure) from failure
+            raise client_error(failure) from failure
         return vectors(reply.body, len(texts))
 
     def _note(self, job: Job, ttft_ms: float) -> None:
@@ -315,34 +300,3 @@ class ControlPlaneManager:
         self._turn += 1
         turn = self._turn % len(ready)
         return min(ready[turn:] + ready[:turn], key=lambda info: info.active_requests).model_id
-
-
-def _state(state: object) -> EngineState:
-    try:
-        return EngineState(cast(str, state))
-    except ValueError:
-        names = ", ".join(EngineState)
-        raise ValueError(f"state must be an EngineState ({names}), not {state!r}") from None
-
-
-def _priority(priority: object) -> RequestPriority:
-    # The original took anything here, and so do we: what is out of range counts as the nearest class.
-    if isinstance(priority, RequestPriority):
-        return priority
-    if isinstance(priority, int):
-        return RequestPriority(min(max(priority, RequestPriority.CRITICAL), RequestPriority.BACKGROUND))
-    return RequestPriority.parse(str(priority)) if isinstance(priority, str) else RequestPriority.NORMAL
-
-
-def _client_error(failure: RequestFailed) -> Exception:
-    from ..engine_client import EngineClientError, EngineRequestError, EngineTimeoutError, EngineUnavailableError
-
-    if failure.status:
-        error = EngineRequestError(str(failure), failure.status)
-        error.retryable = failure.retryable
-        return error
-    if failure.code.value == "deadline_exceeded":
-        return EngineTimeoutError(str(failure))
-    if failure.code.value == "unavailable":
-        return EngineUnavailableError(str(failure))
-    return EngineClientError(str(failure), retryable=failure.retryable)

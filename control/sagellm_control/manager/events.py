@@ -29,7 +29,7 @@ class EventWriter:
     """Writes the events of one answer. ``done`` when its end has been seen."""
 
     def __init__(self, request: Request) -> None:
-        self._ids = {"request_id": request.request_id, "trace_id": request.trace_id}
+        self._ids: dict[str, Any] = {"request_id": request.request_id, "trace_id": request.trace_id}
         self._began = time.monotonic()
         self._first: float | None = None
         self._engine_id = ""

@@ -6,6 +6,9 @@ import math
 import time
 from dataclasses import dataclass
 
+from ..types import EngineInfo, EngineState
+from .board import room_of
+
 MEMORY_S = 60.0
 """Time constant of the moving averages: what was a few minutes ago counts no more."""
 
@@ -28,6 +31,23 @@ class ModelLoad:
     """Estimated wait of who comes next."""
     slo_miss_rate: float = 0.0
     """Fraction of this manager's requests with an objective that missed it lately."""
+
+
+def load_of(
+    model: str, engines: list[EngineInfo], room: int, waiting: tuple[int, float], slo_miss_rate: float
+) -> ModelLoad:
+    """The figures of a model; ``room``: of an engine whose registration does not say."""
+    ready = [info for info in engines if info.state == EngineState.READY]
+    return ModelLoad(
+        model,
+        ready=len(ready),
+        coming=len(ready) + sum(info.state == EngineState.STARTING for info in engines),
+        places=sum(room_of(info, room) for info in ready),
+        active=sum(info.active_requests for info in ready),
+        waiting=waiting[0],
+        wait_ms=waiting[1],
+        slo_miss_rate=slo_miss_rate,
+    )
 
 
 class Misses:

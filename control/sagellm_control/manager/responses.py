@@ -31,7 +31,7 @@ def failed_response(request: Request, failure: RequestFailed) -> Response:
 
 def failed_metrics() -> Metrics:
     """Figures of a request that did not work out."""
-    return Metrics(**{**NO_METRICS, "error_rate": 1.0})
+    return Metrics.model_validate({**NO_METRICS, "error_rate": 1.0})
 
 
 def response(request: Request, body: bytes, began: float) -> Response:

@@ -54,8 +54,9 @@ def advise(load: ModelLoad, limits: ScalingLimits, since_change_s: float = math.
     wanted = min(max(wanted, limits.min_engines), limits.max_engines)
     change = wanted - load.coming
     if change == 0:
-        bound = reasons and f"{load.coming} engines are the limit" if wanted != load.coming or reasons else ""
-        return Advice(load.model_id, 0, [*reasons, *([bound] if bound else [])], load)
+        if reasons:
+            reasons.append(f"{load.coming} engines are the limit, or on their way")
+        return Advice(load.model_id, 0, reasons, load)
     cooldown_s = limits.up_cooldown_s if change > 0 else limits.down_cooldown_s
     if since_change_s < cooldown_s:
         reasons.append(f"changed {since_change_s:.0f} s ago, and {cooldown_s:.0f} s have to pass")

@@ -199,12 +199,16 @@ class ScalingManager:
     async def _drain(self, engine_id: str) -> None:
         try:
             async with asyncio.timeout(DRAIN_S):
-                while (engine := self._plane.get_engine(engine_id)) is not None and engine.active_requests:
+                while self._busy(engine_id):  # noqa: ASYNC110 - the manager tells nobody when an engine is empty
                     await asyncio.sleep(LOOK_EVERY_S)
         except TimeoutError:
             log.warning("engine %s: still busy after %g s of draining", engine_id, DRAIN_S)
         self._plane.unregister_engine(engine_id)
         await self._stop(engine_id)
+
+    def _busy(self, engine_id: str) -> bool:
+        engine = self._plane.get_engine(engine_id)
+        return engine is not None and engine.active_requests > 0
 
     async def _stop(self, engine_id: str) -> None:
         assert self._launcher is not None
