@@ -1,7 +1,7 @@
 """The quick start: a manager, an engine, one answer. Its state lives in this process.
 
-    sagellm-control engine --port 8100            # in another terminal: an engine without a model
-    python examples/library/quick_start.py 8100
+sagellm-control engine --port 8100            # in another terminal: an engine without a model
+python examples/library/quick_start.py 8100
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Two managers on one Redis: what one registers the other sees and uses.
 
-    sagellm-control scheduler --redis-url redis://127.0.0.1:6379/0
-    sagellm-control worker --adopt --redis-url redis://127.0.0.1:6379/0
-    sagellm-control engine --port 8100
-    python examples/library/shared_mode.py redis://127.0.0.1:6379/0 8100
+sagellm-control scheduler --redis-url redis://127.0.0.1:6379/0
+sagellm-control worker --adopt --redis-url redis://127.0.0.1:6379/0
+sagellm-control engine --port 8100
+python examples/library/shared_mode.py redis://127.0.0.1:6379/0 8100
 """
 
 from __future__ import annotations
