@@ -87,7 +87,7 @@ async def managed(shared: bool, folder: Path) -> AsyncGenerator[ControlPlaneMana
         stack.push_async_callback(manager.stop)
         manager.register_engine("e1", MODEL, "127.0.0.1", port, metadata={"wire": "sagellm"})
         async with asyncio.timeout(30):
-            while not manager.healthy_engine_count:
+            while not manager.healthy_engine_count:  # noqa: ASYNC110 - as programs do
                 await asyncio.sleep(0.05)
         yield manager
 

@@ -1,6 +1,7 @@
 """Prefill on one engine, decode on another. ``python examples/library/prefill_decode.py 8100 8101``
 
-With vLLM both engines run with a KV connector; the control plane passes the ``kv_transfer_params`` from one to the other.
+With vLLM both engines run with a KV connector; the control plane passes the ``kv_transfer_params`` from one to the
+other.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ class EngineBoard:
         self.engines: dict[str, EngineInfo] = {}
         self._models: dict[str, dict[str, EngineInfo]] = {}
         self._model_of: dict[str, str] = {}
+        self._turn = 0
 
     def add(self, info: EngineInfo) -> None:
         """A new engine."""
@@ -50,6 +51,23 @@ class EngineBoard:
     def embedding(self) -> list[EngineInfo]:
         """The engines that make vectors."""
         return [info for info in self.engines.values() if makes_vectors(info)]
+
+    def embedding_model(self, model_id: str) -> str:
+        """The model to ask for vectors; of ``default`` that of the least loaded engine, of each in turn among equals.
+
+        Raises:
+            ValueError: there is no such engine, or none is READY.
+        """
+        able = [info for info in self.embedding() if model_id in ("default", info.model_id)]
+        if not able:
+            of_model = "" if model_id == "default" else f" for model {model_id}"
+            raise ValueError(f"No embedding engines available{of_model}")
+        ready = [info for info in able if info.state == EngineState.READY]
+        if not ready:
+            raise ValueError("No healthy embedding engines available")
+        self._turn += 1
+        turn = self._turn % len(ready)
+        return min(ready[turn:] + ready[:turn], key=lambda info: info.active_requests).model_id
 
     def status(self) -> dict[str, Any]:
         """What ``get_status`` says of the engines."""

@@ -69,7 +69,6 @@ class ControlPlaneManager:
         self._policy, self._strategy, self._mode = made.policy_name, made.strategy_name, mode
         self._settings = made.settings
         self._backend = made.backend
-        self._turn = 0
         self._misses = Misses()
 
     # Life
@@ -274,7 +273,7 @@ class ControlPlaneManager:
         """
         if not texts:
             return []
-        model = self._embedding_model(model_id)
+        model = self._backend.board.embedding_model(model_id)
         job = embedding_job(list(texts), model, trace_id, self._settings.request_timeout_s)
         try:
             reply = await self._backend.ask(job)
@@ -285,18 +284,3 @@ class ControlPlaneManager:
     def _note(self, job: Job, ttft_ms: float) -> None:
         if job.slo_ms and self._backend.board.of_model(job.model):
             self._misses.note(job.model, ttft_ms > job.slo_ms)
-
-    def _embedding_model(self, model_id: str) -> str:
-        """The model to ask for; of ``default`` that of the least loaded engine, of each in turn among equals."""
-        able = self._backend.board.embedding()
-        if model_id != "default":
-            able = [info for info in able if info.model_id == model_id]
-        if not able:
-            of_model = "" if model_id == "default" else f" for model {model_id}"
-            raise ValueError(f"No embedding engines available{of_model}")
-        ready = [info for info in able if info.state == EngineState.READY]
-        if not ready:
-            raise ValueError("No healthy embedding engines available")
-        self._turn += 1
-        turn = self._turn % len(ready)
-        return min(ready[turn:] + ready[:turn], key=lambda info: info.active_requests).model_id
