@@ -153,7 +153,7 @@ class ModelQueue:
         """An engine for it now, if nobody waits; the place is not taken yet."""
         if len(self):
             return None
-        return self._chosen(arrival)
+        return self._chosen(arrival, arrival.arrived_ms)
 
     def take(self, engine_id: str) -> None:
         """Take a place."""
@@ -211,7 +211,7 @@ class ModelQueue:
             at = self._first
             while self._engines.places > 0 and at < min(len(self._line), self._first + DEEPEST_LOOK):
                 waiter = self._line[at][2]
-                engine_id = self._chosen(waiter.arrival)
+                engine_id = self._chosen(waiter.arrival, time.time() * 1000)
                 if engine_id is None:
                     at += 1
                     continue
@@ -225,8 +225,7 @@ class ModelQueue:
         finally:
             self._serving = False
 
-    def _chosen(self, arrival: Arrival) -> str | None:
-        now_ms = time.time() * 1000
+    def _chosen(self, arrival: Arrival, now_ms: float) -> str | None:
         choice = self._placement.choose(arrival, forecast_of(arrival), self._engines, now_ms)
         if not isinstance(choice, Hold):
             return choice
