@@ -29,6 +29,7 @@ def permanent_pool_keys(keys: PoolKeys) -> set[str]:
         keys.room,
         keys.engines,
         keys.leases,
+        keys.registrations,  # until the engines are unregistered
         keys.settings,
         keys.counters,
         keys.orphans,  # an entry goes when its time has come

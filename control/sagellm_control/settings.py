@@ -31,6 +31,7 @@ from sagellm_workers.settings import WorkerSettings
 
 from .cli.settings import LogSettings, UpSettings
 from .gateway.settings import GatewaySettings
+from .manager.settings import ManagerSettings
 from .scheduler.settings import SchedulerSettings
 from .simulated_engine.settings import SimulatedEngineSettings
 from .store.settings import RedisSettings
@@ -56,6 +57,7 @@ class Settings(BaseSettings):
     scheduler: SchedulerSettings = _section(SchedulerSettings)
     worker: WorkerSettings = _section(WorkerSettings)
     engine: SimulatedEngineSettings = _section(SimulatedEngineSettings)
+    manager: ManagerSettings = _section(ManagerSettings)
     up: UpSettings = _section(UpSettings)
     log: LogSettings = _section(LogSettings)
 

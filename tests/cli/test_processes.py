@@ -37,7 +37,10 @@ def test_without_redis_it_is_one_line(words: tuple[str, ...]) -> None:
 
 def test_a_worker_without_an_engine(tmp_path: Path) -> None:
     done = control("worker", *NOBODY)
-    assert (done.returncode, done.stderr) == (1, "Error: no engine to serve: give --engine URL, once for each engine\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "Error: no engine to serve: give --engine URL, once for each engine, or --adopt\n",
+    )
 
 
 def test_sigterm_ends_a_process_with_0() -> None:

@@ -26,7 +26,7 @@ from .redis_md import BLOCKING, DOCUMENT, Ask, Command, Shell, read_asks, read_c
 
 TEXT = DOCUMENT.read_text()
 KEYS = Keys("sagellm").pool("simulated-1")
-PLACEHOLDERS = {"gateway": "GATEWAY", "pool": "POOL", "request_id": "ID", "engine_id": "ENGINE"}
+PLACEHOLDERS = {"gateway": "GATEWAY", "pool": "POOL", "request_id": "ID", "engine_id": "ENGINE", "holder": "HOLDER"}
 
 
 class Demonstration:

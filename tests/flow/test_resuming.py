@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from sagellm_control.keeper.orphans import OrphanKeeper
-from sagellm_control.store.inspect import server_ms
+from sagellm_control.store.inspect import clock_of
 from sagellm_control.wire.states import RequestState
 
 from ..waiting import wait_until
@@ -162,7 +162,9 @@ async def test_a_client_that_comes_back_to_another_gateway_keeps_its_request(sys
         request_id = response.headers["X-Request-ID"]
         keys, db = system.store.keys.pool(MODEL), system.store.commands
         inbox = (await db.hget(keys.record(request_id), "inbox")).decode()
-        await db.zadd(system.store.keys.gateways(), {inbox: await server_ms(system.store) - 1})
+        await db.zadd(
+            system.store.keys.gateways(), {inbox: await clock_of(system.store, system.store.keys.gateways()) - 1}
+        )
         await OrphanKeeper(system.store, MODEL).look()
         assert await db.zscore(keys.orphans, request_id) is not None
         found = await events(system, request_id)

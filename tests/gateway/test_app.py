@@ -20,6 +20,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class _Routes:
     """Stands for the endpoints: one path with the handler under test."""
 
+    stopping = False
+
     def __init__(self, handler: Handler | None = None) -> None:
         self._handler = handler
 
@@ -29,7 +31,7 @@ class _Routes:
 
 @asynccontextmanager
 async def _serving(handler: Handler) -> AsyncGenerator[str, None]:
-    app = make_app(GatewaySettings(), cast(Any, _Routes(handler)), cast(Any, _Routes()))
+    app = make_app(GatewaySettings(), cast(Any, _Routes(handler)), cast(Any, _Routes()), cast(Any, _Routes()))
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
     await runner.setup()
     try:

@@ -18,6 +18,7 @@ NAMES = {
     KEYS.wake(): "sagellm:wake",
     KEYS.gateways(): "sagellm:gateways",
     KEYS.inbox("g1"): "sagellm:inbox:g1",
+    KEYS.holder("h1"): "sagellm:holder:h1",
     POOL.prefix: "sagellm:{qwen2.5-7b}",
     POOL.intake[0]: "sagellm:{qwen2.5-7b}:intake:critical",
     POOL.intake[1]: "sagellm:{qwen2.5-7b}:intake:high",
@@ -29,6 +30,7 @@ NAMES = {
     POOL.room: "sagellm:{qwen2.5-7b}:room",
     POOL.engines: "sagellm:{qwen2.5-7b}:engines",
     POOL.leases: "sagellm:{qwen2.5-7b}:leases",
+    POOL.registrations: "sagellm:{qwen2.5-7b}:registrations",
     POOL.settings: "sagellm:{qwen2.5-7b}:settings",
     POOL.counters: "sagellm:{qwen2.5-7b}:counters",
     POOL.woken: "sagellm:{qwen2.5-7b}:woken",
@@ -58,7 +60,8 @@ def test_no_name_is_missing_above() -> None:
 
 
 def test_all_keys_of_a_pool_have_one_hash_tag() -> None:
-    for name in set(NAMES) - {KEYS.pools(), KEYS.models(), KEYS.wake(), KEYS.gateways(), KEYS.inbox("g1")}:
+    shared = {KEYS.pools(), KEYS.models(), KEYS.wake(), KEYS.gateways(), KEYS.inbox("g1"), KEYS.holder("h1")}
+    for name in set(NAMES) - shared:
         assert name[name.index("{") + 1 : name.index("}")] == "qwen2.5-7b"
 
 

@@ -13,7 +13,15 @@ from sagellm_control.wire.assignment import Assignment
 from sagellm_control.wire.event import EVENT_STREAM, Ending
 from sagellm_control.wire.states import Outcome
 
-from .adapters.base import EngineAdapter, EngineBroken, EngineCall, EngineError, EngineReply, EngineTimeout
+from .adapters.base import (
+    AnswerTooLong,
+    EngineAdapter,
+    EngineBroken,
+    EngineCall,
+    EngineError,
+    EngineReply,
+    EngineTimeout,
+)
 from .takeover import CannotContinue, Takeover
 
 MOST_PENDING_BYTES = 1 << 20
@@ -155,7 +163,11 @@ class Attempt:
             if isinstance(error, EngineBroken):
                 code = "engine_broken"
             status = 504 if isinstance(error, EngineTimeout) else 502
-            self._fail(Ending(Outcome.FAILED, status, code=code, message=str(error), engine=self.engine_id))
+            ending = Ending(Outcome.FAILED, status, code=code, message=str(error), engine=self.engine_id)
+            if isinstance(error, AnswerTooLong):
+                self._finish(ending, code)
+            else:
+                self._fail(ending)
 
     async def _pass_on(self, reply: EngineReply, began: float) -> None:
         if reply.status >= 400:

@@ -60,6 +60,32 @@ async def _find(
     return OpenAIHttpAdapter(url, client, **options), await survey_from(http, models)
 
 
+async def adapter_for(
+    url: str, client: httpx.AsyncClient, *, wire: str = "auto", **options: Unpack[EngineOptions]
+) -> EngineAdapter:
+    """The adapter for an engine that somebody has registered, whatever it says about itself.
+
+    Raises EngineUnreachable if it does not answer, ValueError if `wire` or the address is wrong.
+    """
+    match wire:
+        case "openai":
+            return OpenAIHttpAdapter(url, client, **options)
+        case "sagellm":
+            return SageLLMAdapter(url, client, **options)
+        case "auto":
+            pass
+        case _:
+            raise ValueError(f"wire {wire!r} is none of {', '.join(ADAPTERS)}")
+    own = SageLLMAdapter(url, client, **options)
+    try:
+        return (await _find(url, client, **options))[0]
+    except ValueError as error:
+        # It tells nothing about itself. What programs of the sageLLM control plane run speaks at least its wire.
+        if await own.healthy():
+            return own
+        raise EngineUnreachable(str(error)) from error
+
+
 async def _get(http: EngineHttp, path: str) -> Answer | EngineUnreachable:
     try:
         return await http.get(path)

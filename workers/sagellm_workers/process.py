@@ -16,6 +16,7 @@ from sagellm_control.store.settings import RedisSettings
 from sagellm_control.wire.engine import EngineRow
 
 from .adapters.base import EngineAdapter, EngineError, EngineFacts
+from .adoption import Adopter
 from .discovery import discover
 from .engine_session import EngineSession
 from .settings import WorkerSettings
@@ -33,8 +34,8 @@ class WorkerMisconfigured(Exception):
 
 async def run(settings: WorkerSettings, redis: RedisSettings) -> None:
     """Serve the engines until SIGTERM or SIGINT, then drain them."""
-    if not settings.engine:
-        raise WorkerMisconfigured("no engine to serve: give --engine URL, once for each engine")
+    if not settings.engine and not settings.adopt:
+        raise WorkerMisconfigured("no engine to serve: give --engine URL, once for each engine, or --adopt")
     if settings.metrics_port:
         start_http_server(settings.metrics_port, settings.metrics_host)
     async with (
@@ -45,6 +46,8 @@ async def run(settings: WorkerSettings, redis: RedisSettings) -> None:
     ):
         for url in dict.fromkeys(settings.engine):
             tasks.create_task(serve_engine(store, client, url, settings, stop), name=f"serve {url}")
+        if settings.adopt:
+            tasks.create_task(Adopter(store, client, settings).run(stop), name="adopt")
 
 
 async def serve_engine(

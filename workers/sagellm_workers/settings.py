@@ -18,6 +18,11 @@ class WorkerSettings(BaseModel):
     wire: Literal["auto", "openai", "sagellm"] = Field(
         default="auto", description="What the engines speak; auto: the worker finds out"
     )
+    adopt: bool = Field(
+        default=False,
+        description="Also serve engines that programs have registered by host and port and that no worker serves; "
+        "several such workers share them",
+    )
     model: list[str] = Field(
         default=[],
         description="Serve only these of the engine's models; may be repeated. Not given: all. An engine with several "

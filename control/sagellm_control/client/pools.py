@@ -84,6 +84,10 @@ class Pools:
         waiting = depth.waiting + sum(depth.queued.values())
         return min(LONGEST_RETRY_S, max(1, math.ceil(waiting / 10 / rate)))
 
+    def drain_rate(self, pool: str) -> float:
+        """Requests/s that have ended lately; 0: nothing is known."""
+        return self._rates.get(pool, 0.0)
+
     async def run(self) -> None:
         """Look until cancelled."""
         backoff = Backoff(longest_s=LOOK_EVERY_S)

@@ -65,6 +65,8 @@ def read_body(raw: bytes, kind: RequestKind) -> RequestBody:
             characters = _read_prompt(body.get("prompt"), "prompt")
         case RequestKind.EMBEDDING:
             characters = _read_prompt(body.get("input"), "input")
+        case RequestKind.RESERVATION:
+            raise bad_request("A reservation is made by a program, not over HTTP.", "model")
     user = body.get("user")
     if user is not None and not isinstance(user, str):
         raise bad_request("user must be a string.", "user")

@@ -165,6 +165,11 @@ class EngineLedger:
         self._close(engine)
         self._kept.pop(engine, None)
 
+    def forget(self, engine: str) -> None:
+        """The engine has gone, and its row with it."""
+        self.close(engine)
+        self._rows.pop(engine, None)
+
     def cached_tokens(self, engine: str, request: Arrival, prompt_tokens: float, depth: int | None = None) -> float:
         """How much of the prompt the engine has, as far as its placements tell. The last block never counts as whole:
         an engine always prefills at least the last token."""

@@ -51,6 +51,10 @@ class Keys:
         """Channel: output for the clients of one gateway process."""
         return f"{self.namespace}:inbox:{gateway}"
 
+    def holder(self, holder: str) -> str:
+        """String with a TTL: a process that holds reservations, and lives."""
+        return f"{self.namespace}:holder:{holder}"
+
     def pool(self, pool: str) -> PoolKeys:
         """The keys of one pool."""
         return PoolKeys(self.namespace, pool)
@@ -96,6 +100,11 @@ class PoolKeys:
     def leases(self) -> str:
         """Sorted set: engine id under the time (ms) at which its worker's lease lapses."""
         return f"{self.prefix}:leases"
+
+    @cached_property
+    def registrations(self) -> str:
+        """Hash: engine id -> what a program registered it with (see ``wire.registration``)."""
+        return f"{self.prefix}:registrations"
 
     @cached_property
     def settings(self) -> str:

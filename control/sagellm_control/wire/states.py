@@ -53,3 +53,5 @@ class RequestKind(StrEnum):
     CHAT = "chat"
     COMPLETION = "completion"
     EMBEDDING = "embedding"
+    RESERVATION = "reservation"
+    """None: a place that a program holds, which runs its request on the engine itself."""

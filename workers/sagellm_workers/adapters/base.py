@@ -3,7 +3,8 @@
     EngineError                 something between us and the engine failed
     ├── EngineUnreachable       never connected: refused, no such host, connect timeout, still loading
     ├── EngineTimeout           no first byte, or a gap between bytes, for longer than allowed
-    └── EngineBroken            the answer was cut, is no HTTP, breaks the wire's promises, or is too large
+    └── EngineBroken            the answer was cut, is no HTTP, or breaks the wire's promises
+        └── AnswerTooLong       it would be as long on any other engine
 
 An answer with an error status is no EngineError: it is a reply, and its body may be meant for the client.
 """
@@ -30,6 +31,10 @@ class EngineTimeout(EngineError):
 
 class EngineBroken(EngineError):
     """The connection was cut in mid-answer, or what came is no answer."""
+
+
+class AnswerTooLong(EngineBroken):
+    """The answer is longer than the worker takes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import httpx
 
-from .base import EngineBroken, EngineError, EngineTimeout, EngineUnreachable
+from .base import AnswerTooLong, EngineBroken, EngineError, EngineTimeout, EngineUnreachable
 from .sse import EVENT_LIMIT_BYTES, EventSplitter, EventTooLarge
 
 BODY_LIMIT_BYTES = 64 * 2**20  # of a whole answer, streamed or not: embeddings of a large batch are long
@@ -61,7 +61,7 @@ class PlainChunks:
             raise engine_error(self._url, error) from error
         self._size += len(piece)
         if self._size > self._limit:
-            raise EngineBroken(f"engine {self._url}: the answer is longer than {self._limit} bytes")
+            raise AnswerTooLong(f"engine {self._url}: the answer is longer than {self._limit} bytes")
         return piece
 
 

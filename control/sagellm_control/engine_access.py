@@ -1,0 +1,64 @@
+"""What the in-process API borrows from the workers: the HTTP client and the adapters that talk to engines.
+
+The only module outside the command line that imports the workers' package, and only what needs no store, but for
+``engine_session``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from sagellm_workers.adapters.base import (
+    EngineAdapter,
+    EngineBroken,
+    EngineCall,
+    EngineError,
+    EngineFacts,
+    EngineReply,
+    EngineTimeout,
+    EngineUnreachable,
+)
+from sagellm_workers.adapters.chunks import WholeBody
+from sagellm_workers.adapters.engine_http import retry_after_s
+from sagellm_workers.adapters.sse import data_of
+from sagellm_workers.discovery import ADAPTERS, adapter_for
+from sagellm_workers.prefill_decode import decode_body, prefill
+from sagellm_workers.transport import EngineClient as EngineHttpClient
+from sagellm_workers.transport import engine_client as engine_http_client
+
+if TYPE_CHECKING:
+    from sagellm_workers.engine_session import EngineSession
+
+    from .store.connect import Store
+    from .wire.registration import Registration
+
+__all__ = [
+    "ADAPTERS",
+    "EngineAdapter",
+    "EngineBroken",
+    "EngineCall",
+    "EngineError",
+    "EngineFacts",
+    "EngineHttpClient",
+    "EngineReply",
+    "EngineTimeout",
+    "EngineUnreachable",
+    "WholeBody",
+    "adapter_for",
+    "data_of",
+    "decode_body",
+    "engine_http_client",
+    "engine_session",
+    "prefill",
+    "retry_after_s",
+]
+
+
+def engine_session(store: Store, adapter: object, registration: Registration, worker: str) -> EngineSession:
+    """A session that serves an engine of this process as a worker would; it needs a store, so it is loaded late."""
+    from sagellm_workers.adoption import row_of
+    from sagellm_workers.engine_session import EngineSession
+    from sagellm_workers.settings import WorkerSettings
+
+    served = cast(EngineAdapter, adapter)
+    return EngineSession(store, served, row_of(registration, served, worker), WorkerSettings())

@@ -1,0 +1,115 @@
+"""All engines that a manager knows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from ..types import EngineInfo, EngineState
+from ..wire.registration import DEFAULT_ROOM
+
+
+class EngineBoard:
+    """Engines in the order of their registration, and by model."""
+
+    def __init__(self) -> None:
+        self.engines: dict[str, EngineInfo] = {}
+        self._models: dict[str, dict[str, EngineInfo]] = {}
+        self._model_of: dict[str, str] = {}
+        self._turn = 0
+
+    def add(self, info: EngineInfo) -> None:
+        """A new engine."""
+        self.engines[info.engine_id] = info
+        self._model_of[info.engine_id] = info.model_id
+        self._models.setdefault(info.model_id, {})[info.engine_id] = info
+
+    def remove(self, engine_id: str) -> EngineInfo | None:
+        """Forget an engine; None: there is no such engine."""
+        info = self.engines.pop(engine_id, None)
+        if info is not None:
+            model = self._model_of.pop(engine_id)
+            engines = self._models[model]
+            del engines[engine_id]
+            if not engines:
+                del self._models[model]
+        return info
+
+    @property
+    def models(self) -> list[str]:
+        """The models that engines were registered with."""
+        return list(self._models)
+
+    def model_of(self, engine_id: str) -> str:
+        """The model that the engine was registered with."""
+        return self._model_of[engine_id]
+
+    def of_model(self, model_id: str) -> list[EngineInfo]:
+        """The engines that were registered with this model."""
+        return list(self._models.get(model_id, {}).values())
+
+    def embedding(self) -> list[EngineInfo]:
+        """The engines that make vectors."""
+        return [info for info in self.engines.values() if makes_vectors(info)]
+
+    def embedding_model(self, model_id: str) -> str:
+        """The model to ask for vectors; of ``default`` that of the least loaded engine, of each in turn among equals.
+
+        Raises:
+            ValueError: there is no such engine, or none is READY.
+        """
+        able = [info for info in self.embedding() if model_id in ("default", info.model_id)]
+        if not able:
+            of_model = "" if model_id == "default" else f" for model {model_id}"
+            raise ValueError(f"No embedding engines available{of_model}")
+        ready = [info for info in able if info.state == EngineState.READY]
+        if not ready:
+            raise ValueError("No healthy embedding engines available")
+        self._turn += 1
+        turn = self._turn % len(ready)
+        return min(ready[turn:] + ready[:turn], key=lambda info: info.active_requests).model_id
+
+    def status(self) -> dict[str, Any]:
+        """What ``get_status`` says of the engines."""
+        healthy = sum(info.state == EngineState.READY for info in self.engines.values())
+        types = Counter(instance_type(info) for info in self.engines.values())
+        return {
+            "total_engines": len(self.engines),
+            "healthy_engines": healthy,
+            "unhealthy_engines": len(self.engines) - healthy,
+            "models": list(self._models),
+            "engine_types": dict(types),
+        }
+
+
+def instance_type(info: EngineInfo) -> str:
+    """What the engine is for, by its registration."""
+    return str((info.metadata or {}).get("instance_type", "general"))
+
+
+def makes_vectors(info: EngineInfo) -> bool:
+    """Whether the engine takes embedding requests."""
+    return info.engine_kind == "embedding" or instance_type(info) in ("embedding", "llm_embedding")
+
+
+def makes_text(info: EngineInfo) -> bool:
+    """Whether the engine takes text requests."""
+    kind = instance_type(info)
+    return kind == "llm_embedding" or (info.engine_kind != "embedding" and kind != "embedding")
+
+
+def room_of(info: EngineInfo, default: int = DEFAULT_ROOM) -> int:
+    """Requests on the engine at once.
+
+    Raises:
+        ValueError: names the metadata that is wrong.
+    """
+    value = (info.metadata or {}).get("max_concurrent_requests")
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(
+            f"engine {info.engine_id}: metadata['max_concurrent_requests'] must be a whole number of 1 or more, "
+            f"not {value!r}"
+        )
+    return value

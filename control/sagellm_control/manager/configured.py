@@ -1,0 +1,94 @@
+"""Makes a manager's backend from its arguments, and from the environment where they say nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..scheduler.order import Order
+from ..scheduler.placement import PLACEMENTS, Placement, make_placement
+from ..settings import Loaded, SettingsError, load_settings
+from .backend import Backend
+from .given import given
+from .local_backend import LocalBackend
+from .orders import make_policy
+from .settings import ManagerSettings
+
+MODES = ("local", "http", "shared")
+
+
+@dataclass(slots=True)
+class Configured:
+    """What a manager is made of."""
+
+    backend: Backend
+    settings: ManagerSettings
+    policy_name: str
+    strategy_name: str
+
+
+def configured(
+    policy: str | Order,
+    strategy: str | Placement,
+    mode: str,
+    health_check_interval_s: float,
+    max_consecutive_failures: int,
+    *,
+    redis_url: str | None,
+    namespace: str | None,
+) -> Configured:
+    """See ``ControlPlaneManager``. Raises ValueError, TypeError."""
+    if mode not in MODES:
+        raise ValueError(f"mode {mode!r} is unknown: use one of {', '.join(MODES)}")
+    try:
+        loaded = load_settings()
+    except SettingsError as error:
+        raise ValueError(str(error)) from error
+    settings = loaded.settings.manager
+    policy_given, strategy_given = given(policy), given(strategy)
+    policy = policy if policy_given else settings.scheduling_policy
+    strategy = strategy if strategy_given else settings.routing_strategy
+    changes: dict[str, Any] = {}
+    if given(health_check_interval_s):
+        changes["health_check_interval_s"] = float(health_check_interval_s)
+    if given(max_consecutive_failures):
+        changes["max_consecutive_failures"] = int(max_consecutive_failures)
+    settings = settings.model_copy(update=changes)
+    order, placement = make_policy(policy), _placement(strategy)
+    names = (
+        policy if isinstance(policy, str) else order.name,
+        strategy if isinstance(strategy, str) else placement.name,
+    )
+    redis = _redis(loaded, redis_url, namespace)
+    if redis is None:
+        if mode == "shared":
+            raise ValueError("mode 'shared' needs a Redis: give redis_url, or set SAGELLM_CONTROL_REDIS_URL")
+        backend: Backend = LocalBackend(order, placement, settings, instances=mode != "http")
+    else:
+        from .shared_backend import SharedBackend
+
+        backend = SharedBackend(
+            redis,
+            settings,
+            policy=policy if policy_given else None,
+            strategy=strategy if strategy_given else None,
+            instances=mode != "http",
+        )
+    return Configured(backend, settings, *names)
+
+
+def _placement(strategy: str | Placement) -> Placement:
+    if not isinstance(strategy, str):
+        if not callable(getattr(strategy, "choose", None)):
+            raise TypeError(f"routing_strategy must be a name or have choose(request, engines), not {strategy!r}")
+        return strategy
+    if strategy not in PLACEMENTS:
+        raise ValueError(f"routing_strategy {strategy!r} is unknown: use one of {', '.join(PLACEMENTS)}")
+    return make_placement(strategy)
+
+
+def _redis(loaded: Loaded, url: str | None, namespace: str | None) -> Any:
+    if url is None and ("redis", "url") not in loaded.origins:
+        return None
+    changes = {name: value for name, value in (("url", url), ("namespace", namespace)) if value is not None}
+    return type(loaded.settings.redis).model_validate(loaded.settings.redis.model_dump() | changes)

@@ -1,0 +1,112 @@
+"""The protocol's requests as jobs: OpenAI's JSON for the engine, and what scheduling needs from the metadata."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, cast
+
+import orjson
+from sagellm_protocol import ErrorCode, Request
+
+from ..wire.priority import RequestPriority
+from ..wire.states import RequestKind
+from .backend import Job, RequestFailed
+
+CHARACTERS_A_TOKEN = 4
+OWN_FIELDS = frozenset({"request_id", "trace_id", "prompt", "messages", "stream", "sampling_params"})
+"""Fields of a ``Request`` that do not go into the body as they are."""
+SAMPLING_DEFAULTS = frozenset({"strategy", "beam_size", "alpha", "penalty_alpha", "n_speculative_tokens"})
+"""Of ``SamplingParams``: what OpenAI's wire has no field for; it reaches the engine in ``sampling_params`` alone."""
+
+
+def job_of(request: Request, *, stream: bool, timeout_s: float | None, default_timeout_s: float) -> Job:
+    """The job that a request asks for.
+
+    Raises:
+        RequestFailed: INVALID_ARGUMENT, naming the metadata that is wrong.
+    """
+    metadata = request.metadata or {}
+    chat = bool(request.messages)
+    limit_s = _milliseconds(metadata, "timeout_ms") or _milliseconds(metadata, "deadline_ms")
+    if timeout_s is not None and not timeout_s > 0:
+        raise _invalid(f"timeout_s must be more than 0, not {timeout_s!r}")
+    limits = [timeout_s] if timeout_s is not None else []
+    limits += [limit_s / 1000] if limit_s else []
+    return Job(
+        request_id=request.request_id,
+        trace_id=request.trace_id,
+        model=request.model,
+        kind=RequestKind.CHAT if chat else RequestKind.COMPLETION,
+        body=orjson.dumps(_body(request, stream=stream), default=str),
+        stream=stream,
+        priority=_priority(metadata.get("priority")),
+        tenant=str(metadata.get("tenant") or ""),
+        timeout_s=min(limits) if limits else default_timeout_s,
+        slo_ms=round(_milliseconds(metadata, "slo_deadline_ms")),
+        prompt_tokens=_characters(request) // CHARACTERS_A_TOKEN,
+        max_tokens=request.max_tokens,
+    )
+
+
+def embedding_job(texts: list[str], model: str, trace_id: str | None, timeout_s: float) -> Job:
+    """The job of making vectors."""
+    return Job(
+        request_id=f"emb-{secrets.token_hex(4)}",
+        trace_id=trace_id or f"trace-{secrets.token_hex(4)}",
+        model=model,
+        kind=RequestKind.EMBEDDING,
+        body=orjson.dumps({"model": model, "input": texts}),
+        timeout_s=timeout_s,
+        prompt_tokens=sum(map(len, texts)) // CHARACTERS_A_TOKEN,
+    )
+
+
+def _body(request: Request, *, stream: bool) -> dict[str, Any]:
+    body: dict[str, Any] = {}
+    if request.messages:
+        body["messages"] = [message.model_dump(exclude_none=True) for message in request.messages]
+    else:
+        body["prompt"] = request.prompt
+    for name in type(request).model_fields:
+        value = getattr(request, name)
+        if value is not None and name not in OWN_FIELDS:
+            body[name] = value
+    sampling = getattr(request, "sampling_params", None)
+    if sampling is not None:
+        body["sampling_params"] = sampling.model_dump(mode="json")
+        for name, value in sampling.model_dump(mode="json", exclude_unset=True, exclude_none=True).items():
+            if name not in SAMPLING_DEFAULTS:
+                # What the request says itself goes before; ``max_tokens`` it always says.
+                body.setdefault("stop" if name == "stop_sequences" else name, value)
+    body["stream"] = stream
+    if stream:
+        body["stream_options"] = {"include_usage": True}
+    return body
+
+
+def _characters(request: Request) -> int:
+    if request.messages:
+        return sum(len(message.content or "") for message in request.messages)
+    return len(request.prompt or "")
+
+
+def _priority(value: object) -> RequestPriority:
+    if value is None:
+        return RequestPriority.NORMAL
+    try:
+        return RequestPriority.parse(str(int(value) if isinstance(value, int) else value))
+    except ValueError as error:
+        raise _invalid(f"metadata['priority']: {error}") from None
+
+
+def _milliseconds(metadata: dict[str, Any], name: str) -> float:
+    value = cast(object, metadata.get(name))
+    if value is None:
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
+        raise _invalid(f"metadata[{name!r}] must be a number of milliseconds above 0, not {value!r}")
+    return float(value)
+
+
+def _invalid(message: str) -> RequestFailed:
+    return RequestFailed(ErrorCode.INVALID_ARGUMENT, message, retryable=False)

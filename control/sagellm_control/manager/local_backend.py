@@ -1,0 +1,193 @@
+"""The state of a control plane that lives in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+
+from ..engine_access import EngineError
+from ..lifecycle import CHECK_TIMEOUT_S, EngineLifecycleManager
+from ..scheduler.order import Order
+from ..scheduler.placement import Placement
+from ..types import EngineInfo, EngineState, SchedulingDecision
+from ..wire.request import Arrival
+from .backend import Job, Piece, Reply, Wish, refused, unserved
+from .board import EngineBoard, room_of
+from .engine_adapters import EngineAdapters
+from .local_queue import ANYTHING, ModelQueue
+from .local_run import LocalRun
+from .reservations import Reservations, Waiting
+from .settings import ManagerSettings
+
+NO_ENGINE_GRACE_S = 10.0
+"""Those that wait when the last engine goes are told so after this, unless one has come back."""
+
+
+class LocalBackend:
+    """A line a model, places by request id, and runs on the engines' own wires."""
+
+    def __init__(self, order: Order, placement: Placement, settings: ManagerSettings, *, instances: bool) -> None:
+        self.board = EngineBoard()
+        self.adapters = EngineAdapters(trust_env=settings.trust_env, instances=instances)
+        self.lifecycle: EngineLifecycleManager | None = None
+        self.settings = settings
+        self._order = order
+        self._placement = placement
+        self._placement_words = getattr(placement, "name", "custom").replace("_", " ")
+        self._queues: dict[str, ModelQueue] = {}
+        self._queue_of: dict[str, ModelQueue] = {}
+        """By engine."""
+        self._wishes = Reservations(self.board.engines)
+
+    async def start(self) -> None:
+        if self.lifecycle is not None:
+            return
+        self.lifecycle = AdapterLifecycle(self.settings, self.adapters)
+        for info in self.board.engines.values():
+            self.lifecycle.register(info)
+        await self.lifecycle.start()
+
+    async def stop(self) -> None:
+        lifecycle, self.lifecycle = self.lifecycle, None
+        if lifecycle is not None:
+            await lifecycle.stop()
+        await self.adapters.close()
+
+    def register(self, info: EngineInfo) -> None:
+        self.adapters.check(info)
+        room = room_of(info, self.settings.max_concurrent_requests)
+        if (info.metadata or {}).get("pre_verified_healthy"):
+            info.state = EngineState.READY
+        queue = self._queues.get(info.model_id)
+        if queue is None:
+            queue = self._queues[info.model_id] = ModelQueue(info.model_id, self._order, self._placement)
+        self._queue_of[info.engine_id] = queue
+        queue.add(info, room)
+        if self.lifecycle is not None:
+            self.lifecycle.register(info)
+
+    def unregister(self, info: EngineInfo) -> None:
+        if self.lifecycle is not None:
+            self.lifecycle.unregister(info.engine_id)
+        queue = self._queue_of.pop(info.engine_id)
+        queue.remove(info)
+        self._wishes.forget_engine(info.engine_id)
+        self.adapters.forget(info.engine_id)
+        self._tidy(queue)
+
+    def set_state(self, info: EngineInfo, state: EngineState) -> None:
+        info.state = state
+        if state != EngineState.READY:
+            self._tidy(self._queue_of[info.engine_id])
+
+    # Wishes
+
+    async def schedule(self, wish: Wish) -> SchedulingDecision:
+        waiting = self._wishes.find(wish.request_id)
+        if waiting is None:
+            queue = self._queues.get(wish.model)
+            ability = queue.ability(wish.request_type) if queue is not None else ""
+            if queue is None or not queue.ready(ability):
+                return unserved(wish)
+            arrival = _arrival(wish, ability)
+            engine_id = queue.choose(arrival)
+            if engine_id is not None:
+                words = self._placement_words
+                if words != "least loaded" and queue.is_least_loaded(engine_id, arrival):
+                    words = "least loaded"
+                queue.take(engine_id)
+                self._wishes.hold(engine_id, wish.request_id)
+                return SchedulingDecision(wish.request_id, engine_id, reason=f"Routed to {engine_id} ({words})")
+            if len(queue) >= self.settings.max_waiting:
+                return refused(wish.request_id, f"The queue of model {wish.model} is full: {len(queue)} requests wait")
+            waiting = self._wishes.wait(wish, queue, arrival)
+        return self._told(waiting)
+
+    async def wait(self, request_id: str, timeout_s: float | None) -> SchedulingDecision | None:
+        waiting = self._wishes.find(request_id)
+        if waiting is None:
+            return None
+        try:
+            async with asyncio.timeout(timeout_s):
+                await waiting.decided.wait()
+        except TimeoutError:
+            pass
+        return self._told(waiting)
+
+    def complete(self, request_id: str, engine_id: str) -> None:
+        info = self.board.engines.get(engine_id)
+        if info is not None and self._wishes.release(engine_id, request_id):
+            self._queue_of[engine_id].give_back(info)
+        elif (waiting := self._wishes.find(request_id)) is not None and waiting.engine_id in (None, engine_id):
+            self._wishes.leave(waiting)
+
+    def _told(self, waiting: Waiting) -> SchedulingDecision:
+        decision = self._wishes.decision(waiting)
+        if waiting.decided.is_set():
+            self._wishes.collect(waiting)
+        else:
+            self._wishes.keep(waiting)
+        return decision
+
+    def waiting(self, model: str) -> tuple[int, float]:
+        queue = self._queues.get(model)
+        return (len(queue), queue.wait_ms(len(queue) + 1) if len(queue) else 0.0) if queue is not None else (0, 0.0)
+
+    # Requests
+
+    async def ask(self, job: Job) -> Reply:
+        return await self._run(job).ask()
+
+    def stream(self, job: Job) -> AsyncGenerator[Piece, None]:
+        return self._run(job).stream()
+
+    def _run(self, job: Job) -> LocalRun:
+        return LocalRun(self, job, self._queues.get(job.model))
+
+    def engine_trouble(self, engine_id: str) -> None:
+        """An attempt could not reach the engine."""
+        if self.lifecycle is not None:
+            self.lifecycle.suspect(engine_id)
+
+    def _tidy(self, queue: ModelQueue) -> None:
+        """What to do about a line whose engines may all have gone."""
+        if len(queue) and not queue.ready(ANYTHING):
+            try:
+                asyncio.get_running_loop().call_later(NO_ENGINE_GRACE_S, self._give_up, queue)
+            except RuntimeError:  # called outside of the loop
+                self._give_up(queue)
+        elif queue.empty and self._queues.get(queue.model) is queue:
+            del self._queues[queue.model]
+
+    def _give_up(self, queue: ModelQueue) -> None:
+        if not queue.ready(ANYTHING):
+            queue.dismiss()
+            self._tidy(queue)
+
+
+def _arrival(wish: Wish, ability: str) -> Arrival:
+    return Arrival(
+        wish.request_id,
+        wish.priority,
+        time.time() * 1000,
+        model=ability,
+        slo_ms=int(wish.deadline_ms or 0) if wish.deadline_ms and wish.deadline_ms > 0 else 0,
+        prompt_tokens=wish.prompt_tokens,
+        max_tokens=wish.max_tokens,
+    )
+
+
+class AdapterLifecycle(EngineLifecycleManager):
+    """Probes each engine on the wire that it speaks, and so finds out which that is."""
+
+    def __init__(self, settings: ManagerSettings, adapters: EngineAdapters) -> None:
+        super().__init__(settings.health_check_interval_s, settings.max_consecutive_failures)
+        self._adapters = adapters
+
+    async def check_health(self, engine: EngineInfo) -> bool:
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                return await (await self._adapters.find(engine)).healthy()
+        except (EngineError, ValueError, OSError):
+            return False

@@ -1,0 +1,229 @@
+"""The board of a manager that shares its state: what it writes, and what it reads of others."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from redis.exceptions import RedisError
+
+from ..engine_access import engine_session
+from ..store.registrations import announce_pool, register, registrations, replace, say_alive, unregister
+from ..store.steps.engines import drain_engine, remove_engine
+from ..store.views import EngineView, list_engines
+from ..types import EngineInfo, EngineState
+from ..wire.registration import Registration
+
+if TYPE_CHECKING:
+    from .shared_backend import SharedBackend
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 0.2
+"""How old the board may be."""
+ALIVE_EVERY = 10
+"""Looks between two signs of life."""
+
+
+class SharedEngines:
+    """Writes what programs say of engines, in the order in which they said it, and follows what becomes of them."""
+
+    def __init__(self, backend: SharedBackend) -> None:
+        self._backend = backend
+        self._writes: list[Callable[[], Awaitable[None]]] = []
+        self._own: dict[str, Registration] = {}
+        """What was registered here."""
+        self._overrides: dict[str, str] = {}
+        self._served: dict[str, tuple[asyncio.Event, asyncio.Task[None]]] = {}
+        """Engine objects of this process."""
+        self._flushing = asyncio.Lock()
+        self._wake = asyncio.Event()
+
+    # What programs say
+
+    def register(self, info: EngineInfo) -> None:
+        """See ``Backend.register``."""
+        metadata = {name: value for name, value in (info.metadata or {}).items() if name != "engine_instance"}
+        own = (info.metadata or {}).get("engine_instance") is not None
+        registration = Registration(
+            info.engine_id,
+            info.model_id,
+            info.host,
+            info.port,
+            info.engine_kind,
+            metadata,
+            info.created_at.isoformat(),
+            server=self._backend.id if own else "",
+        )
+        self._own[info.engine_id] = registration
+
+        async def write() -> None:
+            store = self._backend.queue.store
+            other = await register(store, registration)
+            if other is not None:
+                log.error("engine %s: registered before, at %s; that stays", info.engine_id, other.url)
+                self._own.pop(info.engine_id, None)
+                return
+            if self._backend.recorded:
+                await store.commands.hset(store.keys.pool(info.model_id).settings, mapping=self._backend.recorded)
+            if own:
+                await self._serve(info, registration)
+
+        self._say(write)
+
+    def unregister(self, info: EngineInfo) -> None:
+        """See ``Backend.unregister``."""
+        self._own.pop(info.engine_id, None)
+        self._overrides.pop(info.engine_id, None)
+
+        async def write() -> None:
+            store = self._backend.queue.store
+            await unregister(store, info.model_id, info.engine_id)
+            if (served := self._served.pop(info.engine_id, None)) is not None:
+                served[0].set()
+                await asyncio.wait({served[1]})
+            await drain_engine(store, info.model_id, info.engine_id)
+            await remove_engine(store, info.model_id, info.engine_id)
+
+        self._say(write)
+
+    def set_state(self, info: EngineInfo, state: EngineState) -> None:
+        """See ``Backend.set_state``: nothing new goes to an engine that is not to be READY."""
+        info.state = state
+        self._overrides[info.engine_id] = str(state)
+
+        async def write() -> None:
+            store = self._backend.queue.store
+            known = await store.commands.hget(store.keys.pool(info.model_id).registrations, info.engine_id)
+            if known is not None:
+                old = Registration.decode(known)
+                said = "" if state is EngineState.READY else str(state)
+                await replace(store, dataclasses.replace(old, state=said))
+            await drain_engine(store, info.model_id, info.engine_id, drain=state is not EngineState.READY)
+            self._overrides.pop(info.engine_id, None)
+
+        self._say(write)
+
+    def _say(self, write: Callable[[], Awaitable[None]]) -> None:
+        self._writes.append(write)
+        self._wake.set()
+
+    async def flush(self) -> None:
+        """Write what has been said. Raises RedisError if Redis cannot be reached; it is then said again later."""
+        if not self._writes:
+            return
+        async with self._flushing:
+            while self._writes:
+                await self._writes[0]()
+                del self._writes[0]
+
+    async def _serve(self, info: EngineInfo, registration: Registration) -> None:
+        adapter = await self._backend.adapters.find(info)
+        session = engine_session(
+            self._backend.queue.store, adapter, registration, f"{socket.gethostname()}-{self._backend.id}"
+        )
+        ended = asyncio.Event()
+        task = asyncio.create_task(session.serve(ended), name=f"serve {info.engine_id}")
+        self._served[info.engine_id] = (ended, task)
+
+    # What becomes of them
+
+    @asynccontextmanager
+    async def followed(self) -> AsyncGenerator[None, None]:
+        """Keep the board up to date."""
+        self._flushing, self._wake = asyncio.Lock(), asyncio.Event()
+        task = asyncio.create_task(self._follow(), name="engines")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+            with suppress(RedisError, OSError):
+                await self.flush()
+            served, self._served = list(self._served.items()), {}
+            for _, (ended, _) in served:
+                ended.set()
+            if served:
+                await asyncio.wait({task for _, (_, task) in served})
+
+    async def _follow(self) -> None:
+        looks = 0
+        while True:
+            try:
+                await self.flush()
+                await self.refresh()
+                if looks % ALIVE_EVERY == 0:
+                    store = self._backend.queue.store
+                    await say_alive(store, self._backend.id)
+                    for model in {registration.model_id for registration in self._own.values()}:
+                        await announce_pool(store, model)
+                looks += 1
+            except (RedisError, OSError) as error:
+                log.warning("cannot follow the engines: %s", error)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._wake.wait()
+            self._wake.clear()
+
+    async def refresh(self) -> None:
+        """Read all engines. Those that are about to be written are left as they are."""
+        store = self._backend.queue.store
+        registered = {item.engine_id: item for item in await registrations(store)}
+        rows = {view.engine_id: view for view in await list_engines(store)}
+        if self._writes:
+            return  # what was read may be older than what has been said
+        board = self._backend.board
+        for engine_id in [name for name in board.engines if name not in registered and name not in rows]:
+            board.remove(engine_id)
+            self._own.pop(engine_id, None)
+        for engine_id, item in registered.items():
+            if engine_id not in board.engines:
+                board.add(_from_registration(item))
+            self._take_over(board.engines[engine_id], rows.get(engine_id), item.state)
+        for engine_id, view in rows.items():
+            if engine_id not in registered:
+                if engine_id not in board.engines:
+                    board.add(_from_row(view))
+                self._take_over(board.engines[engine_id], view, "")
+
+    def _take_over(self, info: EngineInfo, view: EngineView | None, said: str) -> None:
+        if info.engine_id in self._overrides:
+            return
+        fields: dict[str, Any] = info.__dict__
+        state = view.state if view is not None else EngineState.STARTING
+        fields["state"] = EngineState(said) if said else state
+        fields["active_requests"] = view.active if view is not None else 0
+        if state is EngineState.READY:
+            fields["last_heartbeat"] = datetime.now(UTC)
+            fields["consecutive_failures"] = 0
+
+
+def _from_registration(item: Registration) -> EngineInfo:
+    return EngineInfo(
+        item.engine_id,
+        item.model_id,
+        item.host,
+        item.port,
+        engine_kind=item.engine_kind,
+        created_at=datetime.fromisoformat(item.created_at),
+        metadata=dict(item.metadata),
+    )
+
+
+def _from_row(view: EngineView) -> EngineInfo:
+    parts = urlsplit(view.url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return EngineInfo(
+        view.engine_id,
+        view.pool,
+        parts.hostname or "",
+        port,
+        metadata={"url": view.url, "max_concurrent_requests": view.slots},
+    )

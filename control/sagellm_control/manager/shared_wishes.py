@@ -1,0 +1,222 @@
+"""Places held through the shared queue, for callers that run their requests themselves.
+
+A wish is a request of the kind ``reservation``: it is ranked and placed like any other, and the worker of its engine
+holds the place until it is cancelled, or until this manager is not heard of any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import orjson
+
+from ..client import Submission
+from ..engine_access import data_of
+from ..types import EngineState, RequestStatus, SchedulingDecision
+from ..wire.event import CHUNK, Ending
+from ..wire.states import RequestKind, RequestState
+from .backend import Job, RequestFailed, Wish, no_engine, refused, unserved
+
+if TYPE_CHECKING:
+    from .shared_backend import SharedBackend
+
+LOOK_EVERY_S = 0.02
+"""How soon a wish that waits is told so."""
+LONGEST_LOOK_S = 2.0
+ASKED_AGAIN_S = 60.0
+"""A caller that waits is expected to ask again within this."""
+UNKNOWN_SERVICE_MS = 1000.0
+
+
+@dataclass(eq=False)
+class Reservation:
+    """A wish in the queue."""
+
+    wish: Wish
+    submission: Submission
+    until: float
+    """Loop time at which the wish's own deadline passes."""
+    decided: asyncio.Event = field(default_factory=asyncio.Event)
+    engine_id: str | None = None
+    failure: str = ""
+    follower: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
+
+
+class SharedWishes:
+    """The wishes of one manager."""
+
+    def __init__(self, backend: SharedBackend) -> None:
+        self._backend = backend
+        self._waiting: dict[str, Reservation] = {}
+        self._held: dict[tuple[str, str], list[Reservation]] = {}
+        """By request and engine; programs may use an id twice."""
+
+    async def schedule(self, wish: Wish) -> SchedulingDecision:
+        """See ``Backend.schedule``."""
+        reservation = self._waiting.get(wish.request_id)
+        if reservation is None:
+            if not await self._served(wish.model):
+                return unserved(wish)
+            try:
+                reservation = await self._submit(wish)
+            except RequestFailed as failure:
+                return refused(wish.request_id, str(failure))
+        return await self._told(reservation, LONGEST_LOOK_S)
+
+    async def wait(self, request_id: str, timeout_s: float | None) -> SchedulingDecision | None:
+        """See ``Backend.wait``."""
+        reservation = self._waiting.get(request_id)
+        if reservation is None:
+            return None
+        try:
+            async with asyncio.timeout(timeout_s):
+                await reservation.decided.wait()
+        except TimeoutError:
+            pass
+        return await self._told(reservation, 0.0)
+
+    def complete(self, request_id: str, engine_id: str) -> None:
+        """See ``Backend.complete``."""
+        held = self._held.get((request_id, engine_id))
+        if held:
+            self._end(held.pop())
+            if not held:
+                del self._held[request_id, engine_id]
+        elif (waiting := self._waiting.get(request_id)) is not None and waiting.engine_id in (None, engine_id):
+            self._end(waiting)
+
+    async def close(self) -> None:
+        """Give everything back."""
+        reservations = [*self._waiting.values(), *(item for held in self._held.values() for item in held)]
+        followers = [item.follower for item in reservations if item.follower is not None]
+        for reservation in reservations:
+            self._end(reservation)
+        self._held.clear()
+        if followers:
+            await asyncio.wait(followers)
+
+    async def _served(self, model: str) -> bool:
+        def ready() -> bool:
+            return any(info.state == EngineState.READY for info in self._backend.board.of_model(model))
+
+        if not ready():
+            await self._backend.engines.refresh()
+        return ready()
+
+    async def _submit(self, wish: Wish) -> Reservation:
+        from .shared_run import submitted
+
+        job = Job(
+            f"place-{secrets.token_hex(8)}",
+            wish.trace_id or "",
+            wish.model,
+            RequestKind.RESERVATION,
+            orjson.dumps({"holder": self._backend.id, "request": wish.request_id}, default=str),
+            priority=wish.priority,
+            slo_ms=int(wish.deadline_ms or 0),
+            prompt_tokens=wish.prompt_tokens,
+            max_tokens=wish.max_tokens,
+        )
+        submission = await submitted(self._backend.queue, job)
+        loop = asyncio.get_running_loop()
+        until = float("inf") if wish.deadline_ms is None else loop.time() + wish.deadline_ms / 1000
+        reservation = Reservation(wish, submission, until)
+        reservation.follower = asyncio.create_task(self._follow(reservation), name=f"follow {submission.request_id}")
+        self._waiting[wish.request_id] = reservation
+        self._keep(reservation)
+        return reservation
+
+    async def _told(self, reservation: Reservation, patience_s: float) -> SchedulingDecision:
+        """The decision as it stands; waits until there is one, or until the wish is known to wait."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + patience_s
+        waits = False
+        while not reservation.decided.is_set() and not waits:
+            try:
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await reservation.decided.wait()
+            except TimeoutError:
+                waits = loop.time() >= until or await self._waits(reservation)
+        if reservation.decided.is_set():
+            self._collect(reservation)
+            if reservation.engine_id is None:
+                return refused(reservation.wish.request_id, reservation.failure)
+            reason = f"Routed to {reservation.engine_id} (by the scheduler)"
+            return SchedulingDecision(reservation.wish.request_id, reservation.engine_id, reason=reason)
+        self._keep(reservation)
+        position = await self._position(reservation)
+        return SchedulingDecision(
+            reservation.wish.request_id,
+            None,
+            queue_position=position,
+            estimated_wait_ms=self._wait_ms(reservation, position),
+            status=RequestStatus.QUEUED,
+            reason=f"All engines of model {reservation.wish.model} are full",
+        )
+
+    async def _waits(self, reservation: Reservation) -> bool:
+        store, submission = self._backend.queue.store, reservation.submission
+        record = store.keys.pool(submission.pool).record(submission.request_id)
+        return await store.commands.hget(record, "state") == RequestState.WAITING.encode()
+
+    async def _position(self, reservation: Reservation) -> int:
+        store, submission = self._backend.queue.store, reservation.submission
+        rank = await store.commands.zrank(store.keys.pool(submission.pool).waiting, submission.request_id)
+        return 1 if rank is None else int(rank) + 1
+
+    def _wait_ms(self, reservation: Reservation, position: int) -> float:
+        rate = self._backend.queue.pools.drain_rate(reservation.submission.pool)
+        if rate > 0:
+            return position / rate * 1000
+        engines = self._backend.board.of_model(reservation.wish.model)
+        places = sum(max(1, info.active_requests) for info in engines if info.state == EngineState.READY)
+        return position * UNKNOWN_SERVICE_MS / max(1, places)
+
+    async def _follow(self, reservation: Reservation) -> None:
+        async for event in self._backend.queue.stream(reservation.submission.request_id):
+            if event.type == CHUNK:
+                reservation.engine_id = orjson.loads(next(iter(data_of(event.payload))))["engine"]
+            else:
+                ending = Ending.decode(event.payload)
+                reservation.engine_id = None
+                reservation.failure = reservation.failure or ending.message or no_engine(reservation.wish.model)
+            reservation.decided.set()
+
+    def _collect(self, reservation: Reservation) -> None:
+        self._drop(reservation)
+        if reservation.engine_id is not None:
+            key = (reservation.wish.request_id, reservation.engine_id)
+            self._held.setdefault(key, []).append(reservation)
+
+    def _keep(self, reservation: Reservation) -> None:
+        loop = asyncio.get_running_loop()
+        if reservation.timer is not None:
+            reservation.timer.cancel()
+        reservation.timer = loop.call_at(min(loop.time() + ASKED_AGAIN_S, reservation.until), self._expire, reservation)
+
+    def _expire(self, reservation: Reservation) -> None:
+        late = asyncio.get_running_loop().time() >= reservation.until
+        if not late or reservation.decided.is_set():
+            self._end(reservation)  # its caller has not come for it
+            return
+        reservation.failure = "The deadline passed while it waited"
+        reservation.until = float("inf")
+        self._backend.queue.abandon(reservation.submission)
+        reservation.decided.set()
+        self._keep(reservation)
+
+    def _end(self, reservation: Reservation) -> None:
+        self._drop(reservation)
+        if reservation.follower is not None:
+            reservation.follower.cancel()
+        self._backend.queue.abandon(reservation.submission)
+
+    def _drop(self, reservation: Reservation) -> None:
+        if reservation.timer is not None:
+            reservation.timer.cancel()
+        if self._waiting.get(reservation.wish.request_id) is reservation:
+            del self._waiting[reservation.wish.request_id]

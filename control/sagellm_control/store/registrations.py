@@ -1,0 +1,64 @@
+"""Engines that programs have registered, by pool."""
+
+from __future__ import annotations
+
+import logging
+
+from ..wire.registration import Registration
+from .connect import Store
+from .inspect import list_pools
+
+log = logging.getLogger(__name__)
+
+ALIVE_S = 10
+"""A process that holds reservations is taken for gone when it has not said otherwise for so long (s)."""
+
+
+async def register(store: Store, registration: Registration) -> Registration | None:
+    """Register an engine, and make its pool known; what stands there instead, if the id is taken."""
+    keys = store.keys.pool(registration.model_id)
+    taken = not await store.commands.hsetnx(keys.registrations, registration.engine_id, registration.encode())
+    known = await store.commands.hget(keys.registrations, registration.engine_id) if taken else None
+    await announce_pool(store, registration.model_id)
+    if known is None or known == registration.encode():
+        return None
+    return Registration.decode(known)
+
+
+async def replace(store: Store, registration: Registration) -> None:
+    """Change what is registered of an engine."""
+    keys = store.keys.pool(registration.model_id)
+    await store.commands.hset(keys.registrations, registration.engine_id, registration.encode())
+
+
+async def unregister(store: Store, pool: str, engine_id: str) -> None:
+    """Forget a registration."""
+    await store.commands.hdel(store.keys.pool(pool).registrations, engine_id)
+
+
+async def announce_pool(store: Store, pool: str) -> None:
+    """Make a pool known that may not have a running engine yet."""
+    await store.commands.sadd(store.keys.pools(), pool)
+    await store.commands.hsetnx(store.keys.models(), pool, pool)
+
+
+async def registrations(store: Store) -> list[Registration]:
+    """All registrations of all pools."""
+    found: list[Registration] = []
+    for pool in await list_pools(store):
+        for engine_id, value in (await store.commands.hgetall(store.keys.pool(pool).registrations)).items():
+            try:
+                found.append(Registration.decode(value))
+            except ValueError as error:
+                log.error("pool %s: the registration of engine %s cannot be read: %s", pool, engine_id, error)
+    return sorted(found, key=lambda registration: (registration.created_at, registration.engine_id))
+
+
+async def say_alive(store: Store, holder: str) -> None:
+    """The process lives, and with it the reservations that it made."""
+    await store.commands.set(store.keys.holder(holder), "1", ex=ALIVE_S)
+
+
+async def is_alive(store: Store, holder: str) -> bool:
+    """Whether the process has said so lately."""
+    return bool(await store.commands.exists(store.keys.holder(holder)))

@@ -1,0 +1,58 @@
+"""An engine that was registered by host and port, to be served by whichever worker adopts it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+import orjson
+
+from .states import EngineState
+
+DEFAULT_ROOM = 256
+"""Requests on an engine at once, where its registration does not say."""
+
+
+@dataclass(slots=True, frozen=True)
+class Registration:
+    """What a program said of the engine."""
+
+    engine_id: str
+    model_id: str
+    host: str
+    port: int
+    engine_kind: str = "llm"
+    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+    created_at: str = ""
+    """ISO 8601."""
+    state: str = ""
+    """A state that a program has set by hand; empty: the engine's own."""
+    server: str = ""
+    """The process that serves it itself, as the engine is an object in it; empty: any worker that adopts."""
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def taken_out(self) -> bool:
+        """Whether a program has set a state in which it takes no requests."""
+        return self.state not in ("", EngineState.READY)
+
+    def encode(self) -> bytes:
+        """As the value of a hash field."""
+        return orjson.dumps(asdict(self), default=str)
+
+    @classmethod
+    def decode(cls, value: bytes) -> Registration:
+        """Read a hash field's value; fields that are not known are ignored.
+
+        Raises:
+            ValueError: it is none.
+        """
+        try:
+            fields = cast(dict[str, Any], orjson.loads(value))
+            known = {name: fields[name] for name in cls.__slots__ if name in fields}
+            return cls(**known)
+        except (TypeError, orjson.JSONDecodeError) as error:
+            raise ValueError(f"no registration: {error}") from error

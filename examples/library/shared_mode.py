@@ -1,0 +1,38 @@
+"""Two managers on one Redis: what one registers the other sees and uses.
+
+sagellm-control scheduler --redis-url redis://127.0.0.1:6379/0
+sagellm-control worker --adopt --redis-url redis://127.0.0.1:6379/0
+sagellm-control engine --port 8100
+python examples/library/shared_mode.py redis://127.0.0.1:6379/0 8100
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from sagellm_protocol import Request
+
+from sagellm_control import ControlPlaneManager
+
+
+async def main(redis_url: str, port: int) -> None:
+    here, there = ControlPlaneManager(redis_url=redis_url), ControlPlaneManager(redis_url=redis_url)
+    await here.start()
+    await there.start()
+    try:
+        here.register_engine("engine-1", "simulated-1", "127.0.0.1", port)
+        while not there.healthy_engine_count:
+            await asyncio.sleep(0.05)
+        request = Request(
+            request_id="request-1", trace_id="t", model="simulated-1", prompt="Hello!", max_tokens=16, stream=False
+        )
+        print((await there.execute_request(request)).output_text)
+        here.unregister_engine("engine-1")
+    finally:
+        await here.stop()
+        await there.stop()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], int(sys.argv[2])))

@@ -1,0 +1,179 @@
+"""Requests that a manager runs, wherever its state lives."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from sagellm_protocol import ChatMessage, ErrorCode, Response, StreamEventDelta, StreamEventEnd, StreamEventStart
+
+from ...flow.conftest import ENDLESS
+from ...waiting import wait_until
+from ..conftest import StartEngine, StartPlane, a_request
+
+WIRES = ("openai", "sagellm")
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("chat", [False, True], ids=["prompt", "messages"])
+async def test_a_request_is_answered(start_plane: StartPlane, start_engine: StartEngine, wire: str, chat: bool) -> None:
+    plane = await start_plane()
+    plane.register("e1", await start_engine(wire=wire))
+    await plane.ready("e1")
+    what = {"prompt": "", "messages": [ChatMessage(role="user", content="Hello")]} if chat else {}
+    response = await plane.manager.execute_request(a_request(**what))
+    assert isinstance(response, Response)
+    assert response.error is None
+    assert (response.request_id, response.trace_id) == ("r-1", "t-1")
+    assert response.output_text
+    assert response.finish_reason == "length"
+    assert response.prompt_tokens is not None
+    assert response.prompt_tokens > 0
+    assert response.metrics.ttft_ms > 0
+    assert response.metrics.error_rate == 0
+    if wire == "sagellm":
+        assert len(response.output_tokens) == 5
+    await plane.active("e1", 0)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("chat", [False, True], ids=["prompt", "messages"])
+async def test_a_request_is_streamed(start_plane: StartPlane, start_engine: StartEngine, wire: str, chat: bool) -> None:
+    plane = await start_plane()
+    plane.register("e1", await start_engine(wire=wire))
+    await plane.ready("e1")
+    what = {"prompt": "", "messages": [ChatMessage(role="user", content="Hello")]} if chat else {}
+    whole = await plane.manager.execute_request(a_request(**what))
+    start, *deltas, end = [event async for event in plane.manager.stream_request(a_request(**what))]
+    assert isinstance(start, StreamEventStart)
+    assert (start.request_id, start.trace_id, start.engine_id) == ("r-1", "t-1", "e1")
+    assert all(isinstance(delta, StreamEventDelta) for delta in deltas)
+    assert isinstance(end, StreamEventEnd)
+    assert end.error is None
+    assert end.engine_id == "e1"
+    assert end.finish_reason == "length"
+    assert end.content == "".join(delta.content for delta in deltas) == whole.output_text
+    assert end.prompt_tokens == whole.prompt_tokens
+    assert end.output_tokens == whole.output_tokens
+    await plane.active("e1", 0)
+
+
+async def test_without_an_engine(start_plane: StartPlane) -> None:
+    plane = await start_plane()
+    response = await plane.manager.execute_request(a_request(model="nothing"))
+    assert (response.finish_reason, response.output_text, response.output_tokens) == ("error", "", [])
+    assert response.metrics.error_rate == 1.0
+    assert response.error is not None
+    assert response.error.code == ErrorCode.UNAVAILABLE
+    assert response.error.message == "No healthy engines available for model nothing"
+    assert response.error.retryable is True
+    events = [event async for event in plane.manager.stream_request(a_request(model="nothing"))]
+    assert len(events) == 1
+    assert isinstance(events[0], StreamEventEnd)
+    assert events[0].engine_id == "no-engine"
+    assert events[0].finish_reason == "error"
+    assert events[0].error == response.error
+
+
+async def test_one_deadline_for_everything(start_plane: StartPlane, start_engine: StartEngine) -> None:
+    plane = await start_plane()
+    engine = await start_engine(hang_rate=1.0)
+    plane.register("e1", engine)
+    await plane.ready("e1")
+    began = time.monotonic()
+    response = await plane.manager.execute_request(a_request(), timeout_s=0.4)
+    assert time.monotonic() - began < 3
+    assert response.error is not None
+    assert response.error.code == ErrorCode.DEADLINE_EXCEEDED
+    await plane.active("e1", 0)
+
+
+async def test_a_caller_that_stops_cancels(start_plane: StartPlane, start_engine: StartEngine) -> None:
+    plane = await start_plane()
+    engine = await start_engine(**ENDLESS)
+    plane.register("e1", engine)
+    await plane.ready("e1")
+    call = asyncio.create_task(plane.manager.execute_request(a_request("r1")))
+    await engine.until(running=1)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await engine.until(running=0, aborted=1)
+    await plane.active("e1", 0)
+
+
+async def test_a_reader_that_leaves_cancels(start_plane: StartPlane, start_engine: StartEngine) -> None:
+    plane = await start_plane()
+    engine = await start_engine(**ENDLESS)
+    plane.register("e1", engine)
+    await plane.ready("e1")
+    async for event in plane.manager.stream_request(a_request()):
+        assert isinstance(event, StreamEventStart)
+        break
+    await engine.until(running=0, aborted=1)
+    await plane.active("e1", 0)
+
+
+async def test_the_engines_refusal_reaches_the_caller(start_plane: StartPlane, start_engine: StartEngine) -> None:
+    plane = await start_plane()
+    plane.register("e1", await start_engine(fail_rate=1.0, fail_status=400))
+    await plane.ready("e1")
+    response = await plane.manager.execute_request(a_request())
+    assert response.error is not None
+    assert response.error.code == ErrorCode.INVALID_ARGUMENT
+    assert response.error.message.startswith("Request error: 400 - ")
+    assert response.error.retryable is False
+
+
+async def test_metadata_that_is_wrong(start_plane: StartPlane, start_engine: StartEngine) -> None:
+    plane = await start_plane()
+    plane.register("e1", await start_engine())
+    await plane.ready("e1")
+    for metadata, named in (({"priority": "SOON"}, "priority"), ({"slo_deadline_ms": -1}, "slo_deadline_ms")):
+        response = await plane.manager.execute_request(a_request(metadata=metadata))
+        assert response.error is not None
+        assert response.error.code == ErrorCode.INVALID_ARGUMENT
+        assert named in response.error.message
+
+
+async def test_the_urgent_request_goes_first(start_plane: StartPlane, start_engine: StartEngine) -> None:
+    plane = await start_plane(scheduling_policy="priority")
+    engine = await start_engine(tpot_ms=40)
+    plane.register("e1", engine, max_concurrent_requests=1)
+    await plane.ready("e1")
+    done: list[str] = []
+
+    async def run(name: str, priority: str) -> None:
+        response = await plane.manager.execute_request(a_request(name, metadata={"priority": priority}))
+        assert response.error is None
+        done.append(name)
+
+    first = asyncio.create_task(run("first", "NORMAL"))
+    await engine.until(running=1)
+    late = [asyncio.create_task(run("patient", "LOW"))]
+    await asyncio.sleep(0.02)
+    late.append(asyncio.create_task(run("urgent", "CRITICAL")))
+    await asyncio.gather(first, *late)
+    assert done == ["first", "urgent", "patient"]
+
+
+async def test_embeddings(start_plane: StartPlane, start_engine: StartEngine) -> None:
+    plane = await start_plane()
+    engines = [await start_engine(models=["vectors"]) for _ in range(2)]
+    for number, engine in enumerate(engines):
+        plane.register(f"v{number}", engine, model="vectors", engine_kind="embedding")
+    await plane.ready("v0", "v1")
+    assert await plane.manager.get_embeddings([]) == []
+    rows = await plane.manager.get_embeddings(["one", "two", "one"], "vectors")
+    assert len(rows) == 3
+    assert rows[0] == rows[2] != rows[1]
+    await asyncio.gather(*(plane.manager.get_embeddings(["one"]) for _ in range(6)))
+
+    async def finished() -> list[int]:
+        return [(await engine.state())["finished"] for engine in engines]
+
+    assert min(await finished()) >= 2, "both engines work"
+    with pytest.raises(ValueError, match="No embedding engines available"):
+        await plane.manager.get_embeddings(["one"], "others")
+    await wait_until(lambda: all(info.active_requests == 0 for info in plane.manager.list_engines()))

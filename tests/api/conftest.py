@@ -1,0 +1,129 @@
+"""Managers in both modes, in front of simulated engines and of engines that answer as a test tells them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from enum import StrEnum
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from sagellm_protocol import Request
+
+from sagellm_control import ControlPlaneManager, EngineInfo, EngineState
+from sagellm_control.scheduler.process import Scheduler
+from sagellm_control.scheduler.settings import SchedulerSettings
+from sagellm_control.store.connect import open_store
+from sagellm_control.store.settings import RedisSettings
+from sagellm_workers.adoption import Adopter
+from sagellm_workers.settings import WorkerSettings
+from sagellm_workers.transport import engine_client
+
+from ..flow.conftest import SimulatedEngine, StartEcho, StartEngine, start_echo, start_engine
+from ..flow.echo_engine import EchoEngine
+from ..waiting import wait_until
+
+__all__ = ["StartEcho", "StartEngine", "start_echo", "start_engine"]
+
+HURRY = {"SAGELLM_CONTROL_MANAGER_HEALTH_CHECK_INTERVAL_S": "0.1"}
+
+
+class Mode(StrEnum):
+    IN_PROCESS = "in_process"
+    SHARED = "shared"
+
+
+class Plane:
+    """A manager under test, with the ways in which tests use it."""
+
+    def __init__(self, manager: ControlPlaneManager, mode: Mode) -> None:
+        self.manager = manager
+        self.mode = mode
+
+    def register(
+        self, engine_id: str, engine: SimulatedEngine | EchoEngine, model: str = "simulated-1", **more: Any
+    ) -> EngineInfo:
+        where = urlsplit(engine.url)
+        assert where.hostname is not None
+        assert where.port is not None
+        kind = more.pop("engine_kind", "llm")
+        return self.manager.register_engine(engine_id, model, where.hostname, where.port, kind, more or None)
+
+    async def ready(self, *engine_ids: str) -> None:
+        """Wait until these engines are READY."""
+
+        def all_ready() -> bool:
+            infos = [self.manager.get_engine(engine_id) for engine_id in engine_ids]
+            return all(info is not None and info.state is EngineState.READY for info in infos)
+
+        await wait_until(all_ready, what=lambda: [e.to_dict() for e in self.manager.list_engines()])
+
+    async def active(self, engine_id: str, expected: int) -> None:
+        """Wait until so many requests hold a place on the engine."""
+
+        def so_many() -> bool:
+            info = self.manager.get_engine(engine_id)
+            return info is not None and info.active_requests == expected
+
+        await wait_until(so_many, what=f"{expected} active on {engine_id}")
+
+
+StartPlane = Callable[..., Awaitable[Plane]]
+
+
+@pytest.fixture(params=list(Mode), ids=str)
+def mode(request: pytest.FixtureRequest) -> Mode:
+    return request.param
+
+
+@pytest.fixture
+async def start_plane(
+    mode: Mode, redis_settings: RedisSettings, monkeypatch: pytest.MonkeyPatch
+) -> AsyncGenerator[StartPlane, None]:
+    """Start a manager; in shared mode with a scheduler and a worker that adopts."""
+    for name, value in HURRY.items():
+        monkeypatch.setenv(name, value)
+    async with AsyncExitStack() as stack:
+        where: dict[str, Any] = {}
+        if mode is Mode.SHARED:
+            redis = redis_settings
+            await stack.enter_async_context(schedulers_and_workers(redis))
+            where = {"redis_url": redis.url, "namespace": redis.namespace}
+
+        async def start(**arguments: Any) -> Plane:
+            plane = Plane(ControlPlaneManager(**where, **arguments), mode)
+            await plane.manager.start()
+            stack.push_async_callback(_leave_nothing, plane)
+            return plane
+
+        yield start
+
+
+@asynccontextmanager
+async def schedulers_and_workers(redis: RedisSettings, workers: int = 1) -> AsyncGenerator[None, None]:
+    """A scheduler and workers that adopt, on the test's loop."""
+    settings = WorkerSettings(adopt=True, drain_s=0.5, health_interval_s=0.2)
+    stop = asyncio.Event()
+    async with open_store(redis) as store, engine_client() as client, asyncio.TaskGroup() as tasks:
+        scheduler = tasks.create_task(Scheduler(store, SchedulerSettings(sweep_s=0.5)).run())
+        for _ in range(workers):
+            tasks.create_task(Adopter(store, client, settings).run(stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            scheduler.cancel()
+
+
+async def _leave_nothing(plane: Plane) -> None:
+    for info in plane.manager.list_engines():
+        plane.manager.unregister_engine(info.engine_id)
+    await plane.manager.stop()
+
+
+def a_request(request_id: str = "r-1", model: str = "simulated-1", **fields: Any) -> Request:
+    """A request of the protocol."""
+    given: dict[str, Any] = {"prompt": "Hello there", "max_tokens": 5, "stream": False, **fields}
+    return Request(request_id=request_id, trace_id="t-1", model=model, **given)

@@ -1,0 +1,103 @@
+"""What only a shared state has: several managers, workers that share engines, programs that die."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from sagellm_control import ControlPlaneManager
+from sagellm_control.store.connect import open_store
+from sagellm_control.store.settings import RedisSettings
+from sagellm_control.store.views import list_engines
+from sagellm_workers import reservation
+
+from ..waiting import wait_until
+from .conftest import Mode, Plane, StartEngine, a_request, schedulers_and_workers
+
+
+@pytest.fixture
+async def planes(redis_settings: RedisSettings) -> AsyncGenerator[tuple[Plane, Plane], None]:
+    """Two managers on one server, with a scheduler and two workers that adopt."""
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(schedulers_and_workers(redis_settings, workers=2))
+        made: list[Plane] = []
+        for _ in range(2):
+            where = {"redis_url": redis_settings.url, "namespace": redis_settings.namespace}
+            made.append(Plane(ControlPlaneManager(**where), Mode.SHARED))
+            await made[-1].manager.start()
+            stack.push_async_callback(made[-1].manager.stop)
+        yield made[0], made[1]
+        for plane in made:
+            for info in plane.manager.list_engines():
+                plane.manager.unregister_engine(info.engine_id)
+
+
+async def test_managers_see_and_use_the_same_engines(planes: tuple[Plane, Plane], start_engine: StartEngine) -> None:
+    here, there = planes
+    here.register("e1", await start_engine())
+    await here.ready("e1")
+    await there.ready("e1")
+    assert (await there.manager.execute_request(a_request())).error is None
+    decision = await there.manager.schedule_request("r", "t", "simulated-1")
+    assert decision.engine_id == "e1"
+    await here.active("e1", 1)
+    there.manager.complete_request("r", "e1")
+    await here.active("e1", 0)
+    assert there.manager.unregister_engine("e1")
+    await wait_until(lambda: here.manager.get_engine("e1") is None, what="it is gone everywhere")
+
+
+async def test_a_held_engine_has_one_worker(
+    planes: tuple[Plane, Plane], start_engine: StartEngine, redis_settings: RedisSettings
+) -> None:
+    here, _ = planes
+    engine = await start_engine()
+    names = [f"e{number}" for number in range(6)]
+    for name in names:
+        here.register(name, engine)
+    await here.ready(*names)
+    async with open_store(redis_settings) as store:
+        views = await list_engines(store)
+    assert sorted(view.engine_id for view in views) == names
+    assert len({view.worker for view in views}) == len(names), "each has a session of its own"
+
+
+async def test_the_places_of_a_program_that_died_are_given_back(
+    planes: tuple[Plane, Plane],
+    start_engine: StartEngine,
+    redis_settings: RedisSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reservation, "LOOK_EVERY_S", 0.05)
+    here, dies = planes
+    here.register("e1", await start_engine(), max_concurrent_requests=1)
+    await here.ready("e1")
+    await dies.ready("e1")
+    assert (await dies.manager.schedule_request("r1", "t", "simulated-1")).is_scheduled
+    waiting = await here.manager.schedule_request("r2", "t", "simulated-1")
+    assert waiting.queue_position == 1
+    holder = dies.manager._backend.id  # type: ignore[attr-defined]
+    async with open_store(redis_settings) as store:
+        await store.commands.delete(store.keys.holder(holder))  # as it lapses when nobody renews it
+    decision = await here.manager.wait_scheduled("r2", 10)
+    assert decision is not None
+    assert decision.engine_id == "e1"
+    here.manager.complete_request("r2", "e1")
+    await here.active("e1", 0)
+
+
+async def test_an_order_of_ones_own_cannot_be_shared(redis_settings: RedisSettings) -> None:
+    class Mine:
+        name = "mine"
+        fair = False
+
+        def handicap(self, request: object, forecast: object) -> float:
+            return 0.0
+
+        def charge(self, request: object, forecast: object) -> float:
+            return 0.0
+
+    with pytest.raises(ValueError, match="scheduling_policy"):
+        ControlPlaneManager(Mine(), redis_url=redis_settings.url)
