@@ -105,7 +105,7 @@ class EchoEngine:
         self.reached.append(Reached(request.path, CIMultiDict(request.headers), await request.read()))
         try:
             return await self._answering(request)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ConnectionError):
             self.aborted += 1
             raise
 

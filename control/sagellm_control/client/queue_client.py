@@ -239,6 +239,10 @@ class QueueClient:
         if self.inbox.pool_of(submission.request_id) is None:
             self._abandoned.add(submission.pool, submission.request_id, self.inbox.channel, patient=patient)
 
+    def withdraw(self, submission: Submission) -> None:
+        """Cancel a request, whoever waits for it, without waiting for that; Redis may be away meanwhile."""
+        self._abandoned.add(submission.pool, submission.request_id)
+
     async def _pool_of(self, request_id: str) -> str:
         if pool := self.inbox.pool_of(request_id):
             return pool

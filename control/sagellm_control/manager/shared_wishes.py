@@ -205,7 +205,7 @@ class SharedWishes:
             return
         reservation.failure = "The deadline passed while it waited"
         reservation.until = float("inf")
-        self._backend.queue.abandon(reservation.submission)
+        self._backend.queue.withdraw(reservation.submission)
         reservation.decided.set()
         self._keep(reservation)
 
@@ -213,7 +213,7 @@ class SharedWishes:
         self._drop(reservation)
         if reservation.follower is not None:
             reservation.follower.cancel()
-        self._backend.queue.abandon(reservation.submission)
+        self._backend.queue.withdraw(reservation.submission)
 
     def _drop(self, reservation: Reservation) -> None:
         if reservation.timer is not None:
