@@ -28,6 +28,8 @@ class Assignment:
     traceparent: str
     body: bytes | None
     """None: too large to travel along; read it from the body's own key."""
+    uncached_tokens: int = 0
+    """Prompt tokens that the engine has to compute, as the scheduler estimates."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -63,4 +65,5 @@ def read_assigned(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Assignment 
         trace_id=fields.get(b"trace_id", b"").decode(),
         traceparent=fields.get(b"traceparent", b"").decode(),
         body=fields.get(b"body"),
+        uncached_tokens=int(fields.get(b"uncached_tokens") or 0),
     )

@@ -44,6 +44,9 @@ async def cancel(store: Store, pool: str, request_id: str, outcome: Outcome = Ou
             keys.counters,
             intake,
             keys.assigned(on) if on else intake,
+            keys.backlog,
+            keys.virtual_time,
+            keys.tenants,
         ]
         result = (await _SCRIPT(store, names, [store.now(), request_id, on, outcome, ending])).decode()
         if result != "moved":

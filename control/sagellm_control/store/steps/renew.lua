@@ -3,7 +3,8 @@
 -- KEYS[1] row   KEYS[2] reservations   KEYS[3] room   KEYS[4] waiting   KEYS[5] freed   KEYS[6] leases
 -- then for each request that the worker runs: record
 -- ARGV[1] now   ARGV[2] engine id   ARGV[3] worker session   ARGV[4] lease (ms)   ARGV[5] state
--- ARGV[6] reason   ARGV[7] number of requests, then for each: id, attempt
+-- ARGV[6] reason   ARGV[7] number of requests, then for each: id, attempt; then fields of the row that change by
+--   themselves, and their values
 -- Output: false (the lease is lost: stop everything) | {drain asked for (0|1), then for each request
 --   'running' | 'lost' | 'cancelled' or 'expired' (stop, and finish it so)}
 
@@ -14,9 +15,12 @@ if r[1] ~= ARGV[3] then return false end
 redis.call('ZADD', leases, now + tonumber(ARGV[4]), engine)
 local state = ARGV[5]
 if r[3] and state == 'READY' then state = 'DRAINING' end
-redis.call('HSET', row, 'state', state, 'reason', ARGV[6], 'seen_ms', ms(now))
-local free = note_room(room, engine, row, reservations)
-if state == 'READY' and r[2] ~= 'READY' then announce(freed, waiting, engine, free) end
+redis.call('HSET', row, 'state', state, 'reason', ARGV[6], 'seen_ms', ms(now), unpack(ARGV, 8 + 2 * tonumber(ARGV[7])))
+local noted = tonumber(redis.call('ZSCORE', room, engine) or 0)
+reconcile_kv(row, reservations)
+local places = note_room(now, room, engine, row, reservations)
+-- Room that a renewal makes: the engine came back, its pace was raised, or a note was wrong.
+if noted <= 0 then announce(freed, waiting, engine, places) end
 local answer = {r[3] and 1 or 0}
 for i = 1, tonumber(ARGV[7]) do
   local attempt = ARGV[7 + 2 * i]

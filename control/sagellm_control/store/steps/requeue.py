@@ -59,6 +59,9 @@ async def requeue(
         keys.freed,
         keys.counters,
         keys.dead,
+        keys.backlog,
+        keys.settings,
+        keys.misranked,
     ]
     arguments: list[Argument] = [store.now(), engine, worker, max_failures, MAX_LAPSES]
     arguments += (CANCELLED, EXPIRED_RUNNING, DEAD, CUT_OFF, len(items))
