@@ -11,6 +11,7 @@ from .api_key_command import api_key
 from .engines_command import engines
 from .enqueue_command import enqueue
 from .failures import clear_lines
+from .policy_command import policy
 from .process_commands import engine, gateway, scheduler, worker
 from .requests_command import requests
 from .settings_command import settings
@@ -51,5 +52,5 @@ def root() -> None:
     """
 
 
-for command in (up, gateway, scheduler, worker, engine, enqueue, engines, requests, api_key, settings):
+for command in (up, gateway, scheduler, worker, engine, enqueue, engines, requests, policy, api_key, settings):
     root.add_command(command)

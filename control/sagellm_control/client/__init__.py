@@ -6,10 +6,12 @@ from .errors import (
     QueueFull,
     QueueUnavailable,
     RequestConflict,
+    TooLate,
     UnknownModel,
     UnknownRequest,
 )
-from .queue_client import QueueClient, Result, Submission
+from .queue_client import QueueClient
+from .submission import Result, Submission
 
 __all__ = [
     "NoEngineReady",
@@ -20,6 +22,7 @@ __all__ = [
     "RequestConflict",
     "Result",
     "Submission",
+    "TooLate",
     "UnknownModel",
     "UnknownRequest",
 ]

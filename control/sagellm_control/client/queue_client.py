@@ -6,8 +6,8 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, Unpack
 
 import orjson
 from redis.exceptions import RedisError
@@ -24,41 +24,17 @@ from ..wire.request import NewRequest, is_request_id
 from ..wire.states import Outcome, RequestKind
 from .abandoned import AbandonedRequests
 from .answer import Answer
-from .errors import NoEngineReady, QueueFull, QueueUnavailable, RequestConflict, UnknownModel, UnknownRequest
+from .displacement import accept_or_displace
+from .errors import NoEngineReady, QueueFull, QueueUnavailable, RequestConflict, TooLate, UnknownModel, UnknownRequest
 from .inbox import Inbox
 from .pools import Pools
+from .scheduling_hints import SchedulingHints
+from .submission import Result, Submission
 
 IDLE_S = 5.0
 """A stream that hears nothing for so long looks into the output log."""
 MOST_IN_A_BATCH = 64
 SUBSCRIBE_TIMEOUT_S = 5.0
-
-
-@dataclass(slots=True, frozen=True)
-class Submission:
-    """A request that is in the queue."""
-
-    request_id: str
-    pool: str
-    existed: bool
-    """It had been submitted before: this is a retry."""
-
-
-@dataclass(slots=True, frozen=True)
-class Result:
-    """The whole answer."""
-
-    ending: Ending
-    body: bytes
-    """All that the engine wrote: JSON, or server-sent events."""
-
-    @property
-    def ok(self) -> bool:
-        return self.ending.outcome is Outcome.COMPLETED
-
-    def json(self) -> Any:
-        """The body, parsed."""
-        return orjson.loads(self.body)
 
 
 class QueueClient:
@@ -135,6 +111,7 @@ class QueueClient:
         max_tokens: int = 0,
         trace_id: str = "",
         traceparent: str = "",
+        **hints: Unpack[SchedulingHints],
     ) -> Submission:
         """Put a request into the queue.
 
@@ -146,9 +123,10 @@ class QueueClient:
             idempotent: a request of the same id, tenant and body is this one; its answer is given again.
             timeout_s: from now to the last byte.
             slo_s: objective for the first token.
+            hints: see ``SchedulingHints``.
 
         Raises:
-            UnknownModel, NoEngineReady, QueueFull, RequestConflict, QueueUnavailable.
+            UnknownModel, NoEngineReady, QueueFull, TooLate, RequestConflict, QueueUnavailable.
             ValueError: the request id has characters that it must not have.
         """
         if request_id is not None and not is_request_id(request_id):
@@ -178,7 +156,10 @@ class QueueClient:
             max_tokens=max_tokens,
             trace_id=trace_id,
             traceparent=traceparent,
+            **hints,
         )
+        if self.pools.is_too_late(request):
+            raise TooLate(model, self.pools.wait_s(pool, priority), self.pools.retry_after_s(pool))
         # Before the request is there, so that not even its first event can be missed.
         answer = Answer(self.store, pool, request.id)
         self.inbox.open(answer)
@@ -196,14 +177,17 @@ class QueueClient:
         if batcher is None:
             batcher = self._accepting[request.pool] = self._batcher(request.pool)
         try:
-            result = await batcher.submit((request, idempotent))
+            retry_after_s = self.pools.retry_after_s(request.pool)
+            result = await accept_or_displace(
+                self.store, request, lambda: batcher.submit((request, idempotent)), retry_after_s=retry_after_s
+            )
             match result:
                 case Accepted():
                     return False
-                case Full(waiting):
-                    raise QueueFull(model, waiting, self.pools.retry_after_s(request.pool))
+                case Full(waiting, reason):
+                    raise QueueFull(model, waiting, retry_after_s, reason)
                 case NoEngine():
-                    raise NoEngineReady(model, self.pools.retry_after_s(request.pool))
+                    raise NoEngineReady(model, retry_after_s)
                 case Exists(_, same_body, same_tenant):
                     if not (idempotent and same_body and same_tenant):
                         raise RequestConflict(request.id)

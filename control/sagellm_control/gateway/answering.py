@@ -6,12 +6,14 @@ import time
 
 import orjson
 from aiohttp import web
+from redis.exceptions import RedisError
 
 from ..client.answer import Answer
 from ..client.queue_client import QueueClient
 from ..wire.event import CHUNK, END, EVENT_STREAM, Ending, Event
 from ..wire.states import Outcome
 from .errors import error_body, from_ending
+from .queue_position import queue_position
 
 KEEPALIVE_COMMENT = b": waiting\n\n"
 EXPIRE_GRACE_S = 2.0
@@ -56,7 +58,7 @@ class AnswerWriter:
             event = await self._next()
             if event is None:
                 response = response or await self._open_stream()
-                await response.write(KEEPALIVE_COMMENT)
+                await response.write(await self._comment())
                 continue
             if self.first_byte_at is None:
                 self.first_byte_at = time.monotonic()
@@ -101,6 +103,16 @@ class AnswerWriter:
             Outcome.EXPIRED, status=504, code="deadline_exceeded", message="The request's timeout passed."
         )
         return Event(self._answer.request_id, 0, 0, END, timed_out.encode())
+
+    async def _comment(self) -> bytes:
+        """While nothing comes: how many are ahead, and for how long they are expected to take."""
+        if self.first_byte_at is not None:
+            return KEEPALIVE_COMMENT
+        try:
+            place = await queue_position(self._queue, self._answer.pool, self._answer.request_id)
+        except (RedisError, OSError):
+            return KEEPALIVE_COMMENT
+        return b": waiting" + place.text().encode() + b"\n\n" if place is not None else KEEPALIVE_COMMENT
 
     async def _open_stream(self) -> web.StreamResponse:
         response = web.StreamResponse(headers=_STREAM_HEADERS | self._headers)

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from aiohttp import web
 
-from .endpoints import OpenAIEndpoints, too_large
+from .endpoints import too_large
 from .errors import ApiError
 from .settings import GatewaySettings
-from .status_endpoints import StatusEndpoints
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_app(settings: GatewaySettings, openai: OpenAIEndpoints, status: StatusEndpoints) -> web.Application:
+class Endpoints(Protocol):
+    """Paths, and what answers them."""
+
+    def routes(self) -> list[web.RouteDef]: ...
+
+
+def make_app(settings: GatewaySettings, *endpoints: Endpoints) -> web.Application:
     """The application: routes, and errors in OpenAI's form whatever goes wrong."""
 
     @web.middleware
@@ -40,7 +46,8 @@ def make_app(settings: GatewaySettings, openai: OpenAIEndpoints, status: StatusE
             return _refuse(request, ApiError(500, "The gateway failed unexpectedly.", code="internal_error"))
 
     app = web.Application(middlewares=[errors], client_max_size=settings.max_body_bytes)
-    app.add_routes([*openai.routes(), *status.routes()])
+    for part in endpoints:
+        app.add_routes(part.routes())
     return app
 
 

@@ -10,6 +10,7 @@ import orjson
 
 from ..wire.states import RequestKind
 from .errors import bad_request
+from .prompt_prefix import BLOCK_CHARACTERS, prefix_blocks
 
 CHARACTERS_A_TOKEN = 4
 """A coarse estimate; engines count for themselves."""
@@ -30,6 +31,8 @@ class RequestBody:
     """Estimate."""
     max_tokens: int
     """0: not given."""
+    prefix: tuple[str, ...] = ()
+    """Chained hashes of the prompt's blocks."""
 
 
 def read_body(raw: bytes, kind: RequestKind) -> RequestBody:
@@ -71,6 +74,8 @@ def read_body(raw: bytes, kind: RequestKind) -> RequestBody:
         user=tenant_name(user or ""),
         prompt_tokens=max(1, characters // CHARACTERS_A_TOKEN),
         max_tokens=_count(body, "max_completion_tokens") or _count(body, "max_tokens"),
+        # A prompt of less than a block has none.
+        prefix=prefix_blocks(model, body) if len(raw) > BLOCK_CHARACTERS else (),
     )
 
 
