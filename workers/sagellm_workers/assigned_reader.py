@@ -19,6 +19,7 @@ from sagellm_control.wire.states import Outcome
 from . import metrics
 from .adapters.base import EngineAdapter
 from .attempt import Attempt
+from .observation import EngineObservation
 from .outbox import Outbox
 
 log = logging.getLogger(__name__)
@@ -34,11 +35,19 @@ NEW, UNSETTLED = ">", "0"
 class AssignedReader:
     """Turns assignments into running attempts, and cancel notices into stopped ones."""
 
-    def __init__(self, store: Store, row: EngineRow, adapter: EngineAdapter, outbox: Outbox) -> None:
+    def __init__(
+        self,
+        store: Store,
+        row: EngineRow,
+        adapter: EngineAdapter,
+        outbox: Outbox,
+        observation: EngineObservation | None = None,
+    ) -> None:
         self._store = store
         self._row = row
         self._adapter = adapter
         self._outbox = outbox
+        self._seen = observation or EngineObservation()
         self._stream = store.keys.pool(row.pool).assigned(row.engine_id)
         self._client: Any = store.blocking()
         self._attempts: dict[tuple[str, int], Attempt] = {}
@@ -50,6 +59,7 @@ class AssignedReader:
         labels = (row.pool, row.engine_id)
         self._running_gauge = metrics.RUNNING.labels(*labels)
         self._ttft = metrics.ENGINE_TTFT.labels(*labels)
+        self._ttft_error = metrics.TTFT_ERROR.labels(*labels)
         self._duration = metrics.ENGINE_DURATION.labels(*labels)
         self.on_engine_trouble = asyncio.Event()
         """Set when an attempt could not reach the engine."""
@@ -117,7 +127,7 @@ class AssignedReader:
                 self._take(item, tasks)
 
     def _take(self, assignment: Assignment, tasks: asyncio.TaskGroup) -> None:
-        attempt = Attempt(assignment, self._adapter, self._outbox, self._row.engine_id)
+        attempt = Attempt(assignment, self._adapter, self._outbox, self._row.engine_id, self._seen)
         self._attempts[attempt.key] = attempt
         self._none_left.clear()
         if self._draining:
@@ -197,6 +207,8 @@ class AssignedReader:
         if attempt.first_byte_s is not None:
             self._ttft.observe(attempt.first_byte_s)
         a = attempt.assignment
+        if attempt.first_byte_s is not None and attempt.predicted_first_s is not None:
+            self._ttft_error.observe(abs(attempt.first_byte_s - attempt.predicted_first_s))
         metrics.QUEUE_DURATION.labels(self._row.pool, a.priority.label).observe(
             max(0.0, (a.assigned_ms - a.arrived_ms) / 1000)
         )

@@ -9,9 +9,11 @@ from typing import Protocol
 from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.wire.assignment import Assignment
 from sagellm_control.wire.event import Ending
-from sagellm_control.wire.states import Outcome
+from sagellm_control.wire.states import Outcome, RequestKind
 
 from .adapters.base import EngineAdapter, EngineBroken, EngineCall, EngineError, EngineReply, EngineTimeout
+from .answer_length import AnswerLength
+from .observation import EngineObservation
 
 MOST_PENDING_BYTES = 1 << 20
 """Output that may wait for Redis; beyond it the engine is read no further until some has been written."""
@@ -35,17 +37,28 @@ class Reporting(Protocol):
 class Attempt:
     """One attempt: from the assignment to its report."""
 
-    def __init__(self, assignment: Assignment, adapter: EngineAdapter, outbox: Reporting, engine_id: str) -> None:
+    def __init__(
+        self,
+        assignment: Assignment,
+        adapter: EngineAdapter,
+        outbox: Reporting,
+        engine_id: str,
+        observation: EngineObservation | None = None,
+    ) -> None:
         self.assignment = assignment
         self.adapter = adapter
         self.outbox = outbox
         self.engine_id = engine_id
+        self.seen = observation or EngineObservation()
         self.sequence = 0
         """Number of the last event handed to Redis."""
         self.pending: list[bytes] = []
         self.pending_bytes = 0
         self.written = asyncio.Event()
         """Set whenever pending output has been written."""
+        self.length = AnswerLength()
+        self.predicted_first_s: float | None = None
+        """When its first token was expected, from the call of the engine."""
         self.first_byte_s: float | None = None
         self.duration_s = 0.0
         self.result = "lost"
@@ -120,24 +133,38 @@ class Attempt:
             body=body,
             priority=int(a.priority),
         )
+        self.predicted_first_s = self.seen.predicted_first_s(a.uncached_tokens)
+        self.seen.started(a.uncached_tokens)
+        alone = self.seen.running == 1
         try:
             async with self.adapter.run(call) as reply:
                 await self._pass_on(reply, began)
+            if self.first_byte_s is not None and reply.is_event_stream:
+                uncached = self.length.uncached_tokens
+                tokens = a.uncached_tokens if uncached is None else uncached
+                self.seen.prefilled(tokens, self.first_byte_s, alone=alone and self.seen.running == 1)
         except EngineError as error:
             code = "engine_timeout" if isinstance(error, EngineTimeout) else "engine_unreachable"
             if isinstance(error, EngineBroken):
                 code = "engine_broken"
             status = 504 if isinstance(error, EngineTimeout) else 502
             self._fail(Ending(Outcome.FAILED, status, code=code, message=str(error), engine=self.engine_id))
+        finally:
+            self.seen.ended()
 
     async def _pass_on(self, reply: EngineReply, began: float) -> None:
         if reply.status >= 400:
             await self._pass_on_error(reply)
             return
         pieces: list[bytes] = []
+        last = began
         async for chunk in reply.chunks:
-            if self.first_byte_s is None:
-                self.first_byte_s = time.monotonic() - began
+            now = time.monotonic()
+            if reply.is_event_stream:
+                self._observe(chunk, now - began, now - last)
+                last = now
+            elif self.first_byte_s is None:
+                self.first_byte_s = now - began
             if reply.is_event_stream:
                 self.pending.append(chunk)
                 self.pending_bytes += len(chunk)
@@ -147,14 +174,32 @@ class Attempt:
                     await self.written.wait()
             else:
                 pieces.append(chunk)
+        body = b"".join(pieces)
+        if body:
+            self.length.body(body)
+            self._observe_whole(time.monotonic() - began)
         ending = Ending(
             Outcome.COMPLETED,
             reply.status,
             content_type=reply.content_type or "application/json",
             engine=self.engine_id,
-            body=b"".join(pieces),
+            body=body,
         )
         self._finish(ending, "completed")
+
+    def _observe(self, chunk: bytes, since_start_s: float, since_last_s: float) -> None:
+        tokens = self.length.event(chunk)
+        if self.first_byte_s is None:
+            self.first_byte_s = since_start_s
+            self.seen.first(since_start_s)
+        elif tokens:
+            self.seen.tokens(tokens, since_last_s)
+
+    def _observe_whole(self, took_s: float) -> None:
+        # Nobody saw the tokens one by one: what is left beside the expected prefill is theirs.
+        tokens = self.length.output_tokens
+        if tokens and self.assignment.kind is not RequestKind.EMBEDDING:
+            self.seen.tokens(tokens, max(0.0, took_s - (self.predicted_first_s or 0.0)))
 
     async def _pass_on_error(self, reply: EngineReply) -> None:
         body = bytearray()

@@ -19,7 +19,9 @@ from .adapters.base import EngineAdapter
 from .assigned_reader import AssignedReader
 from .health import HealthWatch
 from .lease import Lease, LeaseLost
+from .observation import EngineObservation
 from .outbox import Outbox
+from .pace_keeper import PaceKeeper
 from .settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -66,8 +68,10 @@ class EngineSession:
     async def _run(self, row: EngineRow, stop: asyncio.Event) -> None:
         s = self._settings
         outbox = Outbox(self._store, row.pool, row.engine_id, row.worker, max_attempts=s.max_attempts)
-        reader = AssignedReader(self._store, row, self._adapter, outbox)
-        lease = Lease(self._store, row, lease_s=s.lease_s, attempts=lambda: reader.attempts)
+        seen = EngineObservation(row.speed)
+        reader = AssignedReader(self._store, row, self._adapter, outbox, seen)
+        pace = PaceKeeper(self._store, row, seen)
+        lease = Lease(self._store, row, lease_s=s.lease_s, attempts=lambda: reader.attempts, pace=pace)
         health = HealthWatch(self._adapter, lease, reader.on_engine_trouble, interval_s=s.health_interval_s)
         ready = metrics.ENGINE_READY.labels(row.pool, row.engine_id)
         ready.set_function(lambda: lease.row.state is EngineState.READY)

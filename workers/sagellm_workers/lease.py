@@ -16,6 +16,7 @@ from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.states import EngineState
 
 from .attempt import Attempt
+from .pace_keeper import PaceKeeper
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +31,19 @@ class LeaseLost(Exception):
 class Lease:
     """The lease of one engine under one worker session."""
 
-    def __init__(self, store: Store, row: EngineRow, *, lease_s: float, attempts: Callable[[], list[Attempt]]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        row: EngineRow,
+        *,
+        lease_s: float,
+        attempts: Callable[[], list[Attempt]],
+        pace: PaceKeeper | None = None,
+    ) -> None:
         self._store = store
         self._attempts = attempts
         self._lease_s = lease_s
+        self._pace = pace
         self._valid_until = time.monotonic() + lease_s
         self._now = asyncio.Event()
         self.row = row
@@ -61,6 +71,9 @@ class Lease:
 
     async def renew(self) -> None:
         """Renew once; an unreachable Redis is waited for as long as the lease is valid."""
+        if self._pace is not None:
+            learned = self._pace.learn(self.row)
+            self.row = replace(self.row, speed=learned.speed, pace_tps=learned.pace_tps)
         attempts = self._attempts()
         began = time.monotonic()
         try:
@@ -84,3 +97,5 @@ class Lease:
         for attempt, state in zip(attempts, renewal.attempts, strict=True):
             if state != "running":
                 attempt.stop(state)
+        if self._pace is not None:
+            await self._pace.follow()

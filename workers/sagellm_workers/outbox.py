@@ -145,7 +145,16 @@ class Outbox:
                 if attempt.pending:
                     # Output of a stream: the gateway tells it from an engine's error by its type.
                     ending = replace(ending, body=_take_pending(attempt) + ending.body, content_type=EVENT_STREAM)
-                finishes.append(Finish(request_id, number, attempt.sequence, ending))
+                finishes.append(
+                    Finish(
+                        request_id,
+                        number,
+                        attempt.sequence,
+                        ending,
+                        output_tokens=attempt.length.output_tokens,
+                        first_ms=None if attempt.first_byte_s is None else attempt.first_byte_s * 1000,
+                    )
+                )
             await self._insist(lambda finishes=finishes: finish(self._store, *self._where, finishes))
             self._events.inc(len(finishes))
 
