@@ -33,6 +33,14 @@ def permanent_pool_keys(keys: PoolKeys) -> set[str]:
         keys.settings,
         keys.counters,
         keys.orphans,  # an entry goes when its time has come
+        keys.reranking,
+        keys.misranked,  # each goes with the next sweep
+        keys.backlog,  # what waits, and no more
+        keys.expiries,  # each goes when its time has come
+        keys.virtual_time,
+        keys.tenants,  # those ahead of the virtual time
+        keys.placements,  # bounded in length
+        keys.lengths,  # bounded in number
     }
 
 

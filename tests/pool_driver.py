@@ -86,7 +86,9 @@ class PoolDriver:
 
     async def admit(self, *admissions: Admission) -> Admitted:
         """Admit arrivals."""
-        return await admit(self.store, self.name, admissions)
+        admitted = await admit(self.store, self.name, admissions)
+        assert admitted is not None, "the policy has changed"
+        return admitted
 
     async def waiting(self, *request_ids: str, **fields: Any) -> None:
         """Requests in the waiting set, ranked by their time of arrival."""
@@ -189,7 +191,7 @@ class PoolDriver:
 
     async def holds(self, engine: str = "e1") -> set[str]:
         """The requests that hold a place on the engine."""
-        return {m.decode() for m in await self.store.commands.smembers(self.keys.reservations(engine))}
+        return {m.decode() for m in await self.store.commands.hkeys(self.keys.reservations(engine))}
 
     async def room(self) -> dict[str, int]:
         """READY engine -> free places."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,9 +19,14 @@ class EngineFacts:
     """One engine: its row, what it holds and what it is to run."""
 
     row: Fields
-    reservations: set[str]
+    kv: dict[str, int]
+    """The requests that hold a place on it, and the KV tokens of each."""
     work: list[Fields]
     """Entries of its assigned stream, without the notices of cancellation; ``entry_id`` is among the fields."""
+
+    @property
+    def reservations(self) -> set[str]:
+        return set(self.kv)
 
     @property
     def capacity(self) -> int:
@@ -55,7 +61,7 @@ async def read_state(store: Store, keys: PoolKeys) -> PoolState:
         pipe.xrange(keys.output(request_id))
     for engine in engine_ids:
         pipe.hgetall(keys.engine(engine))
-        pipe.smembers(keys.reservations(engine))
+        pipe.hgetall(keys.reservations(engine))
         pipe.xrange(keys.assigned(engine))
     for stream in keys.intake:
         pipe.xrange(stream)
@@ -69,7 +75,7 @@ async def read_state(store: Store, keys: PoolKeys) -> PoolState:
     for engine in engine_ids:
         row, members, entries = _texts(next(answers)), next(answers), next(answers)
         work = [_texts(fields) | {"entry_id": entry.decode()} for entry, fields in entries if b"cancel" not in fields]
-        state.engines[engine] = EngineFacts(row, {m.decode() for m in members}, work)
+        state.engines[engine] = EngineFacts(row, {m.decode(): int(kv) for m, kv in members.items()}, work)
     for _ in keys.intake:
         state.intake.update(fields[b"id"].decode() for _, fields in next(answers) if b"id" in fields)
     state.waiting = {m.decode(): score for m, score in next(answers)}
@@ -80,7 +86,13 @@ async def read_state(store: Store, keys: PoolKeys) -> PoolState:
 
 def violations(state: PoolState) -> list[str]:
     """What is wrong with the pool: of invariants 1, 2, 5 and 7, what one moment can show. Empty: nothing is."""
-    return [*not_in_one_place(state), *not_one_ending(state), *over_capacity(state), *leaking_room(state)]
+    return [
+        *not_in_one_place(state),
+        *not_one_ending(state),
+        *over_capacity(state),
+        *over_kv_budget(state),
+        *leaking_room(state),
+    ]
 
 
 def not_in_one_place(state: PoolState) -> list[str]:
@@ -139,8 +151,32 @@ def leaking_room(state: PoolState) -> list[str]:
         if engine.reservations != owners:
             found.append(f"{name}: reserved for {engine.reservations}, owned by {owners}")
         free = engine.capacity - len(engine.reservations) if engine.row.get("state") == EngineState.READY else None
-        if state.room.get(name) != free:
+        if state.room.get(name) not in notes_allowed(engine, free):
             found.append(f"{name}: noted as {state.room.get(name)} free, has {free}")
+    return found
+
+
+def notes_allowed(engine: EngineFacts, free: int | None) -> tuple[int | None, ...]:
+    """What the room may say of an engine: its free places, or that its KV cache or its pace keeps it closed."""
+    if not free or free < 0 or not engine.reservations:
+        return (free,)
+    budget = int(engine.row.get("kv_tokens") or 0)
+    if budget and int(engine.row.get("kv_held") or 0) >= budget:
+        return (0,)
+    # A pace opens it by time, and the note is only written when somebody looks.
+    until = float(engine.row.get("paced_until_ms") or 0)
+    return (free, -math.ceil(until)) if float(engine.row.get("pace_tps") or 0) else (free,)
+
+
+def over_kv_budget(state: PoolState) -> list[str]:
+    """Invariant 5: no engine holds more KV tokens than its budget; and the sum is that of the reservations."""
+    found: list[str] = []
+    for name, engine in state.engines.items():
+        budget, held = int(engine.row.get("kv_tokens") or 0), sum(engine.kv.values())
+        if budget and len(engine.kv) > 1 and held > budget:
+            found.append(f"{name}: {held} KV tokens are held of {budget}")
+        if budget and int(engine.row.get("kv_held") or 0) != held:
+            found.append(f"{name}: {engine.row.get('kv_held')} KV tokens are noted, {held} are held")
     return found
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from sagellm_control.store.steps.policy import set_policy
 from sagellm_control.wire.priority import RequestPriority
 
 from ..process import BenchmarkFailed
@@ -21,6 +23,9 @@ OUR_OWN_LOOKS = ("xlen", "info")
 """Commands with which the progress is watched."""
 RARELY = 0.005
 """Commands a request; what is run less often is start-up and sweep."""
+RERANKED_FIELDS = 4
+"""Of the hash that tells how far a re-ranking has come, when no piece is under way."""
+LOOK_EVERY_S = 0.01
 _MOST_UNEVEN = 1.5
 """Least-loaded placement keeps engines even; more than this between two of them is a fault."""
 
@@ -51,6 +56,15 @@ class Filled:
     per_s: float
     bytes_each: float
     """Memory of one waiting request, without its body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reranked:
+    """What waits was ranked anew."""
+
+    per_s: float
+    longest_ping_ms: float
+    """Of those that the server answered meanwhile."""
 
 
 async def direct(pool: Pool, engines: int, number: int) -> tuple[Slope, dict[str, float]]:
@@ -110,6 +124,30 @@ async def past_blocked(pool: Pool, engines: int, number: int) -> Slope:
     await _expect(pool, assigned=number, waiting=backlog)
     await pool.forget(ids)
     return slope
+
+
+async def rerank(pool: Pool, number: int) -> Reranked:
+    """The policy changes while so many wait."""
+    keys, db = pool.keys, pool.store.commands
+    epoch = await set_policy(pool.store, MODEL, {"policy": "fifo"}, {})
+    async with pool.scheduler():
+        began, longest = time.monotonic(), 0.0
+        while not await _reranked(pool, epoch):
+            asked = time.monotonic()
+            await db.ping()
+            longest = max(longest, time.monotonic() - asked)
+            await asyncio.sleep(LOOK_EVERY_S)
+        took_s = time.monotonic() - began
+    left = await db.zcard(keys.waiting)
+    if left != number:
+        raise WrongResult(f"{left} wait after they were ranked anew, not {number}")
+    return Reranked(number / took_s, longest * 1000)
+
+
+async def _reranked(pool: Pool, epoch: str) -> bool:
+    keys, db = pool.keys, pool.store.commands
+    of, cursor = await db.hmget(keys.reranking, "epoch", "cursor")
+    return (of, cursor) == (epoch.encode(), b"end") and await db.hlen(keys.reranking) <= RERANKED_FIELDS
 
 
 async def block(pool: Pool, number: int) -> None:

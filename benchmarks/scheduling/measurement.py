@@ -107,11 +107,13 @@ class Measurement:
         effort, report = self.effort, self.report
         found: dict[int, dict[int, cases.Queued]] = {}
         filled: dict[int, cases.Filled] = {}
+        reranked: dict[int, cases.Reranked] = {}
         for waiting in effort.waiting:
             report.note(f"queued: {effort.requests:,} urgent arrivals past {waiting:,} that wait")
             async with empty_pool(persist=self._persist, server_binary=self._server_binary) as pool:
                 if waiting:
                     filled[waiting] = await cases.fill(pool, waiting)
+                    reranked[waiting] = await cases.rerank(pool, waiting)
                 found[waiting] = {n: await cases.queued(pool, n, effort.requests) for n in effort.engines}
         base = found[effort.waiting[0]][effort.engines[0]].us
         report.table(
@@ -137,6 +139,15 @@ class Measurement:
             ["waiting", "requests/s", "bytes each beside the body"],
             [[f"{n:,}", f"{fill.per_s:,.0f}", f"{fill.bytes_each:,.0f}"] for n, fill in filled.items()],
         )
+        report.table(
+            "A change of policy: what waits is ranked anew by one scheduler",
+            ["waiting", "requests/s", "s in all", "longest PING meanwhile, ms"],
+            [
+                [f"{n:,}", f"{done.per_s:,.0f}", f"{n / done.per_s:.1f}", f"{done.longest_ping_ms:.1f}"]
+                for n, done in reranked.items()
+            ],
+        )
+        report.results["reranked"] = {waiting: asdict(done) for waiting, done in reranked.items()}
         report.results["queued"] = {
             waiting: {engines: asdict(case) | {"us": case.us} for engines, case in by_engines.items()}
             for waiting, by_engines in found.items()

@@ -38,6 +38,7 @@ PURE: dict[str, tuple[str, ...]] = {
     "open_engines": VIEW,
     "estimates": ("forecast",),
     "lateness": ("forecast", "policy_settings"),
+    "overload": ("policy_settings",),
     "order": ("forecast", "policy_settings"),
     "placement": ("forecast", "policy_settings", "open_engines", "ring"),
 }
@@ -51,7 +52,11 @@ BELOW: dict[str, tuple[str, ...]] = {
     "pacing": ("wire",),
     **{f"scheduler.{pure}": ("wire", *(f"scheduler.{other}" for other in below)) for pure, below in PURE.items()},
     "scheduler": ("keeper", "store", "wire", "stopping"),
-    "gateway": ("client", "store", "wire", "stopping"),
+    # What a policy is called and why a request waits, a gateway tells with the objects that decide it.
+    "gateway": (
+        *("client", "store", "wire", "stopping"),
+        *("scheduler.policy_settings", "scheduler.pool_policy", "scheduler.explain"),
+    ),
     "chaos": ("client", "gateway.request_headers", "embedded", "simulated_engine.answers", "store", "wire"),
     "embedded": (),
     "policies": ("policies", "router", "types"),

@@ -11,9 +11,9 @@ from sagellm_control.store.script import Script
 
 from .sources import STEPS, modules
 
-PRELUDE = "prelude.lua"
+PRELUDE = ("prelude.lua", "prelude_queue.lua")
 LUA = {path.name: path for path in sorted(STEPS.glob("*.lua"))}
-STEPS_BY_NAME = {name: path for name, path in LUA.items() if name != PRELUDE}
+STEPS_BY_NAME = {name: path for name, path in LUA.items() if name not in PRELUDE}
 
 
 def header(path: Path) -> str:

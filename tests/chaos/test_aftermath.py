@@ -81,7 +81,7 @@ async def test_a_request_in_no_place(pool: PoolDriver) -> None:
 
 async def test_a_place_that_nobody_gives_back(pool: PoolDriver) -> None:
     await answer(pool, "a", stream(TOKENS))
-    await pool.store.commands.sadd(pool.keys.reservations("e1"), "a")
+    await pool.store.commands.hset(pool.keys.reservations("e1"), "a", 0)
     assert not await wait_until_settled(pool.store, 0.3)
     found = await read_aftermath(pool.store, asked_for("a"))
     assert (found.reservations, found.stuck) == (["a on e1"], set())

@@ -174,3 +174,46 @@ def test_without_redis_it_is_one_line(words: tuple[str, ...], command: Command) 
     assert done.exit_code == 1
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("Error: no Redis at redis://:***@127.0.0.1:1/0")
+
+
+def test_a_request_is_explained(system: Up) -> None:
+    asked = system.control("enqueue", "--max-tokens", "2", "Hello")
+    assert asked.returncode == 0
+    request_id = asked.stderr.split()[1].rstrip(",")
+    told = json.loads(system.control("requests", "explain", request_id, "--json").stdout)
+    assert told["waits_for"] == "nothing: it has ended (completed)"
+    assert told["chosen"] == f"{engine_of(system)} was chosen by least_loaded; 0 other requests were on it then"
+    table = system.control("requests", "explain", request_id).stdout
+    assert "it has room" in table
+    missing = system.control("requests", "explain", "nobody")
+    assert (missing.returncode, "there is no request 'nobody'" in missing.stderr) == (1, True)
+
+
+def test_the_policy_is_shown_and_changed(system: Up) -> None:
+    assert json.loads(system.control("policy", "show", "--json").stdout)["tiny"]["policy"] == "priority"
+    changed = system.control("policy", "set", "slo_aware", "--placement", "round_robin", "--set", "late=refuse")
+    assert changed.stdout == "tiny follows policy=slo_aware, placement=round_robin, late=refuse.\n"
+    shown = system.control("policy", "show", "--model", "tiny").stdout
+    assert "slo_aware" in shown
+    assert "late=refuse" in shown
+    system.control("policy", "set", "priority", "--set", "late=", "--placement", "least_loaded")
+    assert json.loads(system.control("policy", "show", "--json").stdout)["tiny"]["set"] == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["lottery"], "unknown policy 'lottery': use one of fifo, priority"),
+        (["--set", "aging_s=-1"], "aging_s must be"),
+        (["--set", "colour=red"], "unknown setting 'colour'"),
+        (["--set", "aging_s"], "give NAME=VALUE"),
+        ([], "name a policy"),
+        (["fifo", "--model", "nobody"], "no engine serves 'nobody'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_policy_that_there_is_not(system: Up, words: list[str], says: str) -> None:
+    refused = system.control("policy", "set", *words)
+    assert refused.returncode != 0
+    assert says in refused.stderr
+    assert "Traceback" not in refused.stderr

@@ -15,7 +15,7 @@ from .asking import CHAT_PATH, chat, error_of
 from .conftest import SimulatedEngine, StartEngine, StartSystem
 from .in_process import InProcessSystem
 
-SEARCH, BATCH = "sk-search-key", "sk-batch-key"
+SEARCH, BATCH, ADMIN = "sk-search-key", "sk-batch-key", "sk-admin-key"
 
 
 @pytest.fixture
@@ -24,6 +24,7 @@ def keys_file(tmp_path: Path) -> Path:
     path.write_text(
         f'[[keys]]\nsha256 = "{hash_key(SEARCH)}"\ntenant = "search"\n\n'
         f'[[keys]]\nsha256 = "{hash_key(BATCH)}"\ntenant = "batch"\nmax_priority = "LOW"\nweight = 2.5\n'
+        f'[[keys]]\nsha256 = "{hash_key(ADMIN)}"\ntenant = "operators"\nadmin = true\n'
     )
     return path
 
@@ -124,3 +125,36 @@ async def test_a_gateway_does_not_start_with_a_file_that_it_cannot_use(
     with pytest.raises(ApiKeysUnreadable, match=str(missing)):
         async with serve(GatewaySettings(port=0, api_keys=missing), redis_settings):
             pytest.fail("it started")
+
+
+async def test_a_priority_beyond_the_keys_is_clamped_and_said_so(system: InProcessSystem) -> None:
+    headers = {"Authorization": f"Bearer {BATCH}", "X-Request-Priority": "CRITICAL", "X-Request-ID": "clamped"}
+    async with system.session.post(system.url + CHAT_PATH, json=chat(), headers=headers) as response:
+        assert (response.headers["X-Request-Priority"], response.headers["X-Request-Priority-Asked"]) == (
+            "LOW",
+            "CRITICAL",
+        )
+    view = await system.find("clamped")
+    assert view is not None
+    assert (view.priority, view.fields["weight"]) == ("low", "2.5")
+
+
+@pytest.mark.parametrize(("key", "status"), [(None, 401), (SEARCH, 403), (ADMIN, 200)])
+async def test_only_an_admins_key_changes_the_policy(system: InProcessSystem, key: str | None, status: int) -> None:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async with system.session.post(
+        system.url + "/admin/set_policy", json={"policy": "fifo"}, headers=headers
+    ) as response:
+        assert response.status == status
+    async with system.session.get(system.url + "/admin/metrics", headers=headers) as response:
+        assert response.status == status
+
+
+@pytest.mark.parametrize(("key", "status"), [(BATCH, 200), (ADMIN, 200), (SEARCH, 404)])
+async def test_nobody_is_told_why_anothers_request_waits(system: InProcessSystem, key: str, status: int) -> None:
+    headers = {"Authorization": f"Bearer {BATCH}", "X-Request-ID": "mine"}
+    async with system.session.post(system.url + CHAT_PATH, json=chat(), headers=headers) as response:
+        assert response.status == 200
+    url = system.url + "/v1/requests/mine/explain"
+    async with system.session.get(url, headers={"Authorization": f"Bearer {key}"}) as response:
+        assert response.status == status

@@ -57,5 +57,5 @@ async def entries(system: InProcessSystem) -> dict[str, int]:
     lengths = {name: await db.xlen(name) for name in (*keys.intake, keys.freed, keys.dead)}
     engines = [engine.decode() for engine in await db.smembers(keys.engines)]
     lengths |= {name: await db.xlen(name) for name in map(keys.assigned, engines)}
-    lengths |= {name: await db.scard(name) for name in map(keys.reservations, engines)}
+    lengths |= {name: await db.hlen(name) for name in map(keys.reservations, engines)}
     return lengths | {keys.waiting: await db.zcard(keys.waiting)}

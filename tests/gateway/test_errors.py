@@ -11,12 +11,13 @@ from sagellm_control.client.errors import (
     QueueFull,
     QueueUnavailable,
     RequestConflict,
+    TooLate,
     UnknownModel,
     UnknownRequest,
 )
 from sagellm_control.gateway.errors import ApiError, error_body, from_ending, from_queue
 from sagellm_control.wire.event import Ending
-from sagellm_control.wire.states import Outcome
+from sagellm_control.wire.states import Outcome, Reason
 
 
 def test_the_body_has_openais_four_fields() -> None:
@@ -59,6 +60,8 @@ def test_retry_after_is_whole_seconds_and_never_zero(seconds: float | None, head
         (UnknownModel("x", ["b", "a"]), 404, "model_not_found", "model"),
         (NoEngineReady("x", 3), 503, "no_engine", None),
         (QueueFull("x", 10, 4), 429, "queue_full", None),
+        (QueueFull("x", 10, 4, Reason.TENANT_FULL), 429, "tenant_full", None),
+        (TooLate("x", 7.5, 4), 503, "too_late", None),
         (RequestConflict("id-1"), 409, "request_id_exists", "X-Request-ID"),
         (QueueUnavailable("gone"), 503, "queue_unavailable", None),
     ],
@@ -71,7 +74,7 @@ def test_what_the_queue_refuses(error: QueueError, status: int, code: str, param
 
 
 def test_every_error_of_the_queue_is_known() -> None:
-    known = {UnknownModel, NoEngineReady, QueueFull, RequestConflict, QueueUnavailable, UnknownRequest}
+    known = {UnknownModel, NoEngineReady, QueueFull, RequestConflict, QueueUnavailable, UnknownRequest, TooLate}
     assert set(QueueError.__subclasses__()) == known
 
 

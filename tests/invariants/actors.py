@@ -7,15 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sagellm_control.keeper.lapses import LapseKeeper
-from sagellm_control.store.inspect import waiting_head
 from sagellm_control.store.steps.admit import Admission
 from sagellm_control.store.steps.assign import Placement
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.engines import Held, drain_engine, register_engine, renew_engine, retire_engine
 from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.store.steps.take import ensure_groups, reclaim
+from sagellm_control.store.waiting_line import Waiting, WaitingLine
 from sagellm_control.wire.event import Ending
-from sagellm_control.wire.request import Arrival
 from sagellm_control.wire.states import EngineState, Outcome
 
 from ..pool_driver import BROKEN, DONE, LEASE_MS, PoolDriver
@@ -43,7 +42,7 @@ class Actors:
 
     pool: PoolDriver
     hands: dict[str, list[Admission]] = field(default_factory=lambda: {c: [] for c in CONSUMERS})
-    heads: dict[str, list[tuple[Arrival, int]]] = field(default_factory=lambda: {c: [] for c in CONSUMERS})
+    heads: dict[str, list[Waiting]] = field(default_factory=lambda: {c: [] for c in CONSUMERS})
     held: list[Holding] = field(default_factory=list[Holding])
     sessions: int = 0
     sequences: dict[Holding, int] = field(default_factory=dict[Holding, int])
@@ -110,12 +109,12 @@ class Actors:
         await self.pool.admit(*(replace(admission, engine=engine) for admission in now))
 
     async def look(self, i: int, _j: int) -> None:
-        self.heads[CONSUMERS[i % 2]] = await waiting_head(self.pool.store, self.pool.name, 4)
+        self.heads[CONSUMERS[i % 2]] = await WaitingLine(self.pool.store, self.pool.name).read(0, 4)
 
     async def assign(self, i: int, j: int) -> None:
         engine = ("e1", "e2", "e2", None)[j]
         head = self.heads[CONSUMERS[i % 2]][: 1 + i // 2]
-        await self.pool.assign(*(Placement(arrival.id, attempts, engine) for arrival, attempts in head))
+        await self.pool.assign(*(Placement(waiting.arrival.id, waiting.attempts, engine) for waiting in head))
 
     async def hurry(self, i: int, j: int) -> None:
         """Everything that a scheduler does, at once: so that most runs get somewhere."""

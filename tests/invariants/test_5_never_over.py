@@ -1,4 +1,5 @@
-"""Invariant 5. Never over: no engine holds more requests than its slots and its prefetch."""
+"""Invariant 5. Never over: no engine holds more requests than its slots and its prefetch, nor more KV tokens than its
+budget, and none is started faster than its pace."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import asyncio
 from sagellm_control.store.steps.assign import Placement
 
 from ..pool_driver import PoolDriver
-from ..pool_state import over_capacity, read_state
+from ..pool_state import over_capacity, over_kv_budget, read_state, violations
 from ..scheduler.running import instant_workers, running, schedulers
 from ..waiting import wait_until
 
@@ -30,6 +31,34 @@ async def test_never_over_with_ten_schedulers_at_any_moment(pool: PoolDriver) ->
             await pool.accept(*(f"r{n}-{m}" for m in range(8)))
         await wait_until(lambda: len(answered) == 240)
     assert looks > 5
+
+
+async def test_never_over_kv_tokens_and_pace_with_ten_schedulers(pool: PoolDriver) -> None:
+    budgets = {"e1": 300, "e2": 1000}
+    for engine, tokens in budgets.items():
+        await pool.engine(engine, slots=16, kv_tokens=tokens)
+    await pool.engine("paced", slots=16, pace_tps=1000.0)
+    looks = 0
+
+    async def watch() -> None:
+        nonlocal looks
+        while True:
+            state = await read_state(pool.store, pool.keys)
+            assert over_capacity(state) + over_kv_budget(state) == []
+            # The clock stands still, so an engine with a pace has one request, or all of them while it was idle.
+            assert len(state.engines["paced"].reservations) <= 1
+            looks += 1
+
+    async with (
+        schedulers(pool, 10),
+        instant_workers(pool, *budgets, "paced") as (answered, _),
+        running({"watch": watch()}),
+    ):
+        for n in range(20):
+            await pool.accept(*(f"r{n}-{m}" for m in range(8)), prompt_tokens=90 + n, max_tokens=10)
+        await wait_until(lambda: len(answered) == 160)
+    assert looks > 5
+    assert violations(await read_state(pool.store, pool.keys)) == []
 
 
 async def test_never_over_when_everybody_chooses_the_same_engine(pool: PoolDriver) -> None:

@@ -16,15 +16,15 @@ Damage = Callable[[PoolDriver], Awaitable[None]]
 
 
 async def member_without_request(pool: PoolDriver) -> None:
-    await pool.store.commands.sadd(pool.keys.reservations("e1"), "nobody")
+    await pool.store.commands.hset(pool.keys.reservations("e1"), "nobody", 0)
 
 
 async def member_of_a_finished_request(pool: PoolDriver) -> None:
-    await pool.store.commands.sadd(pool.keys.reservations("e1"), "done")
+    await pool.store.commands.hset(pool.keys.reservations("e1"), "done", 0)
 
 
 async def member_of_a_waiting_request(pool: PoolDriver) -> None:
-    await pool.store.commands.sadd(pool.keys.reservations("e1"), "wait-1")
+    await pool.store.commands.hset(pool.keys.reservations("e1"), "wait-1", 0)
 
 
 async def waits_without_a_record(pool: PoolDriver) -> None:
@@ -49,7 +49,7 @@ async def assigned_to_nobody(pool: PoolDriver) -> None:
 
 
 async def runs_without_a_place(pool: PoolDriver) -> None:
-    await pool.store.commands.srem(pool.keys.reservations("e1"), "run-1")
+    await pool.store.commands.hdel(pool.keys.reservations("e1"), "run-1")
 
 
 async def note_too_high(pool: PoolDriver) -> None:

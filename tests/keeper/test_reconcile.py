@@ -142,7 +142,7 @@ async def test_what_an_engine_without_a_worker_had_is_given_back(pool: PoolDrive
     # Its worker was lost, and its place vanished before a keeper came.
     await pool.store.commands.hset(pool.keys.engine("e1"), "worker", "")
     await pool.store.commands.expire(pool.keys.engine("e1"), 60)
-    await pool.store.commands.srem(pool.keys.reservations("e1"), "a")
+    await pool.store.commands.hdel(pool.keys.reservations("e1"), "a")
     await keeper.look()
     assert repairs(pool)["ownerless"] == 1
     record = await pool.record("a")
@@ -234,13 +234,13 @@ async def test_half_of_everything_is_broken(pool: PoolDriver) -> None:
     await pool.waiting(*ids[40:60])
     await pool.accept(*ids[60:])
     commands, keys = pool.store.commands, pool.keys
-    await commands.srem(keys.reservations("e1"), *ids[:40:2])
+    await commands.hdel(keys.reservations("e1"), *ids[:40:2])
     await commands.zrem(keys.waiting, *ids[40:60:2])
     for request_id in ids[60::2]:
         await commands.xdel(keys.intake[2], (await pool.record(request_id))["entry"])
     for request_id in ids[20:40:4]:
         await commands.xdel(keys.assigned("e1"), (await pool.record(request_id))["entry"])
-    await commands.sadd(keys.reservations("e1"), *ids[41:60:2])
+    await commands.hset(keys.reservations("e1"), mapping=dict.fromkeys(ids[41:60:2], 0))
     pool.clock.advance(UNHEARD_MS)
     await ten_look(pool)
     await ten_look(pool)

@@ -34,7 +34,7 @@ async def test_by_default_the_urgent_go_first_and_nothing_is_recorded(pool: Pool
 async def test_a_policy_that_is_asked_for_is_recorded(pool: PoolDriver) -> None:
     async with schedulers(pool, policy="fifo", placement="round_robin"):
         assert await order_of(pool) == ["patient", "urgent"]
-    assert await recorded(pool) == {b"policy": b"fifo", b"placement": b"round_robin"}
+    assert await recorded(pool) == {b"policy": b"fifo", b"placement": b"round_robin", b"epoch": b"1"}
 
 
 async def test_within_a_batch_the_policy_decides_who_gets_the_last_place(pool: PoolDriver) -> None:

@@ -10,7 +10,7 @@ from sagellm_control.store.connect import Store
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.steps.accept import Accepted, AcceptLimits, Exists, Full, NoEngine, accept
 from sagellm_control.wire.priority import RequestPriority
-from sagellm_control.wire.states import EngineState, RequestState
+from sagellm_control.wire.states import EngineState, Reason, RequestState
 
 from ..clock import START_MS
 from ..pool_driver import PoolDriver, new_request
@@ -24,7 +24,7 @@ async def intake(pool: PoolDriver, priority: RequestPriority = RequestPriority.N
 async def test_a_request_gets_a_record_a_body_and_an_entry(pool: PoolDriver) -> None:
     assert await pool.accept("a", body=b'{"x": 1}') == [Accepted(START_MS + 1)]
     arrived = f"{START_MS + 1:.3f}"
-    assert await intake(pool) == [{"id": "a", "priority": "2", "arrived_ms": arrived}]
+    assert await intake(pool) == [{"id": "a", "priority": "2", "arrived_ms": arrived, "kind": "chat"}]
     entry = (await pool.store.commands.xrange(pool.keys.intake[2]))[0][0].decode()
     assert await pool.record("a") == {
         "v": "1",
@@ -50,12 +50,14 @@ async def test_the_entry_has_what_scheduling_needs_and_the_record_has_all(pool: 
         "timeout_ms": 9000,
         "prompt_tokens": 12,
         "max_tokens": 34,
+        "tpot_slo_ms": 60,
+        "session": "s1",
     }
     more = {"trace_id": "x", "traceparent": "00-1-2-01"}
     await pool.accept("a", stream=True, **scheduling, **more)
     expected = {name: str(value) for name, value in scheduling.items()}
     (entry,) = await intake(pool)
-    assert entry.keys() == {"id", "priority", "arrived_ms", *scheduling}
+    assert entry.keys() == {"id", "priority", "arrived_ms", "kind", *scheduling}
     assert entry.items() >= expected.items()
     assert (await pool.record("a")).items() >= (expected | more | {"stream": "1"}).items()
 
@@ -134,10 +136,11 @@ async def test_full_counts_what_waits_and_what_nobody_has_read(pool: PoolDriver)
     await pool.waiting("a")
     await pool.accept("b", priority=RequestPriority.CRITICAL)
     results = await pool.accept("c", "d", "e")
-    assert results == [Accepted(START_MS + 3), Full(3), Full(3)]
+    full = Full(3, Reason.QUEUE_FULL, ("a",))
+    assert results == [Accepted(START_MS + 3), full, full]
     assert await pool.state("d") is None
     assert not await pool.store.commands.exists(pool.keys.body("d"))
-    assert await pool.counters() == {"accepted": 3}
+    assert await pool.counters() == {"accepted": 3, "queue_full": 2}
 
 
 async def test_what_runs_does_not_count_as_waiting(pool: PoolDriver) -> None:

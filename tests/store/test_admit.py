@@ -31,7 +31,12 @@ async def assert_intake_empty(pool: PoolDriver) -> None:
 async def test_without_an_engine_it_waits_under_its_rank(pool: PoolDriver) -> None:
     (admission,) = await arrivals(pool, "a")
     admitted = await pool.admit(admission)
-    assert (admitted.results, admitted.places, admitted.waiting, admitted.open_engines) == (["waiting"], {}, 1, 0)
+    assert (admitted.results, admitted.room.places, admitted.room.waiting, admitted.room.open_engines) == (
+        ["waiting"],
+        {},
+        1,
+        0,
+    )
     rank = START_MS + 1
     assert await pool.store.commands.zscore(pool.keys.waiting, "a") == rank
     record = await pool.record("a")
@@ -45,8 +50,8 @@ async def test_straight_to_the_engine_where_nobody_waits(pool: PoolDriver) -> No
     more = {"stream": True, "timeout_ms": 9000, "tenant": "t", "trace_id": "x", "traceparent": "00-1-2-01"}
     (admission,) = await arrivals(pool, "a", engine="e1", priority=RequestPriority.HIGH, body=b"{}", **more)
     admitted = await pool.admit(admission)
-    assert (admitted.results, admitted.places) == (["assigned"], {"e1": 1})
-    assert (admitted.waiting, admitted.open_engines) == (0, 1)
+    assert (admitted.results, admitted.room.places) == (["assigned"], {"e1": 1})
+    assert (admitted.room.waiting, admitted.room.open_engines) == (0, 1)
     now = f"{START_MS + 1:.3f}"
     assert await pool.assigned_entries() == [
         {
@@ -95,9 +100,9 @@ async def test_what_the_engine_has_no_place_for_waits_and_so_does_what_follows(p
     admitted = await pool.admit(a, b, c)
     # "c" must not pass "b", though its engine has room; assign sorts that out.
     assert admitted.results == ["assigned", "waiting", "waiting"]
-    assert admitted.places == {"e1": 0}
+    assert admitted.room.places == {"e1": 0}
     assert await pool.waiting_ids() == ["b", "c"]
-    assert (admitted.waiting, admitted.open_engines) == (2, 1)
+    assert (admitted.room.waiting, admitted.room.open_engines) == (2, 1)
 
 
 async def test_an_engine_that_was_filled_in_between(pool: PoolDriver) -> None:
@@ -105,7 +110,7 @@ async def test_an_engine_that_was_filled_in_between(pool: PoolDriver) -> None:
     (late,) = await arrivals(pool, "late", engine="e1")
     await pool.assigned("quick")
     admitted = await pool.admit(late)
-    assert (admitted.results, admitted.places) == (["waiting"], {"e1": 0})
+    assert (admitted.results, admitted.room.places) == (["waiting"], {"e1": 0})
     assert await pool.holds() == {"quick"}
     assert await pool.state("late") == "waiting"
 

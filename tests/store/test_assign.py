@@ -19,9 +19,9 @@ async def test_the_head_goes_to_its_engine(pool: PoolDriver) -> None:
     await pool.waiting("a", "b")
     pool.clock.advance(500)
     done = await pool.assign(Placement("a", 0, "e1"))
-    assert (done.results, done.places) == (["assigned"], {"e1": 1})
+    assert (done.results, done.room.places) == (["assigned"], {"e1": 1})
     assert await pool.waiting_ids() == ["b"]
-    assert (done.waiting, done.open_engines) == (1, 1)
+    assert (done.room.waiting, done.room.open_engines) == (1, 1)
     (entry,) = await pool.assigned_entries()
     assert (entry["id"], entry["attempt"]) == ("a", "1")
     assert float(entry["assigned_ms"]) - float(entry["arrived_ms"]) == 501
@@ -37,8 +37,8 @@ async def test_several_over_several_engines(pool: PoolDriver) -> None:
     await pool.waiting("a", "b", "c")
     done = await pool.assign(Placement("a", 0, "e2"), Placement("b", 0, "e1"), Placement("c", 0, "e2"))
     assert done.results == ["assigned"] * 3
-    assert done.places == {"e1": 0, "e2": 0}
-    assert (done.waiting, done.open_engines) == (0, 0)
+    assert done.room.places == {"e1": 0, "e2": 0}
+    assert (done.room.waiting, done.room.open_engines) == (0, 0)
     assert [await pool.holds(engine) for engine in ("e1", "e2")] == [{"b"}, {"a", "c"}]
 
 
@@ -78,7 +78,7 @@ async def test_stale_when_another_scheduler_filled_the_engine(pool: PoolDriver) 
     await pool.waiting("a", "b", "c")
     assert (await pool.assign(Placement("a", 0, "e1"))).results == ["assigned"]
     done = await pool.assign(Placement("b", 0, "e1"), Placement("c", 0, "e2"))
-    assert (done.results, done.places) == (["stale"], {"e1": 0})
+    assert (done.results, done.room.places) == (["stale"], {"e1": 0})
     assert await pool.waiting_ids() == ["b", "c"]
     assert await pool.holds() == {"a"}
 
@@ -89,7 +89,7 @@ async def test_an_engine_that_takes_nothing(pool: PoolDriver, engine: str) -> No
     await pool.store.commands.hset(pool.keys.engine("drained"), "state", "DRAINING")
     await pool.waiting("a")
     done = await pool.assign(Placement("a", 0, engine))
-    assert (done.results, done.places) == (["stale"], {engine: 0})
+    assert (done.results, done.room.places) == (["stale"], {engine: 0})
     assert await pool.state("a") == "waiting"
 
 
@@ -170,7 +170,7 @@ async def test_settling_alone(pool: PoolDriver) -> None:
     await pool.finish("a")
     (freed,) = (await pool.take()).freed
     done = await pool.assign(settles=(freed.entry_id,))
-    assert (done.results, done.waiting, done.open_engines) == ([], 1, 1)
+    assert (done.results, done.room.waiting, done.room.open_engines) == ([], 1, 1)
     assert await pool.freed() == []
 
 

@@ -13,10 +13,11 @@ from sagellm_control.store.inspect import (
     read_output,
     room,
     server_ms,
-    waiting_head,
 )
 from sagellm_control.store.steps.engines import retire_engine
+from sagellm_control.store.steps.room_note import RoomNote
 from sagellm_control.store.views import find_request, list_engines, list_requests
+from sagellm_control.store.waiting_line import WaitingLine
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.states import EngineState, RequestState
 
@@ -45,7 +46,7 @@ async def test_depth(busy: PoolDriver) -> None:
     assert depth.queued == {"critical": 0, "high": 1, "normal": 0, "low": 0, "background": 0}
     assert (depth.waiting, depth.engines, depth.open_engines) == (2, 1, 1)
     assert depth.counters == {"accepted": 6, "completed": 1}
-    assert await room(busy.store, busy.name) == {"e1": 1}
+    assert await room(busy.store, busy.name) == {"e1": RoomNote(1)}
 
 
 async def test_depth_of_a_pool_that_is_not_there(pool: PoolDriver) -> None:
@@ -109,10 +110,12 @@ async def test_one_request(busy: PoolDriver) -> None:
 
 async def test_the_head_of_the_waiting_set(busy: PoolDriver) -> None:
     await busy.requeue("runs")
-    head = await waiting_head(busy.store, busy.name, 2)
-    assert [(arrival.id, attempts) for arrival, attempts in head] == [("runs", 1), ("first", 0)]
-    assert head[0][0].excluded == {"e1"}
-    assert len(await waiting_head(busy.store, busy.name, 99)) == 3
+    line = WaitingLine(busy.store, busy.name)
+    head = await line.read(0, 2)
+    assert [(waiting.arrival.id, waiting.attempts) for waiting in head] == [("runs", 1), ("first", 0)]
+    assert head[0].arrival.excluded == {"e1"}
+    assert len(await line.read(0, 99)) == 3
+    assert [waiting.arrival.id for waiting in await line.read(1, 1)] == ["first"]
 
 
 async def test_lapsed_leases(busy: PoolDriver) -> None:

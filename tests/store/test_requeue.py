@@ -204,6 +204,6 @@ async def test_a_reservation_that_nobody_owns_is_dropped(pool: PoolDriver, left:
     if left == "a finished one":
         await pool.running("ghost")
         await pool.finish("ghost")
-    await pool.store.commands.sadd(pool.keys.reservations("e1"), "ghost")
+    await pool.store.commands.hset(pool.keys.reservations("e1"), "ghost", 0)
     assert await pool.requeue("ghost") == "lost"
     assert (await pool.holds(), await pool.room()) == (set(), {"e1": 2})

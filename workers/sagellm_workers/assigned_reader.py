@@ -22,6 +22,7 @@ from sagellm_control.wire.states import Outcome, RequestKind
 from . import metrics
 from .adapters.base import EngineAdapter
 from .attempt import Attempt
+from .observation import EngineObservation
 from .outbox import Outbox
 from .reservation import hold
 
@@ -44,11 +45,19 @@ Found = TypeVar("Found")
 class AssignedReader:
     """Turns assignments into running attempts, and cancel notices into stopped ones."""
 
-    def __init__(self, store: Store, row: EngineRow, adapter: EngineAdapter, outbox: Outbox) -> None:
+    def __init__(
+        self,
+        store: Store,
+        row: EngineRow,
+        adapter: EngineAdapter,
+        outbox: Outbox,
+        observation: EngineObservation | None = None,
+    ) -> None:
         self._store = store
         self._row = row
         self._adapter = adapter
         self._outbox = outbox
+        self._seen = observation or EngineObservation()
         self._stream = store.keys.pool(row.pool).assigned(row.engine_id)
         self._client: Any = store.blocking(BLOCK_MS / 1000)
         self._attempts: dict[tuple[str, int], Attempt] = {}
@@ -61,6 +70,7 @@ class AssignedReader:
         labels = (row.pool, row.engine_id)
         self._running_gauge = metrics.RUNNING.labels(*labels)
         self._ttft = metrics.ENGINE_TTFT.labels(*labels)
+        self._ttft_error = metrics.TTFT_ERROR.labels(*labels)
         self._duration = metrics.ENGINE_DURATION.labels(*labels)
         self.on_ended: Callable[[str], None] = _ignore
         """Called with the result of each attempt that has ended."""
@@ -135,7 +145,7 @@ class AssignedReader:
         return key in self._attempts or self._outbox.is_reporting(key)
 
     def _take(self, assignment: Assignment, tasks: asyncio.TaskGroup) -> None:
-        attempt = Attempt(assignment, self._adapter, self._outbox, self._row.engine_id, self._row.kind)
+        attempt = Attempt(assignment, self._adapter, self._outbox, self._row.engine_id, self._row.kind, self._seen)
         self._attempts[attempt.key] = attempt
         self._none_left.clear()
         if self._draining or attempt.key in self._ended_keys:
@@ -222,9 +232,11 @@ class AssignedReader:
     def _observe(self, attempt: Attempt) -> None:
         self._running_gauge.set(self._running)
         self._duration.observe(attempt.duration_s)
-        if attempt.first_byte_s is not None:
-            self._ttft.observe(attempt.first_byte_s)
+        if attempt.watch.first_byte_s is not None:
+            self._ttft.observe(attempt.watch.first_byte_s)
         a = attempt.assignment
+        if attempt.watch.first_byte_s is not None and attempt.watch.predicted_first_s is not None:
+            self._ttft_error.observe(abs(attempt.watch.first_byte_s - attempt.watch.predicted_first_s))
         metrics.QUEUE_DURATION.labels(self._row.pool, a.priority.label).observe(
             max(0.0, (a.assigned_ms - a.arrived_ms) / 1000)
         )

@@ -22,6 +22,8 @@ from .adapters.base import (
     EngineReply,
     EngineTimeout,
 )
+from .answer_watch import AnswerWatch
+from .observation import EngineObservation
 from .takeover import CannotContinue, Takeover
 
 MOST_PENDING_BYTES = 1 << 20
@@ -50,7 +52,13 @@ class Attempt:
     """One attempt: from the assignment to its report."""
 
     def __init__(
-        self, assignment: Assignment, adapter: EngineAdapter, outbox: Reporting, engine_id: str, engine_kind: str = ""
+        self,
+        assignment: Assignment,
+        adapter: EngineAdapter,
+        outbox: Reporting,
+        engine_id: str,
+        engine_kind: str = "",
+        observation: EngineObservation | None = None,
     ) -> None:
         self.assignment = assignment
         self.adapter = adapter
@@ -59,13 +67,13 @@ class Attempt:
         self.engine_kind = engine_kind
         self.takeover: Takeover | None = None
         """Set where it goes on with what earlier attempts have given."""
+        self.watch = AnswerWatch(observation or EngineObservation(), assignment.kind, assignment.uncached_tokens)
         self.sequence = 0
         """Number of the last event handed to Redis."""
         self.pending: list[bytes] = []
         self.pending_bytes = 0
         self.written = asyncio.Event()
         """Set whenever pending output has been written."""
-        self.first_byte_s: float | None = None
         self.duration_s = 0.0
         self.result = "lost"
         """How it ended, for the metrics."""
@@ -103,7 +111,7 @@ class Attempt:
         began = time.monotonic()
         try:
             async with asyncio.timeout(self._seconds_left()):
-                await self._run(body, given, began)
+                await self._run(body, given)
         except TimeoutError:
             self.end(
                 Outcome.EXPIRED,
@@ -134,7 +142,7 @@ class Attempt:
         self.result = "returned"
         self.outbox.requeue(self, Cause.RETURNED)
 
-    async def _run(self, body: bytes, given: Sequence[bytes], began: float) -> None:
+    async def _run(self, body: bytes, given: Sequence[bytes]) -> None:
         a = self.assignment
         if given:
             try:
@@ -156,8 +164,9 @@ class Attempt:
             priority=int(a.priority),
         )
         try:
-            async with self.adapter.run(call) as reply:
-                await self._pass_on(reply, began)
+            with self.watch.calling():
+                async with self.adapter.run(call) as reply:
+                    await self._pass_on(reply)
         except EngineError as error:
             code = "engine_timeout" if isinstance(error, EngineTimeout) else "engine_unreachable"
             if isinstance(error, EngineBroken):
@@ -169,15 +178,14 @@ class Attempt:
             else:
                 self._fail(ending)
 
-    async def _pass_on(self, reply: EngineReply, began: float) -> None:
+    async def _pass_on(self, reply: EngineReply) -> None:
         if reply.status >= 400:
             await self._pass_on_error(reply)
             return
         pieces: list[bytes] = []
         async for chunk in self._chunks(reply):
-            if self.first_byte_s is None:
-                self.first_byte_s = time.monotonic() - began
             if reply.is_event_stream:
+                self.watch.events(chunk)
                 self.pending.append(chunk)
                 self.pending_bytes += len(chunk)
                 self.outbox.output(self)
@@ -185,8 +193,14 @@ class Attempt:
                     self.written.clear()
                     await self.written.wait()
             else:
+                self.watch.piece()
                 pieces.append(chunk)
-        ending = self._complete(reply.content_type or "application/json", b"".join(pieces))
+        body = b"".join(pieces)
+        if reply.is_event_stream:
+            self.watch.stream_ended()
+        else:
+            self.watch.body(body)
+        ending = self._complete(reply.content_type or "application/json", body)
         self._finish(replace(ending, status=reply.status), "completed")
 
     def _complete(self, content_type: str, body: bytes) -> Ending:

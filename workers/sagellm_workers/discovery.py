@@ -57,7 +57,8 @@ async def _find(
             f"{http.url} speaks neither OpenAI's wire (GET {MODELS_PATH} answered {models.status}) nor "
             f"sageLLM's (GET /info); if it is an engine all the same, set adapter to openai or sagellm"
         )
-    return OpenAIHttpAdapter(url, client, **options), await survey_from(http, models)
+    openai = OpenAIHttpAdapter(url, client, **options)
+    return openai, openai.learn(await survey_from(http, models))
 
 
 async def adapter_for(

@@ -23,7 +23,9 @@ from .assigned_reader import AssignedReader
 from .breaker import BreakerSettings
 from .health import HealthSettings, HealthWatch
 from .lease import Lease, LeaseLost
+from .observation import EngineObservation
 from .outbox import Outbox
+from .pace_keeper import PaceKeeper
 from .settings import WorkerSettings
 from .stand_in import StandIn
 
@@ -84,8 +86,10 @@ class EngineSession:
         s = self._settings
         budget = RetryBudget(s.retry_share, s.retry_floor)
         outbox = Outbox(self._store, row.pool, row.engine_id, row.worker, max_attempts=s.max_attempts, budget=budget)
-        reader = AssignedReader(self._store, row, self._adapter, outbox)
-        lease = Lease(self._store, row, lease_s=s.lease_s, attempts=lambda: reader.attempts)
+        seen = EngineObservation(row.speed)
+        reader = AssignedReader(self._store, row, self._adapter, outbox, seen)
+        pace = PaceKeeper(self._store, row, seen)
+        lease = Lease(self._store, row, lease_s=s.lease_s, attempts=lambda: reader.attempts, pace=pace)
         health = HealthWatch(self._adapter, row, lease, _health_settings(s))
         reader.on_ended, outbox.pause = health.attempt_ended, health.pause
         ready = metrics.ENGINE_READY.labels(row.pool, row.engine_id)

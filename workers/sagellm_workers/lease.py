@@ -16,6 +16,7 @@ from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.states import EngineState
 
 from .attempt import Attempt
+from .pace_keeper import PaceKeeper
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +31,18 @@ class LeaseLost(Exception):
 class Lease:
     """The lease of one engine under one worker session. A ``StandIn`` renews it while this event loop is blocked."""
 
-    def __init__(self, store: Store, row: EngineRow, *, lease_s: float, attempts: Callable[[], list[Attempt]]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        row: EngineRow,
+        *,
+        lease_s: float,
+        attempts: Callable[[], list[Attempt]],
+        pace: PaceKeeper | None = None,
+    ) -> None:
         self._store = store
         self._attempts = attempts
+        self._pace = pace
         self._now = asyncio.Event()
         self._reported = asyncio.Event()
         self._reported.set()
@@ -78,6 +88,9 @@ class Lease:
 
     async def renew(self) -> None:
         """Renew once; an unreachable Redis is waited for as long as the lease is valid."""
+        if self._pace is not None:
+            learned = self._pace.learn(self.row)
+            self.row = replace(self.row, speed=learned.speed, pace_tps=learned.pace_tps)
         attempts, row = self._attempts(), self.row
         began = time.monotonic()
         try:
@@ -100,3 +113,5 @@ class Lease:
         for attempt, state in zip(attempts, renewal.attempts, strict=True):
             if state != "running":
                 attempt.stop(state)
+        if self._pace is not None:
+            await self._pace.follow()

@@ -44,5 +44,22 @@ STAND_IN_RENEWALS = Counter(
     ["pool", "engine"],
 )
 LEASES_LOST = Counter("sagellm_control_leases_lost_total", "Leases that could not be renewed", ["pool", "engine"])
+ENGINE_TPOT = Gauge(
+    "sagellm_control_engine_tpot_seconds", "Mean time between two tokens of an answer, of late", ["pool", "engine"]
+)
+PACE = Gauge(
+    "sagellm_control_engine_pace_tokens_per_second",
+    "Uncached prompt tokens a second that may start while answers run; 0: no bound",
+    ["pool", "engine"],
+)
+PREFILL_SPEED = Gauge(
+    "sagellm_control_engine_prefill_tokens_per_second", "Prompt tokens a second, as measured", ["pool", "engine"]
+)
+TTFT_ERROR = Histogram(
+    "sagellm_control_engine_ttft_prediction_error_seconds",
+    "How far the predicted time to the first token was off, too long or too short",
+    ["pool", "engine"],
+    buckets=_SECONDS,
+)
 EVENTS = Counter("sagellm_control_output_events_total", "Events written to output logs", ["pool", "engine"])
 EVENT_BYTES = Counter("sagellm_control_output_bytes_total", "Bytes written to output logs", ["pool", "engine"])

@@ -168,7 +168,16 @@ class Outbox:
                 if attempt.pending:
                     # Output of a stream: the gateway tells it from an engine's error by its type.
                     ending = replace(ending, body=_take_pending(attempt) + ending.body, content_type=EVENT_STREAM)
-                finishes.append(Finish(request_id, number, attempt.sequence, ending))
+                finishes.append(
+                    Finish(
+                        request_id,
+                        number,
+                        attempt.sequence,
+                        ending,
+                        output_tokens=attempt.watch.length.output_tokens,
+                        first_ms=None if attempt.watch.first_byte_s is None else attempt.watch.first_byte_s * 1000,
+                    )
+                )
             await self._insist(lambda finishes=finishes: finish(self._store, *self._where, finishes))
             self._reporting.difference_update(attempt.key for attempt, _ in batch)
             self._events.inc(len(finishes))

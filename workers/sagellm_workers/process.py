@@ -86,6 +86,7 @@ async def find_engine(
                 first_byte_timeout_s=settings.first_byte_timeout_s,
                 gap_timeout_s=settings.gap_timeout_s,
                 answer_limit_bytes=settings.answer_limit_bytes,
+                pass_priority=settings.pass_priority,
             )
             if facts.models:
                 return adapter, facts
@@ -114,6 +115,7 @@ def engine_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[
     bases = [m.name for m in facts.models if m.parent not in known or m.parent == m.name]
     wanted = [name for name in bases if not settings.model or name in settings.model]
     slots = settings.slots or facts.slots or settings.default_slots
+    kv_tokens = (facts.kv_tokens or 0) if settings.kv_tokens is None else settings.kv_tokens
     rows: list[EngineRow] = []
     for base in wanted:
         adapters = [m.name for m in facts.models if m.parent == base and m.name != base]
@@ -127,6 +129,7 @@ def engine_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[
                 slots=max(1, slots // len(wanted)),
                 models=(base, *adapters),
                 prefetch=settings.prefetch,
+                kv_tokens=kv_tokens // len(wanted),
                 worker=f"{socket.gethostname()}-{os.getpid()}",
             )
         )

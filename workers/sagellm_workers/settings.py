@@ -44,6 +44,17 @@ class WorkerSettings(BaseModel):
         description="Requests the worker holds ready on top of the slots. They save an engine the milliseconds "
         "between two requests, and can no longer be overtaken by a more urgent one",
     )
+    kv_tokens: int | None = Field(
+        default=None,
+        ge=0,
+        le=10**12,
+        description="Tokens an engine's KV cache holds, which bound what it is given; 0: no bound. Not given: what it "
+        "says itself",
+    )
+    pass_priority: bool = Field(
+        default=True,
+        description="Pass a request's class on to engines that know priorities (vLLM, SGLang), in the field 'priority'",
+    )
     api_key: str | None = Field(default=None, description="Sent to the engines as 'Authorization: Bearer …'")
     lease_s: float = Field(
         default=5.0,

@@ -117,7 +117,7 @@ def _stranger(events: Sequence[Event], attempt: int, engine: str) -> str:
 async def _reservations(store: Store, keys: PoolKeys) -> list[str]:
     held: list[str] = []
     for engine in sorted(await store.commands.smembers(keys.engines)):
-        members = await store.commands.smembers(keys.reservations(engine.decode()))
+        members = await store.commands.hkeys(keys.reservations(engine.decode()))
         held += [f"{member.decode()} on {engine.decode()}" for member in sorted(members)]
     return held
 

@@ -110,7 +110,7 @@ class RecoveryWatch:
         held: dict[str, int] = {}
         for row in await engine_rows(self._store, POOL, engines):
             if f"-{pid}-" in row.worker:
-                for member in await self._store.commands.smembers(keys.reservations(row.engine_id)):
+                for member in await self._store.commands.hkeys(keys.reservations(row.engine_id)):
                     request_id = member.decode()
                     held[request_id] = int(await self._store.commands.hget(keys.record(request_id), "attempt") or 0)
         return held

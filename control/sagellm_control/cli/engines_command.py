@@ -34,7 +34,9 @@ def engines() -> None:
 def list_(loaded: Loaded, as_json: bool) -> None:
     """Show every engine: state, how much of it is in use, and who runs it.
 
-    LEASE is the time until the engine counts as lost if its worker stays silent.
+    KV is how many tokens of its KV cache are promised, PACE how many uncached prompt tokens may start on it while
+    answers run, SPEED its prompt tokens and the time of a decode step with one answer. LEASE is the time until the
+    engine counts as lost if its worker stays silent.
 
     \b
     Examples:
@@ -46,7 +48,7 @@ def list_(loaded: Loaded, as_json: bool) -> None:
         print_json(views)
         return
     print_table(
-        ("ENGINE", "MODEL", "STATE", "ACTIVE", "SLOTS", "KIND", "URL", "LEASE", "NOTE"),
+        ("ENGINE", "MODEL", "STATE", "ACTIVE", "SLOTS", "KV", "PACE", "SPEED", "KIND", "URL", "LEASE", "NOTE"),
         [
             (
                 view.engine_id,
@@ -54,6 +56,9 @@ def list_(loaded: Loaded, as_json: bool) -> None:
                 view.state,
                 view.active,
                 view.slots,
+                f"{view.kv_held:,}/{view.kv_tokens:,}" if view.kv_tokens else "-",
+                f"{view.pace_tps:,.0f}/s" if view.pace_tps else "-",
+                f"{view.prefill_tps:,.0f}/s, {view.step_ms:.0f} ms",
                 f"{view.kind} {view.version}".strip(),
                 view.url,
                 "-" if view.lease_s is None else seconds(view.lease_s),

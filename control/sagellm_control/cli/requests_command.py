@@ -12,6 +12,7 @@ from .options import REDIS_FLAGS, Loaded, SettingsCommand, takes_settings
 from .tables import print_json, print_table, seconds
 
 if TYPE_CHECKING:
+    from ..scheduler.explain import Explanation
     from ..store.connect import Store
     from ..store.settings import RedisSettings
     from ..store.views import RequestView
@@ -21,12 +22,13 @@ _STATES = [state.value for state in RequestState]
 
 @click.group()
 def requests() -> None:
-    """List, show and cancel requests.
+    """List, show, explain and cancel requests.
 
     \b
     Examples:
       sagellm-control requests list --state waiting
       sagellm-control requests show chatcmpl-1234
+      sagellm-control requests explain chatcmpl-1234
       sagellm-control requests cancel chatcmpl-1234
     """
 
@@ -102,6 +104,34 @@ def show(loaded: Loaded, request_id: str, as_json: bool) -> None:
 @click.argument("request_id", metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="For machines: a JSON object.")
 @takes_settings(REDIS_FLAGS)
+def explain(loaded: Loaded, request_id: str, as_json: bool) -> None:
+    """Say what a request waits for, which engines were looked at, and why the chosen one won.
+
+    \b
+    Examples:
+      sagellm-control requests explain chatcmpl-1234
+      sagellm-control requests explain chatcmpl-1234 --json | jq .waits_for
+    """
+    explanation = asyncio.run(_explain(loaded.settings.redis, request_id))
+    if as_json:
+        print_json(explanation)
+        return
+    facts = explanation.model_dump(exclude={"engines"})
+    print_table(
+        ("FIELD", "VALUE"), [(name, value) for name, value in facts.items() if value not in (None, "", {})], empty=""
+    )
+    click.echo()
+    print_table(
+        ("ENGINE", "COULD TAKE IT", "WHY", "ACTIVE", "FREE"),
+        [(e.engine, "yes" if e.could_take_it else "no", e.why, e.requests, e.free) for e in explanation.engines],
+        empty="No engine is READY.",
+    )
+
+
+@requests.command(cls=SettingsCommand)
+@click.argument("request_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="For machines: a JSON object.")
+@takes_settings(REDIS_FLAGS)
 def cancel(loaded: Loaded, request_id: str, as_json: bool) -> None:
     """End a request, wherever it is; an engine that runs it is told to stop.
 
@@ -135,6 +165,18 @@ async def _find(redis: RedisSettings, request_id: str) -> RequestView:
 
     async with open_store(redis) as store:
         return await _require(store, request_id)
+
+
+async def _explain(redis: RedisSettings, request_id: str) -> Explanation:
+    from ..scheduler.explain import explain_request
+    from ..store.connect import open_store
+
+    async with open_store(redis) as store:
+        await _require(store, request_id)
+        explanation = await explain_request(store, request_id)
+        if explanation is None:
+            raise click.ClickException(f"the record of {request_id!r} has just gone")
+        return explanation
 
 
 async def _cancel(redis: RedisSettings, request_id: str) -> str:

@@ -13,6 +13,7 @@ from .dead_command import dead
 from .engines_command import engines
 from .enqueue_command import enqueue
 from .failures import clear_lines
+from .policy_command import policy
 from .process_commands import engine, gateway, scheduler, worker
 from .requests_command import requests
 from .settings_command import settings
@@ -53,5 +54,8 @@ def root() -> None:
     """
 
 
-for command in (up, gateway, scheduler, worker, engine, enqueue, engines, requests, dead, api_key, settings, chaos):
+PROCESSES = (up, gateway, scheduler, worker, engine)
+TOOLS = (enqueue, engines, requests, policy, dead, api_key, settings, chaos)
+
+for command in (*PROCESSES, *TOOLS):
     root.add_command(command)

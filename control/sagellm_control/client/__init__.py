@@ -6,6 +6,7 @@ from .errors import (
     QueueFull,
     QueueUnavailable,
     RequestConflict,
+    TooLate,
     UnknownModel,
     UnknownRequest,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "RequestConflict",
     "Result",
     "Submission",
+    "TooLate",
     "UnknownModel",
     "UnknownRequest",
 ]

@@ -13,6 +13,7 @@ from ..store.steps.accept import Accepted, AcceptLimits, AcceptResult, Exists, F
 from ..store.steps.attach import attach
 from ..wire.request import NewRequest
 from .abandoned import AbandonedRequests
+from .displacement import accept_or_displace
 from .errors import NoEngineReady, QueueFull, QueueUnavailable, RequestConflict
 from .held import HeldRequests
 from .pools import Pools
@@ -70,7 +71,12 @@ class Acceptor:
         retry_after_s = self._pools.retry_after_s(request.pool)
         hold = False
         try:
-            result = await self._batcher(request.pool, hold).submit((request, idempotent))
+            result = await accept_or_displace(
+                self._store,
+                request,
+                lambda: self._batcher(request.pool, False).submit((request, idempotent)),
+                retry_after_s=retry_after_s,
+            )
             if isinstance(result, NoEngine) and self._limits.hold_requests:
                 hold = True
                 result = await self._batcher(request.pool, hold).submit((request, idempotent))
@@ -79,8 +85,8 @@ class Acceptor:
                     if hold:
                         await self._held.add(request.pool, request.id, retry_after_s=retry_after_s)
                     return False
-                case Full(waiting) if not hold:
-                    raise QueueFull(model, waiting, retry_after_s)
+                case Full(waiting, reason) if not hold:
+                    raise QueueFull(model, waiting, retry_after_s, reason)
                 case Full() | NoEngine():
                     raise NoEngineReady(model, retry_after_s)
                 case Exists(_, same_body, same_tenant):

@@ -3,7 +3,8 @@
 QueueError
 ├── UnknownModel        no pool of this name; lists the known ones
 ├── NoEngineReady       the pool is known, but none of its engines takes requests
-├── QueueFull           too many wait already; says when to come back
+├── QueueFull           too many wait already, in all or of its class or tenant; says when to come back
+├── TooLate             it could not meet its objective, and asked to be refused then
 ├── RequestConflict     another request has this id
 ├── UnknownRequest      there is no request of this id (any more)
 └── QueueUnavailable    Redis is away, or takes nothing (its memory or its disk is full)
@@ -12,6 +13,8 @@ QueueError
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from ..wire.states import Reason
 
 
 class QueueError(Exception):
@@ -39,10 +42,32 @@ class NoEngineReady(QueueError):
 class QueueFull(QueueError):
     """The pool's queue is full."""
 
-    def __init__(self, model: str, waiting: int, retry_after_s: int) -> None:
+    def __init__(self, model: str, waiting: int, retry_after_s: int, reason: Reason = Reason.QUEUE_FULL) -> None:
+        self.model = model
         self.waiting = waiting
         self.retry_after_s = retry_after_s
-        super().__init__(f"The queue of the model {model!r} is full: {waiting} requests wait.")
+        self.reason = reason
+        super().__init__(f"{_FULL[reason].format(model=model)}: {waiting} requests wait.")
+
+
+_FULL = {
+    Reason.QUEUE_FULL: "The queue of the model {model!r} is full",
+    Reason.QUEUE_BYTES_FULL: "The queue of the model {model!r} holds as many bytes as it may",
+    Reason.CLASS_FULL: "The queue of the model {model!r} holds as many requests of this priority as it may",
+    Reason.CLASS_BYTES_FULL: "The queue of the model {model!r} holds as many bytes of this priority as it may",
+    Reason.TENANT_FULL: "As many requests of this tenant as may wait for the model {model!r} do",
+    Reason.TENANT_BYTES_FULL: "As many bytes of this tenant as may wait for the model {model!r} do",
+}
+
+
+class TooLate(QueueError):
+    """The request could not meet its objective for the first token, and was not to be served late."""
+
+    def __init__(self, model: str, wait_s: float, retry_after_s: int) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(
+            f"The objective for the first token cannot be met: requests for {model!r} wait {wait_s:.1f} s now."
+        )
 
 
 class RequestConflict(QueueError):

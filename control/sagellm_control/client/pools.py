@@ -12,6 +12,8 @@ from redis.exceptions import RedisError
 from ..store.backoff import Backoff
 from ..store.connect import Store
 from ..store.inspect import PoolDepth, model_index, pool_depth
+from ..wire.priority import RequestPriority
+from ..wire.request import NewRequest
 from ..wire.states import Outcome
 
 log = logging.getLogger(__name__)
@@ -25,6 +27,8 @@ TWICE = 2
 """One look that fails is a connection that was lost; two are a server that is away."""
 RATE_MEMORY_S = 10.0
 """Time constant of the moving average of the drain rate."""
+DRAIN_KNOWN_AFTER_S = 5.0
+"""Requests have to have waited for so long before the rate at which the pool drains means anything."""
 NO_RATE_RETRY_S = 10
 """What a client is told while nothing is known about the rate."""
 LONGEST_RETRY_S = 60
@@ -38,6 +42,8 @@ class Pools:
         self._models: dict[str, str] = {}
         self._depths: dict[str, PoolDepth] = {}
         self._rates: dict[str, float] = {}
+        self._waiting_since: dict[str, tuple[float, int]] = {}
+        """Pools in which requests wait: since when (monotonic), and how many had ended by then."""
         self._looked_at = float("-inf")
         self._troubles: dict[str, tuple[int, Exception]] = {}
 
@@ -84,9 +90,40 @@ class Pools:
         waiting = depth.waiting + sum(depth.queued.values())
         return min(LONGEST_RETRY_S, max(1, math.ceil(waiting / 10 / rate)))
 
-    def drain_rate(self, pool: str) -> float:
-        """Requests/s that have ended lately; 0: nothing is known."""
+    def rate(self, pool: str) -> float:
+        """Requests a second that leave the pool with an outcome; 0: not known."""
         return self._rates.get(pool, 0.0)
+
+    def drain_rate(self, pool: str) -> float:
+        """The same while requests wait, so that it is the engines that bound it; 0: that is not known (yet)."""
+        since = self._waiting_since.get(pool)
+        if since is None:
+            return 0.0
+        waited_s = self._looked_at - since[0]
+        if waited_s < DRAIN_KNOWN_AFTER_S:
+            return 0.0
+        if waited_s > 3 * RATE_MEMORY_S:
+            return self.rate(pool)
+        # The moving average still remembers how little there was to do before.
+        return max(0, _ended(self._depths[pool]) - since[1]) / waited_s
+
+    def wait_s(self, pool: str, priority: RequestPriority) -> float:
+        """How long a request that comes now waits for an engine, at the rate at which the pool drains: for those of
+        its class and of more urgent ones. 0 where nobody waits, or nothing is known of the rate."""
+        depth, rate = self._depths.get(pool), self.drain_rate(pool)
+        if depth is None or rate <= 0 or (depth.open_engines and not depth.waiting):
+            return 0.0
+        ahead = sum(depth.backlog.get(p.label, 0) for p in RequestPriority if p <= priority)
+        return ahead / rate
+
+    def is_too_late(self, request: NewRequest) -> bool:
+        """Whether the request would miss its objective for the first token, and is not to be served late."""
+        depth = self._depths.get(request.pool)
+        if depth is None:
+            return False
+        objective_ms = request.slo_ms or _number(depth.settings.get("ttft_slo_ms"))
+        refuses = request.reject_late or depth.settings.get("late") == "refuse"
+        return refuses and 0 < objective_ms < self.wait_s(request.pool, request.priority) * 1000
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -152,7 +189,19 @@ class Pools:
                     self._rates[pool] = self._rates.get(pool, rate) * (1 - weight) + rate * weight
         # A pool that could not be looked at is as it was.
         self._depths = {pool: d for pool, d in self._depths.items() if pool in models.values()} | depths
+        self._waiting_since = {
+            pool: self._waiting_since.get(pool, (now, _ended(depth)))
+            for pool, depth in self._depths.items()
+            if depth.waiting
+        }
         self._models, self._looked_at = models, now
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or 0)
+    except ValueError:
+        return 0.0
 
 
 def _ended(depth: PoolDepth) -> int:

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import orjson
 from redis.exceptions import RedisError
@@ -24,12 +24,13 @@ from ..wire.states import Outcome, RequestKind
 from .abandoned import AbandonedRequests
 from .acceptor import Acceptor
 from .answer import Answer
-from .errors import QueueUnavailable, UnknownModel, UnknownRequest
+from .errors import QueueUnavailable, TooLate, UnknownModel, UnknownRequest
 from .held import HeldRequests
 from .inbox import Inbox
 from .pools import Pools
 from .presence import Presence
 from .resubmission import Resubmission
+from .scheduling_hints import SchedulingHints
 from .submission import Result, Submission
 
 IDLE_S = 5.0
@@ -116,6 +117,7 @@ class QueueClient:
         traceparent: str = "",
         continuable: bool = False,
         orphan_grace_s: float | None = None,
+        **hints: Unpack[SchedulingHints],
     ) -> Submission:
         """Put a request into the queue.
 
@@ -130,9 +132,10 @@ class QueueClient:
             continuable: should its engine be lost in mid-stream, another may go on with the answer (see
                 ``continuable.may_continue``); else the stream ends with an error.
             orphan_grace_s: cancel it when nobody has listened for so long; None: it goes on without.
+            hints: see ``SchedulingHints``.
 
         Raises:
-            UnknownModel, NoEngineReady, QueueFull, RequestConflict, QueueUnavailable.
+            UnknownModel, NoEngineReady, QueueFull, TooLate, RequestConflict, QueueUnavailable.
             ValueError: the request id has characters that it must not have.
         """
         if request_id is not None and not is_request_id(request_id):
@@ -164,7 +167,10 @@ class QueueClient:
             traceparent=traceparent,
             continuable=continuable,
             orphan_grace_ms=_milliseconds(orphan_grace_s),
+            **hints,
         )
+        if self.pools.is_too_late(request):
+            raise TooLate(model, self.pools.wait_s(pool, priority), self.pools.retry_after_s(pool))
         if orphan_grace_s is not None:
             self._presence.begin()
         # Before the request is there, so that not even its first event can be missed.

@@ -15,6 +15,7 @@ from ..wire.event import CHUNK, END, EVENT_STREAM, Ending, Event
 from ..wire.states import Outcome
 from .errors import error_body, from_ending
 from .event_ids import EventNumbering
+from .queue_position import queue_position
 
 KEEPALIVE_COMMENT = b": waiting\n\n"
 EXPIRE_GRACE_S = 2.0
@@ -68,7 +69,7 @@ class AnswerWriter:
                 return response or self._nothing_left()
             if event is None:
                 response = response or await self._open_stream()
-                await response.write(KEEPALIVE_COMMENT)
+                await response.write(await self._comment())
                 continue
             if self.first_byte_at is None:
                 self.first_byte_at = time.monotonic()
@@ -126,6 +127,16 @@ class AnswerWriter:
 
     def _numbered(self, event: Event, events: bytes) -> bytes:
         return events if self._numbering is None else self._numbering.write(event, events)
+
+    async def _comment(self) -> bytes:
+        """While nothing comes: how many are ahead, and for how long they are expected to take."""
+        if self.first_byte_at is not None:
+            return KEEPALIVE_COMMENT
+        try:
+            place = await queue_position(self._queue, self._answer.pool, self._answer.request_id)
+        except (RedisError, OSError):
+            return KEEPALIVE_COMMENT
+        return b": waiting" + place.text().encode() + b"\n\n" if place is not None else KEEPALIVE_COMMENT
 
     async def _open_stream(self) -> web.StreamResponse:
         response = web.StreamResponse(headers=_STREAM_HEADERS | self._headers)

@@ -7,6 +7,7 @@ The file holds hashes only:
     tenant = "search"
     max_priority = "HIGH"       # the most urgent class that it may ask for; default CRITICAL
     weight = 2.0                # its share among tenants; default 1
+    admin = true                # may use /admin/…; default false
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Caller(BaseModel):
     tenant: str = Field(min_length=1, max_length=64)
     max_priority: RequestPriority = RequestPriority.CRITICAL
     weight: float = Field(default=1.0, gt=0, le=1000)
+    admin: bool = False
+    """May change the policy of pools."""
 
     @field_validator("max_priority", mode="before")
     @classmethod

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from aiohttp import web
 
 from .endpoints import OpenAIEndpoints, too_large
 from .errors import ApiError
-from .request_endpoints import RequestEndpoints
 from .settings import GatewaySettings
-from .status_endpoints import StatusEndpoints
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_app(
-    settings: GatewaySettings, openai: OpenAIEndpoints, requests: RequestEndpoints, status: StatusEndpoints
-) -> web.Application:
+class Endpoints(Protocol):
+    """Paths, and what answers them."""
+
+    def routes(self) -> list[web.RouteDef]: ...
+
+
+def make_app(settings: GatewaySettings, openai: OpenAIEndpoints, *others: Endpoints) -> web.Application:
     """The application: routes, and errors in OpenAI's form whatever goes wrong."""
 
     @web.middleware
@@ -50,7 +53,8 @@ def make_app(
 
     app = web.Application(middlewares=[errors], client_max_size=settings.max_body_bytes)
     app.on_response_prepare.append(say_goodbye)
-    app.add_routes([*openai.routes(), *requests.routes(), *status.routes()])
+    for part in (openai, *others):
+        app.add_routes(part.routes())
     return app
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from aiohttp import web
 from redis.exceptions import RedisError
 
-from ..client.errors import QueueError, RequestConflict
+from ..client.errors import QueueError, QueueFull, RequestConflict
 from ..client.queue_client import QueueClient
 from ..client.submission import Submission
 from ..wire.priority import RequestPriority
@@ -20,6 +20,7 @@ from .answering import AnswerWriter
 from .api_keys import ApiKeys, Caller
 from .errors import ApiError, from_queue
 from .event_ids import EventNumbering
+from .rate_limits import rate_limits
 from .request_body import RequestBody, read_body
 from .request_headers import RequestHeaders, idempotent_id, read_headers
 from .settings import GatewaySettings
@@ -36,6 +37,7 @@ class _Wanted:
     raw: bytes
     tenant: str
     priority: RequestPriority
+    weight: float = 1.0
 
 
 class OpenAIEndpoints:
@@ -102,6 +104,8 @@ class OpenAIEndpoints:
             return response
         except QueueError as error:
             refusal = from_queue(error)
+            if isinstance(error, QueueFull) and (pool := self._queue.pools.models.get(error.model)):
+                refusal.headers |= rate_limits(self._queue.pools, self._queue.limits, pool)
             outcome = refusal.code
             raise refusal from error
         except ApiError as error:
@@ -132,7 +136,8 @@ class OpenAIEndpoints:
         priority = headers.priority
         if caller is not None:
             priority = max(priority, caller.max_priority)
-        return _Wanted(headers, body, raw, caller.tenant if caller else body.user, priority)
+        tenant, weight = (caller.tenant, caller.weight) if caller is not None else (body.user, 1.0)
+        return _Wanted(headers, body, raw, tenant, priority, weight)
 
     async def _submit(self, wanted: _Wanted, kind: RequestKind) -> Submission:
         headers, body = wanted.headers, wanted.body
@@ -157,6 +162,12 @@ class OpenAIEndpoints:
                 continuable=body.continuable and headers.mid_stream_retry and self._settings.mid_stream_retry,
                 # Whoever sends a key comes back when it likes; everybody else does so soon, or never.
                 orphan_grace_s=None if key else self._settings.orphan_grace_s,
+                tpot_slo_ms=round((headers.tpot_slo_s or 0) * 1000),
+                reject_late=headers.reject_late,
+                session=headers.session,
+                prefix=body.prefix,
+                weight=wanted.weight,
+                queue_ttl_ms=self._settings.queue_ttl_ms(wanted.priority),
             )
         except RequestConflict as error:
             if key is None:
@@ -177,6 +188,9 @@ class OpenAIEndpoints:
             "X-Trace-ID": wanted.headers.trace_id or request_id,
             "X-Request-Priority": wanted.priority.name,
         }
+        if wanted.priority != wanted.headers.priority:
+            echoed["X-Request-Priority-Asked"] = wanted.headers.priority.name
+        echoed |= rate_limits(self._queue.pools, self._queue.limits, submission.pool)
         if wanted.headers.traceparent:
             echoed["traceparent"] = wanted.headers.traceparent
         try:

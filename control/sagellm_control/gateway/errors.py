@@ -13,9 +13,11 @@ from ..client.errors import (
     QueueFull,
     QueueUnavailable,
     RequestConflict,
+    TooLate,
     UnknownModel,
 )
 from ..wire.event import Ending
+from ..wire.states import Reason
 
 UNAVAILABLE_RETRY_S = 1
 """Redis is away: a client may come back soon, most outages are restarts."""
@@ -57,6 +59,8 @@ class ApiError(Exception):
         self.code = code
         self.param = param
         self.retry_after_s = retry_after_s
+        self.headers: dict[str, str] = {}
+        """What else the response says."""
 
     def body(self) -> bytes:
         """The JSON body."""
@@ -64,7 +68,7 @@ class ApiError(Exception):
 
     def response(self) -> web.Response:
         """The whole response."""
-        headers: dict[str, str] = {}
+        headers = dict(self.headers)
         if self.retry_after_s is not None:
             headers["Retry-After"] = f"{max(1, round(self.retry_after_s))}"
         if self.status in _FINAL:
@@ -97,9 +101,11 @@ def from_queue(error: QueueError) -> ApiError:
         case UnknownModel():
             return ApiError(404, str(error), code="model_not_found", param="model")
         case NoEngineReady():
-            return ApiError(503, str(error), code="no_engine", retry_after_s=error.retry_after_s)
+            return ApiError(503, str(error), code=Reason.NO_ENGINE, retry_after_s=error.retry_after_s)
         case QueueFull():
-            return ApiError(429, str(error), code="queue_full", retry_after_s=error.retry_after_s)
+            return ApiError(429, str(error), code=error.reason, retry_after_s=error.retry_after_s)
+        case TooLate():
+            return ApiError(503, str(error), code=Reason.TOO_LATE, retry_after_s=error.retry_after_s)
         case RequestConflict():
             return ApiError(
                 409,

@@ -13,10 +13,11 @@ from aiohttp import web
 from ..client.queue_client import QueueClient
 from ..stopping import stop_requested
 from ..store.settings import RedisSettings
-from ..store.steps.accept import AcceptLimits
+from .admin_endpoints import AdminEndpoints
 from .api_keys import ApiKeys
 from .app import make_app
 from .endpoints import OpenAIEndpoints
+from .explain_endpoint import ExplainEndpoint
 from .request_endpoints import RequestEndpoints
 from .settings import GatewaySettings
 from .status_endpoints import StatusEndpoints
@@ -48,16 +49,11 @@ async def serve(settings: GatewaySettings, redis: RedisSettings) -> AsyncGenerat
     """
     keys = ApiKeys.read(settings.api_keys) if settings.api_keys else None
     _allow_many_connections()
-    limits = AcceptLimits(
-        max_waiting=settings.max_waiting,
-        hold_requests=settings.hold_requests,
-        hold_s=settings.hold_s,
-        keep_result_ms=int(settings.result_ttl_s * 1000),
-    )
-    async with QueueClient.connect(redis, limits) as queue:
+    async with QueueClient.connect(redis, settings.accept_limits()) as queue:
         openai = OpenAIEndpoints(queue, settings, keys)
         requests = RequestEndpoints(queue, settings, openai)
-        app = make_app(settings, openai, requests, StatusEndpoints(queue, openai))
+        others = (StatusEndpoints(queue, openai), ExplainEndpoint(queue, openai), AdminEndpoints(queue, openai))
+        app = make_app(settings, openai, requests, *others)
         # A handler is cancelled when its client leaves: that is how a request is known to be abandoned.
         runner = web.AppRunner(
             app,

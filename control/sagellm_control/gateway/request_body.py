@@ -11,6 +11,7 @@ import orjson
 from ..client.continuable import may_continue
 from ..wire.states import RequestKind
 from .errors import bad_request
+from .prompt_prefix import BLOCK_CHARACTERS, prefix_blocks
 
 CHARACTERS_A_TOKEN = 4
 """A coarse estimate; engines count for themselves."""
@@ -33,6 +34,8 @@ class RequestBody:
     """0: not given."""
     continuable: bool
     """Whether another engine may go on with its stream."""
+    prefix: tuple[str, ...] = ()
+    """Chained hashes of the prompt's blocks."""
 
 
 def read_body(raw: bytes, kind: RequestKind) -> RequestBody:
@@ -78,6 +81,8 @@ def read_body(raw: bytes, kind: RequestKind) -> RequestBody:
         prompt_tokens=max(1, characters // CHARACTERS_A_TOKEN),
         max_tokens=_count(body, "max_completion_tokens") or _count(body, "max_tokens"),
         continuable=streams and may_continue(kind, body),
+        # A prompt of less than a block has none.
+        prefix=prefix_blocks(model, body) if len(raw) > BLOCK_CHARACTERS else (),
     )
 
 

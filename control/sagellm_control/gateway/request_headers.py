@@ -17,6 +17,7 @@ LONGEST_MS = 86_400_000
 
 # Version ff and ids of zeros are invalid, says W3C.
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_SESSION = re.compile(r"[\x21-\x7e]{1,128}")
 _TRACE_ID = re.compile(r"[\x21-\x7e]{1,64}")
 
 
@@ -35,6 +36,9 @@ class RequestHeaders:
     """Whether another engine may go on with its stream, should its own be lost."""
     event_ids: bool = False
     """Whether the client wants its events numbered, so that it can come back for the rest."""
+    tpot_slo_s: float | None = None
+    reject_late: bool = False
+    session: str = ""
 
 
 def read_headers(headers: CIMultiDictProxy[str]) -> RequestHeaders:
@@ -60,10 +64,16 @@ def read_headers(headers: CIMultiDictProxy[str]) -> RequestHeaders:
     trace_id = headers.get("X-Trace-ID")
     if trace_id is not None and not _TRACE_ID.fullmatch(trace_id):
         raise bad_request("X-Trace-ID must be 1 to 64 printable characters without spaces.", "X-Trace-ID")
+    session = headers.get("X-Session-ID", "")
+    if session and not _SESSION.fullmatch(session):
+        raise bad_request("X-Session-ID must be 1 to 128 printable characters without spaces.", "X-Session-ID")
     return RequestHeaders(
         priority=priority,
         timeout_s=_seconds(headers, "X-Request-Timeout-Ms"),
         slo_s=_seconds(headers, "X-SLO-Deadline-Ms"),
+        tpot_slo_s=_seconds(headers, "X-SLO-TPOT-Ms"),
+        reject_late=_flag(headers, "X-SLO-Reject"),
+        session=session,
         request_id=request_id,
         idempotency_key=idempotency_key,
         trace_id=trace_id or (match[1] if match else ""),
@@ -72,6 +82,13 @@ def read_headers(headers: CIMultiDictProxy[str]) -> RequestHeaders:
         mid_stream_retry=_one_of(headers, "X-Mid-Stream-Retry", ("auto", "never")) != "never",
         event_ids=_one_of(headers, "X-Event-IDs", ("false", "true")) == "true",
     )
+
+
+def _flag(headers: CIMultiDictProxy[str], name: str) -> bool:
+    text = headers.get(name, "false").strip().lower()
+    if text not in ("true", "false", "1", "0"):
+        raise bad_request(f"{name} must be true or false.", name)
+    return text in ("true", "1")
 
 
 def idempotent_id(tenant: str, key: str) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from ..store.steps.accept import AcceptLimits
+from ..wire.priority import RequestPriority
 
 MEBIBYTE = 1 << 20
 
@@ -51,6 +54,27 @@ class GatewaySettings(BaseModel):
     hold_s: float = Field(
         default=30.0, gt=0, le=86_400, description="For so long (s) they wait; then 503 with Retry-After"
     )
+    max_waiting_bytes: int = Field(
+        default=0, ge=0, le=1 << 50, description="Most bytes of bodies that wait in a pool; beyond it: 429. 0: any"
+    )
+    tenant_max_waiting: int = Field(
+        default=0, ge=0, le=100_000_000, description="Most requests of one tenant that wait in a pool. 0: any"
+    )
+    tenant_max_waiting_bytes: int = Field(
+        default=0, ge=0, le=1 << 50, description="Most bytes of one tenant that wait in a pool. 0: any"
+    )
+    class_max_waiting: list[str] = Field(
+        default=[],
+        description="Most requests of a priority class that wait in a pool, as CLASS=NUMBER; may be repeated",
+    )
+    class_max_waiting_bytes: list[str] = Field(
+        default=[], description="Most bytes of a priority class that wait in a pool, as CLASS=BYTES; may be repeated"
+    )
+    queue_ttl: list[str] = Field(
+        default=[],
+        description="Longest wait (s) for an engine of a priority class, as CLASS=SECONDS; may be repeated. Beyond it "
+        "a request ends as expired; not given: its timeout alone counts",
+    )
     result_ttl_s: float = Field(
         default=600.0, ge=1, le=604_800, description="For how long (s) a finished request can be read"
     )
@@ -69,3 +93,48 @@ class GatewaySettings(BaseModel):
     shutdown_s: float = Field(
         default=30.0, ge=0, le=86_400, description="On SIGTERM: so long (s) may open answers take to finish"
     )
+
+    @field_validator("class_max_waiting", "class_max_waiting_bytes", "queue_ttl")
+    @classmethod
+    def _by_class(cls, texts: list[str]) -> list[str]:
+        numbers_by_class(texts)
+        return texts
+
+    def accept_limits(self) -> AcceptLimits:
+        """What the pools take."""
+        return AcceptLimits(
+            max_waiting=self.max_waiting,
+            max_waiting_bytes=self.max_waiting_bytes,
+            tenant_waiting=self.tenant_max_waiting,
+            tenant_waiting_bytes=self.tenant_max_waiting_bytes,
+            class_waiting=tuple(map(round, numbers_by_class(self.class_max_waiting))),
+            class_waiting_bytes=tuple(map(round, numbers_by_class(self.class_max_waiting_bytes))),
+            hold_requests=self.hold_requests,
+            hold_s=self.hold_s,
+            keep_result_ms=int(self.result_ttl_s * 1000),
+        )
+
+    def queue_ttl_ms(self, priority: RequestPriority) -> int:
+        """For how long a request of this class may wait; 0: for ever."""
+        if not self.queue_ttl:
+            return 0
+        return round(numbers_by_class(self.queue_ttl)[priority] * 1000)
+
+
+def numbers_by_class(texts: list[str]) -> tuple[float, ...]:
+    """The numbers of ``CLASS=NUMBER`` texts, the most urgent class first; 0 for a class that is not named.
+
+    Raises:
+        ValueError: says what is wrong with which text.
+    """
+    numbers = [0.0] * len(RequestPriority)
+    for text in texts:
+        name, _, number = text.partition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = -1.0
+        if not 0 < value < 1e15:
+            raise ValueError(f"{text!r} must be CLASS=NUMBER, the number above 0")
+        numbers[RequestPriority.parse(name)] = value
+    return tuple(numbers)

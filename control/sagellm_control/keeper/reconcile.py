@@ -113,7 +113,7 @@ class Reconciler:
         suspects: list[tuple[str, str | None]] = []
         looked_at = 0
         for engine in self._next_engines(engines):
-            ids = [member.decode() for member in await self.store.commands.smembers(self.keys.reservations(engine))]
+            ids = [member.decode() for member in await self.store.commands.hkeys(self.keys.reservations(engine))]
             for request_id, (state, on, assigned) in await self._read(ids, "state", "engine", "assigned_ms"):
                 runs = state == RequestState.RUNNING
                 unheard = state == RequestState.ASSIGNED and now >= float(assigned or 0) + UNHEARD_MS

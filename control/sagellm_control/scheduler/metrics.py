@@ -31,6 +31,17 @@ BATCH = Histogram(
     ["pool"],
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000),
 )
+LATE = Counter(
+    "sagellm_control_scheduler_late_total",
+    "Waiting requests that could not meet their objective any more: late (it stepped back), refused",
+    ["pool", "result"],
+)
+QUEUE_EXPIRED = Counter(
+    "sagellm_control_scheduler_queue_expired_total", "Requests that waited for as long as their class may", ["pool"]
+)
+RERANKED = Counter(
+    "sagellm_control_scheduler_reranked_total", "Waiting requests ranked anew after a change of policy", ["pool"]
+)
 POLICY_FAILURES = Counter(
     "sagellm_control_scheduler_policy_failures_total",
     "Orders and placements that raised or gave nonsense; the request ranked as under FIFO, or went to the least loaded",

@@ -23,6 +23,14 @@ class WhenLate(StrEnum):
     """Its place in line stays what it was."""
 
 
+class WhenOverloaded(StrEnum):
+    """Whether a pool has an overload mode."""
+
+    OFF = "off"
+    CODEL = "codel"
+    """Controlled delay and adaptive LIFO; see ``overload``."""
+
+
 class PolicySettings(BaseModel):
     """Parameters of orders, placements and room. Each field is one field of the pool's settings hash."""
 
@@ -76,6 +84,22 @@ class PolicySettings(BaseModel):
     )
     late: WhenLate = Field(
         default=WhenLate.STEP_BACK, description="What becomes of a request that cannot meet its objective any more"
+    )
+
+    overload: WhenOverloaded = Field(
+        default=WhenOverloaded.OFF, description="Whether the pool has an overload mode for CRITICAL, HIGH and NORMAL"
+    )
+    overload_interval_ms: int = Field(
+        default=10_000,
+        ge=100,
+        le=3_600_000,
+        description="codel: a class whose line has not been empty for so long (ms) is overloaded",
+    )
+    overload_target_ms: int = Field(
+        default=5_000,
+        ge=1,
+        le=3_600_000,
+        description="codel: in an overloaded class, who comes to the head after waiting for longer (ms) is refused",
     )
 
     hold_ms: int = Field(

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from ..wire.engine import EngineRow, read_engine_row
 from ..wire.event import Event, read_log_entry
 from ..wire.priority import RequestPriority
-from ..wire.request import SCHEDULING_FIELDS, Arrival, BadEntry, read_arrival
 from .connect import Store
+from .steps.room_note import RoomNote, read_note
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,10 @@ class PoolDepth(BaseModel):
     open_engines: int
     """READY ones with room."""
     counters: dict[str, int]
+    backlog: dict[str, int]
+    """Requests that no engine has yet, by priority."""
+    settings: dict[str, str]
+    """What its schedulers follow."""
 
 
 async def list_pools(store: Store) -> list[str]:
@@ -56,7 +60,9 @@ async def pool_depth(store: Store, pool: str) -> PoolDepth:
     pipe.zcard(keys.room)
     pipe.zcount(keys.room, 1, "+inf")
     pipe.hgetall(keys.counters)
-    *queued, waiting, engines, open_engines, counters = await pipe.execute()
+    pipe.hmget(keys.backlog, [f"requests/{level:d}" for level in RequestPriority])
+    pipe.hgetall(keys.settings)
+    *queued, waiting, engines, open_engines, counters, backlog, settings = await pipe.execute()
     return PoolDepth(
         pool=pool,
         queued={p.label: n for p, n in zip(RequestPriority, queued, strict=True)},
@@ -64,13 +70,15 @@ async def pool_depth(store: Store, pool: str) -> PoolDepth:
         engines=engines,
         open_engines=open_engines,
         counters={name: int(count) for name, count in texts(counters).items()},
+        backlog={p.label: max(0, int(n or 0)) for p, n in zip(RequestPriority, backlog, strict=True)},
+        settings=texts(settings),
     )
 
 
-async def room(store: Store, pool: str) -> dict[str, int]:
-    """READY engine -> free places."""
+async def room(store: Store, pool: str) -> dict[str, RoomNote]:
+    """READY engine -> its room."""
     entries = await store.commands.zrange(store.keys.pool(pool).room, 0, -1, withscores=True)
-    return {name.decode(): int(free) for name, free in entries}
+    return {name.decode(): read_note(score) for name, score in entries}
 
 
 async def engine_rows(store: Store, pool: str, engines: Sequence[str]) -> list[EngineRow]:
@@ -87,27 +95,6 @@ async def engine_rows(store: Store, pool: str, engines: Sequence[str]) -> list[E
                 found.append(read_engine_row(name, texts(fields)))
         except ValueError as error:
             log.error("pool %s: the row of engine %s cannot be read: %s", pool, name, error)
-    return found
-
-
-async def waiting_head(store: Store, pool: str, count: int, *, start: int = 0) -> list[tuple[Arrival, int]]:
-    """The requests that are first in line (or in line from a place on), each with its attempts so far."""
-    keys = store.keys.pool(pool)
-    ids = [member.decode() for member in await store.commands.zrange(keys.waiting, start, start + count - 1)]
-    if not ids:
-        return []
-    pipe = store.commands.pipeline(transaction=False)
-    for request_id in ids:
-        pipe.hmget(keys.record(request_id), "attempt", *SCHEDULING_FIELDS)
-    found: list[tuple[Arrival, int]] = []
-    for request_id, (attempt, *values) in zip(ids, await pipe.execute(), strict=True):
-        fields = {n: v.decode() for n, v in zip(SCHEDULING_FIELDS, values, strict=True) if v is not None}
-        try:
-            arrival = read_arrival(request_id, fields)
-        except BadEntry:
-            # Its record has gone; the assign step takes it out of the waiting set.
-            arrival = Arrival(request_id, RequestPriority.NORMAL, 0.0)
-        found.append((arrival, int(attempt or 0)))
     return found
 
 

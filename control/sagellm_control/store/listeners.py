@@ -56,7 +56,7 @@ async def limited_requests(store: Store, pool: str) -> AsyncIterator[Listened]:
             yield request
         place += AT_ONCE
     for engine in await db.smembers(keys.engines):
-        held = [member.decode() for member in await db.smembers(keys.reservations(engine.decode()))]
+        held = [member.decode() for member in await db.hkeys(keys.reservations(engine.decode()))]
         for at in range(0, len(held), AT_ONCE):
             for request in await read_listened(store, pool, held[at : at + AT_ONCE]):
                 yield request

@@ -15,7 +15,7 @@ Argument = str | bytes | int | float
 
 _STEPS = files("sagellm_control.store.steps")
 _ALLOW_OOM = "#!lua flags=allow-oom"
-_PRELUDE = _STEPS.joinpath("prelude.lua").read_text(encoding="utf-8")
+_PRELUDE = "\n".join(_STEPS.joinpath(name).read_text(encoding="utf-8") for name in ("prelude.lua", "prelude_queue.lua"))
 
 
 class Script:

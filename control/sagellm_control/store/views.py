@@ -28,6 +28,14 @@ class EngineView(BaseModel):
     active: int
     """Requests that hold a place on it."""
     models: list[str]
+    kv_tokens: int
+    """That its KV cache holds; 0: not known."""
+    kv_held: int
+    pace_tps: float
+    """Uncached prompt tokens a second that may start while answers run; 0: no bound."""
+    prefill_tps: float
+    step_ms: float
+    """Of a decode step with one answer."""
     worker: str
     lease_s: float | None
     """Seconds until its worker's lease lapses; None: nobody holds it."""
@@ -61,7 +69,7 @@ async def list_engines(store: Store) -> list[EngineView]:
         ids = sorted(name.decode() for name in await store.commands.smembers(keys.engines))
         pipe = store.commands.pipeline(transaction=False)
         for engine in ids:
-            pipe.scard(keys.reservations(engine))
+            pipe.hlen(keys.reservations(engine))
             pipe.zscore(keys.leases, engine)
         facts = await pipe.execute() if ids else []
         held = dict(zip(ids, zip(facts[::2], facts[1::2], strict=True), strict=True))
@@ -79,6 +87,11 @@ async def list_engines(store: Store) -> list[EngineView]:
                     slots=row.slots,
                     active=active,
                     models=list(row.models),
+                    kv_tokens=row.kv_tokens,
+                    kv_held=row.kv_held,
+                    pace_tps=row.pace_tps,
+                    prefill_tps=row.speed.prefill_tps,
+                    step_ms=row.speed.step_ms + row.speed.step_ms_per_answer,
                     worker=row.worker,
                     lease_s=None if lease is None else round((float(lease) - now) / 1000, 1),
                 )
@@ -128,7 +141,7 @@ async def _request_ids(store: Store, pool: str, state: RequestState | None, limi
     ids: list[str] = []
     if state in (None, RequestState.ASSIGNED, RequestState.RUNNING):
         for engine in sorted(await db.smembers(keys.engines)):
-            ids += sorted(m.decode() for m in await db.smembers(keys.reservations(engine.decode())))
+            ids += sorted(m.decode() for m in await db.hkeys(keys.reservations(engine.decode())))
     if state in (None, RequestState.WAITING):
         ids += [m.decode() for m in await db.zrange(keys.waiting, 0, limit - 1)]
     if state in (None, RequestState.QUEUED):

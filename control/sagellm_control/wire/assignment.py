@@ -30,6 +30,8 @@ class Assignment:
     """Position (attempt, sequence) of the last output that an earlier attempt has given; (0, 0): none."""
     body: bytes | None
     """None: too large to travel along; read it from the body's own key."""
+    uncached_tokens: int = 0
+    """Prompt tokens that the engine has to compute, as the scheduler estimates."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -66,6 +68,7 @@ def read_assigned(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Assignment 
         traceparent=fields.get(b"traceparent", b"").decode(),
         after=_position(fields.get(b"after", b"0-0")),
         body=fields.get(b"body"),
+        uncached_tokens=int(fields.get(b"uncached_tokens") or 0),
     )
 
 

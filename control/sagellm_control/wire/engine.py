@@ -35,6 +35,9 @@ class EngineSpeed:
     step_ms_per_answer: float = 0.3
 
 
+_TYPICAL = EngineSpeed()
+
+
 @dataclass(slots=True, frozen=True)
 class EngineRow:
     """What is known of an engine."""
@@ -56,6 +59,8 @@ class EngineRow:
     speed: EngineSpeed = EngineSpeed()
     pace_tps: float = 0.0
     """Uncached prompt tokens a second that may start on it while answers run; 0: as many as it has places for."""
+    kv_held: int = 0
+    """KV tokens that its requests hold, prompt and expected output; only counted where ``kv_tokens`` is known."""
     prefetch: int = 0
     """Requests that its worker may hold on top of the slots."""
     limit: int | None = None
@@ -75,10 +80,22 @@ class EngineRow:
             "kind": self.kind,
             "slots": str(self.slots),
             "prefetch": str(self.prefetch),
-            "limit": "" if self.limit is None else str(self.limit),
             "models": orjson.dumps(self.models).decode(),
             "version": self.version,
+            "kv_tokens": str(self.kv_tokens),
+            "role": self.role,
             **({"kinds": " ".join(self.kinds)} if self.kinds else {}),
+            **self.learned(),
+        }
+
+    def learned(self) -> dict[str, str]:
+        """The fields that its worker learns while it serves, written with each renewal."""
+        return {
+            "limit": "" if self.limit is None else str(self.limit),
+            "prefill_tps": f"{self.speed.prefill_tps:.1f}",
+            "step_ms": f"{self.speed.step_ms:.3f}",
+            "step_ms_per_answer": f"{self.speed.step_ms_per_answer:.4f}",
+            "pace_tps": f"{self.pace_tps:.1f}",
         }
 
 
@@ -96,6 +113,15 @@ def read_engine_row(engine_id: str, fields: Mapping[str, str]) -> EngineRow:
         slots=int(fields.get("slots") or 0),
         models=models,
         kinds=tuple(fields.get("kinds", "").split()),
+        kv_tokens=int(fields.get("kv_tokens") or 0),
+        role=EngineRole(fields.get("role") or EngineRole.GENERAL),
+        speed=EngineSpeed(
+            prefill_tps=float(fields.get("prefill_tps") or _TYPICAL.prefill_tps),
+            step_ms=float(fields.get("step_ms") or _TYPICAL.step_ms),
+            step_ms_per_answer=float(fields.get("step_ms_per_answer") or _TYPICAL.step_ms_per_answer),
+        ),
+        pace_tps=float(fields.get("pace_tps") or 0),
+        kv_held=int(fields.get("kv_held") or 0),
         prefetch=int(fields.get("prefetch") or 0),
         limit=int(fields["limit"]) if fields.get("limit") else None,
         state=EngineState(fields.get("state", EngineState.ERROR)),

@@ -88,7 +88,8 @@ class PoolKeys:
 
     @cached_property
     def room(self) -> str:
-        """Sorted set: each READY engine under its free places. Derived from the reservations."""
+        """Sorted set: each READY engine under its free places; below 0: minus the time (ms) until which its pace keeps
+        it closed. Derived from the reservations."""
         return f"{self.prefix}:room"
 
     @cached_property
@@ -108,8 +109,50 @@ class PoolKeys:
 
     @cached_property
     def settings(self) -> str:
-        """Hash: what all schedulers of the pool follow: policy, placement."""
+        """Hash: what all schedulers of the pool follow: policy, placement and their parameters, and the epoch of the
+        ranks."""
         return f"{self.prefix}:settings"
+
+    @cached_property
+    def reranking(self) -> str:
+        """Hash: how far what waits has been ranked anew after a change of policy."""
+        return f"{self.prefix}:reranking"
+
+    @cached_property
+    def misranked(self) -> str:
+        """Set: requests that went back to the waiting set under a rank of an earlier policy."""
+        return f"{self.prefix}:misranked"
+
+    @cached_property
+    def backlog(self) -> str:
+        """Hash: requests and bytes that no engine has yet, by class and by tenant."""
+        return f"{self.prefix}:backlog"
+
+    @cached_property
+    def expiries(self) -> str:
+        """Sorted set: request id under the time (ms) until which its class may wait for an engine."""
+        return f"{self.prefix}:expiries"
+
+    @cached_property
+    def virtual_time(self) -> str:
+        """String: the virtual time (ms) of fair queueing."""
+        return f"{self.prefix}:virtual_time"
+
+    @cached_property
+    def tenants(self) -> str:
+        """Sorted set: tenant under the virtual time (ms) at which its next request starts; only those ahead of the
+        pool's virtual time."""
+        return f"{self.prefix}:tenants"
+
+    @cached_property
+    def placements(self) -> str:
+        """Stream: which engine was given which prefixes, for placements that want to know."""
+        return f"{self.prefix}:placements"
+
+    @cached_property
+    def lengths(self) -> str:
+        """Hash: how long answers became, by model, tenant and the max_tokens asked for."""
+        return f"{self.prefix}:lengths"
 
     @cached_property
     def counters(self) -> str:
@@ -153,7 +196,7 @@ class PoolKeys:
         return f"{self.prefix}:engine:{engine_id}"
 
     def reservations(self, engine_id: str) -> str:
-        """Set: the requests that hold a place on the engine."""
+        """Hash: the requests that hold a place on the engine, and the KV tokens of each."""
         return f"{self.prefix}:engine:{engine_id}:reservations"
 
     def assigned(self, engine_id: str) -> str:

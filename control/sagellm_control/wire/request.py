@@ -55,6 +55,10 @@ class NewRequest:
     """Objective for the mean time per output token; 0: none."""
     reject_late: bool = False
     """Refuse it as soon as it cannot meet its objective any more."""
+    weight: float = 1.0
+    """Its tenant's share among tenants."""
+    queue_ttl_ms: int = 0
+    """For how long it may wait for an engine, from accept; 0: as long as its timeout allows."""
     session: str = ""
     """What a client names to have its requests on one engine."""
     prefix: tuple[str, ...] = ()
@@ -98,15 +102,19 @@ class Arrival:
     session: str = ""
     prefix: tuple[str, ...] = ()
     reject_late: bool = False
+    weight: float = 1.0
+    """Its tenant's share among tenants."""
+    queue_ttl_ms: int = 0
+    """For how long it may wait for an engine, from accept; 0: as long as its timeout allows."""
     excluded: frozenset[str] = frozenset()
     """Engines on which an attempt of it failed."""
 
 
 _LEVELS = tuple(str(int(priority)) for priority in RequestPriority)
 _TEXTS = ("tenant", "model", "kind", "session")
-_COUNTS = ("slo_ms", "tpot_slo_ms", "timeout_ms", "prompt_tokens", "max_tokens")
+_COUNTS = ("slo_ms", "tpot_slo_ms", "timeout_ms", "prompt_tokens", "max_tokens", "queue_ttl_ms")
 
-SCHEDULING_FIELDS = ("priority", "arrived_ms", *_TEXTS, *_COUNTS, "prefix", "reject_late", "excluded")
+SCHEDULING_FIELDS = ("priority", "arrived_ms", *_TEXTS, *_COUNTS, "prefix", "reject_late", "weight", "excluded")
 """The fields of a record (and of an intake entry) that an ``Arrival`` is read from."""
 
 
@@ -119,6 +127,15 @@ def _read_time(text: str) -> float:
     whole, _, fraction = text.partition(".")
     if not is_count(whole) or (fraction and not is_count(fraction)):
         raise BadEntry(f"field 'arrived_ms' must be a time in ms since the epoch, not {text[:40]!r}")
+    return float(text)
+
+
+def _read_weight(text: str | None) -> float:
+    if not text:
+        return 1.0
+    whole, _, fraction = text.partition(".")
+    if not is_count(whole) or (fraction and not is_count(fraction)) or float(text) <= 0:
+        raise BadEntry(f"field 'weight' must be a number above 0, not {text[:40]!r}")
     return float(text)
 
 
@@ -154,9 +171,11 @@ def read_arrival(request_id: str, fields: Mapping[str, str]) -> Arrival:
         timeout_ms=counts["timeout_ms"],
         prompt_tokens=counts["prompt_tokens"],
         max_tokens=counts["max_tokens"],
+        queue_ttl_ms=counts["queue_ttl_ms"],
         kind=fields.get("kind") or "",
         session=fields.get("session") or "",
         prefix=tuple(prefix.split(" ")) if prefix else (),
         reject_late=fields.get("reject_late") == "1",
+        weight=_read_weight(fields.get("weight")),
         excluded=frozenset(excluded.split(" ")) if excluded else frozenset(),
     )

@@ -33,8 +33,35 @@ class Outcome(StrEnum):
     """Its client left, or somebody cancelled it."""
     EXPIRED = "expired"
     """Its timeout passed."""
+    REJECTED = "rejected"
+    """The queue gave it up before any engine had it: it would come too late, or a more urgent one came."""
     DEAD = "dead"
     """Its entry could not be read, or it kills its workers; a copy is in the dead stream."""
+
+
+class Reason(StrEnum):
+    """Why the queue does not take a request, or gives it up while it waits: the ``code`` that a client sees."""
+
+    QUEUE_FULL = "queue_full"
+    """So many requests wait in the pool."""
+    QUEUE_BYTES_FULL = "queue_bytes_full"
+    """The bodies of those that wait take so much memory."""
+    CLASS_FULL = "class_full"
+    """So many requests of its priority class wait."""
+    CLASS_BYTES_FULL = "class_bytes_full"
+    TENANT_FULL = "tenant_full"
+    """So many requests of its tenant wait."""
+    TENANT_BYTES_FULL = "tenant_bytes_full"
+    NO_ENGINE = "no_engine"
+    """No engine of the pool is READY."""
+    TOO_LATE = "too_late"
+    """It cannot meet its objective any more, and asked to be refused then (or the pool does)."""
+    OVERLOADED = "overloaded"
+    """It waited for too long in an overloaded pool."""
+    DISPLACED = "displaced"
+    """The queue was full, and a more urgent request took its place."""
+    QUEUE_TTL = "queue_ttl_exceeded"
+    """It waited for as long as its class may wait."""
 
 
 class EngineState(StrEnum):

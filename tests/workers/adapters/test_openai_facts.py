@@ -7,8 +7,9 @@ from typing import Any
 import orjson
 import pytest
 
-from sagellm_workers.adapters import EngineFacts, EngineUnreachable, ModelFacts
+from sagellm_workers.adapters import EngineUnreachable, ModelFacts
 from sagellm_workers.adapters.engine_http import Answer
+from sagellm_workers.adapters.engine_priority import HIGH_FIRST, LOW_FIRST
 from sagellm_workers.adapters.openai_facts import kind_of_owner, model_rows, read_facts
 
 INFO = "/server_info?config_format=json"
@@ -116,7 +117,22 @@ def rows(*models: dict[str, Any]) -> list[dict[str, Any]]:
 )
 def test_facts(kind: str, answers: dict[str, Answer], expected: tuple[object, ...]) -> None:
     facts = read_facts(kind, rows({"id": "m"}), answers)
-    assert facts == EngineFacts(expected[0], expected[1], (ModelFacts("m"),), expected[2], expected[3])  # type: ignore[arg-type]
+    told = (facts.kind, facts.version, facts.models, facts.slots, facts.kv_tokens)
+    assert told == (expected[0], expected[1], (ModelFacts("m"),), expected[2], expected[3])
+
+
+@pytest.mark.parametrize(
+    ("kind", "info", "order"),
+    [
+        ("vllm", {}, LOW_FIRST),
+        ("sglang", {}, ""),
+        ("sglang", {"enable_priority_scheduling": True}, HIGH_FIRST),
+        ("sglang", {"enable_priority_scheduling": True, "schedule_low_priority_values_first": True}, LOW_FIRST),
+        ("llama.cpp", {}, ""),
+    ],
+)
+def test_who_knows_priorities(kind: str, info: dict[str, object], order: str) -> None:
+    assert read_facts(kind, rows({"id": "m"}), {INFO: answer(info)}).priority_order == order
 
 
 ODD = [None, True, -1, 0, 1.5, "x", "", [], [1], {}, {"a": 1}, [[]], 10**30]

@@ -90,6 +90,7 @@ class EngineFacts:
     models: tuple[ModelFacts, ...]
     slots: int | None  # requests that it runs at once
     kv_tokens: int | None  # tokens that its KV cache holds
+    priority_order: str = ""  # which numbers it takes for urgent, see `engine_priority`; "": it knows none
 
 
 class EngineAdapter(Protocol):

@@ -56,6 +56,7 @@ class EngineOptions(TypedDict, total=False):
     """What the constructors of all adapters take by name."""
 
     api_key: str | None  # sent as `Authorization: Bearer …`
+    pass_priority: bool  # to engines that know priorities
     connect_timeout_s: float
     first_byte_timeout_s: float  # from the start of the request to the first byte of the answer's body
     gap_timeout_s: float  # between two bytes of the body

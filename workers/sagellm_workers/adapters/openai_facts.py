@@ -22,6 +22,7 @@ from typing import Any
 
 from .base import EngineFacts, EngineUnreachable, ModelFacts
 from .engine_http import Answer, EngineHttp
+from .engine_priority import HIGH_FIRST, LOW_FIRST
 from .loose_json import count, items, mapping, text
 
 MODELS_PATH = "/v1/models"
@@ -99,14 +100,19 @@ def read_facts(kind: str, rows: list[dict[str, Any]], answers: Mapping[str, Answ
         else:
             kind = "openai"
     version, slots, kv_tokens = "", None, None
+    priority_order = ""
     match kind:
         case "vllm":
             version = text(answers.get("/version", _NOTHING).fields.get("version"))
             slots = _vllm_slots(info)
             kv_tokens = _vllm_kv_tokens(answers.get("/metrics", _NOTHING))
+            priority_order = LOW_FIRST
         case "sglang":
             version = text(info.get("version"))
             slots, kv_tokens = _sglang_room(info)
+            if info.get("enable_priority_scheduling") is True:
+                low_first = info.get("schedule_low_priority_values_first") is True
+                priority_order = LOW_FIRST if low_first else HIGH_FIRST
         case "llama.cpp" | "simulated":
             version = text(props.get("build_info"))
             slots = count(props.get("total_slots"))
@@ -114,7 +120,7 @@ def read_facts(kind: str, rows: list[dict[str, Any]], answers: Mapping[str, Answ
             version = text(ollama.get("version"))
         case _:
             pass
-    return EngineFacts(kind=kind, version=version, models=_models(kind, rows), slots=slots, kv_tokens=kv_tokens)
+    return EngineFacts(kind, version, _models(kind, rows), slots, kv_tokens, priority_order)
 
 
 def _models(kind: str, rows: list[dict[str, Any]]) -> tuple[ModelFacts, ...]:

@@ -1,4 +1,7 @@
-"""The OpenAI HTTP API, which vLLM, SGLang, llama.cpp, Ollama and most others speak. Bytes go through."""
+"""The OpenAI HTTP API, which vLLM, SGLang, llama.cpp, Ollama and most others speak. Bytes go through.
+
+But for one field: engines that know priorities are told the request's (see `engine_priority`).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import httpx
 
 from .base import EngineCall, EngineFacts, EngineReply
 from .engine_http import EngineHttp, EngineOptions
+from .engine_priority import with_priority
 from .openai_facts import survey
 
 PATHS = {"chat": "/v1/chat/completions", "completion": "/v1/completions", "embedding": "/v1/embeddings"}
@@ -22,6 +26,8 @@ class OpenAIHttpAdapter:
 
     def __init__(self, url: str, client: httpx.AsyncClient, **options: Unpack[EngineOptions]) -> None:
         self._http = EngineHttp(url, client, **options)
+        self._pass_priority = options.get("pass_priority", True)
+        self._priority_order = ""
         self._addresses = {kind: self._http.address(path) for kind, path in PATHS.items()}
 
     @property
@@ -29,7 +35,12 @@ class OpenAIHttpAdapter:
         return self._http.url
 
     async def probe(self) -> EngineFacts:
-        return await survey(self._http)
+        return self.learn(await survey(self._http))
+
+    def learn(self, facts: EngineFacts) -> EngineFacts:
+        """Take over what the adapter itself needs of what the engine has told."""
+        self._priority_order = facts.priority_order if self._pass_priority else ""
+        return facts
 
     async def healthy(self) -> bool:
         return await self._http.healthy() is not None
@@ -39,5 +50,6 @@ class OpenAIHttpAdapter:
         address = self._addresses.get(call.kind)
         if address is None:
             raise ValueError(f"kind {call.kind!r} is none of {', '.join(PATHS)}")
-        async with self._http.post(address, call, call.body) as response:
+        body = with_priority(call.body, call.priority, self._priority_order)
+        async with self._http.post(address, call, body) as response:
             yield self._http.reply(response)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...wire.request import WIRE_VERSION, NewRequest
-from ...wire.states import RequestState
+from ...wire.states import Reason, RequestState
 from ..connect import Store
 from ..script import Argument, Script
 
@@ -15,10 +15,18 @@ _SCRIPT = Script("accept", adds_work=True)
 
 @dataclass(slots=True, frozen=True)
 class AcceptLimits:
-    """What a pool takes."""
+    """What a pool takes. A bound on what waits holds for intake streams and waiting set together; 0: none."""
 
     max_waiting: int = 100_000
-    """Most requests in intake streams and waiting set together."""
+    """Most requests."""
+    max_waiting_bytes: int = 0
+    """Most bytes of their bodies."""
+    tenant_waiting: int = 0
+    """Most requests of one tenant (one that has a name)."""
+    tenant_waiting_bytes: int = 0
+    class_waiting: tuple[int, ...] = (0, 0, 0, 0, 0)
+    """Most requests of each class, the most urgent first."""
+    class_waiting_bytes: tuple[int, ...] = (0, 0, 0, 0, 0)
     without_engine: bool = False
     """Accept although no engine is READY."""
     hold_requests: int = 0
@@ -47,9 +55,13 @@ class Exists:
 
 @dataclass(slots=True, frozen=True)
 class Full:
-    """The pool's queue is full."""
+    """A bound on what may wait has been reached."""
 
     waiting: int
+    """Requests that wait in the pool."""
+    reason: Reason = Reason.QUEUE_FULL
+    last: tuple[str, ...] = ()
+    """Some of those that wait, the last in line first."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -63,13 +75,13 @@ AcceptResult = Accepted | Exists | Full | NoEngine
 async def accept(store: Store, pool: str, requests: Sequence[NewRequest], limits: AcceptLimits) -> list[AcceptResult]:
     """Put requests of one pool into their priority streams, each once per id."""
     keys = store.keys.pool(pool)
-    names = [keys.waiting, keys.room, keys.counters, *keys.intake]
+    names = [keys.waiting, keys.room, keys.counters, *keys.intake, keys.backlog]
     arguments: list[Argument] = [
         store.now(),
-        limits.max_waiting,
         int(limits.without_engine),
         limits.keep_result_ms,
         WIRE_VERSION,
+        _bounds(limits),
         len(requests),
     ]
     for request in requests:
@@ -99,6 +111,9 @@ def _optional_fields(request: NewRequest) -> list[Argument]:
         "traceparent",
         "timeout_ms",
         "slo_ms",
+        "tpot_slo_ms",
+        "queue_ttl_ms",
+        "session",
         "prompt_tokens",
         "max_tokens",
         "attempt",
@@ -110,7 +125,25 @@ def _optional_fields(request: NewRequest) -> list[Argument]:
         fields += ("stream", 1)
         if request.continuable:
             fields += ("continue", 1)
+    if request.prefix:
+        fields += ("prefix", " ".join(request.prefix))
+    if request.reject_late:
+        fields += ("reject_late", 1)
+    if request.weight != 1.0:
+        fields += ("weight", f"{request.weight:g}")
     return fields
+
+
+def _bounds(limits: AcceptLimits) -> str:
+    by_class = zip(limits.class_waiting, limits.class_waiting_bytes, strict=True)
+    bounds = (
+        limits.max_waiting,
+        limits.max_waiting_bytes,
+        limits.tenant_waiting,
+        limits.tenant_waiting_bytes,
+        *(bound for pair in by_class for bound in pair),
+    )
+    return " ".join(map(str, bounds))
 
 
 def _read(answer: list[bytes], request: NewRequest) -> AcceptResult:
@@ -118,7 +151,8 @@ def _read(answer: list[bytes], request: NewRequest) -> AcceptResult:
         case b"accepted":
             return Accepted(float(answer[1]))
         case b"full":
-            return Full(int(answer[1]))
+            _, reason, waiting, *last = answer
+            return Full(int(waiting), Reason(reason.decode()), tuple(name.decode() for name in last))
         case b"no_engine":
             return NoEngine()
         case _:

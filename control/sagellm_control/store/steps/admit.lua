@@ -1,24 +1,32 @@
 -- admit: arrivals leave their intake stream. One whose turn it is at once goes to the engine that was chosen for
--- it, if that still has a place; every other one enters the waiting set under its rank.
+-- it, if that still has room; every other one enters the waiting set under its rank.
 --
 -- KEYS[1] waiting   KEYS[2] room   KEYS[3] counters   KEYS[4] dead   KEYS[5..9] intake streams, most urgent first
--- then for each engine: row, reservations, assigned; then for each arrival: record, body, output
+-- KEYS[10] backlog   KEYS[11] settings   KEYS[12] virtual time   KEYS[13] tenants   KEYS[14] placements
+-- KEYS[15] expiries, then for each engine: row, reservations, assigned; then for each arrival: record, body, output
 -- ARGV[1] now   ARGV[2] bodies up to so many bytes travel along   ARGV[3] payload of the end event "expired"
--- ARGV[4] number of engines, then their ids; then the number of arrivals, and for each:
---   level (0..4), entry id, request id, rank, number of the chosen engine (0: none), '' or why it is dead,
---   payload of the end event "dead" ('' where it is not)
--- Output: {for each arrival 'assigned' | 'waiting' | 'gone' | 'expired' | 'dead', …}, {places left, per engine},
---   number waiting, number of engines with room
+-- ARGV[4] epoch of the policy that ranked them   ARGV[5] '1': it is fair, so ranks are handicaps on a start
+-- ARGV[6] name of the placement   ARGV[7] '1': it wants to know who was given which prefixes
+-- ARGV[8] number of engines, then their ids; then the number of arrivals, and for each:
+--   level (0..4), entry id, request id, rank, number of the chosen engine (0: none), its KV tokens, its uncached
+--   prompt tokens, the charge (see read_charge; '': none), for how long it may wait (ms; '0': for ever), '' or why it
+--   is dead, payload of the end event "dead" ('' where it is not)
+-- Output: {for each arrival 'assigned' | 'waiting' | 'gone' | 'expired' | 'dead', …}, {free places of each engine},
+--   number waiting, number of engines with room, {what else bounds engines, see write_places}; false: the policy has changed meanwhile
 
 local waiting, room, counters, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local now, inline_bytes = clock(ARGV[1]), tonumber(ARGV[2])
-local engines = tonumber(ARGV[4])
-local arrivals = tonumber(ARGV[5 + engines])
-local request_keys = 9 + 3 * engines
+local now, inline_bytes, epoch, by_start = clock(ARGV[1]), tonumber(ARGV[2]), ARGV[4], ARGV[5] == '1'
+if (redis.call('HGET', KEYS[11], 'epoch') or '0') ~= epoch then return false end
+local placement = {ARGV[6], ARGV[7]}
+local engines = tonumber(ARGV[8])
+local arrivals = tonumber(ARGV[9 + engines])
+local request_keys = 15 + 3 * engines
+local FIELDS = 11
 
 local results, acks = {}, {{}, {}, {}, {}, {}}
 local head = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
 local head_rank = head[2] and tonumber(head[2])
+if by_start then read_virtual_time(now, KEYS[12], KEYS[13], KEYS[10]) end
 
 local function bury(level, entry, id, reason)
   local found = redis.call('XRANGE', KEYS[5 + level], entry, entry)[1]
@@ -28,53 +36,77 @@ local function bury(level, entry, id, reason)
   redis.call(unpack(copy))
 end
 
-for i = 1, arrivals do
-  local at = 6 + engines + 7 * (i - 1)
-  local level, entry, id, rank, choice = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 2], ARGV[at + 3],
-    tonumber(ARGV[at + 4])
-  local reason, dead_payload = ARGV[at + 5], ARGV[at + 6]
-  local record, body, output = unpack(KEYS, request_keys + 3 * i - 2, request_keys + 3 * i)
-  local known = read_record(record)
+-- What stands in the way of an arrival; nil: nothing does.
+local function dealt_with(a, known)
+  local record, body, output = unpack(KEYS, request_keys + 3 * a.i - 2, request_keys + 3 * a.i)
   -- Streams number their entries each on its own, so the stream has to be the right one too.
-  local ours = known.state == 'queued' and known.entry == entry and known.priority == ARGV[at]
-  local result
-  if reason ~= '' then
-    bury(level, entry, id, reason)
-    if ours then end_request(now, record, body, output, counters, id, 0, 1, 'dead', dead_payload)
+  local ours = known.state == 'queued' and known.entry == a.entry and known.priority == a.level
+  if a.reason ~= '' then
+    bury(a.level, a.entry, a.id, a.reason)
+    if ours then
+      leave_queue(now, known, body, KEYS[10], KEYS[12], KEYS[13])
+      end_request(now, record, body, output, counters, a.id, 0, 1, 'dead', a.dead_payload)
     else redis.call('HINCRBY', counters, 'garbage', 1) end
-    result = 'dead'
-  elseif not known.state then
-    bury(level, entry, id, 'no record of this request')
-    redis.call('HINCRBY', counters, 'garbage', 1)
-    result = 'dead'
-  elseif not ours and #redis.call('XRANGE', KEYS[5 + level], entry, entry) > 0 then
-    bury(level, entry, id, 'an earlier entry of this request exists')
-    redis.call('HINCRBY', counters, 'garbage', 1)
-    result = 'dead'
+    return 'dead'
   elseif not ours then
-    result = 'gone'  -- cancelled, or dealt with, after this scheduler had read it
-  elseif expired(now, known.arrived_ms, known.timeout_ms) then
-    end_request(now, record, body, output, counters, id, 0, 1, 'expired', ARGV[3])
-    result = 'expired'
-  else
-    if choice > 0 and not (head_rank and head_rank <= tonumber(rank)) then
-      local engine = look_at(choice, ARGV[4 + choice], unpack(KEYS, 9 + 3 * choice - 2, 9 + 3 * choice))
-      if (engine.free or 0) > 0 then
-        assign_to(now, id, record, body, known, engine, rank, inline_bytes)
-        result = 'assigned'
-      end
+    if known.state and #redis.call('XRANGE', KEYS[5 + a.level], a.entry, a.entry) == 0 then
+      return 'gone'  -- cancelled, or dealt with, after this scheduler had read it
     end
-    if not result then
-      redis.call('ZADD', waiting, rank, id)
-      redis.call('HSET', record, 'state', 'waiting', 'rank', rank)
-      redis.call('HDEL', record, 'entry')
-      if not head_rank or tonumber(rank) < head_rank then head_rank = tonumber(rank) end
-      result = 'waiting'
+    bury(a.level, a.entry, a.id, known.state and 'an earlier entry of this request exists' or 'no record of this request')
+    redis.call('HINCRBY', counters, 'garbage', 1)
+    return 'dead'
+  elseif expired(now, known.arrived_ms, known.timeout_ms) then
+    leave_queue(now, known, body, KEYS[10], KEYS[12], KEYS[13])
+    end_request(now, record, body, output, counters, a.id, 0, 1, 'expired', ARGV[3])
+    return 'expired'
+  end
+end
+
+local ready = {}
+for i = 1, arrivals do
+  local at = 10 + engines + FIELDS * (i - 1)
+  local a = {i = i, level = ARGV[at], entry = ARGV[at + 1], id = ARGV[at + 2], rank = ARGV[at + 3],
+    choice = tonumber(ARGV[at + 4]), kv = tonumber(ARGV[at + 5]), uncached = tonumber(ARGV[at + 6]),
+    charge = ARGV[at + 7], wait = tonumber(ARGV[at + 8]), reason = ARGV[at + 9], dead_payload = ARGV[at + 10]}
+  local known = read_record(KEYS[request_keys + 3 * i - 2])
+  a.known = known
+  results[i] = dealt_with(a, known)
+  if not results[i] then
+    if by_start then
+      known.start = ms(start_after(known.tenant or '', read_charge(a.charge)))
+      a.rank = ms(tonumber(known.start) + tonumber(a.rank))
+    end
+    ready[#ready + 1] = a
+  end
+  local list = acks[a.level + 1]
+  list[#list + 1] = a.entry
+end
+-- Only the starts tell in which order they come.
+if by_start then table.sort(ready, function(a, b) return tonumber(a.rank) < tonumber(b.rank) end) end
+
+local same_for_all = epoch ~= '0' and {'epoch', epoch} or {}
+for _, a in ipairs(ready) do
+  local record, body = KEYS[request_keys + 3 * a.i - 2], KEYS[request_keys + 3 * a.i - 1]
+  local rank, choice = a.rank, a.choice
+  local ranked_by = same_for_all
+  if by_start then ranked_by = {'epoch', epoch, 'start', a.known.start, 'charge', a.charge} end
+  if choice > 0 and not (head_rank and head_rank <= tonumber(rank)) then
+    local engine = look_at(choice, ARGV[8 + choice], unpack(KEYS, 15 + 3 * choice - 2, 15 + 3 * choice))
+    if has_room_for(now, engine, a.kv) then
+      assign_to(now, a.id, record, body, a.known, engine, rank, inline_bytes, {a.kv, a.uncached}, placement,
+        ranked_by)
+      results[a.i] = 'assigned'
     end
   end
-  results[i] = result
-  local list = acks[level + 1]
-  list[#list + 1] = entry
+  if not results[a.i] then
+    redis.call('ZADD', waiting, rank, a.id)
+    redis.call('HSET', record, 'state', 'waiting', 'rank', rank, unpack(ranked_by))
+    redis.call('HDEL', record, 'entry')
+    if by_start then count_ranked(1, a.known.tenant or '') end
+    if a.wait > 0 then redis.call('ZADD', KEYS[15], ms(tonumber(a.known.arrived_ms) + a.wait), a.id) end
+    if not head_rank or tonumber(rank) < head_rank then head_rank = tonumber(rank) end
+    results[a.i] = 'waiting'
+  end
 end
 
 for level = 0, 4 do
@@ -84,5 +116,8 @@ for level = 0, 4 do
   end
 end
 send_published()
-local places = write_places(room, engines)
-return {results, places, redis.call('ZCARD', waiting), redis.call('ZCOUNT', room, 1, '+inf')}
+write_backlog(KEYS[10])
+write_virtual_time()
+write_placed(KEYS[14])
+local places, bounds = write_places(now, room, engines)
+return {results, places, redis.call('ZCARD', waiting), redis.call('ZCOUNT', room, 1, '+inf'), bounds}

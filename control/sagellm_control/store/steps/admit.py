@@ -10,12 +10,30 @@ from ...wire.states import Outcome
 from ..connect import Store
 from ..script import Argument, Script
 from .endings import EXPIRED_WAITING
-from .rank import write_rank
+from .rank import Charge, write_charge, write_rank
+from .room_note import RoomAfter, read_room_after
 
 _SCRIPT = Script("admit")
 
 INLINE_BODY_BYTES = 16_384
 """Bodies up to this size travel inside the assigned entry; larger ones are read from their key by the worker."""
+
+
+@dataclass(slots=True, frozen=True)
+class Rules:
+    """What the decisions of one commit have in common."""
+
+    epoch: str = "0"
+    """Of the policy under which the ranks were computed."""
+    fair: bool = False
+    """The ranks are handicaps on the start of the request's tenant."""
+    placement: str = ""
+    """Its name, kept in the record of whoever was placed by it."""
+    log_prefixes: bool = False
+    """It wants to know which engine was given which prefixes."""
+
+
+PLAIN = Rules()
 
 
 @dataclass(slots=True)  # not frozen: that costs a microsecond each, and there are many
@@ -27,10 +45,19 @@ class Admission:
     entry_id: str
     request_id: str
     rank: float = 0.0
+    """Under a fair order, the handicap."""
     engine: str | None = None
     """Where it goes if it is its turn at once."""
     dead_reason: str = ""
     """Why it cannot be read; empty: it can."""
+    kv_tokens: int = 0
+    """What it will hold in a KV cache."""
+    uncached_tokens: int = 0
+    """Prompt tokens that the engine has to compute."""
+    charge: Charge | None = None
+    """Under a fair order."""
+    wait_ms: int = 0
+    """For how long it may wait for an engine, from accept; 0: for ever."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -39,24 +66,21 @@ class Admitted:
 
     results: list[str]
     """For each: ``assigned``, ``waiting``, ``gone``, ``expired`` or ``dead``."""
-    places: dict[str, int]
-    """Places left on the engines that were looked at."""
-    waiting: int
-    """Requests in the waiting set."""
-    open_engines: int
-    """Engines with room."""
+    room: RoomAfter
 
 
-async def admit(store: Store, pool: str, admissions: Sequence[Admission]) -> Admitted:
-    """Carry out a scheduler's decisions about arrivals of one pool."""
+async def admit(store: Store, pool: str, admissions: Sequence[Admission], rules: Rules = PLAIN) -> Admitted | None:
+    """Carry out a scheduler's decisions about arrivals of one pool; None: the policy has changed meanwhile."""
     keys = store.keys.pool(pool)
     engines = list(dict.fromkeys(a.engine for a in admissions if a.engine))
     number = {engine: i for i, engine in enumerate(engines, 1)}
     names = [keys.waiting, keys.room, keys.counters, keys.dead, *keys.intake]
+    names += (keys.backlog, keys.settings, keys.virtual_time, keys.tenants, keys.placements, keys.expiries)
     for engine in engines:
         names += (keys.engine(engine), keys.reservations(engine), keys.assigned(engine))
-    arguments: list[Argument] = [store.now(), INLINE_BODY_BYTES, EXPIRED_WAITING, len(engines), *engines]
-    arguments.append(len(admissions))
+    arguments: list[Argument] = [store.now(), INLINE_BODY_BYTES, EXPIRED_WAITING]
+    arguments += (rules.epoch, int(rules.fair), rules.placement, int(rules.log_prefixes))
+    arguments += (len(engines), *engines, len(admissions))
     for a in admissions:
         names += (keys.record(a.request_id), keys.body(a.request_id), keys.output(a.request_id))
         arguments += (
@@ -65,16 +89,18 @@ async def admit(store: Store, pool: str, admissions: Sequence[Admission]) -> Adm
             a.request_id,
             write_rank(a.rank),
             number[a.engine] if a.engine else 0,
+            a.kv_tokens,
+            a.uncached_tokens,
+            write_charge(a.charge) if a.charge else "",
+            a.wait_ms,
             a.dead_reason,
             _dead_payload(a.dead_reason) if a.dead_reason else b"",
         )
-    results, places, waiting, open_engines = await _SCRIPT(store, names, arguments)
-    return Admitted(
-        [result.decode() for result in results],
-        {engine: left for engine, left in zip(engines, places, strict=True) if left >= 0},
-        waiting,
-        open_engines,
-    )
+    answer = await _SCRIPT(store, names, arguments)
+    if answer is None:
+        return None
+    results, *room = answer
+    return Admitted([result.decode() for result in results], read_room_after(engines, room))
 
 
 def _dead_payload(reason: str) -> bytes:

@@ -1,32 +1,54 @@
 -- assign: waiting requests go to engines, in the order of their ranks. The scheduler decided on a snapshot; here
 -- each decision is checked against what is true now, and the first that no longer holds ends the call.
 --
--- KEYS[1] waiting   KEYS[2] room   KEYS[3] counters   KEYS[4] freed
+-- KEYS[1] waiting   KEYS[2] room   KEYS[3] counters   KEYS[4] freed   KEYS[5] backlog   KEYS[6] virtual time
+-- KEYS[7] tenants   KEYS[8] placements
 -- then for each engine: row, reservations, assigned; then for each request: record, body, output
 -- ARGV[1] now   ARGV[2] bodies up to so many bytes travel along   ARGV[3] payload of the end event "expired"
--- ARGV[4] how many at the head the scheduler has passed before, as no engine that they may use has room
--- ARGV[5] number of freed entries that this call settles, then their ids
+-- ARGV[4] payload of the end event "refused": it would come too late   ARGV[5] … "shed": the pool is overloaded
+-- ARGV[6] name of the placement   ARGV[7] '1': it wants to know who was given which prefixes
+-- ARGV[8] how many at the head the scheduler has passed before, as no engine that they may use has room
+-- ARGV[9] number of freed entries that this call settles, then their ids
 -- then the number of engines and their ids; then the number of requests, and for each:
---   id, attempts so far, number of the chosen engine (0: no engine that it may use has room)
--- Output: {for each request until the first stale one 'assigned' | 'gone' | 'expired' | 'passed' | 'stale'},
---   {places left, per engine; -1: not looked at}, number waiting, number of engines with room
+--   id, attempts so far, and one of
+--     number of the chosen engine, KV tokens, uncached prompt tokens
+--     'pass', 0, 0: no engine that it may use has room, or it waits for a better one
+--     'late', its new rank, since when (ms): it steps behind those that can still be served in time
+--     'refuse', 0, since when (ms): it can no longer be served in time, and was not to be served late
+--     'shed', 0, since when (ms): it has waited for too long in an overloaded pool
+-- Output: {for each request until the first stale one 'assigned' | 'gone' | 'expired' | 'passed' | 'late' | 'refused' | 'shed'
+--   | 'stale'}, {free places of each engine}, number waiting, number of engines with room, {what else bounds
+--   engines, see write_places}
 
 local waiting, room, counters, freed = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local now, inline_bytes = clock(ARGV[1]), tonumber(ARGV[2])
-local settled = tonumber(ARGV[5])
+local placement = {ARGV[6], ARGV[7]}
+local settled = tonumber(ARGV[9])
 if settled > 0 then
-  redis.call('XACK', freed, SCHEDULERS, unpack(ARGV, 6, 5 + settled))
-  redis.call('XDEL', freed, unpack(ARGV, 6, 5 + settled))
+  redis.call('XACK', freed, SCHEDULERS, unpack(ARGV, 10, 9 + settled))
+  redis.call('XDEL', freed, unpack(ARGV, 10, 9 + settled))
 end
-local engines_at = 6 + settled
+local engines_at = 10 + settled
 local engines = tonumber(ARGV[engines_at])
 local requests_at = engines_at + engines + 1
-local request_keys = 4 + 3 * engines
+local request_keys = 8 + 3 * engines
+local FIELDS, NOTHING = 5, {}
 
-local results, passed = {}, tonumber(ARGV[4])
+local function take_out(id, known, body)
+  redis.call('ZREM', waiting, id)
+  leave_queue(now, known, body, KEYS[5], KEYS[6], KEYS[7])
+end
+
+local function end_waiting(id, known, record, body, output, outcome, payload)
+  take_out(id, known, body)
+  local attempt, sequence = next_position(output, known.attempt)
+  end_request(now, record, body, output, counters, id, attempt, sequence, outcome, payload)
+end
+
+local results, passed = {}, tonumber(ARGV[8])
 for i = 1, tonumber(ARGV[requests_at]) do
-  local at = requests_at + 3 * i - 2
-  local id, attempts, choice = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+  local at = requests_at + FIELDS * (i - 1) + 1
+  local id, attempts, verdict = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2]
   local record, body, output = unpack(KEYS, request_keys + 3 * i - 2, request_keys + 3 * i)
   local place = redis.call('ZRANK', waiting, id)
   local result
@@ -40,20 +62,36 @@ for i = 1, tonumber(ARGV[requests_at]) do
       redis.call('ZREM', waiting, id)
       result = 'gone'
     elseif expired(now, known.arrived_ms, known.timeout_ms) then
-      redis.call('ZREM', waiting, id)
-      local attempt, sequence = next_position(output, known.attempt)
-      end_request(now, record, body, output, counters, id, attempt, sequence, 'expired', ARGV[3])
+      end_waiting(id, known, record, body, output, 'expired', ARGV[3])
       result = 'expired'
     elseif tonumber(known.attempt) ~= attempts then
       result = 'stale'  -- an attempt has failed since: it may exclude other engines now
-    elseif choice == 0 then
+    elseif verdict == 'pass' then
       passed = passed + 1
       result = 'passed'
+    elseif verdict == 'late' then
+      if known.late or now < tonumber(ARGV[at + 4]) then
+        result = 'stale'
+      else
+        redis.call('ZADD', waiting, ARGV[at + 3], id)
+        redis.call('HSET', record, 'rank', ARGV[at + 3], 'late', '1')
+        result = 'late'
+      end
+    elseif verdict == 'refuse' or verdict == 'shed' then
+      if now < tonumber(ARGV[at + 4]) then
+        result = 'stale'
+      else
+        end_waiting(id, known, record, body, output, 'rejected',
+          verdict == 'shed' and ARGV[5] or ARGV[4])
+        result = verdict == 'shed' and 'shed' or 'refused'
+      end
     else
-      local engine = look_at(choice, ARGV[engines_at + choice], unpack(KEYS, 4 + 3 * choice - 2, 4 + 3 * choice))
-      if (engine.free or 0) > 0 then
+      local choice, kv, uncached = tonumber(verdict), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
+      local engine = look_at(choice, ARGV[engines_at + choice], unpack(KEYS, 8 + 3 * choice - 2, 8 + 3 * choice))
+      if has_room_for(now, engine, kv) then
         redis.call('ZREM', waiting, id)
-        assign_to(now, id, record, body, known, engine, nil, inline_bytes)
+        if known.start then read_virtual_time(now, KEYS[6], KEYS[7], KEYS[5]) end
+        assign_to(now, id, record, body, known, engine, nil, inline_bytes, {kv, uncached}, placement, NOTHING)
         result = 'assigned'
       else
         result = 'stale'  -- another scheduler filled that engine, or its note in the room was wrong
@@ -64,5 +102,8 @@ for i = 1, tonumber(ARGV[requests_at]) do
   if result == 'stale' then break end
 end
 send_published()
-local places = write_places(room, engines)
-return {results, places, redis.call('ZCARD', waiting), redis.call('ZCOUNT', room, 1, '+inf')}
+write_backlog(KEYS[5])
+write_virtual_time()
+write_placed(KEYS[8])
+local places, bounds = write_places(now, room, engines)
+return {results, places, redis.call('ZCARD', waiting), redis.call('ZCOUNT', room, 1, '+inf'), bounds}

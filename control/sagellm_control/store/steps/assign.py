@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from ..connect import Store
 from ..script import Argument, Script
-from .admit import INLINE_BODY_BYTES
-from .endings import EXPIRED_WAITING
+from .admit import INLINE_BODY_BYTES, PLAIN, Rules
+from .endings import EXPIRED_WAITING, OVERLOADED, TOO_LATE
+from .rank import write_rank
+from .room_note import RoomAfter, read_room_after
 
 _SCRIPT = Script("assign")
+
+
+class Late(StrEnum):
+    """What becomes of a request that cannot be served in time any more."""
+
+    STEP_BACK = "late"
+    """It gets a new rank, once."""
+    REFUSE = "refuse"
+    """It ends."""
+    SHED = "shed"
+    """It ends, as the pool is overloaded and it has waited for too long."""
 
 
 @dataclass(slots=True)  # not frozen: that costs a microsecond each, and there are many
@@ -21,7 +35,15 @@ class Placement:
     attempts: int
     """How many it had when the decision was made."""
     engine: str | None
-    """None: no engine that it may use has room; the next in line may pass it."""
+    """None: no engine that it may use has room, or it waits for a better one; the next in line may pass it."""
+    kv_tokens: int = 0
+    uncached_tokens: int = 0
+    late: Late | None = None
+    """In place of an engine."""
+    late_since_ms: float = 0.0
+    """From which moment (server time, ms) that holds."""
+    rank: float = 0.0
+    """The new rank of one that steps back."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -29,15 +51,18 @@ class Assigned:
     """What became of the decisions."""
 
     results: list[str]
-    """``assigned``, ``gone``, ``expired`` or ``passed``; after ``stale`` nothing more was tried."""
-    places: dict[str, int]
-    """Places left on the engines that were looked at."""
-    waiting: int
-    open_engines: int
+    """``assigned``, ``gone``, ``expired``, ``passed``, ``late``, ``refused``, ``shed``; the last may be ``stale``."""
+    room: RoomAfter
 
 
 async def assign(
-    store: Store, pool: str, placements: Sequence[Placement], *, settles: Sequence[str] = (), passed: int = 0
+    store: Store,
+    pool: str,
+    placements: Sequence[Placement],
+    *,
+    settles: Sequence[str] = (),
+    passed: int = 0,
+    rules: Rules = PLAIN,
 ) -> Assigned:
     """Carry out placements of one pool; ``settles`` are freed entries that this answers.
 
@@ -48,17 +73,19 @@ async def assign(
     engines = list(dict.fromkeys(p.engine for p in placements if p.engine))
     number = {engine: i for i, engine in enumerate(engines, 1)}
     names = [keys.waiting, keys.room, keys.counters, keys.freed]
+    names += (keys.backlog, keys.virtual_time, keys.tenants, keys.placements)
     for engine in engines:
         names += (keys.engine(engine), keys.reservations(engine), keys.assigned(engine))
-    arguments: list[Argument] = [store.now(), INLINE_BODY_BYTES, EXPIRED_WAITING, passed]
+    arguments: list[Argument] = [store.now(), INLINE_BODY_BYTES, EXPIRED_WAITING, TOO_LATE, OVERLOADED]
+    arguments += (rules.placement, int(rules.log_prefixes), passed)
     arguments += (len(settles), *settles, len(engines), *engines, len(placements))
     for p in placements:
         names += (keys.record(p.request_id), keys.body(p.request_id), keys.output(p.request_id))
-        arguments += (p.request_id, p.attempts, number[p.engine] if p.engine else 0)
-    results, places, waiting, open_engines = await _SCRIPT(store, names, arguments)
-    return Assigned(
-        [result.decode() for result in results],
-        {engine: left for engine, left in zip(engines, places, strict=True) if left >= 0},
-        waiting,
-        open_engines,
-    )
+        if p.engine:
+            arguments += (p.request_id, p.attempts, number[p.engine], p.kv_tokens, p.uncached_tokens)
+        elif p.late:
+            arguments += (p.request_id, p.attempts, p.late, write_rank(p.rank), write_rank(p.late_since_ms))
+        else:
+            arguments += (p.request_id, p.attempts, "pass", 0, 0)
+    results, *room = await _SCRIPT(store, names, arguments)
+    return Assigned([result.decode() for result in results], read_room_after(engines, room))

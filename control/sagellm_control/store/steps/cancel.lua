@@ -2,7 +2,7 @@
 --
 -- KEYS[1] record   KEYS[2] body   KEYS[3] output   KEYS[4] waiting   KEYS[5] counters
 -- KEYS[6] intake stream of its priority   KEYS[7] assigned stream of its engine (any intake stream where it has none)
--- KEYS[8] room
+-- KEYS[8] room   KEYS[9] backlog   KEYS[10] virtual time   KEYS[11] tenants
 -- ARGV[1] now   ARGV[2] id   ARGV[3] the engine that KEYS[7] belongs to   ARGV[4] outcome: cancelled | expired
 -- ARGV[5] payload of the end event   ARGV[6] '1': only if it waits and no engine of the pool is READY
 -- Output: 'unknown' | 'served' (not so: it has an engine, or there is one) | 'finished' (it had ended before) | 'ended' (now) | 'stopping' (its worker has been told)
@@ -10,7 +10,7 @@
 
 local record, body, output, waiting, counters, intake, assigned = unpack(KEYS, 1, 7)
 local now, id = clock(ARGV[1]), ARGV[2]
-local r = redis.call('HMGET', record, 'state', 'engine', 'entry', 'attempt', 'cancel')
+local r = redis.call('HMGET', record, 'state', 'engine', 'entry', 'attempt', 'cancel', 'priority', 'tenant', 'charge')
 local state = r[1]
 if not state then return 'unknown' end
 if state == 'finished' then return 'finished' end
@@ -30,7 +30,10 @@ else
   end
   return 'stopping'
 end
+leave_queue(now, {priority = r[6], tenant = r[7], charge = r[8]}, body, KEYS[9], KEYS[10], KEYS[11])
 local attempt, sequence = next_position(output, r[4] or 0)
 end_request(now, record, body, output, counters, id, attempt, sequence, ARGV[4], ARGV[5])
+write_backlog(KEYS[9])
+write_virtual_time()
 send_published()
 return 'ended'

@@ -59,6 +59,9 @@ async def _cancel(
             intake,
             keys.assigned(on) if on else intake,
             keys.room,
+            keys.backlog,
+            keys.virtual_time,
+            keys.tenants,
         ]
         arguments = [store.now(), request_id, on, outcome, ending, int(unserved)]
         result = (await _SCRIPT(store, names, arguments)).decode()

@@ -9,5 +9,5 @@ local living = tonumber(redis.call('HGET', KEYS[1], 'accepted') or 0)
 for _, ended in ipairs(redis.call('HMGET', KEYS[1], unpack(ARGV, 2))) do living = living - tonumber(ended or 0) end
 local placed = redis.call('ZCARD', KEYS[2])
 for level = 0, 4 do placed = placed + redis.call('XLEN', KEYS[3 + level]) end
-for i = 1, engines do placed = placed + redis.call('SCARD', KEYS[7 + i]) end
+for i = 1, engines do placed = placed + redis.call('HLEN', KEYS[7 + i]) end
 return {living, placed}

@@ -1,7 +1,7 @@
 -- drain: an engine takes no new requests; what it runs is finished. Undone with the same call.
 --
 -- KEYS[1] row   KEYS[2] reservations   KEYS[3] room   KEYS[4] waiting   KEYS[5] freed
--- ARGV[1] engine id   ARGV[2] '1': drain, '0': take requests again
+-- ARGV[1] engine id   ARGV[2] '1': drain, '0': take requests again   ARGV[3] now
 -- Output: false (no such engine) | number of requests that it still holds
 
 local row, reservations, room, waiting, freed = unpack(KEYS, 1, 5)
@@ -14,5 +14,6 @@ else
   redis.call('HDEL', row, 'drain')
   if state == 'DRAINING' then redis.call('HSET', row, 'state', 'READY') end
 end
-announce(freed, waiting, ARGV[1], note_room(room, ARGV[1], row, reservations))
-return redis.call('SCARD', reservations)
+local places, engine = note_room(clock(ARGV[3]), room, ARGV[1], row, reservations)
+announce(freed, waiting, ARGV[1], places)
+return engine.held

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...wire.event import Ending
-from ...wire.states import Outcome
+from ...wire.states import Outcome, Reason
 
 EXPIRED_WAITING = Ending(
     Outcome.EXPIRED,
@@ -16,6 +16,24 @@ EXPIRED_RUNNING = Ending(
     status=504,
     code="deadline_exceeded",
     message="The request's timeout passed before the engine had answered in full.",
+).encode()
+QUEUE_TTL = Ending(
+    Outcome.EXPIRED,
+    status=503,
+    code=Reason.QUEUE_TTL,
+    message="The request waited for as long as requests of its priority may wait for an engine.",
+).encode()
+TOO_LATE = Ending(
+    Outcome.REJECTED,
+    status=503,
+    code=Reason.TOO_LATE,
+    message="The request cannot meet its objective for the first token any more.",
+).encode()
+OVERLOADED = Ending(
+    Outcome.REJECTED,
+    status=503,
+    code=Reason.OVERLOADED,
+    message="The pool is overloaded, and the request has waited for too long.",
 ).encode()
 CANCELLED = Ending(Outcome.CANCELLED, status=499, code="cancelled", message="The request was cancelled.").encode()
 CUT_OFF = Ending(

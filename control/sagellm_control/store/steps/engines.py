@@ -88,7 +88,8 @@ async def renew_engine(
     arguments.append(len(attempts))
     for request_id, attempt in attempts:
         arguments += (request_id, attempt)
-    arguments += ("limit", row.fields()["limit"])
+    for name, value in row.learned().items():
+        arguments += (name, value)
     answer = await _RENEW(store, names, arguments)
     if not answer:
         return None
@@ -139,7 +140,7 @@ async def drain_engine(store: Store, pool: str, engine: str, *, drain: bool = Tr
     """Stop (or with ``drain=False`` resume) giving it requests; how many it holds, None: no such engine."""
     keys = store.keys.pool(pool)
     names = [keys.engine(engine), keys.reservations(engine), keys.room, keys.waiting, keys.freed]
-    answer = await _DRAIN(store, names, [engine, int(drain)])
+    answer = await _DRAIN(store, names, [engine, int(drain), store.now()])
     return None if answer is None else int(answer)
 
 

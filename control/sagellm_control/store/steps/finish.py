@@ -20,6 +20,10 @@ class Finish:
     attempt: int
     sequence: int
     ending: Ending
+    output_tokens: int | None = None
+    """How long the answer became; None: not known."""
+    first_ms: float | None = None
+    """From the call of the engine to the first byte of the answer; None: there was none."""
 
 
 async def finish(store: Store, pool: str, engine: str, worker: str, finishes: Sequence[Finish]) -> list[bool]:
@@ -33,9 +37,17 @@ async def finish(store: Store, pool: str, engine: str, worker: str, finishes: Se
         keys.waiting,
         keys.freed,
         keys.counters,
+        keys.tenants,
+        keys.virtual_time,
+        keys.lengths,
+        keys.backlog,
     ]
     arguments: list[Argument] = [store.now(), engine, worker, len(finishes)]
     for f in finishes:
         names += (keys.record(f.request_id), keys.body(f.request_id), keys.output(f.request_id))
         arguments += (f.request_id, f.attempt, f.sequence, f.ending.outcome, f.ending.encode())
+        arguments += (
+            "" if f.output_tokens is None else f.output_tokens,
+            "" if f.first_ms is None else f"{f.first_ms:.1f}",
+        )
     return [result == b"ok" for result in await _SCRIPT(store, names, arguments)]

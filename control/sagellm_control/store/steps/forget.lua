@@ -6,7 +6,7 @@
 
 local engine = ARGV[1]
 if (redis.call('HGET', KEYS[1], 'worker') or '') ~= '' then return 'held' end
-if redis.call('SCARD', KEYS[2]) > 0 then return 'busy' end
+if redis.call('HLEN', KEYS[2]) > 0 then return 'busy' end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
 redis.call('ZREM', KEYS[4], engine)
 redis.call('SREM', KEYS[5], engine)

@@ -1,9 +1,10 @@
 -- heal: what is derived from the rows of engines, or refers to them, is made to agree with them.
 --
 -- KEYS[1] room   KEYS[2] waiting   KEYS[3] freed   KEYS[4] engines   KEYS[5] leases
--- then for each engine: row, reservations
+-- KEYS[6] backlog   KEYS[7..11] intake streams, then for each engine: row, reservations
 -- ARGV[1] now   ARGV[2] for how long (ms) a holder without a lease is given one   ARGV[3] number of engines, then their ids
--- Output: pairs of what was put right and the engine: 'wrong_room' | 'no_lease' | 'unlisted_engine'
+-- Output: pairs of what was put right and the engine: 'wrong_room' | 'no_lease' | 'unlisted_engine' |
+--   'wrong_backlog' (of no engine)
 
 local room, waiting, freed, engines, leases = unpack(KEYS, 1, 5)
 local now, repairs = clock(ARGV[1]), {}
@@ -14,15 +15,16 @@ local function repaired(what, engine)
 end
 
 for i = 1, tonumber(ARGV[3]) do
-  local engine, row, reservations = ARGV[3 + i], KEYS[4 + 2 * i], KEYS[5 + 2 * i]
+  local engine, row, reservations = ARGV[3 + i], KEYS[10 + 2 * i], KEYS[11 + 2 * i]
   local noted = redis.call('ZSCORE', room, engine)
-  local free = free_places(row, reservations)
-  if (noted and tonumber(noted)) ~= (free or nil) and (noted or free) then
-    announce(freed, waiting, engine, note_room(room, engine, row, reservations))
+  if noted and tonumber(noted) < 0 and -tonumber(noted) <= now then noted = nil end  -- its pace lets it open by now
+  local free = places_now(now, read_room(row, reservations))
+  if noted and tonumber(noted) ~= free or not noted and free and not redis.call('ZSCORE', room, engine) then
+    announce(freed, waiting, engine, (note_room(now, room, engine, row, reservations)))
     repaired('wrong_room', engine)
   end
   local held = (redis.call('HGET', row, 'worker') or '') ~= ''
-  if (held or redis.call('SCARD', reservations) > 0) and not redis.call('ZSCORE', leases, engine) then
+  if (held or redis.call('HLEN', reservations) > 0) and not redis.call('ZSCORE', leases, engine) then
     -- A holder that lives renews it; if none does it lapses, and what it holds is given back.
     redis.call('ZADD', leases, held and now + tonumber(ARGV[2]) or now, engine)
     repaired('no_lease', engine)
@@ -31,4 +33,8 @@ for i = 1, tonumber(ARGV[3]) do
     repaired('unlisted_engine', engine)
   end
 end
+local waits = redis.call('ZCARD', waiting)
+for level = 1, 5 do waits = waits + redis.call('XLEN', KEYS[6 + level]) end
+-- The sums of what waits are exact, or they are wrong where nothing does.
+if waits == 0 and redis.call('DEL', KEYS[6]) == 1 then repaired('wrong_backlog', '') end
 return repairs

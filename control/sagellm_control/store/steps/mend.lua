@@ -2,6 +2,7 @@
 --
 -- KEYS[1] record   KEYS[2] body   KEYS[3] output   KEYS[4] waiting   KEYS[5] counters   KEYS[6] room   KEYS[7] freed
 -- KEYS[8] intake stream of its priority   KEYS[9] row   KEYS[10] reservations   KEYS[11] assigned
+-- KEYS[12] backlog   KEYS[13] virtual time   KEYS[14] tenants
 -- ARGV[1] now   ARGV[2] id   ARGV[3] engine that KEYS[9..11] belong to: the one it is on, or one that has it
 -- ARGV[4] payload of the end event "expired"   ARGV[5] number of fields of an intake entry, then their names
 -- Output: what was put right: {'stray_in_waiting' | 'stray_reservation' | 'lost_from_intake' | 'lost_from_waiting'
@@ -10,11 +11,12 @@
 
 local record, body, output, waiting, counters, room, freed, intake, row, reservations, assigned = unpack(KEYS, 1, 11)
 local now, id, engine = clock(ARGV[1]), ARGV[2], ARGV[3]
-local r = redis.call('HMGET', record, 'state', 'engine', 'attempt', 'entry', 'arrived_ms', 'timeout_ms', 'rank')
+local r = redis.call('HMGET', record, 'state', 'engine', 'attempt', 'entry', 'arrived_ms', 'timeout_ms', 'rank',
+  'priority', 'tenant', 'charge', 'start')
 local state, attempt, entry = r[1], r[3] or 0, r[4]
 local here = (state == 'assigned' or state == 'running') and r[2] == engine
 local waits = redis.call('ZSCORE', waiting, id)
-local holds = redis.call('SISMEMBER', reservations, id) == 1
+local holds = redis.call('HEXISTS', reservations, id) == 1
 local repairs = {}
 
 local function repaired(what) repairs[#repairs + 1] = what end
@@ -32,7 +34,7 @@ if waits and state ~= 'waiting' then
   repaired('stray_in_waiting')
 end
 if holds and not here then
-  redis.call('SREM', reservations, id)
+  release(id, nil, row, reservations, assigned)
   repaired('stray_reservation')
 end
 if not state then
@@ -52,6 +54,7 @@ elseif state == 'queued' and not there(intake) then
   repaired('lost_from_intake')
 elseif state == 'waiting' and expired(now, r[5], r[6]) then
   redis.call('ZREM', waiting, id)
+  leave_queue(now, {priority = r[8], tenant = r[9], charge = r[10]}, body, KEYS[12], KEYS[13], KEYS[14])
   local major, minor = next_position(output, attempt)
   end_request(now, record, body, output, counters, id, major, minor, 'expired', ARGV[4])
   repaired('expired_waiting')
@@ -61,7 +64,9 @@ elseif state == 'waiting' and not waits then
 elseif here and (redis.call('HGET', row, 'worker') or '') == '' then
   if not holds then repaired('ownerless') end
 elseif here and state == 'assigned' and not there(assigned) then
-  redis.call('SREM', reservations, id)
+  release(id, nil, row, reservations, assigned)
+  count_waiting(1, r[8], r[9], redis.call('STRLEN', body))
+  if r[11] then count_ranked(1, r[9] or '') end
   redis.call('HSET', record, 'state', 'waiting')
   redis.call('HDEL', record, 'engine', 'entry')
   -- Its worker may have thrown the entry away because it could not read it: another one goes first.
@@ -72,9 +77,13 @@ elseif here and state == 'assigned' and not there(assigned) then
   wait_again()
   repaired('lost_from_assigned')
 elseif here and not holds then
-  redis.call('SADD', reservations, id)
+  redis.call('HSET', reservations, id, 0)  -- what it holds of the KV cache is not known any more
   repaired('lost_reservation')
 end
-if #repairs > 0 and engine ~= '' then announce(freed, waiting, engine, note_room(room, engine, row, reservations)) end
+write_backlog(KEYS[12])
+write_virtual_time()
+if #repairs > 0 and engine ~= '' then
+  announce(freed, waiting, engine, (note_room(now, room, engine, row, reservations)))
+end
 send_published()
 return repairs

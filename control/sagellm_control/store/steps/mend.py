@@ -48,6 +48,8 @@ class Repair(StrEnum):
     """The note of an engine's free places was wrong."""
     NO_LEASE = "no_lease"
     """An engine that is held, or holds requests, without a lease that could lapse."""
+    WRONG_BACKLOG = "wrong_backlog"
+    """What waits was counted, and nothing does."""
     UNLISTED_ENGINE = "unlisted_engine"
     """An engine with a row that is not in the set of engines."""
 
@@ -97,6 +99,9 @@ async def mend(store: Store, pool: str, request_id: str, engine: str | None = No
         keys.engine(place),
         keys.reservations(place),
         keys.assigned(place),
+        keys.backlog,
+        keys.virtual_time,
+        keys.tenants,
     ]
     arguments: list[Argument] = [store.now(), request_id, place, EXPIRED_WAITING, len(_ENTRY_FIELDS), *_ENTRY_FIELDS]
     repairs = [Repair(name.decode()) for name in await _MEND(store, names, arguments)]
@@ -108,7 +113,7 @@ async def mend(store: Store, pool: str, request_id: str, engine: str | None = No
 async def heal(store: Store, pool: str, engines: Sequence[str], *, grace_ms: int) -> list[tuple[Repair, str]]:
     """Make what is noted of these engines agree with their rows; what was put right, and of which engine."""
     keys = store.keys.pool(pool)
-    names = [keys.room, keys.waiting, keys.freed, keys.engines, keys.leases]
+    names = [keys.room, keys.waiting, keys.freed, keys.engines, keys.leases, keys.backlog, *keys.intake]
     for engine in engines:
         names += (keys.engine(engine), keys.reservations(engine))
     answer = await _HEAL(store, names, [store.now(), grace_ms, len(engines), *engines])

@@ -36,6 +36,14 @@ async def forget_pool(store: Store, pool: str) -> bool:
         keys.counters,
         keys.orphans,
         keys.retries,
+        keys.reranking,
+        keys.misranked,
+        keys.backlog,
+        keys.expiries,
+        keys.virtual_time,
+        keys.tenants,
+        keys.placements,
+        keys.lengths,
     ]
     if await _FORGET(store, names, [DEAD_KEPT_MS]) != b"forgotten":
         return False

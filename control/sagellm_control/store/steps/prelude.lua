@@ -33,19 +33,49 @@ local function send_published()
   for inbox, frames in pairs(outgoing) do redis.call('PUBLISH', inbox, table.concat(frames)) end
 end
 
--- Places left on an engine, from the reservations that requests own; nil: it takes nothing.
-local function free_places(row, reservations)
-  local engine = redis.call('HMGET', row, 'state', 'slots', 'prefetch', 'limit')
-  if engine[1] ~= 'READY' then return nil end
-  local places = tonumber(engine[2] or 0) + tonumber(engine[3] or 0)
-  if engine[4] and engine[4] ~= '' then places = math.min(places, tonumber(engine[4])) end
-  return places - redis.call('SCARD', reservations)
+-- An engine's room, from the reservations that requests own. `free`: places, nil if it takes nothing.
+local function read_room(row, reservations)
+  local r = redis.call('HMGET', row, 'state', 'slots', 'prefetch', 'kv_tokens', 'kv_held', 'pace_tps', 'paced_until_ms',
+    'limit')
+  local held = redis.call('HLEN', reservations)
+  local places = tonumber(r[2] or 0) + tonumber(r[3] or 0)
+  if r[8] and r[8] ~= '' then places = math.min(places, tonumber(r[8])) end
+  return {row = row, reservations = reservations, held = held,
+    free = r[1] == 'READY' and places - held or nil,
+    kv_tokens = tonumber(r[4] or 0), kv_held = tonumber(r[5] or 0),
+    pace = tonumber(r[6] or 0), paced_until = tonumber(r[7] or 0)}
 end
 
-local function note_room(room, engine, row, reservations)
-  local free = free_places(row, reservations)
-  if free then redis.call('ZADD', room, free, engine) else redis.call('ZREM', room, engine) end
+-- An engine's note in the room: how many it takes now; or, if its pace keeps it closed, the time at which it opens, as
+-- a negative number. An engine on which nothing runs takes one, however large.
+local function places_now(now, engine)
+  local free = engine.free
+  if not free or free <= 0 or engine.held == 0 then return free end
+  if engine.kv_tokens > 0 and engine.kv_held >= engine.kv_tokens then return 0 end
+  if engine.pace > 0 and engine.paced_until > now then return -math.ceil(engine.paced_until) end
   return free
+end
+
+local function has_room_for(now, engine, kv)
+  return (places_now(now, engine) or 0) > 0
+    and (engine.held == 0 or engine.kv_tokens == 0 or engine.kv_held + kv <= engine.kv_tokens)
+end
+
+-- Writes the note; returns it, and what the reservations hold.
+local function note_room(now, room, id, row, reservations)
+  local engine = read_room(row, reservations)
+  local places = places_now(now, engine)
+  if places then redis.call('ZADD', room, places, id) else redis.call('ZREM', room, id) end
+  return places, engine
+end
+
+-- The KV tokens that an engine's requests hold, from their reservations: heals whatever the running sum has lost.
+local function reconcile_kv(row, reservations)
+  local r = redis.call('HMGET', row, 'kv_tokens', 'kv_held')
+  if not r[2] and tonumber(r[1] or 0) == 0 then return end
+  local held = 0
+  for _, tokens in ipairs(redis.call('HVALS', reservations)) do held = held + (tonumber(tokens) or 0) end
+  if held ~= tonumber(r[2]) then redis.call('HSET', row, 'kv_held', held) end
 end
 
 -- Tells one scheduler that an engine has places, if anybody waits for one.
@@ -55,9 +85,11 @@ local function announce(freed, waiting, engine, free)
   end
 end
 
--- Gives back the place that a request holds on an engine.
-local function release(id, entry, reservations, assigned)
-  redis.call('SREM', reservations, id)
+-- Gives back the place that a request holds on an engine, and its KV tokens.
+local function release(id, entry, row, reservations, assigned)
+  local tokens = tonumber(redis.call('HGET', reservations, id) or 0)
+  redis.call('HDEL', reservations, id)
+  if tokens and tokens > 0 then redis.call('HINCRBY', row, 'kv_held', -tokens) end
   if entry and entry ~= '' then
     redis.call('XACK', assigned, WORKERS, entry)
     redis.call('XDEL', assigned, entry)
@@ -107,64 +139,4 @@ end
 
 local function expired(now, arrived, timeout)
   return timeout and timeout ~= '' and now >= tonumber(arrived) + tonumber(timeout)
-end
-
--- Engines among which this call chooses. Each is read once; its reservations and its note in the room are written
--- once, at the end.
-local looked_at = {}
-
-local function look_at(number, id, row, reservations, assigned)
-  local engine = looked_at[number]
-  if not engine then
-    engine = {id = id, reservations = reservations, assigned = assigned, free = free_places(row, reservations),
-      taken = {}}
-    looked_at[number] = engine
-  end
-  return engine
-end
-
--- Reserves what was taken. Returns the places left on engines 1 to `count`; -1 for one that was not looked at.
-local function write_places(room, count)
-  local places = {}
-  for number = 1, count do
-    local engine = looked_at[number]
-    places[number] = engine and (engine.free or 0) or -1
-    if engine and #engine.taken > 0 then redis.call('SADD', engine.reservations, unpack(engine.taken)) end
-    if engine and engine.free then redis.call('ZADD', room, engine.free, engine.id)
-    elseif engine then redis.call('ZREM', room, engine.id) end
-  end
-  return places
-end
-
--- What admit and assign read of a record, in one go.
-local function read_record(record)
-  local r = redis.call('HMGET', record, 'state', 'entry', 'arrived_ms', 'timeout_ms', 'priority', 'attempt', 'kind',
-    'stream', 'tenant', 'trace_id', 'traceparent', 'rank', 'after')
-  return {state = r[1], entry = r[2], arrived_ms = r[3], timeout_ms = r[4], priority = r[5], attempt = r[6] or 0,
-    kind = r[7], stream = r[8], tenant = r[9], trace_id = r[10], traceparent = r[11], rank = r[12], after = r[13]}
-end
-
--- Moves a request to an engine that has a place for it; `rank` only where the record does not hold it yet.
-local function assign_to(now, id, record, body, known, engine, rank, inline_bytes)
-  local attempt, moment = known.attempt + 1, ms(now)
-  local entry = {'XADD', engine.assigned, '*', 'id', id, 'attempt', attempt, 'kind', known.kind,
-    'priority', known.priority, 'arrived_ms', known.arrived_ms, 'assigned_ms', moment}
-  local function add(name, value)
-    if value and value ~= '' then entry[#entry + 1] = name; entry[#entry + 1] = value end
-  end
-  add('stream', known.stream)
-  if known.timeout_ms and known.timeout_ms ~= '' then
-    add('timeout_at_ms', ms(tonumber(known.arrived_ms) + tonumber(known.timeout_ms)))
-  end
-  add('tenant', known.tenant)
-  add('trace_id', known.trace_id)
-  add('traceparent', known.traceparent)
-  add('after', known.after)
-  -- The body travels along, so that the worker needs no second trip; a large one stays where it is.
-  if redis.call('STRLEN', body) <= inline_bytes then add('body', redis.call('GET', body)) end
-  local entry_id = redis.call(unpack(entry))
-  engine.taken[#engine.taken + 1] = id
-  redis.call('HSET', record, 'state', 'assigned', 'engine', engine.id, 'entry', entry_id, 'assigned_ms', moment,
-    'attempt', attempt, 'rank', rank or known.rank)
-  engine.free = engine.free - 1
 end

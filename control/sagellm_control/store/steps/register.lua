@@ -20,7 +20,7 @@ if holder ~= worker then
   -- Nobody holds it from here on, so that an earlier holder can change nothing while its requests are given back.
   redis.call('HSET', row, 'worker', '')
   redis.call('ZREM', room, engine)
-  local left_behind = redis.call('SMEMBERS', reservations)
+  local left_behind = redis.call('HKEYS', reservations)
   if #left_behind > 0 then
     -- A lapsed lease, so that a keeper goes on if this worker dies half way.
     redis.call('ZADD', leases, now, engine)
@@ -28,6 +28,7 @@ if holder ~= worker then
     return left_behind
   end
   redis.call('DEL', assigned)
+  redis.call('HDEL', row, 'paced_until_ms')
   redis.call('HSET', row, 'registered_ms', ms(now))
 end
 local state = ARGV[5]
@@ -38,5 +39,6 @@ redis.call('HSET', row, 'worker', worker, 'state', state, 'reason', ARGV[6], 'se
 redis.call('PERSIST', row)
 redis.call('SADD', engines, engine)
 redis.call('ZADD', leases, now + tonumber(ARGV[4]), engine)
-announce(freed, waiting, engine, note_room(room, engine, row, reservations))
+reconcile_kv(row, reservations)
+announce(freed, waiting, engine, (note_room(now, room, engine, row, reservations)))
 return {'registered'}

@@ -16,10 +16,11 @@ redis.call('ZADD', leases, now + tonumber(ARGV[4]), engine)
 local state = ARGV[5]
 if r[3] and state == 'READY' then state = 'DRAINING' end
 redis.call('HSET', row, 'state', state, 'reason', ARGV[6], 'seen_ms', ms(now), unpack(ARGV, 8 + 2 * tonumber(ARGV[7])))
-local noted = redis.call('ZSCORE', room, engine)
-local free = note_room(room, engine, row, reservations)
--- Room that a renewal makes: the engine came back, or more of it may be used.
-if not noted or tonumber(noted) <= 0 then announce(freed, waiting, engine, free) end
+local noted = tonumber(redis.call('ZSCORE', room, engine) or 0)
+reconcile_kv(row, reservations)
+local places = note_room(now, room, engine, row, reservations)
+-- Room that a renewal makes: the engine came back, its pace was raised, or a note was wrong.
+if noted <= 0 then announce(freed, waiting, engine, places) end
 local answer = {r[3] and 1 or 0}
 for i = 1, tonumber(ARGV[7]) do
   local attempt = ARGV[7 + 2 * i]

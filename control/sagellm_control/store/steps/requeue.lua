@@ -1,7 +1,8 @@
 -- requeue: attempts that did not work out go back to the waiting set at their old rank, or end.
 --
 -- KEYS[1] engine row   KEYS[2] reservations   KEYS[3] assigned   KEYS[4] room   KEYS[5] waiting   KEYS[6] freed
--- KEYS[7] counters   KEYS[8] dead   KEYS[9] retries, then for each request: record, body, output
+-- KEYS[7] counters   KEYS[8] dead   KEYS[9] retries   KEYS[10] backlog   KEYS[11] settings   KEYS[12] misranked
+-- then for each request: record, body, output
 -- ARGV[1] now   ARGV[2] engine id   ARGV[3] worker session ('': the engine's lease has lapsed)
 -- ARGV[4] most failures   ARGV[5] most lapses   ARGV[6] payload of the end event "cancelled"
 -- ARGV[7] … "expired"   ARGV[8] … "dead"   ARGV[9] … "cut off in the middle"
@@ -18,6 +19,7 @@
 local RETRY_WINDOW_MS = 10000
 
 local row, reservations, assigned, room, waiting, freed, counters, dead, retries = unpack(KEYS, 1, 9)
+local epoch = redis.call('HGET', KEYS[11], 'epoch')
 local now, engine = clock(ARGV[1]), ARGV[2]
 local most_failures, most_lapses = tonumber(ARGV[4]), tonumber(ARGV[5])
 local holds = (redis.call('HGET', row, 'worker') or '') == ARGV[3]
@@ -47,17 +49,17 @@ local function retry_allowed()
 end
 
 for i = 1, tonumber(ARGV[12]) do
-  local record, body, output = unpack(KEYS, 7 + 3 * i, 9 + 3 * i)
+  local record, body, output = unpack(KEYS, 10 + 3 * i, 12 + 3 * i)
   local id, attempt, cause, failed_payload = unpack(ARGV, 9 + 4 * i, 12 + 4 * i)
   local r = redis.call('HMGET', record, 'state', 'engine', 'attempt', 'entry', 'cancel', 'arrived_ms', 'timeout_ms',
-    'rank', 'excluded', 'continue')
+    'rank', 'excluded', 'priority', 'tenant', 'epoch', 'start', 'continue')
   if not holds or r[2] ~= engine or (attempt ~= '' and r[3] ~= attempt)
     or not (r[1] == 'running' or r[1] == 'assigned') then
     -- A reservation without a living request is a leak: whoever holds the engine may drop it.
-    if holds and (not r[1] or r[1] == 'finished') then redis.call('SREM', reservations, id) end
+    if holds and (not r[1] or r[1] == 'finished') then release(id, nil, row, reservations, assigned) end
     results[i] = 'lost'
   else
-    release(id, r[4], reservations, assigned)
+    release(id, r[4], row, reservations, assigned)
     local failures = redis.call('HINCRBY', record, 'failures', cause == 'failed' and 1 or 0)
     local lapses = redis.call('HINCRBY', record, 'lapses', cause == 'lapsed' and 1 or 0)
     if cause ~= 'returned' then
@@ -68,7 +70,7 @@ for i = 1, tonumber(ARGV[12]) do
     if r[5] then outcome, payload = r[5], r[5] == 'expired' and ARGV[7] or ARGV[6]
     elseif expired(now, r[6], r[7]) then outcome, payload = 'expired', ARGV[7]
     elseif lapses >= most_lapses and cause == 'lapsed' then outcome, payload = 'dead', ARGV[8]
-    elseif last and not r[10] then
+    elseif last and not r[14] then
       outcome, payload = 'failed', cause == 'failed' and failed_payload or ARGV[9]
     elseif cause == 'failed' and (failures >= most_failures or not retry_allowed()) then
       outcome, payload = 'failed', failed_payload
@@ -88,12 +90,17 @@ for i = 1, tonumber(ARGV[12]) do
         redis.call('HSET', record, 'excluded', r[9] and (r[9] .. ' ' .. engine) or engine)
       end
       redis.call('ZADD', waiting, r[8], id)
+      count_waiting(1, r[10], r[11], redis.call('STRLEN', body))
+      if r[13] then count_ranked(1, r[11] or '') end
+      -- Its rank is of a policy that holds no longer: a scheduler will give it a new one.
+      if epoch and r[12] ~= epoch then redis.call('SADD', KEYS[12], id) end
       redis.call('HINCRBY', counters, 'requeued', 1)
       results[i] = 'waiting'
     end
   end
 end
-note_room(room, engine, row, reservations)
+write_backlog(KEYS[10])
+note_room(now, room, engine, row, reservations)
 -- Any engine with room may take what came back, not only this one.
 local open = redis.call('ZREVRANGEBYSCORE', room, '+inf', 1, 'WITHSCORES', 'LIMIT', 0, 1)
 if open[1] then announce(freed, waiting, open[1], tonumber(open[2])) end

@@ -84,6 +84,9 @@ async def requeue(
         keys.counters,
         keys.dead,
         keys.retries,
+        keys.backlog,
+        keys.settings,
+        keys.misranked,
     ]
     arguments: list[Argument] = [store.now(), engine, worker, max_failures, MAX_LAPSES]
     arguments += (CANCELLED, EXPIRED_RUNNING, DEAD, CUT_OFF, budget.share, budget.floor, len(items))

@@ -22,7 +22,7 @@ if redis.call('EXISTS', row) == 1 then
   redis.call('PEXPIRE', row, ARGV[6])
   redis.call('PEXPIRE', assigned, ARGV[6])
 end
-local held = redis.call('SMEMBERS', reservations)
+local held = redis.call('HKEYS', reservations)
 if #held > 0 then redis.call('ZADD', leases, now, engine) else redis.call('ZREM', leases, engine) end
 table.insert(held, 1, holder ~= '' and '1' or '0')
 return held

@@ -1,0 +1,86 @@
+"""``/admin/…``: what sageLLM's tools know: the policy of pools, and figures."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any, cast
+
+import orjson
+from aiohttp import web
+
+from ..client.errors import UnknownModel
+from ..client.queue_client import QueueClient
+from ..scheduler.policy_settings import PolicySettings
+from ..scheduler.pool_policy import check_settings, record_settings
+from .endpoints import OpenAIEndpoints
+from .errors import ApiError, bad_request, from_queue
+
+
+class AdminEndpoints:
+    """For keys with ``admin = true``; where no keys are asked for, for callers on this machine."""
+
+    def __init__(self, queue: QueueClient, openai: OpenAIEndpoints) -> None:
+        self._queue = queue
+        self._openai = openai
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.post("/admin/set_policy", self.set_policy), web.get("/admin/metrics", self.metrics)]
+
+    async def set_policy(self, request: web.Request) -> web.Response:
+        """``{"policy": name, "placement"?: name, "model"?: name, …}``: any setting of a policy; for one pool or all.
+
+        What waits is ranked anew in the background.
+        """
+        self._authorize(request)
+        try:
+            parsed: Any = orjson.loads(await request.read())
+        except orjson.JSONDecodeError as error:
+            raise bad_request(f"The body is not valid JSON: {error}.", None, "invalid_json") from None
+        if not isinstance(parsed, dict):
+            raise bad_request("The body must be a JSON object.", None, "invalid_json")
+        wanted = {str(name): value for name, value in cast("dict[Any, Any]", parsed).items() if value is not None}
+        pools = await self._pools(wanted.pop("model", None))
+        if not wanted:
+            raise bad_request(f"Name at least one of {', '.join(PolicySettings.model_fields)}.", "policy")
+        try:
+            settings = check_settings({name: str(value) for name, value in wanted.items()})
+        except ValueError as error:
+            raise bad_request(f"{error}.", None) from None
+        epochs = {pool: await record_settings(self._queue.store, pool, settings) for pool in pools}
+        return web.json_response({"status": "ok", **settings, "pools": pools, "epochs": epochs})
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Each pool: what waits, its engines, its counters, the rate at which it drains, and its policy."""
+        self._authorize(request)
+        await self._queue.pools.look()
+        pools = {
+            depth.pool: depth.model_dump(exclude={"pool"}) | {"drain_rate_per_s": self._queue.pools.rate(depth.pool)}
+            for depth in self._queue.pools.depths
+        }
+        return web.json_response({"pools": pools})
+
+    async def _pools(self, model: object) -> list[str]:
+        if model is None:
+            await self._queue.pools.look()
+            return sorted(set(self._queue.pools.models.values()))
+        pool = await self._queue.pools.find(model) if isinstance(model, str) else None
+        if pool is None:
+            raise from_queue(UnknownModel(str(model)[:80], list(self._queue.pools.models)))
+        return [pool]
+
+    def _authorize(self, request: web.Request) -> None:
+        caller = self._openai.authenticate(request)
+        if caller is not None:
+            if not caller.admin:
+                raise ApiError(403, "This key may not use /admin: it needs admin = true.", code="not_an_admin")
+        elif not _is_local(request.remote):
+            raise ApiError(
+                403, "Without API keys /admin is only for callers on the gateway's machine.", code="not_an_admin"
+            )
+
+
+def _is_local(address: str | None) -> bool:
+    try:
+        return ipaddress.ip_address(address or "").is_loopback
+    except ValueError:
+        return False

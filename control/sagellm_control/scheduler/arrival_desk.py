@@ -1,0 +1,125 @@
+"""Deals with what arrives: ranks it, proposes an engine, and has the store admit it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..store.connect import Store
+from ..store.inspect import serves
+from ..store.steps.admit import Admission, Admitted, Rules, admit
+from ..store.steps.take import IntakeEntry
+from ..wire.request import MAX_ID_LENGTH, Arrival, BadEntry, is_request_id, read_arrival
+from . import metrics
+from .proposal import Choice, Proposer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Decisions about arrivals, before they are committed."""
+
+    entries: Sequence[IntakeEntry]
+    admissions: list[Admission]
+    choices: list[Choice | None]
+    """For each admission the room that was taken for it."""
+    rules: Rules
+
+
+@dataclass(slots=True, frozen=True)
+class AfterAdmission:
+    """What a commit left."""
+
+    waiting: int
+    """Requests that wait."""
+    room: bool
+    """Some engine has room."""
+    added: bool
+    """Some of the arrivals have to wait."""
+
+
+class ArrivalDesk:
+    """Arrivals of one pool, batch by batch."""
+
+    def __init__(self, store: Store, pool: str, proposer: Proposer) -> None:
+        self._store = store
+        self._pool = pool
+        self._proposer = proposer
+        self._watch = proposer.watch
+
+    async def decide(self, entries: Sequence[IntakeEntry]) -> Batch:
+        """Rank each and propose an engine for it."""
+        began = time.monotonic()
+        batch = Batch(entries, [], [], self._proposer.rules())
+        readable: list[tuple[IntakeEntry, Arrival]] = []
+        for entry in entries:
+            try:
+                readable.append((entry, await self._read(entry, began)))
+            except BadEntry as bad:
+                log.warning("pool %s: entry %s cannot be read: %s", self._pool, entry.entry_id, bad)
+                request_id = entry.fields.get("id", "")
+                # A text that is no id is not used as one: it could name a key that is something else.
+                request_id = request_id if is_request_id(request_id) else "unreadable"
+                batch.admissions.append(Admission(entry.level, entry.entry_id, request_id, dead_reason=str(bad)))
+                batch.choices.append(None)
+        # From here on nothing waits: a policy that changes meanwhile would mix two orders in one batch.
+        batch.rules = self._proposer.rules()
+        proposer = self._proposer
+        now_ms = self._watch.clock.now_ms()
+        self._watch.engines.open_due(now_ms)
+        forecasts = {arrival.id: proposer.forecast(arrival) for _, arrival in readable}
+        ranked = [(proposer.rank(arrival, forecasts[arrival.id]), entry, arrival) for entry, arrival in readable]
+        ranked.sort(key=lambda item: item[0])
+        for rank, entry, arrival in ranked:
+            forecast = forecasts[arrival.id]
+            choice = proposer.choose(arrival, forecast, now_ms)
+            admission = Admission(entry.level, entry.entry_id, arrival.id, rank)
+            admission.charge = proposer.charge(arrival, forecast)
+            admission.wait_ms = arrival.queue_ttl_ms
+            if choice is not None:
+                admission.engine = choice.engine
+                admission.kv_tokens, admission.uncached_tokens = choice.kv_tokens, choice.uncached_tokens
+            batch.admissions.append(admission)
+            batch.choices.append(choice)
+        return batch
+
+    async def commit(self, batch: Batch) -> AfterAdmission:
+        """Have the store carry it out."""
+        while (admitted := await admit(self._store, self._pool, batch.admissions, batch.rules)) is None:
+            # The policy has changed since: decide anew under the one of now.
+            for choice in filter(None, batch.choices):
+                self._proposer.give_back(choice)
+            await self._proposer.policy.follow()
+            batch = await self.decide(batch.entries)
+        return await self._take_in(batch, admitted)
+
+    async def _take_in(self, batch: Batch, admitted: Admitted) -> AfterAdmission:
+        for choice, result in zip(batch.choices, admitted.results, strict=True):
+            if choice is not None and result != "assigned":
+                self._proposer.give_back(choice)
+        self._watch.take_over(admitted.room)
+        metrics.BATCH.labels(self._pool).observe(len(batch.admissions))
+        for result in set(admitted.results):
+            metrics.ADMITTED.labels(self._pool, result).inc(admitted.results.count(result))
+        if admitted.room.open_engines and not self._watch.engines.open:
+            # There is room that this snapshot does not know of.
+            await self._watch.read()
+        return AfterAdmission(
+            admitted.room.waiting, admitted.room.open_engines > 0, added="waiting" in admitted.results
+        )
+
+    async def _read(self, entry: IntakeEntry, batch_began: float) -> Arrival:
+        request_id = entry.fields.get("id", "")
+        if not is_request_id(request_id):
+            raise BadEntry(f"field 'id' must be 1 to {MAX_ID_LENGTH} letters, digits or ._~@=+-")
+        arrival = read_arrival(request_id, entry.fields)
+        if arrival.model and not self._watch.engines.answers_to(arrival.model):
+            if not await serves(self._store, self._pool, arrival.model):
+                raise BadEntry(f"no engine of this pool serves the model {arrival.model[:80]!r}")
+            if self._watch.rows_read_at < batch_began:
+                # An engine may have learned it since its row was read.
+                await self._watch.read(all_rows=True)
+        return arrival

@@ -1,0 +1,104 @@
+"""Keeps a scheduler's snapshot of the engines, and what is expected of them, close to what the store says."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from ..store.connect import Store
+from ..store.inspect import engine_rows, room, texts
+from ..store.steps.room_note import RoomAfter, RoomNote
+from .engine_load import EngineRoom
+from .estimates import Estimates
+from .open_engines import OpenEngines
+from .server_clock import ServerClock
+
+ROWS_KEPT_S = 10.0
+"""Engine rows are read again so often; what an engine is changes when its worker registers, and how fast, slowly."""
+PACED_ROWS_KEPT_S = 1.0
+"""The same where engines have a pace: it is what their workers learn."""
+OBJECTIVES_KEPT = 30
+"""Samples of the counters of objectives met and missed: half a minute, at a sweep a second."""
+MOST_PLACED = 2000
+"""Entries of the placements stream read at once."""
+
+
+class EngineWatch:
+    """The engines of a pool, as a scheduler sees them."""
+
+    def __init__(self, store: Store, pool: str) -> None:
+        self.engines = OpenEngines()
+        self.estimates = Estimates()
+        self.clock = ServerClock(store, pool)
+        self.rows_read_at = float("-inf")
+        """On the monotonic clock."""
+        self._store = store
+        self._pool = pool
+        self._keys = store.keys.pool(pool)
+        self._placed_up_to: bytes | None = None
+        self._objectives: deque[tuple[int, int]] = deque(maxlen=OBJECTIVES_KEPT)
+
+    async def read(self, *, all_rows: bool = False) -> None:
+        """Take over the room of all engines, and the rows of those that are not known yet (or of all)."""
+        notes = await room(self._store, self._pool)
+        wanted = [engine for engine in notes if all_rows or not self.engines.knows(engine)]
+        if wanted:
+            rows = await engine_rows(self._store, self._pool, wanted)
+            self.engines.learn(rows)
+            for row in rows:
+                if row.kv_tokens and row.engine_id in notes:
+                    notes[row.engine_id].kv_held = row.kv_held
+        if all_rows:
+            self.rows_read_at = time.monotonic()
+        self.engines.refresh({engine: self._room(engine, note) for engine, note in notes.items()})
+
+    async def sweep(self) -> None:
+        """Read everything that changes by itself."""
+        await self.clock.set()
+        paced = any(load.row.pace_tps for load in self.engines.loads())
+        kept_s = PACED_ROWS_KEPT_S if paced else ROWS_KEPT_S
+        # A tenth less, so that a sweep a second is not just too early each second time.
+        await self.read(all_rows=time.monotonic() - self.rows_read_at >= 0.9 * kept_s)
+        self.estimates.learn(texts(await self._store.commands.hgetall(self._keys.lengths)))
+        loads = list(self.engines.loads())
+        running = [load.requests for load in loads if load.requests]
+        self.estimates.learn_speed((load.row.speed for load in loads), sum(running) / max(1, len(running)))
+
+    async def follow_placements(self) -> None:
+        """Learn from the log which engines were given which prefixes, by any scheduler."""
+        if self._placed_up_to is None:
+            entries = (await self._store.commands.xrevrange(self._keys.placements, count=MOST_PLACED))[::-1]
+        else:
+            entries = await self._store.commands.xrange(
+                self._keys.placements, min=b"(" + self._placed_up_to, count=MOST_PLACED
+            )
+        for entry_id, fields in entries:
+            self._placed_up_to = entry_id
+            for placed in fields.values():
+                engine, *prefix = placed.decode().split(" ")
+                self.engines.prefixes.note(engine, prefix)
+        if not entries and self._placed_up_to is None:
+            self._placed_up_to = b"0-0"
+
+    def missed_share(self, met: int, missed: int) -> float:
+        """Share of the objectives missed since the oldest sample that is kept; these counters are the newest."""
+        self._objectives.append((met, missed))
+        met_before, missed_before = self._objectives[0]
+        ended = met + missed - met_before - missed_before
+        return max(0.0, (missed - missed_before) / ended) if ended > 0 else 0.0
+
+    def take_over(self, after: RoomAfter) -> None:
+        """What a commit left."""
+        for engine, note in after.notes.items():
+            load = self.engines.load_of(engine)
+            if load is not None and load.free == note.free and note.kv_held is None:
+                continue  # as expected, which is the rule
+            self.engines.set_room(engine, self._room(engine, note))
+
+    def _room(self, engine: str, note: RoomNote) -> EngineRoom:
+        free = note.free
+        if note.kv_held is None and note.paced_until_ms is not None:
+            # From the note in the room, which tells of a paced engine only when it opens.
+            load = self.engines.load_of(engine)
+            free = max(1, load.free) if load else 1
+        return EngineRoom(free, note.kv_held, note.paced_until_ms)

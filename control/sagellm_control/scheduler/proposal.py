@@ -1,0 +1,87 @@
+"""What a scheduler decides about one request: its rank, its charge, and the engine it would give it to."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from ..store.steps.admit import Rules
+from ..store.steps.rank import Charge
+from ..wire.request import Arrival
+from .engine_ledger import Reservation
+from .engine_watch import EngineWatch
+from .forecast import Forecast
+from .placement import Hold
+from .pool_policy import PoolPolicy
+
+PREFIX_PLACEMENTS = frozenset({"prefix_affinity", "kv_cost", "speed_aware"})
+"""Placements for which it matters what other schedulers have placed where."""
+
+
+@dataclass(slots=True)
+class Choice:
+    """An engine, with the room that has been taken of the snapshot for it."""
+
+    engine: str
+    taken: Reservation
+
+    @property
+    def kv_tokens(self) -> int:
+        """KV tokens to reserve."""
+        return math.ceil(self.taken.kv_tokens)
+
+    @property
+    def uncached_tokens(self) -> int:
+        """Prompt tokens to charge its pace with."""
+        return math.ceil(self.taken.uncached_tokens)
+
+
+class Proposer:
+    """The pool's policy at work on the snapshot. Nothing here waits."""
+
+    def __init__(self, policy: PoolPolicy, watch: EngineWatch) -> None:
+        self.policy = policy
+        self.watch = watch
+        self.holds: list[float] = []
+        """Times (ms) until which requests wait for a better engine than there is; whoever wakes up clears them."""
+
+    def forecast(self, request: Arrival) -> Forecast:
+        """What is expected of it."""
+        return self.watch.estimates.forecast(request)
+
+    def handicap(self, request: Arrival, forecast: Forecast) -> float:
+        """See ``Order.handicap``."""
+        return self.policy.order.handicap(request, forecast)
+
+    def rank(self, request: Arrival, forecast: Forecast) -> float:
+        """The rank; under a fair order the handicap, to which the store adds the start."""
+        handicap = self.policy.order.handicap(request, forecast)
+        return handicap if self.policy.order.fair else self.policy.overload.start(request) + handicap
+
+    def charge(self, request: Arrival, forecast: Forecast) -> Charge | None:
+        """What its tenant is charged; None under an order that is not fair."""
+        order = self.policy.order
+        if not order.fair:
+            return None
+        charge = order.charge(request, forecast, request.weight)
+        longer = replace(forecast, output_tokens=forecast.output_tokens + 1)
+        return Charge(charge, forecast.output_tokens, order.charge(request, longer, request.weight) - charge)
+
+    def choose(self, request: Arrival, forecast: Forecast, now_ms: float) -> Choice | None:
+        """An engine for it now, and take its room; None: there is none, or it waits for a better one."""
+        engines = self.watch.engines
+        wanted = engines.kept(request, forecast) or self.policy.placement.choose(request, forecast, engines, now_ms)
+        if isinstance(wanted, Hold):
+            self.holds.append(wanted.until_ms)
+            return None
+        return Choice(wanted, engines.reserve(wanted, request, forecast, now_ms)) if wanted else None
+
+    def give_back(self, choice: Choice) -> None:
+        """It was not used."""
+        self.watch.engines.give_back(choice.taken)
+
+    def rules(self) -> Rules:
+        """What commits of now have in common."""
+        policy = self.policy
+        log = policy.placement.name in PREFIX_PLACEMENTS or policy.settings.tpot_slo_ms > 0
+        return Rules(policy.epoch, policy.order.fair, policy.placement.name, log)

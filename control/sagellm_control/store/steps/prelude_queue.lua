@@ -1,0 +1,197 @@
+-- What the steps share that put requests into the queue or take them out: what waits is counted, tenants are charged,
+-- engines are filled. The loader puts this text behind prelude.lua, in front of every step.
+
+-- What waits, by class and by tenant: requests and bytes. Gathered, so that each field is written once.
+local backlog_changes = {}
+local counted_as = {}  -- a class or a tenant -> the names of its two fields
+
+local function count(kind, name, sign, bytes)
+  local names = counted_as[kind .. name]
+  if not names then
+    names = {kind .. 'requests/' .. name, kind .. 'bytes/' .. name}
+    counted_as[kind .. name] = names
+  end
+  backlog_changes[names[1]] = (backlog_changes[names[1]] or 0) + sign
+  backlog_changes[names[2]] = (backlog_changes[names[2]] or 0) + sign * bytes
+end
+
+local function count_waiting(sign, priority, tenant, bytes)
+  count('', priority, sign, bytes)
+  if tenant and tenant ~= '' then count('tenant_', tenant, sign, bytes) end
+end
+
+local function write_backlog(backlog)
+  for name, change in pairs(backlog_changes) do
+    if change ~= 0 and redis.call('HINCRBY', backlog, name, change) <= 0 then redis.call('HDEL', backlog, name) end
+  end
+end
+
+-- The clock of fair queueing: the pool's virtual time (ms) and each tenant's next start; the rules are those of
+-- scheduler/tenant_clock.py. Read where it is needed, written once.
+local fair = {}
+
+local function read_virtual_time(now, key, tenants, backlog)
+  if not fair.now then
+    local known = redis.call('GET', key)
+    fair.key, fair.tenants, fair.backlog, fair.next = key, tenants, backlog, {}
+    fair.now = known and tonumber(known) or now
+  end
+end
+
+-- A request that has a start begins to wait, or does so no more.
+local function count_ranked(sign, tenant)
+  local name = 'ranked/' .. tenant
+  backlog_changes[name] = (backlog_changes[name] or 0) + sign
+end
+
+local function known_start(tenant)
+  return fair.next[tenant] or tonumber(redis.call('ZSCORE', fair.tenants, tenant) or nil)
+end
+
+-- Who has nothing waiting is lifted to the virtual time. Who has, keeps its lead.
+local function start_after(tenant, charge)
+  local start, name = known_start(tenant), 'ranked/' .. tenant
+  local ranked = tonumber(redis.call('HGET', fair.backlog, name) or 0) + (backlog_changes[name] or 0)
+  if not start or ranked <= 0 then start = math.max(fair.now, start or 0) end
+  fair.next[tenant] = start + charge
+  return start
+end
+
+-- A tenant was served more (or less) than it was charged for. Never behind the virtual time: a mistake is no credit.
+local function settle_charge(tenant, difference)
+  local next = known_start(tenant)
+  if next then fair.next[tenant] = math.max(math.min(fair.now, next), next + difference) end
+end
+
+-- The charge as it stands in a record: in all, the output tokens expected, and for each of those.
+local function read_charge(text)
+  local all, tokens, each = string.match(text or '', '(%S+) (%S+) (%S+)')
+  return tonumber(all), tonumber(tokens), tonumber(each)
+end
+
+local FEW_TENANTS = 64  -- no more than that are kept whatever they do
+local FORGET_TRIES = 8  -- tenants that are looked at in a call: whether they are ahead, or wait
+
+local function write_virtual_time()
+  if not fair.now then return end
+  redis.call('SET', fair.key, ms(fair.now))
+  for tenant, start in pairs(fair.next) do redis.call('ZADD', fair.tenants, ms(start), tenant) end
+  if redis.call('ZCARD', fair.tenants) <= FEW_TENANTS then return end
+  for _, tenant in ipairs(redis.call('ZRANDMEMBER', fair.tenants, FORGET_TRIES)) do
+    if tonumber(redis.call('ZSCORE', fair.tenants, tenant)) <= fair.now
+      and redis.call('HEXISTS', fair.backlog, 'ranked/' .. tenant) == 0 then
+      redis.call('ZREM', fair.tenants, tenant)
+    end
+  end
+end
+
+-- Engines among which this call chooses. Each is read once; its reservations and its note in the room are written
+-- once, at the end.
+local looked_at = {}
+
+local function look_at(number, id, row, reservations, assigned)
+  local engine = looked_at[number]
+  if not engine then
+    engine = read_room(row, reservations)
+    engine.id, engine.assigned, engine.taken, engine.load = id, assigned, {}, engine.held
+    looked_at[number] = engine
+  end
+  return engine
+end
+
+-- Reserves what was taken. Returns the free places of engines 1 to `count` (false for one that was not looked at), and
+-- for those that a KV cache or a pace bounds as well: number, KV tokens held, closed until (ms), …
+local function write_places(now, room, count)
+  local places, bounds = {}, {}
+  for number = 1, count do
+    local engine = looked_at[number]
+    local note = engine and places_now(now, engine)
+    places[number] = engine and (engine.free or 0) or false
+    if engine and #engine.taken > 0 then
+      redis.call('HSET', engine.reservations, unpack(engine.taken))
+      if engine.kv_taken then redis.call('HINCRBY', engine.row, 'kv_held', engine.kv_taken) end
+      if engine.pace > 0 then redis.call('HSET', engine.row, 'paced_until_ms', ms(engine.paced_until)) end
+    end
+    if note then redis.call('ZADD', room, note, engine.id) elseif engine then redis.call('ZREM', room, engine.id) end
+    if engine and (engine.kv_tokens > 0 or engine.pace > 0) then
+      bounds[#bounds + 1] = number
+      bounds[#bounds + 1] = engine.kv_held
+      bounds[#bounds + 1] = ms(engine.paced_until)
+    end
+  end
+  return places, bounds
+end
+
+-- Which engine has been given which prefixes, for the schedulers' indexes; only where the placement asks for it.
+local PLACED_KEPT = 20000  -- entries; a scheduler that was away for longer starts from what is left
+local placed = {}
+
+local function write_placed(placements)
+  if #placed > 0 then redis.call('XADD', placements, 'MAXLEN', '~', PLACED_KEPT, '*', unpack(placed)) end
+end
+
+-- What admit and assign read of a record, in one go.
+local function read_record(record)
+  local r = redis.call('HMGET', record, 'state', 'entry', 'arrived_ms', 'timeout_ms', 'priority', 'attempt', 'kind',
+    'stream', 'tenant', 'trace_id', 'traceparent', 'rank', 'start', 'charge', 'late', 'after')
+  return {state = r[1], entry = r[2], arrived_ms = r[3], timeout_ms = r[4], priority = r[5], attempt = r[6] or 0,
+    kind = r[7], stream = r[8], tenant = r[9], trace_id = r[10], traceparent = r[11], rank = r[12], start = r[13],
+    charge = r[14], late = r[15], after = r[16]}
+end
+
+-- A request leaves the queue without having run: it counts as waiting no more, and its tenant is not charged for it.
+local function leave_queue(now, known, body, backlog, virtual_time, tenants)
+  local tenant = known.tenant or ''
+  count_waiting(-1, known.priority, tenant, redis.call('STRLEN', body))
+  local charge = read_charge(known.charge)
+  if charge then
+    read_virtual_time(now, virtual_time, tenants, backlog)
+    count_ranked(-1, tenant)
+    local next = known_start(tenant)
+    if next then fair.next[tenant] = next - charge end
+  end
+end
+
+-- Moves a request to an engine that has room for it; `rank` and `ranked_by` (fields of the record, and their values)
+-- only where the record does not hold them yet.
+-- `cost`: {KV tokens, uncached prompt tokens}   `placement`: {name, '1' if prefixes are logged}
+local function assign_to(now, id, record, body, known, engine, rank, inline_bytes, cost, placement, ranked_by)
+  local attempt, moment = known.attempt + 1, ms(now)
+  local entry = {'XADD', engine.assigned, '*', 'id', id, 'attempt', attempt, 'kind', known.kind,
+    'priority', known.priority, 'arrived_ms', known.arrived_ms, 'assigned_ms', moment}
+  local function add(name, value)
+    if value and value ~= '' then entry[#entry + 1] = name; entry[#entry + 1] = value end
+  end
+  add('stream', known.stream)
+  if known.timeout_ms and known.timeout_ms ~= '' then
+    add('timeout_at_ms', ms(tonumber(known.arrived_ms) + tonumber(known.timeout_ms)))
+  end
+  add('tenant', known.tenant)
+  add('trace_id', known.trace_id)
+  add('traceparent', known.traceparent)
+  add('after', known.after)
+  if cost[2] > 0 then add('uncached_tokens', cost[2]) end
+  local bytes = redis.call('STRLEN', body)
+  -- The body travels along, so that the worker needs no second trip; a large one stays where it is.
+  if bytes <= inline_bytes then add('body', redis.call('GET', body)) end
+  local entry_id = redis.call(unpack(entry))
+  redis.call('HSET', record, 'state', 'assigned', 'engine', engine.id, 'entry', entry_id, 'assigned_ms', moment,
+    'attempt', attempt, 'rank', rank or known.rank, 'placed', placement[1] .. ' ' .. engine.load, unpack(ranked_by))
+  count_waiting(-1, known.priority, known.tenant, bytes)
+  if placement[2] == '1' then
+    local prefix = redis.call('HGET', record, 'prefix')
+    if prefix then placed[#placed + 1] = #placed / 2 + 1; placed[#placed + 1] = engine.id .. ' ' .. prefix end
+  end
+  if known.start and fair.now then
+    fair.now = math.max(fair.now, tonumber(known.start))
+    if known.state == 'waiting' then count_ranked(-1, known.tenant or '') end
+  end
+  local kv = engine.kv_tokens > 0 and cost[1] or 0
+  engine.taken[#engine.taken + 1] = id
+  engine.taken[#engine.taken + 1] = kv
+  if kv > 0 then engine.kv_taken = (engine.kv_taken or 0) + kv; engine.kv_held = engine.kv_held + kv end
+  if engine.pace > 0 then
+    engine.paced_until = math.max(now, engine.paced_until) + cost[2] / engine.pace * 1000
+  end
+  engine.free, engine.held, engine.load = engine.free - 1, engine.held + 1, engine.load + 1
+end

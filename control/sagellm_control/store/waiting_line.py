@@ -1,0 +1,77 @@
+"""The waiting set from its head, as a scheduler looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..wire.priority import RequestPriority
+from ..wire.request import SCHEDULING_FIELDS, Arrival, BadEntry, read_arrival
+from .connect import Store
+
+MOST_REMEMBERED = 20_000
+"""Records kept of requests that were looked at and could not be placed."""
+
+_FIELDS = ("attempt", "late", "epoch", *SCHEDULING_FIELDS)
+
+
+@dataclass(slots=True)  # not frozen: that costs a microsecond each, and there are many
+class Waiting:
+    """A request in the waiting set."""
+
+    arrival: Arrival
+    attempts: int
+    """How many it has had so far."""
+    rank: float
+    late: bool
+    """It has stepped back before."""
+    epoch: str
+    """Of the policy that gave it its rank."""
+
+
+class WaitingLine:
+    """Reads the line, and remembers whom it has met: those who are passed are met again and again."""
+
+    def __init__(self, store: Store, pool: str) -> None:
+        self._store = store
+        self._keys = store.keys.pool(pool)
+        self._met: dict[str, Waiting] = {}
+
+    async def read(self, start: int, count: int) -> list[Waiting]:
+        """So many from a place on, the first in line first."""
+        members = await self._store.commands.zrange(self._keys.waiting, start, start + count - 1, withscores=True)
+        ranks = {member.decode(): rank for member, rank in members}
+        if len(self._met) > MOST_REMEMBERED:
+            self._met.clear()
+        if unknown := [request_id for request_id in ranks if request_id not in self._met]:
+            for waiting in await read_waiting(self._store, self._keys.pool, unknown):
+                self._met[waiting.arrival.id] = waiting
+        found: list[Waiting] = []
+        for request_id, rank in ranks.items():
+            waiting = self._met[request_id]
+            waiting.rank = rank
+            found.append(waiting)
+        return found
+
+    def forget(self, request_id: str) -> None:
+        """What was remembered of it may hold no longer."""
+        self._met.pop(request_id, None)
+
+
+async def read_waiting(store: Store, pool: str, request_ids: Sequence[str]) -> list[Waiting]:
+    """The records of these requests, without their ranks."""
+    keys = store.keys.pool(pool)
+    pipe = store.commands.pipeline(transaction=False)
+    for request_id in request_ids:
+        pipe.hmget(keys.record(request_id), _FIELDS)
+    found: list[Waiting] = []
+    for request_id, values in zip(request_ids, await pipe.execute() if request_ids else [], strict=True):
+        fields = {n: v.decode() for n, v in zip(_FIELDS, values, strict=True) if v is not None}
+        try:
+            arrival = read_arrival(request_id, fields)
+        except BadEntry:
+            # Its record has gone; the assign step takes it out of the waiting set.
+            arrival = Arrival(request_id, RequestPriority.NORMAL, 0.0)
+        late, epoch = fields.get("late") == "1", fields.get("epoch", "0")
+        found.append(Waiting(arrival, int(fields.get("attempt", 0)), 0.0, late, epoch))
+    return found

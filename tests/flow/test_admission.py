@@ -1,0 +1,203 @@
+"""What a client is told when its request cannot be taken, or not in time; and while it waits, why."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from sagellm_control.wire.states import RequestState
+
+from ..waiting import wait_until
+from .asking import MODEL, data, error_of, post_chat
+from .conftest import ENDLESS, SimulatedEngine, StartEngine, StartSystem
+from .in_process import InProcessSystem
+
+
+@pytest.fixture
+async def busy_engine(start_engine: StartEngine) -> SimulatedEngine:
+    """It has one slot, and whoever has it keeps it."""
+    return await start_engine(slots=1, **ENDLESS)
+
+
+async def occupy(stack: AsyncExitStack, system: InProcessSystem, *ids: str, **headers: str) -> None:
+    """Requests that run for ever or wait for that; the first is the one that runs."""
+    for request_id in ids:
+        sent = {"X-Request-ID": request_id} | {name.replace("_", "-"): value for name, value in headers.items()}
+        asking = asyncio.ensure_future(post_chat(system, sent, stream=True).__aenter__())
+        stack.push_async_callback(_leave, asking)
+        await system.until(request_id, RequestState.RUNNING, RequestState.WAITING)
+
+
+async def _leave(asking: asyncio.Future[Any]) -> None:
+    if asking.done():
+        asking.result().close()
+    asking.cancel()
+    await asyncio.wait({asking})
+
+
+@pytest.mark.parametrize(
+    ("limit", "code"),
+    [
+        ({"gateway_max_waiting": 1}, "queue_full"),
+        ({"gateway_max_waiting_bytes": 150}, "queue_bytes_full"),
+        ({"gateway_class_max_waiting": ["NORMAL=1"]}, "class_full"),
+        ({"gateway_tenant_max_waiting": 1}, "tenant_full"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_a_full_queue_says_which_bound_and_when_to_come_back(
+    busy_engine: SimulatedEngine, start_system: StartSystem, limit: dict[str, Any], code: str
+) -> None:
+    system = await start_system(busy_engine, **limit)
+    async with AsyncExitStack() as stack:
+        await occupy(stack, system, "runs", "waits")
+        async with post_chat(system, {}, user="t" if code == "tenant_full" else "") as response:
+            if code == "tenant_full":
+                return  # nobody of this tenant waits
+            assert response.status == 429
+            assert int(response.headers["Retry-After"]) >= 1
+            assert int(response.headers["x-ratelimit-limit-requests"]) >= 1
+            assert (await error_of(response))["code"] == code
+
+
+async def test_a_more_urgent_one_takes_the_place_of_the_least_urgent(
+    busy_engine: SimulatedEngine, start_system: StartSystem
+) -> None:
+    system = await start_system(busy_engine, gateway_max_waiting=1)
+    async with AsyncExitStack() as stack:
+        await occupy(stack, system, "runs")
+        patient = asyncio.ensure_future(
+            post_chat(system, {"X-Request-ID": "patient", "X-Request-Priority": "LOW"}).__aenter__()
+        )
+        await system.until("patient", RequestState.WAITING)
+        await occupy(stack, system, "urgent", X_Request_Priority="HIGH")
+        async with asyncio.timeout(5):
+            response = await patient
+        async with response:
+            assert response.status == 429
+            assert int(response.headers["Retry-After"]) >= 1
+            assert (await error_of(response))["code"] == "displaced"
+        async with post_chat(system, {"X-Request-Priority": "HIGH"}) as again:
+            assert again.status == 429, "nobody makes place for his like"
+
+
+async def test_a_class_waits_no_longer_than_its_ttl(busy_engine: SimulatedEngine, start_system: StartSystem) -> None:
+    system = await start_system(busy_engine, gateway_queue_ttl=["NORMAL=0.2"], scheduler_sweep_s=0.1)
+    async with AsyncExitStack() as stack:
+        await occupy(stack, system, "runs")
+        async with asyncio.timeout(5), post_chat(system, {}) as response:
+            assert response.status == 503
+            assert (await error_of(response))["code"] == "queue_ttl_exceeded"
+
+
+async def test_a_late_request_is_refused_where_it_asks_for_that(
+    busy_engine: SimulatedEngine, start_system: StartSystem
+) -> None:
+    system = await start_system(busy_engine)
+    async with AsyncExitStack() as stack:
+        await occupy(stack, system, "runs")
+        headers = {"X-SLO-Deadline-Ms": "100", "X-SLO-Reject": "true", "X-Request-ID": "late"}
+        asking = asyncio.ensure_future(post_chat(system, headers).__aenter__())
+        await system.until("late", RequestState.WAITING)
+        await asyncio.sleep(0.15)
+        await stack.aclose()  # the place comes free, too late
+        async with asyncio.timeout(5):
+            response = await asking
+        async with response:
+            assert response.status == 503
+            assert (await error_of(response))["code"] == "too_late"
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [("X-SLO-Reject", "perhaps"), ("X-SLO-TPOT-Ms", "-1"), ("X-SLO-TPOT-Ms", "0"), ("X-Session-ID", "a b")],
+)
+async def test_bad_headers_are_refused_by_name(
+    start_engine: StartEngine, start_system: StartSystem, header: str, value: str
+) -> None:
+    system = await start_system(await start_engine())
+    async with post_chat(system, {header: value}) as response:
+        assert response.status == 400
+        assert (await error_of(response))["param"] == header
+
+
+async def test_the_record_has_what_the_headers_said(start_engine: StartEngine, start_system: StartSystem) -> None:
+    system = await start_system(await start_engine())
+    headers = {"X-Request-ID": "r", "X-SLO-TPOT-Ms": "60", "X-Session-ID": "s1", "X-SLO-Reject": "1"}
+    async with post_chat(system, headers, messages=[{"role": "user", "content": "x" * 5000}]) as response:
+        assert response.status == 200
+        assert int(response.headers["x-ratelimit-remaining-requests"]) > 0
+    view = await system.find("r")
+    assert view is not None
+    assert (view.fields["tpot_slo_ms"], view.fields["session"], view.fields["reject_late"]) == ("60", "s1", "1")
+    assert len(view.fields["prefix"].split(" ")) == 2
+
+
+async def test_why_it_waits_is_told(busy_engine: SimulatedEngine, start_system: StartSystem) -> None:
+    system = await start_system(busy_engine)
+    async with AsyncExitStack() as stack:
+        await occupy(stack, system, "runs", "first", "second")
+        async with system.session.get(system.url + "/v1/requests/second/explain") as response:
+            told = await response.json()
+        assert (told["state"], told["position"], told["policy"]) == ("waiting", 1, "priority")
+        assert told["waits_for"].startswith("1 requests that are ahead of it")
+        assert [(e["could_take_it"], e["why"]) for e in told["engines"]] == [(False, "all of its 1 places are taken")]
+        async with system.session.get(system.url + "/v1/requests/runs/explain") as response:
+            told = await response.json()
+        assert told["chosen"].endswith("was chosen by least_loaded; 0 other requests were on it then")
+        async with system.session.get(system.url + "/v1/requests/nobody/explain") as response:
+            assert response.status == 404
+
+
+async def test_a_change_of_policy_reorders_what_waits(busy_engine: SimulatedEngine, start_system: StartSystem) -> None:
+    system = await start_system(busy_engine, schedulers=2)
+    async with AsyncExitStack() as stack:
+        await occupy(stack, system, "runs", "older")
+        await occupy(stack, system, "urgent", X_Request_Priority="CRITICAL")
+        keys = system.store.keys.pool(MODEL)
+
+        async def line() -> list[bytes]:
+            return await system.store.commands.zrange(keys.waiting, 0, -1)
+
+        assert await line() == [b"urgent", b"older"]
+        async with system.session.post(system.url + "/admin/set_policy", json={"policy": "fifo"}) as response:
+            assert (response.status, (await response.json())["pools"]) == (200, [MODEL])
+
+        async def reordered() -> bool:
+            return await line() == [b"older", b"urgent"]
+
+        await wait_until(reordered, what="what waits is ranked anew")
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"policy": "lottery"}, "fifo, priority"),
+        ({"placement": "dice"}, "round_robin, least_loaded"),
+        ({"aging_s": -1}, "aging_s must be"),
+        ({"colour": "red"}, "unknown setting 'colour'"),
+        ({}, "policy"),
+        ([], "JSON object"),
+        ({"policy": "fifo", "model": "nobody"}, "does not exist"),
+    ],
+    ids=str,
+)
+async def test_a_policy_that_there_is_not(
+    start_engine: StartEngine, start_system: StartSystem, body: Any, says: str
+) -> None:
+    system = await start_system(await start_engine())
+    async with system.session.post(system.url + "/admin/set_policy", json=body) as response:
+        assert response.status == (404 if "model" in body else 400)
+        assert says in (await error_of(response))["message"]
+
+
+async def test_admin_metrics_show_each_pool(start_engine: StartEngine, start_system: StartSystem) -> None:
+    system = await start_system(await start_engine())
+    async with post_chat(system, {}, stream=True) as response:
+        assert [event async for event in data(response)][-1] == "[DONE]"
+    async with system.session.get(system.url + "/admin/metrics") as response:
+        pool = (await response.json())["pools"][MODEL]
+    assert (pool["engines"], pool["counters"]["accepted"]) == (1, 1)

@@ -1,0 +1,88 @@
+"""The overload mode: the newest first, who has waited for too long is refused; and no batch backlog brings it about."""
+
+from __future__ import annotations
+
+import pytest
+
+from sagellm_control.scheduler.overload import OverloadMode
+from sagellm_control.scheduler.policy_settings import PolicySettings, WhenOverloaded
+from sagellm_control.scheduler.pool_policy import record_settings
+from sagellm_control.wire.priority import RequestPriority
+from sagellm_control.wire.request import Arrival
+from sagellm_control.wire.states import Outcome, Reason
+
+from ..pool_driver import PoolDriver
+from ..waiting import wait_until
+from .running import schedulers
+from .test_work_conserving import until_held, until_waiting
+
+ON = PolicySettings(overload=WhenOverloaded.CODEL, overload_interval_ms=1000, overload_target_ms=500)
+NORMAL, BACKGROUND = RequestPriority.NORMAL, RequestPriority.BACKGROUND
+
+
+def asking(arrived_ms: float, priority: RequestPriority = NORMAL) -> Arrival:
+    return Arrival("r", priority, arrived_ms)
+
+
+def test_a_standing_line_is_an_overload_and_a_burst_is_none() -> None:
+    mode = OverloadMode(ON)
+    assert mode.observe({NORMAL: 9}, 0) == {}
+    assert mode.observe({NORMAL: 0}, 900) == {}
+    assert mode.observe({NORMAL: 9}, 1800) == {}
+    assert mode.observe({NORMAL: 1}, 1900) == {"overloaded_normal": "1900"}
+    mode.follow({"overloaded_normal": "1900"})
+    assert mode.observe({NORMAL: 5}, 3000) == {}
+    assert mode.observe({NORMAL: 0}, 4000) == {"overloaded_normal": ""}
+
+
+def test_a_backlog_of_batch_work_is_none() -> None:
+    mode = OverloadMode(ON)
+    assert [mode.observe({BACKGROUND: 99}, at) for at in (0, 5000, 10_000)] == [{}, {}, {}]
+
+
+def test_off_is_off() -> None:
+    mode = OverloadMode(PolicySettings())
+    assert [mode.observe({NORMAL: 99}, at) for at in (0, 50_000, 100_000)] == [{}, {}, {}]
+    mode.follow({"overloaded_normal": "5"})
+    assert (mode.since_ms, mode.start(asking(10)), mode.refuses(asking(10), 1e9)) == ({}, 10, False)
+
+
+def test_the_newest_starts_first_and_the_oldest_are_refused() -> None:
+    mode = OverloadMode(ON)
+    mode.follow({"overloaded_normal": "1000"})
+    assert [mode.start(asking(at)) for at in (900, 1000, 1001, 1500)] == [900, 1000, 999, 500]
+    assert mode.start(asking(1500, BACKGROUND)) == 1500
+    assert [mode.refuses(asking(1000), now) for now in (1500, 1501)] == [False, True]
+
+
+@pytest.mark.parametrize("garbage", ["", "soon", "-5", "9" * 40, "²"])
+def test_garbage_is_no_overload(garbage: str) -> None:
+    mode = OverloadMode(ON)
+    mode.follow({"overloaded_normal": garbage})
+    assert mode.since_ms == {}
+
+
+async def test_schedulers_follow(pool: PoolDriver) -> None:
+    wanted = {"overload": "codel", "overload_interval_ms": "1000", "overload_target_ms": "5000"}
+    await record_settings(pool.store, pool.name, wanted)
+    await pool.engine()
+    async with schedulers(pool, 2, sweep_s=0.05) as made:
+        await pool.accept("running")
+        await until_held(pool, "e1", "running")
+        await pool.accept("old")
+        await until_waiting(pool, "old")
+        for _ in range(20):
+            pool.clock.advance(100)
+            waiting = {NORMAL: 1}
+            await made[0].policy.notice_overload(waiting, pool.clock.now_ms)
+        await wait_until(lambda: all(s.policy.overload.since_ms for s in made), what="both know")
+        pool.clock.advance(100)
+        await pool.accept("newer")
+        pool.clock.advance(100)
+        await pool.accept("newest")
+        await until_waiting(pool, "old", "newest", "newer")
+        pool.clock.advance(4000)
+        await pool.finish("running")
+        await until_held(pool, "e1", "newest")
+        ending = await pool.ending("old")
+    assert (ending.outcome, ending.code) == (Outcome.REJECTED, Reason.OVERLOADED)

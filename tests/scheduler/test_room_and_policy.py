@@ -1,0 +1,187 @@
+"""Schedulers at work with KV budgets, paces, objectives, affinity, and with a policy that changes meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from sagellm_control.scheduler.pool_policy import record_settings
+from sagellm_control.store.steps.policy import set_policy
+from sagellm_control.wire.priority import RequestPriority
+from sagellm_control.wire.states import Outcome, Reason
+
+from ..pool_driver import PoolDriver
+from ..pool_state import read_state, violations
+from ..waiting import wait_until
+from .running import instant_workers, metric, schedulers
+from .test_work_conserving import until_held, until_waiting
+
+PROMPT = {"prompt_tokens": 100, "max_tokens": 1}
+"""About 101 KV tokens, as the answer cannot be longer."""
+
+
+async def test_an_engine_that_its_pace_closed_opens_by_time(pool: PoolDriver) -> None:
+    await pool.engine(slots=8, pace_tps=1000.0)
+    async with schedulers(pool, sweep_s=0.2) as (scheduler,):
+        await pool.accept("a", **PROMPT)
+        await until_held(pool, "e1", "a")
+        await pool.accept("b", **PROMPT)
+        await until_waiting(pool, "b")
+        assert scheduler.waiting.opens_at_ms() is not None
+        pool.clock.advance(100)
+        await until_held(pool, "e1", "a", "b")
+    assert metric(pool, "missed_wakeups") == 0
+
+
+async def test_smaller_ones_pass_one_that_does_not_fit_and_not_for_ever(pool: PoolDriver) -> None:
+    await pool.engine(slots=8, kv_tokens=400)
+    async with schedulers(pool):
+        await pool.accept("running", prompt_tokens=300, max_tokens=1)
+        await until_held(pool, "e1", "running")
+        await pool.accept("large", prompt_tokens=350, max_tokens=1)
+        await until_waiting(pool, "large")
+        await pool.accept("small", prompt_tokens=10, max_tokens=1)
+        await until_held(pool, "e1", "running", "small")
+        pool.clock.advance(60_000)  # longer than its patience
+        await pool.accept("late", prompt_tokens=10, max_tokens=1)
+        await until_waiting(pool, "large", "late")
+        await pool.finish("small")
+        await until_waiting(pool, "large", "late")
+        await pool.finish("running")
+        await until_held(pool, "e1", "large", "late")
+    assert violations(await read_state(pool.store, pool.keys)) == []
+
+
+async def test_what_is_late_steps_back_behind_what_is_not(pool: PoolDriver) -> None:
+    await pool.engine()
+    async with schedulers(pool):
+        await pool.accept("running")
+        await until_held(pool, "e1", "running")
+        await pool.accept("late", slo_ms=100)
+        await pool.accept("in-time", slo_ms=60_000)
+        await until_waiting(pool, "late", "in-time")
+        pool.clock.advance(200)
+        await pool.finish("running")
+        await until_held(pool, "e1", "in-time")
+        await until_waiting(pool, "late")
+        await pool.finish("in-time")
+        await until_held(pool, "e1", "late")
+    assert metric(pool, "late", result="late") == 1
+
+
+@pytest.mark.parametrize("by", ["request", "pool"])
+async def test_what_is_late_is_refused_where_that_is_asked_for(pool: PoolDriver, by: str) -> None:
+    await pool.engine()
+    if by == "pool":
+        await record_settings(pool.store, pool.name, {"late": "refuse"})
+    async with schedulers(pool):
+        await pool.accept("running")
+        await until_held(pool, "e1", "running")
+        await pool.accept("late", slo_ms=100, reject_late=by == "request")
+        await until_waiting(pool, "late")
+        pool.clock.advance(200)
+        await pool.finish("running")
+        await until_waiting(pool)
+        ending = await pool.ending("late")
+    assert (ending.outcome, ending.code) == (Outcome.REJECTED, Reason.TOO_LATE)
+
+
+async def test_schedulers_learn_from_one_another_where_a_prefix_is(pool: PoolDriver) -> None:
+    await pool.engine("e1", slots=8)
+    await pool.engine("e2", slots=8)
+    await record_settings(pool.store, pool.name, {"placement": "prefix_affinity"})
+    prefix = ("a1", "b2", "c3")
+    async with schedulers(pool, 2) as made:
+        await pool.accept("first", prefix=prefix, prompt_tokens=2000)
+
+        async def placed() -> str | None:
+            return (await pool.record("first")).get("engine")
+
+        engine = await wait_until(placed, what="it is placed")
+        for scheduler in made:
+            await scheduler.watch.follow_placements()
+            assert scheduler.watch.engines.prefixes.depth(engine, prefix) == 3
+
+
+async def test_fair_tenants_take_turns(pool: PoolDriver) -> None:
+    await record_settings(pool.store, pool.name, {"policy": "fair"})
+    await pool.engine()
+    async with schedulers(pool, 3):
+        await pool.accept("running")
+        await until_held(pool, "e1", "running")
+        for number, request_id in enumerate(("b0", "b1", "b2", "b3", "s0", "s1"), 1):
+            # One after another: what is under way at the same time may overtake one another.
+            await pool.accept(request_id, tenant="busy" if request_id[0] == "b" else "small", **PROMPT)
+            await wait_until(lambda number=number: _waits(pool, number), what="it waits")
+        await until_waiting(pool, "b0", "s0", "b1", "s1", "b2", "b3")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_a_change_of_policy_while_requests_come_and_go(pool: PoolDriver, count: int) -> None:
+    ids = [f"r{i:03d}" for i in range(600)]
+    async with schedulers(pool, count, sweep_s=0.1):
+        for start in range(0, 600, 100):
+            urgency = RequestPriority.BACKGROUND if start % 200 else RequestPriority.HIGH
+            await pool.accept(*ids[start : start + 100], priority=urgency)
+        await wait_until(lambda: _waits(pool, 600), what="all wait")
+        assert await pool.waiting_ids() != ids
+        await record_settings(pool.store, pool.name, {"policy": "fifo"})
+        await pool.accept("new-1", priority=RequestPriority.BACKGROUND)
+        await record_settings(pool.store, pool.name, {"policy": "slo_aware"})
+        await record_settings(pool.store, pool.name, {"policy": "fifo"})
+        await pool.accept("new-2", priority=RequestPriority.CRITICAL)
+
+        async def in_order() -> bool:
+            return await pool.waiting_ids() == [*ids, "new-1", "new-2"]
+
+        await wait_until(in_order, what="what waits is in the order of arrival")
+        assert violations(await read_state(pool.store, pool.keys)) == []
+        await pool.engine(slots=4)
+        async with instant_workers(pool, "e1") as (answered, workers):
+            await wait_until(lambda: len(answered) == 602, what="all are answered")
+        assert workers[0].most_held <= 4
+        if count == 1:
+            assert answered[:602] == [*ids, "new-1", "new-2"]
+
+
+async def _waits(pool: PoolDriver, number: int) -> bool:
+    return await pool.store.commands.zcard(pool.keys.waiting) == number
+
+
+_COPIES = """
+for i = 2, #ARGV do
+  redis.call('COPY', KEYS[2], KEYS[i + 1])
+  redis.call('ZADD', KEYS[1], ARGV[1] + i / 1000, ARGV[i])
+end
+"""
+
+
+async def test_very_many_are_ranked_anew_and_nobody_is_blocked(pool: PoolDriver) -> None:
+    db = pool.store.commands
+    await pool.waiting("r0", priority=RequestPriority.LOW)
+    copy, made = db.register_script(_COPIES), 20_000
+    for start in range(0, made, 5000):
+        names = [f"c{i}" for i in range(start, start + 5000)]
+        keys = [pool.keys.waiting, pool.keys.record("r0"), *map(pool.keys.record, names)]
+        await copy(keys=keys, args=[pool.clock.now_ms, *names])
+    await pool.engine(slots=50)
+    await pool.store.commands.hset(pool.keys.engine("e1"), "state", "STARTING")  # nobody is placed
+    async with schedulers(pool, 2, sweep_s=0.2) as made_schedulers:
+        epoch = await set_policy(pool.store, pool.name, {"aging_s": "7"}, {})
+        longest, began = 0.0, asyncio.get_running_loop().time()
+
+        async def done() -> bool:
+            nonlocal longest
+            before = asyncio.get_running_loop().time()
+            cursor = await db.hget(pool.keys.reranking, "cursor")
+            longest = max(longest, asyncio.get_running_loop().time() - before)
+            return cursor == b"end" and await db.hlen(pool.keys.reranking) <= 4
+
+        await wait_until(done, 60, what="all are ranked anew")
+        took_s = asyncio.get_running_loop().time() - began
+        assert all(s.policy.epoch == epoch for s in made_schedulers)
+    assert await db.zcard(pool.keys.waiting) == made + 1
+    ranks = await db.zrange(pool.keys.waiting, 0, -1, withscores=True)
+    assert {rank for _, rank in ranks} == {float((await pool.record("r0"))["rank"])}
+    assert metric(pool, "reranked") == made + 1, f"in {took_s:.1f} s, the longest look took {longest * 1000:.0f} ms"

@@ -1,0 +1,145 @@
+"""What waits is bounded: requests and bytes, for the pool, a class and a tenant; and what a full queue does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sagellm_control.store.steps.accept import Accepted, AcceptLimits, Full, accept
+from sagellm_control.store.steps.admit import Admission, admit
+from sagellm_control.store.steps.assign import Late, Placement
+from sagellm_control.store.steps.cancel import cancel
+from sagellm_control.store.steps.displace import displace
+from sagellm_control.store.steps.expire import expire_waiting
+from sagellm_control.store.steps.requeue import Cause
+from sagellm_control.wire.priority import RequestPriority
+from sagellm_control.wire.states import Outcome, Reason
+
+from ..pool_driver import PoolDriver, new_request
+
+ANY = AcceptLimits(without_engine=True)
+
+
+async def backlog(pool: PoolDriver) -> dict[str, int]:
+    found = await pool.store.commands.hgetall(pool.keys.backlog)
+    return {name.decode(): int(count) for name, count in found.items()}
+
+
+async def test_it_counts_what_no_engine_has(pool: PoolDriver) -> None:
+    await pool.engine()
+    await pool.accept("a", tenant="t", body=b"12345")
+    counted = {"requests/2": 1, "bytes/2": 5, "tenant_requests/t": 1, "tenant_bytes/t": 5}
+    assert await backlog(pool) == counted
+    await pool.admit(*(pool.admission(entry) for entry in (await pool.take()).arrivals))
+    assert await backlog(pool) == counted
+    await pool.assign(Placement("a", 0, "e1"))
+    assert await backlog(pool) == {}
+    await pool.requeue("a", Cause.RETURNED)
+    assert await backlog(pool) == counted
+    await cancel(pool.store, pool.name, "a")
+    assert await backlog(pool) == {}
+
+
+async def test_straight_to_an_engine_it_counts_no_more(pool: PoolDriver) -> None:
+    await pool.engine()
+    await pool.accept("a", tenant="t")
+    await pool.admit(*(pool.admission(entry, engine="e1") for entry in (await pool.take()).arrivals))
+    assert await backlog(pool) == {}
+
+
+async def test_a_wrong_count_heals_when_nothing_waits(pool: PoolDriver) -> None:
+    await pool.store.commands.hset(pool.keys.backlog, mapping={"requests/2": 999, "tenant_requests/gone": 3})
+    await pool.accept("a", body=b"123")
+    assert await backlog(pool) == {"requests/2": 1, "bytes/2": 3}
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"max_waiting": 2}, Reason.QUEUE_FULL),
+        ({"max_waiting_bytes": 20}, Reason.QUEUE_BYTES_FULL),
+        ({"class_waiting": (0, 0, 2, 0, 0)}, Reason.CLASS_FULL),
+        ({"class_waiting_bytes": (0, 0, 20, 0, 0)}, Reason.CLASS_BYTES_FULL),
+        ({"tenant_waiting": 2}, Reason.TENANT_FULL),
+        ({"tenant_waiting_bytes": 20}, Reason.TENANT_BYTES_FULL),
+    ],
+    ids=lambda value: str(value) if isinstance(value, str) else "",
+)
+async def test_bounds(pool: PoolDriver, limits: dict[str, Any], reason: Reason) -> None:
+    requests = [new_request(r, pool.name, tenant="t", body=b"0123456789") for r in "abc"]
+    results = await accept(pool.store, pool.name, requests, replace(ANY, **limits))
+    assert [type(result) for result in results] == [Accepted, Accepted, Full]
+    assert isinstance(results[2], Full)
+    assert (results[2].reason, results[2].waiting) == (reason, 2)
+    assert (await pool.counters())[reason] == 1
+    # Another call, and another tenant or class where those are what is bounded.
+    other = new_request("d", pool.name, tenant="u", priority=RequestPriority.HIGH, body=b"0123456789")
+    (again,) = await accept(pool.store, pool.name, [other], replace(ANY, **limits))
+    assert isinstance(again, Full) is (reason in (Reason.QUEUE_FULL, Reason.QUEUE_BYTES_FULL))
+
+
+async def test_a_full_queue_names_who_is_last_in_line(pool: PoolDriver) -> None:
+    await pool.waiting("a", "b", "c")
+    (full,) = await accept(pool.store, pool.name, [new_request("d", pool.name)], replace(ANY, max_waiting=3))
+    assert isinstance(full, Full)
+    assert full.last == ("c", "b", "a")
+
+
+async def test_the_least_urgent_makes_place(pool: PoolDriver) -> None:
+    await pool.waiting("a", priority=RequestPriority.LOW)
+    await pool.waiting("b", priority=RequestPriority.BACKGROUND)
+    await pool.waiting("c", priority=RequestPriority.BACKGROUND)
+    await pool.waiting("d", priority=RequestPriority.NORMAL)
+    last = ["d", "c", "b", "a"]
+    gone = await displace(pool.store, pool.name, RequestPriority.LOW, last, retry_after_s=7)
+    assert gone == "c"
+    ending = await pool.ending("c")
+    assert (ending.outcome, ending.status, ending.code) == (Outcome.REJECTED, 429, Reason.DISPLACED)
+    assert ending.retry_after_s == 7
+    assert await pool.waiting_ids() == ["a", "b", "d"]
+    assert (await backlog(pool))["requests/4"] == 1
+    assert await displace(pool.store, pool.name, RequestPriority.BACKGROUND, last, retry_after_s=7) is None
+    assert await displace(pool.store, pool.name, RequestPriority.LOW, last, retry_after_s=7) == "b"
+
+
+async def test_a_class_waits_no_longer_than_it_may(pool: PoolDriver) -> None:
+    await pool.engine(slots=2)
+    await pool.accept("a", "b", "c")
+    admissions = [
+        Admission(e.level, e.entry_id, e.fields["id"], i, wait_ms=1000 if e.fields["id"] != "c" else 0)
+        for i, e in enumerate((await pool.take()).arrivals)
+    ]
+    await admit(pool.store, pool.name, admissions)
+    assert await expire_waiting(pool.store, pool.name) == 0
+    assert (await pool.assign(Placement("a", 0, "e1"))).results == ["assigned"]
+    pool.clock.advance(1001)
+    assert await expire_waiting(pool.store, pool.name) == 1
+    ending = await pool.ending("b")
+    assert (ending.outcome, ending.status, ending.code) == (Outcome.EXPIRED, 503, Reason.QUEUE_TTL)
+    assert (await pool.state("a"), await pool.state("c")) == ("assigned", "waiting")
+    assert await pool.store.commands.exists(pool.keys.expiries) == 0
+
+
+async def test_late_ones_step_back_once(pool: PoolDriver) -> None:
+    await pool.engine()
+    await pool.waiting("a", "b")
+    since = pool.clock.now_ms
+    late = Placement("a", 0, None, late=Late.STEP_BACK, late_since_ms=since, rank=since + 600_000)
+    assert (await pool.assign(late)).results == ["late"]
+    assert await pool.waiting_ids() == ["b", "a"]
+    assert (await pool.record("a"))["late"] == "1"
+    await pool.assign(Placement("b", 0, "e1"))
+    assert (await pool.assign(late)).results == ["stale"], "it has stepped back before"
+
+
+async def test_late_ones_are_refused_when_they_are(pool: PoolDriver) -> None:
+    await pool.waiting("a")
+    too_early = Placement("a", 0, None, late=Late.REFUSE, late_since_ms=pool.clock.now_ms + 1)
+    assert (await pool.assign(too_early)).results == ["stale"]
+    pool.clock.advance(1)
+    assert (await pool.assign(too_early)).results == ["refused"]
+    ending = await pool.ending("a")
+    assert (ending.outcome, ending.code) == (Outcome.REJECTED, Reason.TOO_LATE)
+    assert await backlog(pool) == {}

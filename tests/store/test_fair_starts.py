@@ -1,0 +1,122 @@
+"""Fair starts: the scripts keep a pool's virtual time and its tenants' next starts."""
+
+from __future__ import annotations
+
+from sagellm_control.store.steps.admit import Admission, Rules, admit
+from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.cancel import cancel
+from sagellm_control.store.steps.finish import Finish, finish
+from sagellm_control.store.steps.policy import set_policy
+from sagellm_control.store.steps.rank import Charge
+
+from ..pool_driver import DONE, PoolDriver
+
+
+async def fair_pool(pool: PoolDriver, *, slots: int = 0) -> Rules:
+    """A pool whose policy is fair, with an engine."""
+    epoch = await set_policy(pool.store, pool.name, {"policy": "fair"}, {})
+    await pool.engine(slots=slots)
+    return Rules(epoch, fair=True)
+
+
+async def arrive(
+    pool: PoolDriver, rules: Rules, tenant: str, *ids: str, charge: float = 100.0, engine: str | None = None
+) -> list[str]:
+    """Arrivals of one tenant, in one batch."""
+    await pool.accept(*ids, tenant=tenant)
+    admissions = [
+        Admission(e.level, e.entry_id, e.fields["id"], 0.0, engine, charge=Charge(charge, 10.0, 2.0))
+        for e in (await pool.take()).arrivals
+    ]
+    admitted = await admit(pool.store, pool.name, admissions, rules)
+    assert admitted is not None
+    return admitted.results
+
+
+async def starts(pool: PoolDriver) -> dict[str, float]:
+    """Tenant -> next start, counted from the virtual time."""
+    now = float(await pool.store.commands.get(pool.keys.virtual_time))
+    found = await pool.store.commands.zrange(pool.keys.tenants, 0, -1, withscores=True)
+    return {tenant.decode(): round(start - now, 3) for tenant, start in found}
+
+
+async def test_tenants_take_turns_however_many_requests_one_has(pool: PoolDriver) -> None:
+    rules = await fair_pool(pool)
+    await arrive(pool, rules, "busy", "b1", "b2", "b3", "b4")
+    await arrive(pool, rules, "small", "s1", "s2")
+    assert await pool.waiting_ids() == ["b1", "s1", "b2", "s2", "b3", "b4"]
+    assert await starts(pool) == {"busy": 400.0, "small": 200.0}
+
+
+async def test_who_was_idle_is_lifted_to_the_virtual_time(pool: PoolDriver) -> None:
+    rules = await fair_pool(pool)
+    await arrive(pool, rules, "busy", "b1", "b2", "b3")
+    await pool.engine(slots=2)
+    assert (await pool.assign(Placement("b1", 0, "e1"), Placement("b2", 0, "e1"))).results == ["assigned"] * 2
+    assert await starts(pool) == {"busy": 200.0}  # virtual time is the start of b2
+    await arrive(pool, rules, "late", "l1", charge=50.0)
+    await arrive(pool, rules, "late", "l2", charge=50.0)
+    assert await pool.waiting_ids() == ["l1", "l2", "b3"]
+
+
+async def test_direct_assignment_moves_the_virtual_time(pool: PoolDriver) -> None:
+    rules = await fair_pool(pool, slots=8)
+    assert await arrive(pool, rules, "a", "1", "2", "3", engine="e1") == ["assigned"] * 3
+    assert await starts(pool) == {"a": 100.0}
+
+
+async def test_tenants_that_are_idle_are_forgotten(pool: PoolDriver) -> None:
+    # They would start at the virtual time all the same.
+    rules = await fair_pool(pool, slots=1000)
+    for number in range(300):
+        await arrive(pool, rules, f"t{number}", f"r{number}", charge=1.0, engine="e1")
+        await arrive(pool, rules, "busy", f"b{number}", charge=10.0, engine="e1")
+    assert len(await starts(pool)) <= 64 + 8
+
+
+async def test_one_batch_is_admitted_in_the_order_of_its_starts(pool: PoolDriver) -> None:
+    rules = await fair_pool(pool)
+    await arrive(pool, rules, "busy", "b1", "b2")
+    await pool.engine(slots=1)
+    await pool.accept("b3", tenant="busy")
+    await pool.accept("s1", tenant="small")
+    admissions = [
+        Admission(e.level, e.entry_id, e.fields["id"], 0.0, "e1", charge=Charge(100.0, 10.0, 2.0))
+        for e in (await pool.take()).arrivals
+    ]
+    admitted = await admit(pool.store, pool.name, admissions, rules)
+    assert admitted is not None
+    assert admitted.results == ["waiting", "waiting"]  # b1 is ahead of both
+    assert await pool.waiting_ids() == ["b1", "s1", "b2", "b3"]
+
+
+async def test_what_was_served_is_settled(pool: PoolDriver) -> None:
+    rules = await fair_pool(pool, slots=8)
+    await arrive(pool, rules, "a", "1", "2", engine="e1")
+    done = Finish("1", 1, 1, DONE, output_tokens=60)  # 10 were expected, at 2 ms each
+    assert await finish(pool.store, pool.name, "e1", pool.worker("e1"), [done]) == [True]
+    assert await starts(pool) == {"a": 200.0}
+    assert await finish(pool.store, pool.name, "e1", pool.worker("e1"), [done]) == [True]
+    assert await starts(pool) == {"a": 200.0}, "sent again, it is settled once"
+    few = Finish("2", 1, 1, DONE, output_tokens=0)
+    await finish(pool.store, pool.name, "e1", pool.worker("e1"), [few])
+    assert await starts(pool) == {"a": 180.0}
+
+
+async def test_what_never_ran_is_not_charged(pool: PoolDriver) -> None:
+    rules = await fair_pool(pool)
+    await arrive(pool, rules, "a", "1", "2")
+    await cancel(pool.store, pool.name, "2")
+    assert await starts(pool) == {"a": 100.0}
+
+
+async def test_sent_again_nothing_is_charged_twice(pool: PoolDriver) -> None:
+    rules = await fair_pool(pool)
+    await pool.accept("1", tenant="a")
+    (entry,) = (await pool.take()).arrivals
+    admission = Admission(entry.level, entry.entry_id, "1", 0.0, charge=Charge(100.0, 10.0, 2.0))
+    for expected in ("waiting", "gone"):
+        admitted = await admit(pool.store, pool.name, [admission], rules)
+        assert admitted is not None
+        assert admitted.results == [expected]
+    assert await starts(pool) == {"a": 100.0}
