@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from sagellm_control.scheduler.pool_policy import record_settings
+from sagellm_control.store.steps.engines import renew_engine
 from sagellm_control.store.steps.policy import set_policy
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.states import Outcome, Reason
 
-from ..pool_driver import PoolDriver
+from ..pool_driver import LEASE_MS, PoolDriver
 from ..pool_state import read_state, violations
 from ..waiting import wait_until
 from .running import instant_workers, metric, schedulers
@@ -32,6 +34,19 @@ async def test_an_engine_that_its_pace_closed_opens_by_time(pool: PoolDriver) ->
         pool.clock.advance(100)
         await until_held(pool, "e1", "a", "b")
     assert metric(pool, "missed_wakeups") == 0
+
+
+async def test_an_engine_that_gets_a_pace_while_it_serves_opens_by_time_too(pool: PoolDriver) -> None:
+    await pool.engine(slots=8)
+    async with schedulers(pool) as (scheduler,):
+        await pool.accept("a", **PROMPT)
+        await until_held(pool, "e1", "a")
+        await renew_engine(pool.store, replace(pool.rows["e1"], pace_tps=1000.0), [("a", 1)], lease_ms=LEASE_MS)
+        await pool.accept("b", **PROMPT)  # the first that its pace is charged with
+        await until_held(pool, "e1", "a", "b")
+        await pool.accept("c", **PROMPT)
+        await until_waiting(pool, "c")
+        await wait_until(lambda: scheduler.waiting.opens_at_ms(), what="the scheduler knows when it opens")
 
 
 async def test_smaller_ones_pass_one_that_does_not_fit_and_not_for_ever(pool: PoolDriver) -> None:

@@ -32,6 +32,13 @@ def test_a_busy_engine_is_at_least_as_fast_as_seen() -> None:
     assert (seen.prefill_tps or 0) > 2000
 
 
+def test_an_engine_that_is_never_alone_is_measured_all_the_same() -> None:
+    seen = EngineObservation(EngineSpeed(8000.0, 0.0, 0.0))
+    for _ in range(50):
+        seen.prefilled(1000, 0.5, alone=False)
+    assert seen.speed().prefill_tps == pytest.approx(2000, rel=0.05)
+
+
 def test_a_change_of_speed_is_followed() -> None:
     seen = EngineObservation(EngineSpeed(8000.0, 0.0, 0.0))
     for _ in range(30):

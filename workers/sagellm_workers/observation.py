@@ -10,6 +10,8 @@ from sagellm_control.wire.engine import EngineSpeed
 
 SPEED_MEMORY = 0.2
 """Weight of a new measurement of the prefill speed: it follows a change within some ten of them."""
+BUSY_MEMORY = 0.1
+"""The same for what an engine showed that did other things as well, as long as there is nothing better."""
 LEAST_PROMPT_TOKENS = 64
 """Of a prompt that tells anything about the prefill speed; the time of a shorter one is that of the first step."""
 STEP_FADE_S = 60.0
@@ -110,6 +112,9 @@ class EngineObservation:
         elif alone or speed > self._prefill_tps:
             # On a log scale: half as fast and twice as fast are as far away.
             self._prefill_tps *= (speed / self._prefill_tps) ** SPEED_MEMORY
+        elif not self._prefills:
+            # Too low, but a guess is worth even less; an engine that is never alone is never measured otherwise.
+            self._prefill_tps *= (speed / self._prefill_tps) ** BUSY_MEMORY
         self._prefills += alone
 
     def speed(self) -> EngineSpeed:

@@ -104,8 +104,8 @@ class ArrivalDesk:
         metrics.BATCH.labels(self._pool).observe(len(batch.admissions))
         for result in set(admitted.results):
             metrics.ADMITTED.labels(self._pool, result).inc(admitted.results.count(result))
-        if admitted.room.open_engines and not self._watch.engines.open:
-            # There is room that this snapshot does not know of.
+        if (admitted.room.open_engines > 0) != (self._watch.engines.open > 0):
+            # There is room that this snapshot does not know of, or none where it sees some.
             await self._watch.read()
         return AfterAdmission(
             admitted.room.waiting, admitted.room.open_engines > 0, added="waiting" in admitted.results

@@ -41,7 +41,7 @@ class EngineWatch:
     async def read(self, *, all_rows: bool = False) -> None:
         """Take over the room of all engines, and the rows of those that are not known yet (or of all)."""
         notes = await room(self._store, self._pool)
-        wanted = [engine for engine in notes if all_rows or not self.engines.knows(engine)]
+        wanted = [engine for engine, note in notes.items() if all_rows or self._row_is_old(engine, note)]
         if wanted:
             rows = await engine_rows(self._store, self._pool, wanted)
             self.engines.learn(rows)
@@ -94,6 +94,13 @@ class EngineWatch:
             if load is not None and load.free == note.free and note.kv_held is None:
                 continue  # as expected, which is the rule
             self.engines.set_room(engine, self._room(engine, note))
+
+    def _row_is_old(self, engine: str, note: RoomNote) -> bool:
+        if not self.engines.knows(engine):
+            return True
+        load = self.engines.load_of(engine)
+        # It has been given a pace since.
+        return note.paced_until_ms is not None and load is not None and not load.row.pace_tps
 
     def _room(self, engine: str, note: RoomNote) -> EngineRoom:
         free = note.free

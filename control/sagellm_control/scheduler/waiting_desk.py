@@ -107,6 +107,8 @@ class WaitingDesk:
             )
             placed += self._take_in(decided, answer)
             self._waiting = answer.room.waiting
+            if answer.room.waiting and not answer.room.open_engines and engines.open:
+                await self._watch.read()  # what keeps them closed may open them by time
             if not answer.room.waiting or not answer.room.open_engines:
                 return placed
             fresh = False
