@@ -105,7 +105,7 @@ async def test_a_stream_is_kept_alive_meanwhile(engine: EchoEngine, start_system
     async with system.session.post(system.url + CHAT_PATH, json=ASKED | {"stream": True}) as response:
         assert response.status == 200
         *comments, last = [part async for part in pieces(response)]
-    assert set(comments) == {b": waiting"}
+    assert set(comments) == {b": waiting position=0"}
     assert b'"code":"no_engine"' in last
 
 
