@@ -82,6 +82,8 @@ class Engine:
         self.kv_held = 0
         self.busy_ms = 0.0
         self.prefill_busy_ms = 0.0
+        self._decode_ms = 0.0
+        self._decoded = 0
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.generated_tokens = 0
@@ -119,6 +121,17 @@ class Engine:
     def kv_waiting(self) -> int:
         """KV tokens that those without a slot will need for their prompts."""
         return sum(job.arrival.prompt_tokens for job in self.waiting)
+
+    def decoding(self, now_ms: float) -> tuple[float, int]:
+        """Since the start: time (ms) that answers spent between tokens, summed over the answers, and those tokens.
+
+        This is what a worker sees of the time per output token, tokens of answers that have not ended included.
+        """
+        done = 0
+        if self._steps and self._step_ms:
+            done = min(self._steps, int((now_ms - self._began_ms) / self._step_ms + 1e-9))
+        tokens = done * len(self._ends)
+        return self._decode_ms + tokens * self._step_ms, self._decoded + tokens
 
     def jobs(self) -> list[Job]:
         """All that it has."""
@@ -245,6 +258,8 @@ class Engine:
         answering = len(self._ends)
         self.kv_held += steps * answering
         self.generated_tokens += steps * answering
+        self._decoded += steps * answering
+        self._decode_ms += steps * answering * self._step_ms
         while self._ends and self._ends[0][0] <= self._step:
             self._finish(heapq.heappop(self._ends)[2], now)
         for job, tokens in self._chunk:
