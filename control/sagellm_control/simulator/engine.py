@@ -27,11 +27,11 @@ from .prefix_cache import PrefixCache
 class EngineModel:
     """What an engine can do. The defaults are those that the documentation's tables use."""
 
-    speed: EngineSpeed = EngineSpeed(prefill_tps=20_000.0, step_ms=15.0, step_ms_per_answer=0.3)
+    speed: EngineSpeed = EngineSpeed(prefill_tps=20_000.0, step_ms=6.0, step_ms_per_answer=0.5)
     slots: int = 64
     chunk_tokens: int = 4096
     """Most prompt tokens in an iteration."""
-    kv_tokens: int = 0
+    kv_tokens: int = 512_000
     """Tokens that its KV cache holds for requests that run; 0: no bound."""
     cache_blocks: int = 1000
     block_tokens: int = 512
