@@ -1,0 +1,83 @@
+"""The engine that would have read the prompt first."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from ...wire.request import Arrival
+from ..forecast import Forecast
+from ..open_engines import OpenEngines
+from .base import Hold
+from .holding import Holding
+
+PREFIX_LOOKS = 8
+"""Engines compared that have a beginning of the prompt cached."""
+LOAD_LOOKS = 2
+"""Open engines compared that have the fewest requests."""
+HOLDS = 10.0
+"""Times the usual longest hold: waiting for the engine that reads the prompt first costs the request nothing."""
+REQUEST_MS = 5.0
+"""What a request that runs on an engine counts as (ms): it makes every step longer. Small against a prefill, so that
+it decides between engines that are alike."""
+
+
+class SoonestPlacement:
+    """The lowest of
+
+        wait until the engine's pace opens it + uncached prompt tokens / its pace + 5 ms a request on it       (ms)
+
+    where an engine without a pace counts with its prefill speed and with what it has still to read. So a cached prompt
+    is worth what it saves, a queue costs what it lasts, and engines of different speeds compare as they are. If the
+    lowest is that of an engine that is closed by its pace, the request waits for it, for a bounded time.
+
+    The lowest is looked for among the engines that have a beginning of the prompt and the open ones with the fewest
+    requests.
+
+    Args:
+        hold_ms: a tenth of the longest wait for a closed engine while others have room; 0: none.
+    """
+
+    name = "soonest"
+
+    def __init__(self, hold_ms: float) -> None:
+        self._holding = Holding(HOLDS * hold_ms)
+
+    def choose(self, request: Arrival, forecast: Forecast, engines: OpenEngines, now_ms: float) -> str | Hold | None:
+        best: str | None = None
+        best_ms = float("inf")
+        for engine in islice(engines.by_load(request, forecast), LOAD_LOOKS):
+            cost_ms, _ = self._cost_ms(engine, request, forecast, engines, now_ms)
+            if cost_ms < best_ms:
+                best, best_ms = engine, cost_ms
+        if best is None:
+            return None
+        closed_ms, opens_ms = float("inf"), now_ms
+        for engine, _ in engines.with_prefix(request, PREFIX_LOOKS):
+            cost_ms, wait_ms = self._cost_ms(engine, request, forecast, engines, now_ms)
+            if engines.can_take(engine, request, forecast):
+                if cost_ms < best_ms:
+                    best, best_ms = engine, cost_ms
+            elif cost_ms < closed_ms:
+                closed_ms, opens_ms = cost_ms, now_ms + wait_ms
+        if closed_ms < best_ms and (hold := self._holding.hold(request, now_ms, opens_ms)):
+            return hold
+        self._holding.end(request)
+        return best
+
+    @staticmethod
+    def _cost_ms(
+        engine: str, request: Arrival, forecast: Forecast, engines: OpenEngines, now_ms: float
+    ) -> tuple[float, float]:
+        # The cost, and the wait in it; infinite for an engine of which nobody knows when it opens.
+        load = engines.load_of(engine)
+        if load is None or load.free <= 0:
+            return float("inf"), float("inf")
+        row = load.row
+        wait_ms = 0.0
+        if load.is_paced(now_ms):
+            wait_ms = load.paced_until_ms - now_ms
+        elif not row.pace_tps:
+            wait_ms = max(0.0, load.prefill_until_ms - now_ms)
+        rate = max(row.pace_tps or row.speed.prefill_tps, 1.0) / 1000
+        uncached = engines.uncached_tokens(engine, request, forecast)
+        return wait_ms + uncached / rate + REQUEST_MS * load.requests, wait_ms
