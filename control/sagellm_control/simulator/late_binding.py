@@ -60,6 +60,7 @@ class _Waiting:
     """Where a fair order let it start."""
     charge_ms: float
     stepped_back: bool = False
+    held_until_ms: float = 0.0
 
     def __lt__(self, other: _Waiting) -> bool:
         return (self.rank, self.number) < (other.rank, other.number)
@@ -201,9 +202,17 @@ class LateBinding:
         waiting, engines = self._waiting, self.engines
         position = looks = 0
         blocked: _Waiting | None = None
+        held = False
         self._next_hold_ms = float("inf")
         while position < len(waiting) and engines.open and looks < MOST_LOOKS:
             item = waiting[position]
+            if item.stepped_back and held:
+                return  # those that can still make it wait for the right engine: the others are not taken from them
+            if item.held_until_ms > now_ms:
+                held = True
+                self._next_hold_ms = min(self._next_hold_ms, item.held_until_ms)
+                position += 1
+                continue
             if blocked is not None and not may_pass(item.rank, blocked.rank, self._order.patience_ms):
                 self._keep_free(blocked, now_ms)
                 return
@@ -231,6 +240,8 @@ class LateBinding:
             if choice is None and blocked is None:
                 blocked = item
             elif isinstance(choice, Hold):
+                held = True
+                item.held_until_ms = choice.until_ms
                 self._next_hold_ms = min(self._next_hold_ms, choice.until_ms)
 
     def _judge(self, item: _Waiting, now_ms: float) -> Verdict:
