@@ -17,7 +17,7 @@ from ..scheduler.lateness import LATE_HANDICAP_MS, Lateness, Verdict
 from ..scheduler.open_engines import OpenEngines
 from ..scheduler.order import AdaptiveOrder, Order, PoolLoad, make_order
 from ..scheduler.passing import may_pass
-from ..scheduler.placement import Hold, Placement, make_placement
+from ..scheduler.placement import Placement, make_placement
 from ..scheduler.policy_settings import PolicySettings
 from ..scheduler.prefix_index import PrefixIndex
 from ..scheduler.tenant_clock import TenantClock
@@ -26,7 +26,7 @@ from ..wire.states import EngineState
 from .agenda import Agenda
 from .engine import Engine
 from .fleet import Fleet
-from .job import Job
+from .job import NEVER, Job
 
 POOL = "simulated"
 
@@ -36,7 +36,10 @@ WINDOW_MS = 1000.0
 MOST_LOOKS = 64
 """Requests at the head of the line that are looked at in one go while none of them can be placed."""
 
-KEPT_MS = 60_000.0
+DEEPEST_LOOK = 512
+"""Requests at the head of the line of which some may hold out for an engine; beyond them nobody is looked for."""
+
+KEPT_MS = 2_000.0
 """Longest time for which an engine is kept free for a request that does not fit."""
 
 
@@ -61,6 +64,7 @@ class _Waiting:
     charge_ms: float
     stepped_back: bool = False
     held_until_ms: float = 0.0
+    unfit_since_ms: float = NEVER
 
     def __lt__(self, other: _Waiting) -> bool:
         return (self.rank, self.number) < (other.rank, other.number)
@@ -202,14 +206,14 @@ class LateBinding:
         waiting, engines = self._waiting, self.engines
         position = looks = 0
         blocked: _Waiting | None = None
-        held = False
+        held = 0
         self._next_hold_ms = float("inf")
-        while position < len(waiting) and engines.open and looks < MOST_LOOKS:
+        while position < min(len(waiting), DEEPEST_LOOK) and engines.open and looks < MOST_LOOKS:
             item = waiting[position]
-            if item.stepped_back and held:
+            if item.stepped_back and held >= engines.open:
                 return  # those that can still make it wait for the right engine: the others are not taken from them
             if item.held_until_ms > now_ms:
-                held = True
+                held += 1
                 self._next_hold_ms = min(self._next_hold_ms, item.held_until_ms)
                 position += 1
                 continue
@@ -224,6 +228,7 @@ class LateBinding:
             if verdict is Verdict.STEP_BACK:
                 del waiting[position]
                 item.stepped_back = True
+                engines.release_kept(item.job.arrival.id)
                 item.rank += LATE_HANDICAP_MS
                 insort(waiting, item)
                 continue
@@ -237,10 +242,13 @@ class LateBinding:
                 continue
             looks += 1
             position += 1
-            if choice is None and blocked is None:
-                blocked = item
-            elif isinstance(choice, Hold):
-                held = True
+            if choice is None:
+                # Those that its pace has closed may have room for it: blocked is who has seen them all open.
+                item.unfit_since_ms = min(item.unfit_since_ms, now_ms)
+                if blocked is None and now_ms - item.unfit_since_ms > self._order.patience_ms:
+                    blocked = item
+            else:
+                held += 1
                 item.held_until_ms = choice.until_ms
                 self._next_hold_ms = min(self._next_hold_ms, choice.until_ms)
 

@@ -57,7 +57,7 @@ class SoonestPlacement:
             if engines.can_take(engine, request, forecast):
                 if cost_ms < best_ms:
                     best, best_ms = engine, cost_ms
-            elif cost_ms < closed_ms:
+            elif wait_ms > 0 and cost_ms < closed_ms:  # else it has no KV room, and nobody knows when it will
                 closed_ms, opens_ms = cost_ms, now_ms + wait_ms
         if closed_ms < best_ms and (hold := self._holding.hold(request, now_ms, opens_ms)):
             return hold
