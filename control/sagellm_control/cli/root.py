@@ -14,6 +14,7 @@ from .failures import clear_lines
 from .process_commands import engine, gateway, scheduler, worker
 from .requests_command import requests
 from .settings_command import settings
+from .simulate_command import simulate
 from .up_command import up
 
 
@@ -51,5 +52,5 @@ def root() -> None:
     """
 
 
-for command in (up, gateway, scheduler, worker, engine, enqueue, engines, requests, api_key, settings):
+for command in (up, gateway, scheduler, worker, engine, enqueue, engines, requests, api_key, settings, simulate):
     root.add_command(command)

@@ -127,19 +127,31 @@ class Engine:
 
         This is what a worker sees of the time per output token, tokens of answers that have not ended included.
         """
-        done = 0
-        if self._steps and self._step_ms:
-            done = min(self._steps, int((now_ms - self._began_ms) / self._step_ms + 1e-9))
-        tokens = done * len(self._ends)
+        tokens = self._done(now_ms) * len(self._ends)
         return self._decode_ms + tokens * self._step_ms, self._decoded + tokens
 
     def jobs(self) -> list[Job]:
         """All that it has."""
         return [*(job for _, _, job in sorted(self._ends)), *self.prefilling, *self.waiting]
 
-    def answers(self) -> list[tuple[int, Job]]:
-        """The answers that make tokens, each with how many it has still to make, as of the last event."""
-        return [(end - self._step, job) for end, _, job in self._ends]
+    def answers_at(self, now_ms: float) -> list[tuple[int, Job]]:
+        """The answers that make tokens, each with how many it has still to make."""
+        step = self._step + self._done(now_ms)
+        return [(end - step, job) for end, _, job in self._ends]
+
+    def has_room(self, job: Job) -> bool:
+        """Whether it has a slot for it, and KV tokens for its prompt and its whole answer."""
+        need = job.arrival.prompt_tokens + job.output_tokens
+        most = self.model.kv_tokens
+        return self.load < self.model.slots and (
+            not most or not self.load or self.kv_held + self.kv_waiting + need <= most
+        )
+
+    def _done(self, now_ms: float) -> int:
+        # Iterations of the run under way that are over.
+        if not self._steps or not self._step_ms:
+            return 0
+        return min(self._steps, int((now_ms - self._began_ms) / self._step_ms + 1e-9))
 
     def submit(self, job: Job) -> None:
         """Give it a request."""

@@ -179,10 +179,12 @@ class LateBinding:
             insort(self._waiting, self._running.pop(job.arrival.id))
 
     def back(self, engine: Engine) -> None:
-        self.engines.refresh({
-            **{load.row.engine_id: load.free for load in self.engines.loads()},
-            engine.id: engine.model.slots,
-        })
+        self.engines.refresh(
+            {
+                **{load.row.engine_id: load.free for load in self.engines.loads()},
+                engine.id: engine.model.slots,
+            }
+        )
 
     def settle(self, now_ms: float) -> None:
         self.engines.open_due(now_ms)

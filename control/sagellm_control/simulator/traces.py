@@ -104,9 +104,10 @@ def _csv_time(where: str, text: str | None) -> float:
     day, _, fraction = (text or "").partition(".")
     try:
         moment = datetime.fromisoformat(day)
-        return moment.replace(tzinfo=None).toordinal() * 86_400_000.0 + (
-            (moment.hour * 60 + moment.minute) * 60 + moment.second + float(f"0.{fraction or '0'}")
-        ) * 1000
+        return (
+            moment.replace(tzinfo=None).toordinal() * 86_400_000.0
+            + ((moment.hour * 60 + moment.minute) * 60 + moment.second + float(f"0.{fraction or '0'}")) * 1000
+        )
     except ValueError:
         raise BadTrace(f"{where}: field TIMESTAMP must be a time like 2023-11-16 18:17:03.97, not {text!r}") from None
 

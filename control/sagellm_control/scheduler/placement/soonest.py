@@ -16,6 +16,7 @@ LOAD_LOOKS = 2
 """Open engines compared that have the fewest requests."""
 HOLDS = 10.0
 """Times the usual longest hold: waiting for the engine that reads the prompt first costs the request nothing."""
+DELAY = 0.05
 REQUEST_MS = 5.0
 """What a request that runs on an engine counts as (ms): it makes every step longer. Small against a prefill, so that
 it decides between engines that are alike."""
@@ -80,4 +81,6 @@ class SoonestPlacement:
             wait_ms = max(0.0, load.prefill_until_ms - now_ms)
         rate = max(row.pace_tps or row.speed.prefill_tps, 1.0) / 1000
         uncached = engines.uncached_tokens(engine, request, forecast)
-        return wait_ms + uncached / rate + REQUEST_MS * load.requests, wait_ms
+        return wait_ms + uncached / rate + (
+            REQUEST_MS + DELAY * uncached * 1000 / row.speed.prefill_tps
+        ) * load.requests, wait_ms
