@@ -23,7 +23,7 @@ ALL = "all"
 @click.option(
     "--trace",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="CSV (TIMESTAMP,ContextTokens,GeneratedTokens) or JSON lines (timestamp, input_length, output_length, hash_ids).",
+    help="CSV (TIMESTAMP,ContextTokens,GeneratedTokens) or JSON lines (timestamp, input_length, output_length, …).",
 )
 @click.option("--synthetic", type=click.Choice(["poisson", "bursts"]), help="Made-up arrivals instead of a trace.")
 @click.option("--requests", type=click.IntRange(1), help="Only so many of the trace's requests; of made-up ones: 5000.")
@@ -84,7 +84,7 @@ ALL = "all"
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write a page with plots (HTML, nothing from the network).",
 )
-def simulate(  # noqa: PLR0913
+def simulate(
     trace: Path | None,
     synthetic: str | None,
     requests: int | None,

@@ -22,12 +22,15 @@ from .agenda import Agenda
 from .job import NEVER, Job
 from .prefix_cache import PrefixCache
 
+USUAL_SPEED = EngineSpeed(prefill_tps=20_000.0, step_ms=6.0, step_ms_per_answer=0.5)
+"""An 8 B model on a current GPU, prompts of some thousand tokens: steps grow with the KV cache that they read."""
+
 
 @dataclass(slots=True, frozen=True)
 class EngineModel:
     """What an engine can do. The defaults are those that the documentation's tables use."""
 
-    speed: EngineSpeed = EngineSpeed(prefill_tps=20_000.0, step_ms=6.0, step_ms_per_answer=0.5)
+    speed: EngineSpeed = USUAL_SPEED
     slots: int = 64
     chunk_tokens: int = 4096
     """Most prompt tokens in an iteration."""
@@ -194,8 +197,10 @@ class Engine:
 
     def _fits(self, job: Job) -> bool:
         most = self.model.kv_tokens
-        # One that is larger than the whole cache runs alone: it would never fit.
-        return not most or not self.running or self.kv_held + job.arrival.prompt_tokens + job.generated <= most
+        # One that is larger than the whole cache runs alone: it would never fit. The others need room for a step more,
+        # or whoever was preempted would come back at once.
+        need = job.arrival.prompt_tokens + job.generated + self.running + 1
+        return not most or not self.running or self.kv_held + need <= most
 
     def _cut(self, now: float) -> None:
         """End the run of decode steps with the one that is under way."""

@@ -107,7 +107,7 @@ INPUT_WEIGHT, OUTPUT_WEIGHT = 1.0, 2.0
 
 
 def service_gap(jobs: Sequence[Job]) -> float:
-    """Largest difference, between any two tenants, in weighted tokens handed to engines while both had requests waiting.
+    """Largest difference between two tenants, in weighted tokens handed to engines while both had requests waiting.
 
     Measured from the moment at which both wait: each such spell starts from nothing.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from .agenda import Agenda
 from .engine import Engine, EngineModel
@@ -25,7 +25,7 @@ class FleetModel:
     """Which engines there are."""
 
     engines: int = 16
-    model: EngineModel = EngineModel()
+    model: EngineModel = field(default_factory=EngineModel)
     speeds: tuple[float, ...] = (1.0,)
     """Speed factors, given to the engines in turn."""
     failures: tuple[Failure, ...] = ()

@@ -11,7 +11,7 @@ from .job import NEVER, Job, Workload
 from .run import EarlyBinding, simulate
 
 WANTED = 0.9
-"""Share of the requests that have to meet their objectives."""
+"""Share of the requests of each class, interactive and batch, that have to meet their objectives."""
 PRECISION = 0.01
 """The rate is found to one per cent."""
 LEAST_FACTOR, MOST_FACTOR = 1 / 1024, 1024.0
@@ -70,18 +70,23 @@ def find_knee(
 
 def _meets(name: str, workload: Workload, rate: float, fleet: FleetModel) -> bool:
     jobs = workload.at_rate(rate)
-    allowed = int(len(jobs) * (1 - WANTED) + 1e-9)
-    missed: set[str] = set()
+    interactive = sum(job.interactive for job in jobs)
+    # Of each class: that batch is in time while interactive requests are not is no load that an operator would accept.
+    allowed = {
+        is_interactive: int(count * (1 - WANTED) + 1e-9)
+        for is_interactive, count in ((True, interactive), (False, len(jobs) - interactive))
+    }
+    missed: dict[bool, set[str]] = {True: set(), False: set()}
+    failed = False
 
     def give_up(job: Job) -> bool:
+        nonlocal failed
         arrival = job.arrival
-        if job.finished_ms != NEVER:
-            bad = not job.good
-        else:
-            bad = bool(arrival.slo_ms) and job.ttft_ms > arrival.slo_ms
-        if bad:
-            missed.add(arrival.id)
-        return len(missed) > allowed
+        late = bool(arrival.slo_ms) and job.ttft_ms > arrival.slo_ms
+        if late or (job.finished_ms != NEVER and not job.good):
+            missed[job.interactive].add(arrival.id)
+            failed = failed or len(missed[job.interactive]) > allowed[job.interactive]
+        return failed
 
     simulate(jobs, fleet, lambda _, fleet: EarlyBinding(ROUTERS[name](), fleet), give_up=give_up)
-    return len(missed) <= allowed
+    return not failed

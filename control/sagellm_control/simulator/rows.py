@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -42,9 +42,9 @@ class Case:
 class Setting:
     """What all rows of a table have in common."""
 
-    fleet: FleetModel = FleetModel()
-    pool: PolicySettings = PolicySettings()
-    pace: PaceRule = PaceRule()
+    fleet: FleetModel = field(default_factory=FleetModel)
+    pool: PolicySettings = field(default_factory=PolicySettings)
+    pace: PaceRule = field(default_factory=PaceRule)
 
 
 @dataclass(slots=True, frozen=True)

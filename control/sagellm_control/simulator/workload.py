@@ -39,13 +39,16 @@ class Mix:
     seed: int = 0
 
 
+ALL_INTERACTIVE, USUAL_OBJECTIVES, USUAL_MODEL = Mix(), Objectives(), EngineModel()
+
+
 def workload_of(
     name: str,
     lines: Sequence[TraceLine],
     *,
-    mix: Mix = Mix(),  # noqa: B008 (frozen)
-    objectives: Objectives = Objectives(),  # noqa: B008
-    model: EngineModel = EngineModel(),  # noqa: B008
+    mix: Mix = ALL_INTERACTIVE,
+    objectives: Objectives = USUAL_OBJECTIVES,
+    model: EngineModel = USUAL_MODEL,
 ) -> Workload:
     """The trace with classes, tenants and objectives given to its requests."""
     # Random() with a whole number gives the same on every machine and version, and random() is the one method whose
