@@ -14,9 +14,11 @@ PREFIX_LOOKS = 8
 """Engines compared that have a beginning of the prompt cached."""
 LOAD_LOOKS = 2
 """Open engines compared that have the fewest requests."""
-HOLDS = 10.0
+HOLDS = 30.0
 """Times the usual longest hold: waiting for the engine that reads the prompt first costs the request nothing."""
 DELAY = 0.05
+"""Part of its prefill that a request counts as holding up each of those that run: so long prompts go where few run.
+On the Mooncake trace at a third beyond the knee, goodput is a percentage point higher with it than without."""
 REQUEST_MS = 5.0
 """What a request that runs on an engine counts as (ms): it makes every step longer. Small against a prefill, so that
 it decides between engines that are alike."""
@@ -25,7 +27,7 @@ it decides between engines that are alike."""
 class SoonestPlacement:
     """The lowest of
 
-        wait until the engine's pace opens it + uncached prompt tokens / its pace + 5 ms a request on it       (ms)
+        wait until its pace opens it + uncached / its pace + requests on it · (5 ms + 0.05 · own prefill)      (ms)
 
     where an engine without a pace counts with its prefill speed and with what it has still to read. So a cached prompt
     is worth what it saves, a queue costs what it lasts, and engines of different speeds compare as they are. If the
@@ -35,7 +37,7 @@ class SoonestPlacement:
     requests.
 
     Args:
-        hold_ms: a tenth of the longest wait for a closed engine while others have room; 0: none.
+        hold_ms: one thirtieth of the longest wait for a closed engine while others have room; 0: none.
     """
 
     name = "soonest"
@@ -62,7 +64,6 @@ class SoonestPlacement:
                 closed_ms, opens_ms = cost_ms, now_ms + wait_ms
         if closed_ms < best_ms and (hold := self._holding.hold(request, now_ms, opens_ms)):
             return hold
-        self._holding.end(request)
         return best
 
     @staticmethod
@@ -81,6 +82,5 @@ class SoonestPlacement:
             wait_ms = max(0.0, load.prefill_until_ms - now_ms)
         rate = max(row.pace_tps or row.speed.prefill_tps, 1.0) / 1000
         uncached = engines.uncached_tokens(engine, request, forecast)
-        return wait_ms + uncached / rate + (
-            REQUEST_MS + DELAY * uncached * 1000 / row.speed.prefill_tps
-        ) * load.requests, wait_ms
+        delay_ms = DELAY * uncached * 1000 / max(row.speed.prefill_tps, 1.0)
+        return wait_ms + uncached / rate + (REQUEST_MS + delay_ms) * load.requests, wait_ms
