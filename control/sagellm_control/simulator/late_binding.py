@@ -177,6 +177,8 @@ class LateBinding:
         self.engines.prefixes.forget(engine.id)
         for job in jobs:  # at their old rank
             insort(self._waiting, self._running.pop(job.arrival.id))
+            if self._order.fair:
+                self._clock.requeue(job.arrival.tenant)
 
     def back(self, engine: Engine) -> None:
         self.engines.refresh(
@@ -280,7 +282,7 @@ class LateBinding:
         worker.held[job.arrival.id] = taken
         worker.started_tokens += taken.uncached_tokens
         if self._order.fair:
-            self._clock.assign(item.start_ms)
+            self._clock.assign(job.arrival.tenant, item.start_ms)
         self._running[job.arrival.id] = item
         worker.engine.submit(job)
 
@@ -290,7 +292,7 @@ class LateBinding:
         self._missed.count(now_ms, True)
         self.engines.release_kept(arrival.id)
         if self._order.fair:
-            self._clock.settle(arrival.tenant, -item.charge_ms)
+            self._clock.drop(arrival.tenant, item.charge_ms)
 
     def _free(self, job: Job) -> None:
         worker = self._workers[job.engine]

@@ -30,8 +30,9 @@ class SoonestPlacement:
         wait until its pace opens it + uncached / its pace + requests on it · (5 ms + 0.05 · own prefill)      (ms)
 
     where an engine without a pace counts with its prefill speed and with what it has still to read. So a cached prompt
-    is worth what it saves, a queue costs what it lasts, and engines of different speeds compare as they are. If the
-    lowest is that of an engine that is closed by its pace, the request waits for it, for a bounded time.
+    is worth what it saves, a queue costs what it lasts, and engines of different speeds compare as they are. If an
+    engine that is closed by its pace would have read the prompt before that one, load apart, the request waits for it,
+    for a bounded time.
 
     The lowest is looked for among the engines that have a beginning of the prompt and the open ones with the fewest
     requests.
@@ -47,40 +48,39 @@ class SoonestPlacement:
 
     def choose(self, request: Arrival, forecast: Forecast, engines: OpenEngines, now_ms: float) -> str | Hold | None:
         best: str | None = None
-        best_ms = float("inf")
-        for engine in islice(engines.by_load(request, forecast), LOAD_LOOKS):
-            cost_ms, _ = self._cost_ms(engine, request, forecast, engines, now_ms)
-            if cost_ms < best_ms:
-                best, best_ms = engine, cost_ms
-        if best is None:
+        best_ms = read_ms = float("inf")
+        candidates = [*islice(engines.by_load(request, forecast), LOAD_LOOKS)]
+        if not candidates:
             return None
-        closed_ms, opens_ms = float("inf"), now_ms
-        for engine, _ in engines.with_prefix(request, PREFIX_LOOKS):
-            cost_ms, wait_ms = self._cost_ms(engine, request, forecast, engines, now_ms)
+        closed_ms = opens_ms = float("inf")
+        candidates += [engine for engine, _ in engines.with_prefix(request, PREFIX_LOOKS) if engine not in candidates]
+        for engine in candidates:
+            wait_ms, own_ms, load_ms = self._cost_ms(engine, request, forecast, engines, now_ms)
             if engines.can_take(engine, request, forecast):
-                if cost_ms < best_ms:
-                    best, best_ms = engine, cost_ms
-            elif wait_ms > 0 and cost_ms < closed_ms:  # else it has no KV room, and nobody knows when it will
-                closed_ms, opens_ms = cost_ms, now_ms + wait_ms
-        if closed_ms < best_ms and (hold := self._holding.hold(request, now_ms, opens_ms)):
+                if wait_ms + own_ms + load_ms < best_ms:
+                    best, best_ms, read_ms = engine, wait_ms + own_ms + load_ms, wait_ms + own_ms
+            elif 0 < wait_ms < float("inf") and wait_ms + own_ms < closed_ms:
+                # A closed one without a wait has no KV room, and nobody knows when it will.
+                closed_ms, opens_ms = wait_ms + own_ms, now_ms + wait_ms
+        if closed_ms < read_ms and (hold := self._holding.hold(request, now_ms, opens_ms)):
             return hold
         return best
 
     @staticmethod
     def _cost_ms(
         engine: str, request: Arrival, forecast: Forecast, engines: OpenEngines, now_ms: float
-    ) -> tuple[float, float]:
-        # The cost, and the wait in it; infinite for an engine of which nobody knows when it opens.
+    ) -> tuple[float, float, float]:
+        # The wait, the request's own prefill at the engine's rate, and what the engine's load counts.
         load = engines.load_of(engine)
-        if load is None or load.free <= 0:
-            return float("inf"), float("inf")
+        if load is None or load.free <= 0:  # nobody knows when it opens
+            return float("inf"), 0.0, 0.0
         row = load.row
         wait_ms = 0.0
         if load.is_paced(now_ms):
             wait_ms = load.paced_until_ms - now_ms
         elif not row.pace_tps:
             wait_ms = max(0.0, load.prefill_until_ms - now_ms)
-        rate = max(row.pace_tps or row.speed.prefill_tps, 1.0) / 1000
         uncached = engines.uncached_tokens(engine, request, forecast)
+        own_ms = uncached * 1000 / max(row.pace_tps or row.speed.prefill_tps, 1.0)
         delay_ms = DELAY * uncached * 1000 / max(row.speed.prefill_tps, 1.0)
-        return wait_ms + uncached / rate + (REQUEST_MS + delay_ms) * load.requests, wait_ms
+        return wait_ms, own_ms, (REQUEST_MS + delay_ms) * load.requests
