@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sagellm_control.simulator.agenda import Agenda
-from sagellm_control.simulator.engine import Engine, EngineModel
+from sagellm_control.simulator.engine import Engine
+from sagellm_control.simulator.engine_model import EngineModel
 from sagellm_control.simulator.job import Job
 from sagellm_control.wire.engine import EngineSpeed
 from sagellm_control.wire.priority import RequestPriority

@@ -15,47 +15,11 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from ..wire.engine import EngineSpeed
 from .agenda import Agenda
+from .engine_model import EngineModel
 from .job import NEVER, Job
 from .prefix_cache import PrefixCache
-
-USUAL_SPEED = EngineSpeed(prefill_tps=20_000.0, step_ms=6.0, step_ms_per_answer=0.5)
-"""An 8 B model on a current GPU, prompts of some thousand tokens: steps grow with the KV cache that they read."""
-
-
-@dataclass(slots=True, frozen=True)
-class EngineModel:
-    """What an engine can do. The defaults are those that the documentation's tables use."""
-
-    speed: EngineSpeed = USUAL_SPEED
-    slots: int = 64
-    chunk_tokens: int = 4096
-    """Most prompt tokens in an iteration."""
-    kv_tokens: int = 512_000
-    """Tokens that its KV cache holds for requests that run; 0: no bound."""
-    cache_blocks: int = 1000
-    block_tokens: int = 512
-    factor: float = 1.0
-    """How fast it is against the speed above."""
-
-    @property
-    def true_speed(self) -> EngineSpeed:
-        """With the factor."""
-        return EngineSpeed(
-            self.speed.prefill_tps * self.factor,
-            self.speed.step_ms / self.factor,
-            self.speed.step_ms_per_answer / self.factor,
-        )
-
-    def prefill_ms(self, tokens: int) -> float:
-        return tokens / (self.speed.prefill_tps * self.factor) * 1000
-
-    def step_ms(self, answers: int) -> float:
-        """Of a decode step."""
-        return (self.speed.step_ms + answers * self.speed.step_ms_per_answer) / self.factor if answers else 0.0
 
 
 class Engine:
@@ -133,10 +97,6 @@ class Engine:
         tokens = self._done(now_ms) * len(self._ends)
         return self._decode_ms + tokens * self._step_ms, self._decoded + tokens
 
-    def jobs(self) -> list[Job]:
-        """All that it has."""
-        return [*(job for _, _, job in sorted(self._ends)), *self.prefilling, *self.waiting]
-
     def answers_at(self, now_ms: float) -> list[tuple[int, Job]]:
         """The answers that make tokens, each with how many it has still to make."""
         step = self._step + self._done(now_ms)
@@ -173,7 +133,7 @@ class Engine:
 
     def fail(self) -> list[Job]:
         """It is gone, and so is all that it had; returns that."""
-        lost = self.jobs()
+        lost = [*(job for _, _, job in sorted(self._ends)), *self.prefilling, *self.waiting]
         for job in lost:
             job.generated = 0
             job.first_token_ms = NEVER
@@ -189,7 +149,6 @@ class Engine:
         return lost
 
     def recover(self) -> None:
-        """It is back, empty."""
         self.up = True
 
     def _may_admit(self, job: Job) -> bool:

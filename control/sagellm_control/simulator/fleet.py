@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from .agenda import Agenda
-from .engine import Engine, EngineModel
+from .engine import Engine
+from .engine_model import EngineModel
 from .job import Job
 
 

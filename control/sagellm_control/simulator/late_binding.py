@@ -5,14 +5,12 @@ What production does by scripts on Redis is done here by calls; what is decided,
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import insort
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from ..pacing import PaceController, PaceObjectives, Window
-from ..scheduler.engine_load import EngineRoom, Reservation
+from ..scheduler.engine_load import EngineRoom
 from ..scheduler.estimates import Estimates
-from ..scheduler.forecast import Forecast
 from ..scheduler.lateness import LATE_HANDICAP_MS, Lateness, Verdict
 from ..scheduler.open_engines import OpenEngines
 from ..scheduler.order import AdaptiveOrder, Order, PoolLoad, make_order
@@ -21,14 +19,14 @@ from ..scheduler.placement import Placement, make_placement
 from ..scheduler.policy_settings import PolicySettings
 from ..scheduler.prefix_index import PrefixIndex
 from ..scheduler.tenant_clock import TenantClock
-from ..wire.engine import EngineRow, EngineSpeed
-from ..wire.states import EngineState
+from ..wire.engine import EngineSpeed
 from .agenda import Agenda
 from .engine import Engine
+from .engine_worker import EngineWorker, PaceRule
 from .fleet import Fleet
-from .job import NEVER, Job
-
-POOL = "simulated"
+from .job import Job
+from .misses import Misses
+from .waiting_job import WaitingJob
 
 WINDOW_MS = 1000.0
 """How often workers look at what their engines did, and schedulers at the rows."""
@@ -41,45 +39,6 @@ DEEPEST_LOOK = 512
 
 KEPT_MS = 2_000.0
 """Longest time for which an engine is kept free for a request that does not fit."""
-
-
-@dataclass(slots=True, frozen=True)
-class PaceRule:
-    """How the engines' pace is set."""
-
-    learned: bool = True
-    """By the controller that workers have."""
-    share: float = 0.0
-    """Of the prefill speed, if it is not learned; 0: no pace."""
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    rank: float
-    number: int
-    job: Job
-    forecast: Forecast
-    start_ms: float
-    """Where a fair order let it start."""
-    charge_ms: float
-    stepped_back: bool = False
-    held_until_ms: float = 0.0
-    unfit_since_ms: float = NEVER
-
-    def __lt__(self, other: _Waiting) -> bool:
-        return (self.rank, self.number) < (other.rank, other.number)
-
-
-@dataclass(slots=True)
-class _Worker:
-    # What the worker of an engine knows.
-    engine: Engine
-    row: EngineRow
-    pace: PaceController | None
-    held: dict[str, Reservation]
-    seen_ms: float = 0.0
-    seen_tokens: int = 0
-    started_tokens: float = 0.0
 
 
 class LateBinding:
@@ -106,51 +65,29 @@ class LateBinding:
         self._lateness = Lateness.of(settings)
         self._estimates = Estimates()
         self._clock = TenantClock()
-        self._waiting: list[_Waiting] = []
-        self._running: dict[str, _Waiting] = {}
+        self._waiting: list[WaitingJob] = []
+        self._running: dict[str, WaitingJob] = {}
         self._admitted = 0
         self._wake_ms = float("inf")
         self._ticking = False
-        self._missed = _Misses()
+        self._missed = Misses()
         self.moves: list[tuple[float, str, str]] = []
         """Of the adaptive order: when (ms), to which, why."""
-        self._workers: dict[str, _Worker] = {}
+        self._workers: dict[str, EngineWorker] = {}
         blocks = max((engine.model.cache_blocks for engine in fleet.engines), default=0)
         self.engines = OpenEngines(PrefixIndex(max(1, blocks)))
         for engine in fleet.engines:
-            self._workers[engine.id] = self._worker(engine, settings, pace, speed)
+            self._workers[engine.id] = EngineWorker(engine, pace, settings.tpot_slo_ms, speed)
         self.engines.learn(worker.row for worker in self._workers.values())
         self.engines.refresh({engine.id: engine.model.slots for engine in fleet.engines})
         self._estimates.learn_speed([worker.row.speed for worker in self._workers.values()], 1.0)
-
-    @staticmethod
-    def _worker(engine: Engine, settings: PolicySettings, pace: PaceRule, speed: EngineSpeed | None) -> _Worker:
-        told = speed or engine.model.true_speed
-        controller = None
-        pace_tps = pace.share * told.prefill_tps
-        if pace.learned:
-            controller = PaceController(PaceObjectives(settings.tpot_slo_ms), told.prefill_tps)
-            pace_tps = controller.pace_tps
-        row = EngineRow(
-            engine_id=engine.id,
-            pool=POOL,
-            url="",
-            kind="simulated",
-            slots=engine.model.slots,
-            models=(POOL,),
-            kv_tokens=engine.model.kv_tokens,
-            speed=told,
-            pace_tps=pace_tps,
-            state=EngineState.READY,
-        )
-        return _Worker(engine, row, controller, {})
 
     # What happens.
 
     def arrived(self, job: Job) -> None:
         forecast = self._estimates.forecast(job.arrival)
         self._admitted += 1
-        item = _Waiting(0.0, self._admitted, job, forecast, 0.0, 0.0)
+        item = WaitingJob(0.0, self._admitted, job, forecast, 0.0, 0.0)
         self._rank(item)
         insort(self._waiting, item)
         if not self._ticking:
@@ -196,7 +133,7 @@ class LateBinding:
 
     # The scheduler.
 
-    def _rank(self, item: _Waiting) -> None:
+    def _rank(self, item: WaitingJob) -> None:
         arrival = item.job.arrival
         item.start_ms, item.charge_ms = arrival.arrived_ms, 0.0
         if self._order.fair:
@@ -209,7 +146,7 @@ class LateBinding:
     def _place(self, now_ms: float) -> None:
         waiting, engines = self._waiting, self.engines
         position = looks = 0
-        blocked: _Waiting | None = None
+        blocked: WaitingJob | None = None
         held = 0
         self._next_hold_ms = float("inf")
         while position < min(len(waiting), DEEPEST_LOOK) and engines.open and looks < MOST_LOOKS:
@@ -256,7 +193,7 @@ class LateBinding:
                 item.held_until_ms = choice.until_ms
                 self._next_hold_ms = min(self._next_hold_ms, choice.until_ms)
 
-    def _judge(self, item: _Waiting, now_ms: float) -> Verdict:
+    def _judge(self, item: WaitingJob, now_ms: float) -> Verdict:
         arrival = item.job.arrival
         prefill_ms = item.forecast.prefill_ms
         # What would be late even so need not be looked up.
@@ -268,25 +205,24 @@ class LateBinding:
             arrival, item.forecast, now_ms, prefill_ms=prefill_ms, stepped_back=item.stepped_back
         )
 
-    def _keep_free(self, blocked: _Waiting, now_ms: float) -> None:
+    def _keep_free(self, blocked: WaitingJob, now_ms: float) -> None:
         arrival = blocked.job.arrival
         if self.engines.kept_for(arrival.id) is None:
             engine = self.engines.roomiest(arrival, blocked.forecast)
             if engine is not None:
                 self.engines.keep_free(engine, arrival.id, now_ms + KEPT_MS)
 
-    def _assign(self, item: _Waiting, engine: str, now_ms: float) -> None:
+    def _assign(self, item: WaitingJob, engine: str, now_ms: float) -> None:
         job = item.job
         worker = self._workers[engine]
         taken = self.engines.reserve(engine, job.arrival, item.forecast, now_ms)
-        worker.held[job.arrival.id] = taken
-        worker.started_tokens += taken.uncached_tokens
+        worker.take(job, taken)
         if self._order.fair:
             self._clock.assign(job.arrival.tenant, item.start_ms)
         self._running[job.arrival.id] = item
         worker.engine.submit(job)
 
-    def _refuse(self, item: _Waiting, now_ms: float) -> None:
+    def _refuse(self, item: WaitingJob, now_ms: float) -> None:
         arrival = item.job.arrival
         item.job.refused_ms = now_ms
         self._missed.count(now_ms, True)
@@ -322,15 +258,7 @@ class LateBinding:
     # Workers, and what schedulers do now and then.
 
     def _tick(self, now_ms: float) -> None:
-        changed: list[EngineRow] = []
-        for worker in self._workers.values():
-            if worker.pace is not None:
-                pace_tps = worker.pace.observe(now_ms, self._window(worker, now_ms))
-                if abs(pace_tps - worker.row.pace_tps) > 0.01 * worker.row.pace_tps:
-                    worker.row = replace(worker.row, pace_tps=pace_tps)
-                    changed.append(worker.row)
-        if changed:
-            self.engines.learn(changed)
+        self.engines.learn([worker.row for worker in self._workers.values() if worker.look(now_ms)])
         batch = sum(len(worker.held) for worker in self._workers.values()) / max(1, self.engines.ready)
         self._estimates.learn_speed([worker.row.speed for worker in self._workers.values()], batch)
         if isinstance(self._order, AdaptiveOrder):
@@ -339,17 +267,6 @@ class LateBinding:
             self._agenda.at(now_ms + WINDOW_MS, self._tick)
         else:
             self._ticking = False
-
-    def _window(self, worker: _Worker, now_ms: float) -> Window:
-        token_ms, tokens = worker.engine.decoding(now_ms)
-        window = Window(
-            tokens=tokens - worker.seen_tokens,
-            token_ms=token_ms - worker.seen_ms,
-            started_tokens=worker.started_tokens,
-            running=worker.engine.load,
-        )
-        worker.seen_tokens, worker.seen_ms, worker.started_tokens = tokens, token_ms, 0.0
-        return window
 
     def _adapt(self, order: AdaptiveOrder, now_ms: float) -> None:
         waiting = self._waiting
@@ -376,21 +293,3 @@ class LateBinding:
     def paces(self) -> Sequence[float]:
         """Pace (uncached prompt tokens/s) of each engine, now."""
         return [worker.row.pace_tps for worker in self._workers.values()]
-
-
-class _Misses:
-    # Objectives of the last half minute: how many there were, and how many of them were missed.
-    SPAN_MS = 30_000.0
-
-    def __init__(self) -> None:
-        self._ends: list[float] = []
-        self._missed: list[bool] = []
-
-    def count(self, now_ms: float, missed: bool) -> None:
-        self._ends.append(now_ms)
-        self._missed.append(missed)
-
-    def share(self, now_ms: float) -> float:
-        old = bisect_left(self._ends, now_ms - self.SPAN_MS)
-        del self._ends[:old], self._missed[:old]
-        return sum(self._missed) / max(1, len(self._missed))

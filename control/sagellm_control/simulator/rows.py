@@ -13,10 +13,11 @@ from typing import Any
 from ..scheduler.policy_settings import PolicySettings
 from .agenda import Agenda
 from .early_binding import ROUTERS
+from .engine_worker import PaceRule
 from .figures import Figures, figures_of
 from .fleet import Fleet, FleetModel
 from .job import Workload
-from .late_binding import LateBinding, PaceRule
+from .late_binding import LateBinding
 from .oracle import Oracle
 from .run import Decider, EarlyBinding, simulate
 

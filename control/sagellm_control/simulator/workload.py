@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from ..wire.priority import RequestPriority
 from ..wire.request import Arrival
-from .engine import EngineModel
+from .engine_model import EngineModel
 from .job import Job, Workload
 from .traces import TraceLine
 
