@@ -49,7 +49,9 @@ class SoonestPlacement:
     def choose(self, request: Arrival, forecast: Forecast, engines: OpenEngines, now_ms: float) -> str | Hold | None:
         best: str | None = None
         best_ms = read_ms = float("inf")
-        candidates = [*islice(engines.by_load(request, forecast), LOAD_LOOKS)]
+        # Fewest requests tells less where engines are not alike.
+        idle = engines.by_drain if engines.speeds_differ else engines.by_load
+        candidates = [*islice(idle(request, forecast), LOAD_LOOKS)]
         if not candidates:
             return None
         closed_ms = opens_ms = float("inf")
