@@ -52,6 +52,7 @@ BELOW: dict[str, tuple[str, ...]] = {
     "gateway": ("client", "store", "wire", "stopping"),
     "embedded": (),
     "simulated_engine": ("stopping",),
+    "simulator": ("scheduler", "pacing", "wire"),
 }
 """Part of the control package -> the parts that it may import, besides itself."""
 

@@ -23,7 +23,7 @@ from .tables import print_table
 @click.option("--engines", type=click.IntRange(1, 10_000), default=16, show_default=True, help="How many engines.")
 @click.option("--speeds", default="1", show_default=True, metavar="F,…", help="Speed factors, in turn: 1,0.5.")
 @click.option("--policy", default="shortest", show_default=True, metavar="NAME,…|all", help="Who is next.")
-@click.option("--placement", default="soonest", show_default=True, metavar="NAME,…|all", help="On which engine.")
+@click.option("--placement", default="kv_cost", show_default=True, metavar="NAME,…|all", help="On which engine.")
 @click.option(
     "--load", type=click.FloatRange(0.001, 1000), help="Times the knee, which is looked for first.  [default: 1]"
 )
