@@ -39,10 +39,11 @@ class Chat:
 
 def chats(port: int, tokens: int) -> Iterator[Chat]:
     """Chats with ``tokens`` tokens in the answer, for whoever listens on the port, without end."""
-    return cycle([_chat(port, f"Question {i}: why?", tokens) for i in range(PROMPTS)])
+    return cycle([chat(port, f"Question {i}: why?", tokens) for i in range(PROMPTS)])
 
 
-def _chat(port: int, question: str, tokens: int) -> Chat:
+def chat(port: int, question: str, tokens: int) -> Chat:
+    """A chat with this question and so many tokens in the answer."""
     messages: list[dict[str, object]] = [{"role": "user", "content": question}]
     body = orjson.dumps({"model": MODEL, "messages": messages, "max_tokens": tokens, "stream": True})
     head = (

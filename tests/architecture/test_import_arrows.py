@@ -72,6 +72,7 @@ BELOW: dict[str, tuple[str, ...]] = {
     ),
     "scaling": ("manager", "types"),
     "simulated_engine": ("stopping",),
+    "simulator": ("scheduler", "pacing", "wire"),
 }
 """Part of the control package -> the parts that it may import, besides itself."""
 

@@ -34,7 +34,7 @@ def test_the_first_help_names_all_commands_in_the_order_of_need(command: Command
     listed = command("--help").output.partition("Commands:")[2]
     assert re.findall(r"^  (\S+)", listed, re.M) == [
         *("up", "gateway", "scheduler", "worker", "engine"),
-        *("enqueue", "engines", "requests", "policy", "dead", "api-key", "settings", "chaos"),
+        *("enqueue", "engines", "requests", "policy", "dead", "api-key", "settings", "simulate", "chaos"),
     ]
 
 

@@ -106,7 +106,13 @@ def test_shortest_who_has_a_minute_lets_pass_who_has_a_second() -> None:
     order = make_order("shortest", PolicySettings(stretch=0))
     patient, urgent = request(slo_ms=60_000), request(slo_ms=1000, at_ms=NOW_MS + 50_000)
     assert rank_of(order, urgent, forecast()) < rank_of(order, patient, forecast())
-    assert order.handicap(patient, forecast()) < 60_000
+    assert order.handicap(patient, forecast()) == 120_000
+
+
+def test_shortest_a_long_prompt_with_an_objective_of_seconds_goes_before_one_of_a_minute() -> None:
+    order = make_order("shortest", PolicySettings(stretch=20))
+    long, patient = request(slo_ms=16_000), request(slo_ms=60_000)
+    assert order.handicap(long, forecast(100_000, 100)) < order.handicap(patient, forecast(100, 100))
 
 
 def test_fair_charges_by_tokens_and_weight() -> None:

@@ -17,6 +17,7 @@ from .policy_command import policy
 from .process_commands import engine, gateway, scheduler, worker
 from .requests_command import requests
 from .settings_command import settings
+from .simulate_command import simulate
 from .up_command import up
 
 
@@ -55,7 +56,7 @@ def root() -> None:
 
 
 PROCESSES = (up, gateway, scheduler, worker, engine)
-TOOLS = (enqueue, engines, requests, policy, dead, api_key, settings, chaos)
+TOOLS = (enqueue, engines, requests, policy, dead, api_key, settings, simulate, chaos)
 
 for command in (*PROCESSES, *TOOLS):
     root.add_command(command)

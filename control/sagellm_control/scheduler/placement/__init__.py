@@ -14,6 +14,7 @@ from .power_of_two import PowerOfTwoPlacement
 from .prefix_affinity import PrefixAffinityPlacement
 from .round_robin import RoundRobinPlacement
 from .session import SessionPlacement
+from .soonest import SoonestPlacement
 from .speed_aware import SpeedAwarePlacement
 
 PLACEMENTS: dict[str, Callable[[PolicySettings], Placement]] = {
@@ -25,6 +26,7 @@ PLACEMENTS: dict[str, Callable[[PolicySettings], Placement]] = {
     "consistent_hash": lambda s: ConsistentHashPlacement(s.bound, s.hash_blocks),
     "kv_cost": lambda s: KvCostPlacement(s.prefill_weight, s.decode_weight, s.hold_ms),
     "pack": lambda s: PackPlacement(s.tpot_slo_ms),
+    "soonest": lambda s: SoonestPlacement(s.hold_ms),
     "speed_aware": lambda _: SpeedAwarePlacement(),
 }
 """Name -> maker."""

@@ -1,0 +1,158 @@
+"""The reference: routers that send each request at once to an engine, where it waits in the engine's own FIFO.
+
+Each is the rule of a well-known router, with what that router would know. None is told an output length.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from .engine import Engine
+from .job import Job
+from .prefix_cache import PrefixCache
+
+
+class Router(Protocol):
+    """Chooses an engine for a request that has just come."""
+
+    def choose(self, job: Job, engines: Sequence[Engine]) -> Engine:
+        """One of the engines that are up; there is at least one."""
+        ...
+
+
+class RoundRobin:
+    """The engines in turn."""
+
+    def __init__(self) -> None:
+        self._turn = -1
+
+    def choose(self, job: Job, engines: Sequence[Engine]) -> Engine:
+        self._turn += 1
+        return engines[self._turn % len(engines)]
+
+
+class Random:
+    """Any engine."""
+
+    def __init__(self) -> None:
+        self._dice = random.Random(1)
+
+    def choose(self, job: Job, engines: Sequence[Engine]) -> Engine:
+        return engines[int(self._dice.random() * len(engines))]
+
+
+class LeastLoaded:
+    """The engine with the fewest requests, waiting or running."""
+
+    def choose(self, job: Job, engines: Sequence[Engine]) -> Engine:
+        return min(engines, key=lambda engine: engine.load)
+
+
+class SglCacheAware:
+    """SGLang's router: the engine with the best prefix match if that covers enough and the loads are even.
+
+    If max − min load > 64 and max > 1.5 × min: the shortest queue. Else the best match if it covers more than 0.3 of
+    the prompt, else the engine whose cache is the emptiest. The router has its own, approximate picture of the caches:
+    what it has sent where.
+    """
+
+    def __init__(self) -> None:
+        self._sent: dict[str, PrefixCache] = {}
+
+    def choose(self, job: Job, engines: Sequence[Engine]) -> Engine:
+        prefix = job.arrival.prefix
+        loads = [engine.load for engine in engines]
+        if max(loads) - min(loads) > 64 and max(loads) > 1.5 * min(loads):
+            chosen = min(engines, key=lambda engine: engine.load)
+        else:
+            matches = [self._of(engine).matched(prefix) for engine in engines]
+            best = max(matches)
+            if prefix and best / len(prefix) > 0.3:
+                chosen = engines[matches.index(best)]
+            else:
+                chosen = min(engines, key=lambda engine: (len(self._of(engine)), engine.load))
+        self._of(chosen).use(prefix)
+        return chosen
+
+    def _of(self, engine: Engine) -> PrefixCache:
+        if engine.id not in self._sent:
+            self._sent[engine.id] = PrefixCache(engine.model.cache_blocks)
+        return self._sent[engine.id]
+
+
+class DynamoCost:
+    """Dynamo's KV router: the lowest ``(prefill tokens on it + prompt − overlap) / block + decode blocks``.
+
+    The overlap is with the engine's true cache, as its KV events would tell. Decode blocks are those of all requests on
+    it. At least 0 tokens are left to prefill.
+    """
+
+    def choose(self, job: Job, engines: Sequence[Engine]) -> Engine:
+        prompt, prefix = job.arrival.prompt_tokens, job.arrival.prefix
+
+        def cost(engine: Engine) -> float:
+            block = engine.model.block_tokens
+            prefill = max(engine.queued_prefill + prompt - engine.cache.matched(prefix) * block, 0)
+            return prefill / block + (engine.kv_held + engine.kv_waiting) / block
+
+        return min(engines, key=cost)
+
+
+class BoundedLoadHashing:
+    """Consistent hashing over the first block, with bounded loads (KubeAI): no state but the loads.
+
+    The first engine clockwise from the hash whose load would not exceed 1.25 times the mean.
+    """
+
+    BOUND = 1.25
+    COPIES = 64
+    """Points of each engine on the ring."""
+
+    def __init__(self) -> None:
+        self._ring: list[tuple[int, str]] = []
+
+    def choose(self, job: Job, engines: Sequence[Engine]) -> Engine:
+        if not self._ring:
+            self._ring = sorted(
+                (_hash(f"{engine.id}/{copy}"), engine.id) for engine in engines for copy in range(self.COPIES)
+            )
+        up = {engine.id: engine for engine in engines}
+        most = self.BOUND * (sum(engine.load for engine in engines) + 1) / len(engines)
+        # The first block alone may be one system prompt that all share: the second tells conversations apart.
+        at = _hash(" ".join(job.arrival.prefix[:2]) or job.arrival.id)
+        start = _after(self._ring, at)
+        for step in range(len(self._ring)):
+            engine = up.get(self._ring[(start + step) % len(self._ring)][1])
+            if engine is not None and engine.load + 1 <= most:
+                return engine
+        return min(engines, key=lambda engine: engine.load)
+
+
+def _after(ring: list[tuple[int, str]], at: int) -> int:
+    low, high = 0, len(ring)
+    while low < high:
+        middle = (low + high) // 2
+        if ring[middle][0] < at:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _hash(text: str) -> int:
+    # Not hash(): that differs from process to process.
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+ROUTERS: dict[str, Callable[[], Router]] = {
+    "round_robin": RoundRobin,
+    "random": Random,
+    "least_loaded": LeastLoaded,
+    "sgl_cache_aware": SglCacheAware,
+    "dynamo_cost": DynamoCost,
+    "bounded_load_hashing": BoundedLoadHashing,
+}
+"""Name -> maker."""

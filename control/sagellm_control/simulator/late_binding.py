@@ -1,0 +1,295 @@
+"""Ours: one queue for all engines, with the order, placement, estimates, lateness and pace of production.
+
+What production does by scripts on Redis is done here by calls; what is decided, and by which objects, is the same.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..scheduler.engine_load import EngineRoom
+from ..scheduler.estimates import Estimates
+from ..scheduler.lateness import LATE_HANDICAP_MS, Lateness, Verdict
+from ..scheduler.open_engines import OpenEngines
+from ..scheduler.order import AdaptiveOrder, Order, PoolLoad, make_order
+from ..scheduler.passing import may_pass
+from ..scheduler.placement import Placement, make_placement
+from ..scheduler.policy_settings import PolicySettings
+from ..scheduler.prefix_index import PrefixIndex
+from ..scheduler.tenant_clock import TenantClock
+from ..wire.engine import EngineSpeed
+from .agenda import Agenda
+from .engine import Engine
+from .engine_worker import EngineWorker, PaceRule
+from .fleet import Fleet
+from .job import Job
+from .misses import Misses
+from .waiting_job import WaitingJob
+
+WINDOW_MS = 1000.0
+"""How often workers look at what their engines did, and schedulers at the rows."""
+
+MOST_LOOKS = 64
+"""Requests at the head of the line that are looked at in one go while none of them can be placed."""
+
+DEEPEST_LOOK = 512
+"""Requests at the head of the line of which some may hold out for an engine; beyond them nobody is looked for."""
+
+KEPT_MS = 2_000.0
+"""Longest time for which an engine is kept free for a request that does not fit."""
+
+
+class LateBinding:
+    """The queue, its scheduler and the engines' workers.
+
+    Args:
+        settings: of the pool: order, placement and their parameters.
+        pace: how the engines' pace is set.
+        speed: what the rows say about the engines' speeds; None: the truth.
+    """
+
+    def __init__(
+        self,
+        settings: PolicySettings,
+        agenda: Agenda,
+        fleet: Fleet,
+        *,
+        pace: PaceRule,
+        speed: EngineSpeed | None = None,
+    ) -> None:
+        self._agenda = agenda
+        self._order: Order = make_order(settings.policy, settings)
+        self._placement: Placement = make_placement(settings.placement, settings)
+        self._lateness = Lateness.of(settings)
+        self._estimates = Estimates()
+        self._clock = TenantClock()
+        self._waiting: list[WaitingJob] = []
+        self._running: dict[str, WaitingJob] = {}
+        self._admitted = 0
+        self._wake_ms = float("inf")
+        self._ticking = False
+        self._missed = Misses()
+        self.moves: list[tuple[float, str, str]] = []
+        """Of the adaptive order: when (ms), to which, why."""
+        self._workers: dict[str, EngineWorker] = {}
+        blocks = max((engine.model.cache_blocks for engine in fleet.engines), default=0)
+        self.engines = OpenEngines(PrefixIndex(max(1, blocks)))
+        for engine in fleet.engines:
+            self._workers[engine.id] = EngineWorker(engine, pace, settings.tpot_slo_ms, speed)
+        self.engines.learn(worker.row for worker in self._workers.values())
+        self.engines.refresh({engine.id: engine.model.slots for engine in fleet.engines})
+        self._estimates.learn_speed([worker.row.speed for worker in self._workers.values()], 1.0)
+
+    # What happens.
+
+    def arrived(self, job: Job) -> None:
+        forecast = self._estimates.forecast(job.arrival)
+        self._admitted += 1
+        item = WaitingJob(0.0, self._admitted, job, forecast, 0.0, 0.0)
+        self._rank(item)
+        insort(self._waiting, item)
+        if not self._ticking:
+            self._ticking = True
+            self._agenda.at(self._agenda.now_ms + WINDOW_MS, self._tick)
+
+    def first_token(self, job: Job) -> None:
+        if job.arrival.slo_ms:
+            self._missed.count(self._agenda.now_ms, job.ttft_ms > job.arrival.slo_ms)
+
+    def finished(self, job: Job) -> None:
+        item = self._running.pop(job.arrival.id)
+        self._free(job)
+        arrival = job.arrival
+        self._estimates.settle(arrival.model, arrival.tenant, arrival.max_tokens, job.output_tokens)
+        if self._order.fair:
+            served = replace(item.forecast, output_tokens=float(job.output_tokens))
+            self._clock.settle(arrival.tenant, self._order.charge(arrival, served) - item.charge_ms)
+
+    def lost(self, engine: Engine, jobs: list[Job]) -> None:
+        worker = self._workers[engine.id]
+        worker.held.clear()
+        self.engines.close(engine.id)
+        self.engines.prefixes.forget(engine.id)
+        for job in jobs:  # at their old rank
+            insort(self._waiting, self._running.pop(job.arrival.id))
+            if self._order.fair:
+                self._clock.requeue(job.arrival.tenant)
+
+    def back(self, engine: Engine) -> None:
+        self.engines.refresh(
+            {
+                **{load.row.engine_id: load.free for load in self.engines.loads()},
+                engine.id: engine.model.slots,
+            }
+        )
+
+    def settle(self, now_ms: float) -> None:
+        self.engines.open_due(now_ms)
+        if self._waiting:
+            self._place(now_ms)
+        self._wake_up()
+
+    # The scheduler.
+
+    def _rank(self, item: WaitingJob) -> None:
+        arrival = item.job.arrival
+        item.start_ms, item.charge_ms = arrival.arrived_ms, 0.0
+        if self._order.fair:
+            item.charge_ms = self._order.charge(arrival, item.forecast)
+            item.start_ms = self._clock.admit(arrival.tenant, item.charge_ms)
+        item.rank = item.start_ms + self._order.handicap(arrival, item.forecast)
+        if item.stepped_back:
+            item.rank += LATE_HANDICAP_MS
+
+    def _place(self, now_ms: float) -> None:
+        waiting, engines = self._waiting, self.engines
+        position = looks = 0
+        blocked: WaitingJob | None = None
+        held = 0
+        self._next_hold_ms = float("inf")
+        while position < min(len(waiting), DEEPEST_LOOK) and engines.open and looks < MOST_LOOKS:
+            item = waiting[position]
+            if item.stepped_back and held >= engines.open:
+                return  # those that can still make it wait for the right engine: the others are not taken from them
+            if item.held_until_ms > now_ms:
+                held += 1
+                self._next_hold_ms = min(self._next_hold_ms, item.held_until_ms)
+                position += 1
+                continue
+            if blocked is not None and not may_pass(item.rank, blocked.rank, self._order.patience_ms):
+                self._keep_free(blocked, now_ms)
+                return
+            verdict = self._judge(item, now_ms)
+            if verdict is Verdict.REFUSE:
+                del waiting[position]
+                self._refuse(item, now_ms)
+                continue
+            if verdict is Verdict.STEP_BACK:
+                del waiting[position]
+                item.stepped_back = True
+                engines.release_kept(item.job.arrival.id)
+                item.rank += LATE_HANDICAP_MS
+                insort(waiting, item)
+                continue
+            arrival = item.job.arrival
+            choice = engines.kept(arrival, item.forecast) or self._placement.choose(
+                arrival, item.forecast, engines, now_ms
+            )
+            if isinstance(choice, str):
+                del waiting[position]
+                self._assign(item, choice, now_ms)
+                continue
+            looks += 1
+            position += 1
+            if choice is None:
+                # Those that its pace has closed may have room for it: blocked is who has seen them all open.
+                item.unfit_since_ms = min(item.unfit_since_ms, now_ms)
+                if blocked is None and now_ms - item.unfit_since_ms > self._order.patience_ms:
+                    blocked = item
+            else:
+                held += 1
+                item.held_until_ms = choice.until_ms
+                self._next_hold_ms = min(self._next_hold_ms, choice.until_ms)
+
+    def _judge(self, item: WaitingJob, now_ms: float) -> Verdict:
+        arrival = item.job.arrival
+        prefill_ms = item.forecast.prefill_ms
+        # What would be late even so need not be looked up.
+        if self._lateness.slack_ms(arrival, prefill_ms, now_ms) < 0 and arrival.prefix:
+            best = next(iter(self.engines.with_prefix(arrival, 1)), None)
+            if best is not None:
+                prefill_ms *= 1 - best[1] / len(arrival.prefix)
+        return self._lateness.judge(
+            arrival, item.forecast, now_ms, prefill_ms=prefill_ms, stepped_back=item.stepped_back
+        )
+
+    def _keep_free(self, blocked: WaitingJob, now_ms: float) -> None:
+        arrival = blocked.job.arrival
+        if self.engines.kept_for(arrival.id) is None:
+            engine = self.engines.roomiest(arrival, blocked.forecast)
+            if engine is not None:
+                self.engines.keep_free(engine, arrival.id, now_ms + KEPT_MS)
+
+    def _assign(self, item: WaitingJob, engine: str, now_ms: float) -> None:
+        job = item.job
+        worker = self._workers[engine]
+        taken = self.engines.reserve(engine, job.arrival, item.forecast, now_ms)
+        worker.take(job, taken)
+        if self._order.fair:
+            self._clock.assign(job.arrival.tenant, item.start_ms)
+        self._running[job.arrival.id] = item
+        worker.engine.submit(job)
+
+    def _refuse(self, item: WaitingJob, now_ms: float) -> None:
+        arrival = item.job.arrival
+        item.job.refused_ms = now_ms
+        self._missed.count(now_ms, True)
+        self.engines.release_kept(arrival.id)
+        if self._order.fair:
+            self._clock.drop(arrival.tenant, item.charge_ms)
+
+    def _free(self, job: Job) -> None:
+        worker = self._workers[job.engine]
+        del worker.held[job.arrival.id]
+        held = sum(taken.kv_tokens for taken in worker.held.values())
+        self.engines.set_room(job.engine, EngineRoom(worker.row.slots - len(worker.held), held))
+
+    def _wake_up(self) -> None:
+        # An engine opens by time, or a hold ends: nothing else would look.
+        if not self._waiting:
+            return
+        at_ms = self.engines.next_opening_ms
+        if self.engines.open and (at_ms is None or self._next_hold_ms < at_ms):
+            at_ms = self._next_hold_ms
+        if at_ms is None or at_ms >= self._wake_ms or at_ms == float("inf"):
+            return
+        self._wake_ms = at_ms
+
+        def wake(now_ms: float) -> None:
+            if now_ms >= self._wake_ms:
+                self._wake_ms = float("inf")
+
+        self._agenda.at(at_ms, wake)
+
+    _next_hold_ms: float = float("inf")
+
+    # Workers, and what schedulers do now and then.
+
+    def _tick(self, now_ms: float) -> None:
+        self.engines.learn([worker.row for worker in self._workers.values() if worker.look(now_ms)])
+        batch = sum(len(worker.held) for worker in self._workers.values()) / max(1, self.engines.ready)
+        self._estimates.learn_speed([worker.row.speed for worker in self._workers.values()], batch)
+        if isinstance(self._order, AdaptiveOrder):
+            self._adapt(self._order, now_ms)
+        if self._waiting or self._running:
+            self._agenda.at(now_ms + WINDOW_MS, self._tick)
+        else:
+            self._ticking = False
+
+    def _adapt(self, order: AdaptiveOrder, now_ms: float) -> None:
+        waiting = self._waiting
+        of_tenant: dict[str, int] = {}
+        for item in waiting:
+            of_tenant[item.job.arrival.tenant] = of_tenant.get(item.job.arrival.tenant, 0) + 1
+        count = max(1, len(waiting))
+        load = PoolLoad(
+            now_ms,
+            len(waiting),
+            sum(worker.row.slots for worker in self._workers.values()),
+            with_objective=sum(item.job.arrival.slo_ms > 0 for item in waiting) / count,
+            missed=self._missed.share(now_ms),
+            tenants=len(of_tenant),
+            top_tenant=max(of_tenant.values(), default=0) / count,
+        )
+        if order.observe(load):
+            self.moves.append((now_ms, order.current.name, order.why))
+            for item in waiting:
+                self._rank(item)
+            waiting.sort()
+
+    @property
+    def paces(self) -> Sequence[float]:
+        """Pace (uncached prompt tokens/s) of each engine, now."""
+        return [worker.row.pace_tps for worker in self._workers.values()]

@@ -1,0 +1,119 @@
+"""Whole runs on made-up arrivals: that the queue keeps its promises, and that a run is the same each time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sagellm_control.scheduler.policy_settings import PolicySettings, WhenLate
+from sagellm_control.simulator.fleet import Failure, FleetModel
+from sagellm_control.simulator.job import NEVER, Job, Workload
+from sagellm_control.simulator.knee import find_knee
+from sagellm_control.simulator.rows import Case, Kind, Row, Setting, decider_of, early_bindings, run_case, run_cases
+from sagellm_control.simulator.run import simulate
+from sagellm_control.simulator.synthetic import poisson
+from sagellm_control.simulator.workload import Mix, without_tenant, workload_of
+
+SETTING = Setting(fleet=FleetModel(engines=4), pool=PolicySettings(tpot_slo_ms=60))
+OURS = Case(Kind.OURS, "shortest", "soonest")
+PLAIN_FIFO = Case(Kind.OURS, "fifo", "least_loaded")
+
+
+def workload(requests: int = 1500, **mix: float) -> Workload:
+    return workload_of("made up", poisson(requests, seed=1), mix=Mix(**mix))  # pyright: ignore
+
+
+def run(case: Case, load: Workload, rate: float, setting: Setting = SETTING) -> list[Job]:
+    jobs = load.at_rate(rate)
+    simulate(jobs, setting.fleet, decider_of(case, setting))
+    return jobs
+
+
+def test_the_same_run_gives_the_same_figures() -> None:
+    rows = [run_case(OURS, workload(400), 20, SETTING).plain() for _ in range(2)]
+    assert rows[0] == rows[1]
+
+
+def test_rows_in_parallel_are_those_one_after_the_other() -> None:
+    cases = [OURS, *early_bindings(), Case(Kind.ORACLE, "oracle", "oracle")]
+    load = workload(200)
+
+    def plain(rows: list[Row]) -> list[object]:
+        return [row.plain() for row in rows]
+
+    one_by_one = plain(list(run_cases(cases, load, 20, SETTING, processes=1)))
+    assert plain(list(run_cases(cases, load, 20, SETTING, processes=2))) == one_by_one
+
+
+@pytest.mark.parametrize("case", [OURS, PLAIN_FIFO, Case(Kind.ORACLE, "", ""), *early_bindings()], ids=str)
+def test_every_request_ends(case: Case) -> None:
+    jobs = run(case, workload(600, batch_share=0.5), 60)
+    assert all(job.finished_ms != NEVER for job in jobs)
+    assert all(job.arrival.arrived_ms < job.first_token_ms <= job.finished_ms for job in jobs)
+
+
+def test_refused_is_only_who_could_not_make_it() -> None:
+    setting = replace(SETTING, pool=PolicySettings(tpot_slo_ms=60, late=WhenLate.REFUSE))
+    jobs = run(OURS, workload(), 80, setting)
+    refused = [job for job in jobs if job.refused_ms != NEVER]
+    assert refused
+    assert all(job.finished_ms == NEVER and not job.good for job in refused)
+    assert all(job.finished_ms != NEVER for job in jobs if job.refused_ms == NEVER)
+
+
+def test_beyond_the_knee_ours_serves_what_early_binding_loses() -> None:
+    load = workload()
+    knee = find_knee(load, SETTING.fleet)
+    rate = 1.33 * knee.rate
+    early = max(run_case(case, load, rate, SETTING).figures.goodput for case in early_bindings())
+    ours = run_case(OURS, load, rate, SETTING).figures.goodput
+    assert ours > early + 0.1
+
+
+def test_at_low_load_it_is_no_worse_than_plain_fifo() -> None:
+    load = workload(600)
+    ours, plain = (run_case(case, load, 8, SETTING).figures for case in (OURS, PLAIN_FIFO))
+    assert ours.goodput >= plain.goodput
+    assert ours.ttft_ms.p95 <= plain.ttft_ms.p95 * 1.02
+
+
+def test_a_tenant_at_ten_times_its_share_is_felt_by_itself_alone() -> None:
+    load = workload(2000, tenants=4, aggressive=10.0)
+    quiet = without_tenant(load, "tenant-0")
+    # Late requests keep their place in line: what stepped back would wait behind all that the first tenant has sent.
+    setting = replace(SETTING, pool=PolicySettings(tpot_slo_ms=60, late=WhenLate.SERVE))
+
+    def p95(case: Case, arrivals: Workload) -> float:
+        jobs = run(case, arrivals, 40.0 * len(arrivals.jobs) / len(load.jobs), setting)
+        theirs = sorted(job.ttft_ms for job in jobs if job.arrival.tenant != "tenant-0")
+        return theirs[int(0.95 * len(theirs))]
+
+    fair = Case(Kind.OURS, "fair", "soonest")
+    # Four engines that never stand idle make everybody wait for the next to open; with FIFO it is the whole backlog.
+    assert p95(fair, load) < 3 * p95(fair, quiet)
+    assert p95(PLAIN_FIFO, load) > 10 * p95(PLAIN_FIFO, quiet)
+
+
+def test_what_a_failed_engine_had_is_served_by_the_others() -> None:
+    fleet = FleetModel(engines=4, failures=(Failure(1, 5_000, 5_000),))
+    for case in (OURS, early_bindings()[2]):
+        jobs = run(case, workload(600), 40, replace(SETTING, fleet=fleet))
+        again = [job for job in jobs if job.attempts > 1]
+        assert again
+        assert all(job.finished_ms != NEVER for job in jobs)
+
+
+def test_with_no_engine_up_all_wait_for_one() -> None:
+    fleet = FleetModel(engines=1, failures=(Failure(0, 1_000, 5_000),))
+    for case in (OURS, early_bindings()[0]):
+        jobs = run(case, workload(50), 10, replace(SETTING, fleet=fleet))
+        assert all(job.finished_ms != NEVER for job in jobs)
+
+
+def test_the_pace_is_learned_from_a_cold_start() -> None:
+    load = workload(3000)
+    jobs = run(OURS, load, 60)
+    after_a_minute = [job for job in jobs if job.assigned_ms > 30_000 and job.output_tokens > 20]
+    kept = sum(job.tpot_ms <= 60 for job in after_a_minute) / len(after_a_minute)
+    assert kept > 0.9
