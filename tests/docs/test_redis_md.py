@@ -98,7 +98,9 @@ def test_the_order_that_it_explains_is_the_order(demonstration: Demonstration) -
     assert demonstration.db.zrange(KEYS.waiting, 0, 9) == ids
     ranks = [demonstration.db.zscore(KEYS.waiting, name) for name in ids]
     arrivals = [float(demonstration.db.hget(KEYS.record(name), "arrived_ms")) for name in ids]
-    assert [round(rank - arrival) for rank, arrival in zip(ranks, arrivals, strict=True)] == [0, 120_000, 240_000]
+    handicaps = [rank - arrival for rank, arrival in zip(ranks, arrivals, strict=True)]
+    # The work expected of these is a fraction of a second.
+    assert [round(handicap, -4) for handicap in handicaps] == [0, 120_000, 240_000]
 
 
 def test_every_field_that_is_there_is_explained(demonstration: Demonstration) -> None:

@@ -79,6 +79,6 @@ def test_a_microsecond_is_told_apart() -> None:
 
 def test_orders_are_known_by_their_names() -> None:
     assert {make_order(name).name for name in ORDERS} == set(ORDERS)
-    assert DEFAULT_ORDER == "priority"
+    assert DEFAULT_ORDER == "shortest"
     with pytest.raises(ValueError, match=r"unknown policy 'lottery'.*fifo, priority"):
         make_order("lottery")

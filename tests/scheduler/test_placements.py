@@ -113,6 +113,6 @@ def test_where_it_failed_when_there_is_no_other(
 
 def test_placements_are_known_by_their_names() -> None:
     assert {make_placement(name).name for name in PLACEMENTS} == set(PLACEMENTS)
-    assert DEFAULT_PLACEMENT == "least_loaded"
+    assert DEFAULT_PLACEMENT == "kv_cost"
     with pytest.raises(ValueError, match=r"unknown placement 'dice'.*round_robin, least_loaded"):
         make_placement("dice")

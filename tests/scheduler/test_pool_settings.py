@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from sagellm_control.scheduler.policy_settings import DEFAULT_ORDER, DEFAULT_PLACEMENT
 from sagellm_control.scheduler.settings import SchedulerSettings
 from sagellm_control.wire.priority import RequestPriority
 
@@ -59,7 +60,7 @@ async def test_a_change_is_followed_by_all(pool: PoolDriver) -> None:
         await wait_until(lambda: {(s.policy.order.name, s.policy.placement.name) for s in running} == names)
         assert await order_of(pool) == ["patient", "urgent"]
         await pool.store.commands.delete(pool.keys.settings)
-        await wait_until(lambda: {s.policy.order.name for s in running} == {"priority"})
+        await wait_until(lambda: {s.policy.order.name for s in running} == {DEFAULT_ORDER})
 
 
 @pytest.mark.parametrize("field", ["policy", "placement"])
@@ -68,7 +69,7 @@ async def test_a_name_that_is_not_known_changes_nothing(pool: PoolDriver, field:
     await pool.store.commands.hset(pool.keys.settings, field, value)
     async with schedulers(pool, sweep_s=0.02) as (scheduler,):
         assert await order_of(pool) == ["urgent", "patient"]
-        assert (scheduler.policy.order.name, scheduler.policy.placement.name) == ("priority", "least_loaded")
+        assert (scheduler.policy.order.name, scheduler.policy.placement.name) == (DEFAULT_ORDER, DEFAULT_PLACEMENT)
 
 
 @pytest.mark.parametrize(("field", "names"), [("policy", "fifo, priority"), ("placement", "round_robin, least_loaded")])

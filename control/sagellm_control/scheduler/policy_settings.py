@@ -7,8 +7,8 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-DEFAULT_ORDER = "priority"
-DEFAULT_PLACEMENT = "least_loaded"
+DEFAULT_ORDER = "shortest"
+DEFAULT_PLACEMENT = "kv_cost"
 DEFAULT_AGING_S = 60.0
 """A minute of head start a class: long against a burst, short against a person's patience with a batch job."""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from .order import ORDERS, make_order
-from .placement import PLACEMENTS, make_placement
+from .order import DEFAULT_ORDER, ORDERS, make_order
+from .placement import DEFAULT_PLACEMENT, PLACEMENTS, make_placement
 
 
 class SchedulerSettings(BaseModel):
@@ -16,11 +16,11 @@ class SchedulerSettings(BaseModel):
     policy: str | None = Field(
         default=None,
         description=f"Who is next: {', '.join(ORDERS)}. Recorded for the pool, so all its schedulers follow it. "
-        "Not given: what the pool has recorded, else priority",
+        f"Not given: what the pool has recorded, else {DEFAULT_ORDER}",
     )
     placement: str | None = Field(
         default=None,
-        description=f"On which engine: {', '.join(PLACEMENTS)}. Recorded like the policy; else least_loaded",
+        description=f"On which engine: {', '.join(PLACEMENTS)}. Recorded like the policy; else {DEFAULT_PLACEMENT}",
     )
     aging_s: float | None = Field(
         default=None,
