@@ -14,7 +14,7 @@ from .forecast import Forecast
 from .placement import Hold
 from .pool_policy import PoolPolicy
 
-PREFIX_PLACEMENTS = frozenset({"prefix_affinity", "kv_cost", "speed_aware"})
+PREFIX_PLACEMENTS = frozenset({"prefix_affinity", "kv_cost", "speed_aware", "soonest"})
 """Placements for which it matters what other schedulers have placed where."""
 
 

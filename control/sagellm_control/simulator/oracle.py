@@ -14,10 +14,10 @@ from .engine import Engine
 from .fleet import Fleet
 from .job import Job
 
-LOOK_MS = 25.0
-"""How often it looks whether running answers can spare more time: about a decode step."""
+LOOK_MS = 50.0
+"""How often it looks whether running answers can spare more time: about two decode steps."""
 
-MOST_LOOKS = 48
+MOST_LOOKS = 16
 """Requests at the head that it looks at in one go."""
 
 STRETCH = 10.0
@@ -36,9 +36,11 @@ class Oracle:
         self._late: set[int] = set()
         self._arrivals = 0
         self._looking = False
+        self._due = False
 
     def arrived(self, job: Job) -> None:
         arrival = job.arrival
+        self._due = True
         self._arrivals += 1
         prefill_ms = self._fleet.engines[0].model.prefill_ms(arrival.prompt_tokens)
         rank = arrival.arrived_ms + arrival.slo_ms + STRETCH * prefill_ms
@@ -52,11 +54,13 @@ class Oracle:
         for job in jobs:
             self.arrived(job)
 
-    def back(self, engine: Engine) -> None: ...
+    def back(self, engine: Engine) -> None:
+        self._due = True
 
     def settle(self, now_ms: float) -> None:
-        if not self._waiting:
+        if not self._waiting or not self._due:
             return
+        self._due = False
         spare = {engine.id: self._spare_ms(engine, now_ms) for engine in self._fleet.up}
         open_engines = [engine for engine in self._fleet.up if spare[engine.id] > 0]
         position = looks = 0
@@ -86,6 +90,7 @@ class Oracle:
 
     def _look(self, now_ms: float) -> None:
         self._looking = False
+        self._due = True
 
     def _can_make_it(self, job: Job, now_ms: float) -> bool:
         arrival = job.arrival
