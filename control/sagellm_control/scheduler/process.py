@@ -33,10 +33,11 @@ RETRY_S = 0.5
 
 
 async def run(settings: SchedulerSettings, redis: RedisSettings) -> None:
-    """Schedule every pool until SIGTERM or SIGINT."""
+    """Schedule every pool until SIGTERM or SIGINT; wait for Redis first, unless told not to (``redis.wait``)."""
     if settings.metrics_port:
         start_http_server(settings.metrics_port, settings.metrics_host)
-    async with open_store(redis) as store, stop_requested() as stop:
+    async with stop_requested() as stop, open_store(redis, check=not redis.wait) as store:
+        await run_until(stop, store.wait())
         await run_until(stop, Scheduler(store, settings).run())
 
 
