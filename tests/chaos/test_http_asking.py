@@ -54,7 +54,8 @@ async def playing(
 
 
 async def begin(request: web.Request, data: bytes) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **ACCEPTED})
+    echoed = ACCEPTED if request.method == "POST" else {}
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **echoed})
     await response.prepare(request)
     await response.write(data)
     return response
@@ -170,6 +171,22 @@ async def test_a_numbered_stream_goes_on_behind_its_last_whole_event() -> None:
         assert await scene.asking.resume(scene.asked) is Reading.ENDED
     assert asked_for == ["1-2"]
     assert scene.asked.transcript.check() == {}
+
+
+async def test_what_can_be_come_back_for_was_accepted() -> None:
+    async def close(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    async def resumed(request: web.Request) -> web.StreamResponse:
+        return await begin(request, numbered(chunk(TOKENS[0])))
+
+    async with playing(close, disturbed=True, resumed=resumed) as scene:
+        assert await scene.asking.ask(scene.asked) is Reading.BROKEN
+        assert not scene.asked.accepted
+        assert await scene.asking.resume(scene.asked, leave_after=1) is Reading.LEFT
+    assert scene.asked.accepted
 
 
 async def test_an_accepted_request_that_nobody_knows_is_lost() -> None:

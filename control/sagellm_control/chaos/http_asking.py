@@ -91,8 +91,8 @@ class HttpAsking:
         began = time.monotonic()
         try:
             async with send(url) as answer:
-                # Only what has been submitted has its priority echoed.
-                asked.accepted |= "X-Request-Priority" in answer.headers
+                # Only what has been submitted has its priority echoed, or can be come back for.
+                asked.accepted |= "X-Request-Priority" in answer.headers or answer.status == 200
                 if answer.status == 204 and asked.transcript.ended:
                     return Reading.ENDED
                 if answer.status != 200:
