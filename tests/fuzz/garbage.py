@@ -84,7 +84,7 @@ async def _work(store: Store, keys: PoolKeys, g: Garbage) -> None:
 
 
 async def _place(store: Store, keys: PoolKeys, g: Garbage) -> None:
-    await store.commands.sadd(keys.reservations(await _engine(store, keys)), g.member)
+    await store.commands.hset(keys.reservations(await _engine(store, keys)), g.member, g.number)
 
 
 async def _row(store: Store, keys: PoolKeys, g: Garbage) -> None:
@@ -117,6 +117,12 @@ TARGETS: dict[str, Write] = {
     "settings": _hash(lambda _, keys, g: keys.settings),
     "registrations": _hash(lambda _, keys, g: keys.registrations),
     "counters": _hash(lambda _, keys, g: keys.counters),
+    "backlog": _hash(lambda _, keys, g: keys.backlog),
+    "lengths": _hash(lambda _, keys, g: keys.lengths),
+    "expiries": _sorted_set(lambda _, keys, g: keys.expiries),
+    "tenants": _sorted_set(lambda _, keys, g: keys.tenants),
+    "misranked": _set(lambda _, keys, g: keys.misranked),
+    "placements": _stream(lambda _, keys, g: keys.placements),
     "retries": _hash(lambda _, keys, g: keys.retries),
     "record": _hash(lambda _, keys, g: keys.record(_victim(g))),
     "row": _row,
@@ -125,12 +131,49 @@ TARGETS: dict[str, Write] = {
 
 KNOWN_FIELDS = (
     *SCHEDULING_FIELDS,
-    *("id", "attempt", "state", "entry", "rank", "engine", "inbox", "keep_ms", "after", "failures", "lapses", "continue"),
+    *(
+        "id",
+        "attempt",
+        "state",
+        "entry",
+        "rank",
+        "engine",
+        "inbox",
+        "keep_ms",
+        "after",
+        "failures",
+        "lapses",
+        "continue",
+    ),
     *("cancel", "assigned_ms", "orphan_grace_ms", "free", "slots", "prefetch", "limit", "worker", "models", "drain"),
-    *("policy", "placement", "aging_s", "tenant_weights", "type", "payload", "since_ms", "accepted", "count", "completed"),
+    *(
+        "policy",
+        "placement",
+        "aging_s",
+        "tenant_weights",
+        "type",
+        "payload",
+        "since_ms",
+        "accepted",
+        "count",
+        "completed",
+    ),
     *("kv_tokens", "speed", "pace_tps", "role", "url", "kind", "pool", MODEL),
 )
-STATES = ("queued", "waiting", "assigned", "running", "finished", "READY", "DRAINING", "fair", "-1", "nan", "1e999", "{}")
+STATES = (
+    "queued",
+    "waiting",
+    "assigned",
+    "running",
+    "finished",
+    "READY",
+    "DRAINING",
+    "fair",
+    "-1",
+    "nan",
+    "1e999",
+    "{}",
+)
 
 names = st.sampled_from([name.encode() for name in KNOWN_FIELDS]) | st.binary(max_size=8)
 members = st.binary(min_size=1, max_size=12) | st.sampled_from([*(v.encode() for v in VICTIMS), b"a:b", b"{x}"])

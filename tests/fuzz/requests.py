@@ -18,6 +18,9 @@ PATHS = (
     "/v1/requests/known",
     "/v1/requests/known/events",
     "/v1/requests/known/result",
+    "/v1/requests/known/explain",
+    "/admin/set_policy",
+    "/admin/metrics",
     "/health",
     "/ready",
     "/metrics",
@@ -59,6 +62,7 @@ FIELDS = (
         "max_tokens",
         "max_completion_tokens",
     ),
+    *("policy", "placement", "aging_s", "weights"),
     *("n", "logprobs", "tools", "tool_choice", "response_format", "stop", "temperature", "continue_final_message"),
 )
 
@@ -66,7 +70,7 @@ FIELDS = (
 @st.composite
 def json_bodies(draw: st.DrawFn) -> bytes:
     """Most of a good body, with some of its fields replaced."""
-    good: dict[str, Any] = chat(max_tokens=2) | {"prompt": "x", "input": "x"}
+    good: dict[str, Any] = chat(max_tokens=2) | {"prompt": "x", "input": "x", "policy": "fifo"}
     body = good | draw(st.dictionaries(st.sampled_from(FIELDS), values, max_size=3))
     if draw(st.booleans()):
         body["messages"] = [{"role": "user", "content": draw(values)}]

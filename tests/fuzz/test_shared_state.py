@@ -61,6 +61,8 @@ async def clean_up(store: Store) -> None:
     """What must not be carried over into the next example: victims, ghosts, and settings."""
     keys = store.keys.pool(MODEL)
     await store.commands.delete(keys.settings, keys.registrations, keys.engine(GHOST))
+    await store.commands.zrem(keys.expiries, *VICTIMS)
+    await store.commands.zrem(keys.orphans, *VICTIMS)
     for victim in VICTIMS:
         await store.commands.delete(keys.record(victim), keys.body(victim), keys.output(victim))
 

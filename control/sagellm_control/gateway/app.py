@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from aiohttp import HttpVersion11, web
+from redis.exceptions import RedisError
 
 from .endpoints import OpenAIEndpoints, too_large
-from .errors import ApiError
+from .errors import UNAVAILABLE_RETRY_S, ApiError
 from .settings import GatewaySettings
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,9 @@ def make_app(settings: GatewaySettings, openai: OpenAIEndpoints, *others: Endpoi
             return response
         except ConnectionError:
             return _cut(request)  # the client has gone
+        except RedisError as error:
+            reason = f"The queue cannot be reached: {error}"
+            return _refuse(request, ApiError(503, reason, code="queue_unavailable", retry_after_s=UNAVAILABLE_RETRY_S))
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
             return _refuse(request, ApiError(500, "The gateway failed unexpectedly.", code="internal_error"))

@@ -21,6 +21,7 @@ from ..store.backoff import Backoff
 from ..store.connect import Store, open_store
 from ..store.inspect import list_pools
 from ..store.settings import RedisSettings
+from ..store.trouble import log_trouble
 from .pool_scheduler import PoolScheduler
 from .settings import SchedulerSettings
 
@@ -56,8 +57,8 @@ class Scheduler:
             while True:
                 try:
                     pools = await list_pools(self.store)
-                except (RedisError, OSError) as error:
-                    log.warning("cannot list the pools: %s", error)
+                except Exception as error:
+                    log_trouble(log, "cannot list the pools", error)
                     pools = list(running)
                 for pool in running.keys() - pools:
                     running.pop(pool).cancel()
@@ -81,8 +82,9 @@ class Scheduler:
             scheduler = PoolScheduler(self.store, pool, self.consumer, self.settings)
             try:
                 await scheduler.run()
-            except (RedisError, OSError) as error:
-                log.warning("pool %s: %s; trying again", pool, error)
+            except Exception as error:
+                # One pool's trouble is not the others'.
+                log_trouble(log, f"pool {pool} is not scheduled; trying again", error)
             await backoff.pause()
             with contextlib.suppress(RedisError, OSError):
                 if pool not in await list_pools(self.store):
