@@ -44,6 +44,10 @@ class PoolState:
     engines: dict[str, EngineFacts] = field(default_factory=dict[str, EngineFacts])
     endings: dict[str, int] = field(default_factory=dict[str, int])
     """Request -> number of ``end`` events in its output log."""
+    outputs: dict[str, list[tuple[str, str]]] = field(default_factory=dict[str, list[tuple[str, str]]])
+    """Request -> position and type of each event in its output log."""
+    announced: int = 0
+    """Announcements of free room that no scheduler has settled."""
     counters: dict[str, int] = field(default_factory=dict[str, int])
 
 
@@ -68,10 +72,13 @@ async def read_state(store: Store, keys: PoolKeys) -> PoolState:
     pipe.zrange(keys.waiting, 0, -1, withscores=True)
     pipe.zrange(keys.room, 0, -1, withscores=True)
     pipe.hgetall(keys.counters)
+    pipe.xlen(keys.freed)
     answers = iter(await pipe.execute())
     for request_id in request_ids:
         state.records[request_id] = _texts(next(answers))
-        state.endings[request_id] = sum(fields[b"type"] == b"end" for _, fields in next(answers))
+        log = [(position.decode(), fields[b"type"].decode()) for position, fields in next(answers)]
+        state.outputs[request_id] = log
+        state.endings[request_id] = sum(kind == "end" for _, kind in log)
     for engine in engine_ids:
         row, members, entries = _texts(next(answers)), next(answers), next(answers)
         work = [_texts(fields) | {"entry_id": entry.decode()} for entry, fields in entries if b"cancel" not in fields]
@@ -81,6 +88,7 @@ async def read_state(store: Store, keys: PoolKeys) -> PoolState:
     state.waiting = {m.decode(): score for m, score in next(answers)}
     state.room = {m.decode(): int(score) for m, score in next(answers)}
     state.counters = {name: int(count) for name, count in _texts(next(answers)).items()}
+    state.announced = next(answers)
     return state
 
 
@@ -177,6 +185,27 @@ def over_kv_budget(state: PoolState) -> list[str]:
             found.append(f"{name}: {held} KV tokens are held of {budget}")
         if budget and int(engine.row.get("kv_held") or 0) != held:
             found.append(f"{name}: {engine.row.get('kv_held')} KV tokens are noted, {held} are held")
+    return found
+
+
+def misplaced(state: PoolState) -> list[str]:
+    """Invariant 6: who waits does so at its rank."""
+    return [
+        f"{request_id}: waits at {rank}, its rank is {state.records[request_id].get('rank')}"
+        for request_id, rank in state.waiting.items()
+        if request_id in state.records and float(state.records[request_id].get("rank", "nan")) != rank
+    ]
+
+
+def not_whole(before: PoolState, state: PoolState) -> list[str]:
+    """Invariant 8: an output log only grows, at its end, and nothing comes behind the end."""
+    found: list[str] = []
+    for request_id, log in state.outputs.items():
+        known = before.outputs.get(request_id, [])
+        if log[: len(known)] != known:
+            found.append(f"{request_id}: {known} was in its log, and it is {log} now")
+        if any(kind == "end" for _, kind in log[:-1]):
+            found.append(f"{request_id}: something comes behind its end: {log}")
     return found
 
 

@@ -30,8 +30,13 @@ class Scene:
 
 
 @asynccontextmanager
-async def playing(handler: Handler, *, disturbed: bool = False, key: str | None = None) -> AsyncGenerator[Scene, None]:
+async def playing(
+    handler: Handler, *, disturbed: bool = False, key: str | None = None, resumed: Handler | None = None
+) -> AsyncGenerator[Scene, None]:
+    """A gateway that does as ``handler`` does; with ``resumed`` the question's events are numbered."""
     app = web.Application()
+    if resumed is not None:
+        app.router.add_get("/v1/requests/a/events", resumed)
     app.router.add_post("/v1/chat/completions", handler)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
@@ -43,13 +48,14 @@ async def playing(handler: Handler, *, disturbed: bool = False, key: str | None 
         ledger = Ledger()
         async with http_session() as session:
             asking = HttpAsking(session, cast(Any, system), ledger, random.Random(0))
-            yield Scene(asking, ledger, ledger.open(Question("what is it", 12), "a", key))
+            yield Scene(asking, ledger, ledger.open(Question("what is it", 12), "a", key, numbered=resumed is not None))
     finally:
         await runner.cleanup()
 
 
 async def begin(request: web.Request, data: bytes) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **ACCEPTED})
+    echoed = ACCEPTED if request.method == "POST" else {}
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **echoed})
     await response.prepare(request)
     await response.write(data)
     return response
@@ -137,3 +143,67 @@ async def test_who_comes_back_reads_the_whole_answer_again() -> None:
         assert await scene.asking.resume(scene.asked) is Reading.ENDED
     assert keys == ["again", "again"]
     assert scene.asked.transcript.check() == {}
+
+
+def numbered(data: bytes, first: int = 1) -> bytes:
+    events = data.removesuffix(b"\n\n").split(b"\n\n")
+    return b"".join(b"id: 1-%d\n%s\n\n" % (number, event) for number, event in enumerate(events, first))
+
+
+async def cut_in_an_event(request: web.Request) -> web.StreamResponse:
+    assert request.headers["X-Event-IDs"] == "true"
+    # The data of the third has come, and not the line that ends it.
+    response = await begin(request, numbered(stream(TOKENS[:3]))[: len(numbered(b"".join(map(chunk, TOKENS[:3])))) - 1])
+    assert request.transport is not None
+    request.transport.close()
+    return response
+
+
+async def test_a_numbered_stream_goes_on_behind_its_last_whole_event() -> None:
+    asked_for: list[str | None] = []
+
+    async def resumed(request: web.Request) -> web.StreamResponse:
+        asked_for.append(request.headers.get("Last-Event-ID"))
+        return await begin(request, numbered(stream(TOKENS), 1).partition(b"id: 1-3")[2].join([b"id: 1-3", b""]))
+
+    async with playing(cut_in_an_event, disturbed=True, resumed=resumed) as scene:
+        assert await scene.asking.ask(scene.asked) is Reading.BROKEN
+        assert await scene.asking.resume(scene.asked) is Reading.ENDED
+    assert asked_for == ["1-2"]
+    assert scene.asked.transcript.check() == {}
+
+
+async def test_what_can_be_come_back_for_was_accepted() -> None:
+    async def close(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    async def resumed(request: web.Request) -> web.StreamResponse:
+        return await begin(request, numbered(chunk(TOKENS[0])))
+
+    async with playing(close, disturbed=True, resumed=resumed) as scene:
+        assert await scene.asking.ask(scene.asked) is Reading.BROKEN
+        assert not scene.asked.accepted
+        assert await scene.asking.resume(scene.asked, leave_after=1) is Reading.LEFT
+    assert scene.asked.accepted
+
+
+async def test_an_accepted_request_that_nobody_knows_is_lost() -> None:
+    async def resumed(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"error": {"code": "request_not_found", "type": "x"}}, status=404)
+
+    async with playing(cut, disturbed=True, resumed=resumed) as scene:
+        assert await scene.asking.ask(scene.asked) is Reading.BROKEN
+        assert await scene.asking.resume(scene.asked) is Reading.ENDED
+    assert scene.ledger.lost == {"a"}
+
+
+async def test_nothing_left_of_an_answer_without_an_end_is_a_problem() -> None:
+    async def resumed(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=204)
+
+    async with playing(cut, disturbed=True, resumed=resumed) as scene:
+        assert await scene.asking.ask(scene.asked) is Reading.BROKEN
+        assert await scene.asking.resume(scene.asked) is Reading.BROKEN
+    assert scene.ledger.problems == ["a: nothing is left of an answer whose end never came"]

@@ -63,6 +63,8 @@ def test_each_of_these_fails_a_run(run: Run, figure: str) -> None:
             run.asked.transcript.flaws[Flaw.MISSING] += 1
         case "stuck":
             run.asked.fate = Fate.OPEN
+        case "interrupted" | "failed":
+            run.asked.fate, run.asked.code = Fate(figure), "engine_lost"
         case "reservations_left":
             run.aftermath.reservations.append("a on e1")
         case _:
@@ -82,11 +84,20 @@ def test_every_way_of_going_wrong_is_counted(run: Run) -> None:
     assert [figures[name] for name in ("lost", "stuck", "doubled", "wrong", "problems")] == [1, 1, 1, 3, 1]
 
 
-def test_a_clear_error_is_counted_apart(run: Run) -> None:
-    run.asked.fate, run.asked.code = Fate.INTERRUPTED, "engine_lost"
+@pytest.mark.parametrize("fate", [Fate.INTERRUPTED, Fate.FAILED])
+def test_what_failed_as_often_as_it_may_is_counted_apart(run: Run, fate: Fate) -> None:
+    run.asked.fate, run.asked.code = fate, "engine_lost"
+    run.aftermath.worn_out.add("a")
     report = run.report()
-    assert (report.figures["interrupted"], report.figures["errors"]) == (1, {"engine_lost": 1})
+    assert (report.figures[fate], report.figures["worn_out"], report.figures["errors"]) == (0, 1, {"engine_lost": 1})
     assert report.passed
+    run.aftermath.worn_out.clear()
+    assert run.report().details == [f"{fate}: a: engine_lost"]
+
+
+def test_what_was_tried_often_and_answered_is_not_worn_out(run: Run) -> None:
+    run.aftermath.worn_out.add("a")
+    assert run.report().figures["worn_out"] == 0
 
 
 def test_recoveries_with_and_without_an_outage(run: Run) -> None:

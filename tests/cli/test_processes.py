@@ -29,7 +29,7 @@ NOBODY = ("--redis-url", "redis://127.0.0.1:1/0")
     ids=lambda words: words[0],
 )
 def test_without_redis_it_is_one_line(words: tuple[str, ...]) -> None:
-    done = control(*words, *NOBODY)
+    done = control(*words, *NOBODY, "--no-redis-wait")
     assert done.returncode == 1
     assert done.stderr.startswith("Error: no Redis at redis://127.0.0.1:1/0")
     assert done.stderr.count("\n") == 1

@@ -17,7 +17,7 @@ from sagellm_control.client import QueueClient, QueueUnavailable
 from sagellm_control.client.acceptor import Acceptor
 from sagellm_control.embedded import EmbeddedValkey
 from sagellm_control.store.settings import RedisSettings
-from sagellm_workers import outbox
+from sagellm_workers import insistence
 
 from ..flow.asking import CHAT_PATH, MODEL, chat, chat_bytes, data, delta_of, error_of, expected_text
 from ..flow.conftest import StartEngine
@@ -99,7 +99,7 @@ async def test_what_ended_while_redis_was_away_is_not_run_again(
     start_engine: StartEngine, proxied: RedisSettings, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The assignment is still there when the worker looks again, and its end is only on its way."""
-    monkeypatch.setattr(outbox, "FIRST_RETRY_S", 1.5)  # the reader is back first
+    monkeypatch.setattr(insistence, "FIRST_RETRY_S", 1.5)  # the reader is back first
     engine = await start_engine(tpot_ms=5)
     async with in_process_system(proxied, [engine.url]) as system:
         asking = [asyncio.create_task(whole_text(system, chat(f"n {i}", max_tokens=30))) for i in range(4)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from sagellm_control.store.steps.engines import drain_engine
 from sagellm_control.wire.states import EngineState
 
 from ..waiting import wait_until
@@ -15,13 +16,16 @@ async def test_worker_finishes_what_runs_and_gives_back_the_rest(processes: Real
     ends = await processes.engine("--slots", "2", "--tpot-ms", "20")
     # Prefetch makes it hold requests that have not started.
     worker = await processes.worker(ends, flags=("--prefetch", "4"))
+    other = await processes.engine("--slots", "4", "--tpot-ms", "1")
+    await processes.worker(other)
+    (spare,) = [view for view in await processes.engines() if view.url == other]
+    await drain_engine(processes.store, spare.pool, spare.engine_id)
     await processes.start("scheduler")
     _, url = await processes.gateway()
     chats = [Chat(f"chat {i}", 200) for i in range(6)]
     tasks = [asyncio.create_task(stream_chat(processes.session, url, c.prompt, c.tokens, c)) for c in chats]
     await wait_until(lambda: sum(bool(c.pieces) for c in chats) == 2, what="two chats run")
-    other = await processes.engine("--slots", "4", "--tpot-ms", "1")
-    await processes.worker(other)
+    await drain_engine(processes.store, spare.pool, spare.engine_id, drain=False)
     assert await worker.terminate() == 0
     for chat in await asyncio.gather(*tasks):
         chat.check()
@@ -38,7 +42,8 @@ async def test_worker_drain_has_a_deadline(processes: RealProcesses) -> None:
     await processes.start("scheduler")
     _, url = await processes.gateway()
     chat = Chat("a long one", 1000)
-    task = asyncio.create_task(stream_chat(processes.session, url, chat.prompt, chat.tokens, chat))
+    never = {"X-Mid-Stream-Retry": "never"}  # else it would wait for another engine to go on with it
+    task = asyncio.create_task(stream_chat(processes.session, url, chat.prompt, chat.tokens, chat, **never))
     await wait_until(lambda: len(chat.pieces) > 1, what="some tokens are out")
     assert await worker.terminate() == 0
     await task

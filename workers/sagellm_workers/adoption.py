@@ -16,6 +16,7 @@ from sagellm_control.store.connect import Store
 from sagellm_control.store.inspect import engine_rows, server_ms
 from sagellm_control.store.registrations import registrations
 from sagellm_control.store.steps.engines import remove_engine
+from sagellm_control.store.trouble import log_trouble
 from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.registration import DEFAULT_ROOM, Registration
 
@@ -56,8 +57,8 @@ class Adopter:
             while not stop.is_set():
                 try:
                     await self._look(tasks)
-                except (RedisError, OSError) as error:
-                    log.warning("cannot look for registered engines: %s", error)
+                except Exception as error:
+                    log_trouble(log, "cannot look for registered engines", error)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_EVERY_S):
                         await stop.wait()

@@ -7,13 +7,9 @@ once, and under load many tokens share a round trip.
 from __future__ import annotations
 
 import asyncio
-import logging
-import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypedDict, TypeVar
-
-from redis.exceptions import RedisError
 
 from sagellm_control.store.connect import Store
 from sagellm_control.store.steps.append import Output, append
@@ -24,14 +20,12 @@ from sagellm_control.wire.event import EVENT_STREAM, Ending
 
 from . import metrics
 from .attempt import Attempt
-
-log = logging.getLogger(__name__)
+from .insistence import write_until_taken
 
 MOST_IN_A_CALL = 128
 """Requests in one script call; keeps each call on the server under a millisecond."""
-FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 2.0
-"""Pauses after Redis could not be reached: doubled each time, with jitter."""
 
+Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
@@ -136,10 +130,10 @@ class Outbox:
         while claims := self._claims[:MOST_IN_A_CALL]:
             del self._claims[: len(claims)]
             keys = [attempt.key for attempt in claims]
-            states = await self._insist(lambda keys=keys: claim(self._store, *self._where, keys))
+            states = await self._write(keys, lambda keys: claim(self._store, *self._where, keys))
             for attempt, state in zip(claims, states, strict=True):
                 if state != "running":
-                    attempt.stop(state)
+                    attempt.stop(state or "lost")
 
     async def _write_outputs(self) -> None:
         while attempts := list(self._outputs)[:MOST_IN_A_CALL]:
@@ -149,7 +143,7 @@ class Outbox:
                 attempt.sequence += 1
                 request_id, number = attempt.key
                 outputs.append(Output(request_id, number, attempt.sequence, _take_pending(attempt)))
-            kept = await self._insist(lambda outputs=outputs: append(self._store, *self._where, outputs))
+            kept = await self._write(outputs, lambda outputs: append(self._store, *self._where, outputs))
             self._events.inc(len(outputs))
             self._bytes.inc(sum(len(output.payload) for output in outputs))
             for attempt, ok in zip(attempts, kept, strict=True):
@@ -178,7 +172,7 @@ class Outbox:
                         first_ms=None if attempt.watch.first_byte_s is None else attempt.watch.first_byte_s * 1000,
                     )
                 )
-            await self._insist(lambda finishes=finishes: finish(self._store, *self._where, finishes))
+            await self._write(finishes, lambda finishes: finish(self._store, *self._where, finishes))
             self._reporting.difference_update(attempt.key for attempt, _ in batch)
             self._events.inc(len(finishes))
 
@@ -190,19 +184,13 @@ class Outbox:
                 # First of all: else they would come back to the engine that has just refused them.
                 await self.pause(max(pauses))
             items = [item for _, item in batch]
-            await self._insist(lambda items=items: requeue(self._store, *self._where, items, **self._limits))
+            await self._write(items, lambda items: requeue(self._store, *self._where, items, **self._limits))
             self._reporting.difference_update(attempt.key for attempt, _ in batch)
 
-    async def _insist(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
-        # Each step finds done what it did before, so it is repeated until Redis has answered.
-        pause_s = FIRST_RETRY_S
-        while True:
-            try:
-                return await call()
-            except (RedisError, OSError) as error:
-                log.warning("engine %s: cannot write to Redis (%s); trying again", self._where[1], error)
-                await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
-                pause_s = min(2 * pause_s, LONGEST_RETRY_S)
+    async def _write(
+        self, items: Sequence[Item], write: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]]
+    ) -> list[Answer | None]:
+        return await write_until_taken(f"engine {self._where[1]}", items, write)
 
 
 def _take_pending(attempt: Attempt) -> bytes:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from prometheus_client import start_http_server
 
-from sagellm_control.stopping import stop_requested
+from sagellm_control.stopping import run_until, stop_requested
 from sagellm_control.store.connect import Store, open_store
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.wire.engine import EngineRow
@@ -39,11 +39,12 @@ async def run(settings: WorkerSettings, redis: RedisSettings) -> None:
     if settings.metrics_port:
         start_http_server(settings.metrics_port, settings.metrics_host)
     async with (
-        open_store(redis) as store,
-        engine_client(trust_env=settings.trust_env) as client,
         stop_requested() as stop,
+        open_store(redis, check=not redis.wait) as store,
+        engine_client(trust_env=settings.trust_env) as client,
         asyncio.TaskGroup() as tasks,
     ):
+        await run_until(stop, store.wait())
         for url in dict.fromkeys(settings.engine):
             tasks.create_task(serve_engine(store, client, url, settings, stop), name=f"serve {url}")
         if settings.adopt:

@@ -16,7 +16,7 @@ from ..wire.keys import PoolKeys
 from ..wire.states import EngineState, Outcome, RequestState
 from .comparison import Flaw
 from .ledger import Ledger
-from .plan import POOL
+from .plan import MAX_ATTEMPTS, POOL
 from .transcript import Transcript
 
 LOOK_EVERY_S = 0.1
@@ -33,6 +33,8 @@ class Aftermath:
     outcomes: Counter[str] = field(default_factory=Counter[str])
     rerun: int = 0
     """Requests that took more than one attempt."""
+    worn_out: set[str] = field(default_factory=set[str])
+    """Requests that had as many failures, or lost as many workers, as one may have."""
     stuck: set[str] = field(default_factory=set[str])
     """Requests that have not ended."""
     lost: set[str] = field(default_factory=set[str])
@@ -83,15 +85,18 @@ async def read_aftermath(store: Store, ledger: Ledger) -> Aftermath:
 async def _read_requests(store: Store, keys: PoolKeys, ids: list[str], ledger: Ledger, found: Aftermath) -> None:
     pipe = store.commands.pipeline(transaction=False)
     for request_id in ids:
-        pipe.hmget(keys.record(request_id), "state", "outcome", "attempt", "engine")
+        pipe.hmget(keys.record(request_id), "state", "outcome", "attempt", "engine", "failures", "lapses")
         pipe.xrange(keys.output(request_id))
     answers = await pipe.execute()
-    for request_id, (state, outcome, attempt, engine), entries in zip(ids, answers[::2], answers[1::2], strict=True):
+    for request_id, record, entries in zip(ids, answers[::2], answers[1::2], strict=True):
+        state, outcome, attempt, engine, failures, lapses = record
         if state != RequestState.FINISHED.encode():
             found.stuck.add(request_id)
             continue
         found.outcomes[outcome.decode()] += 1
         found.rerun += int(attempt or 0) > 1
+        if max(int(failures or 0), int(lapses or 0)) >= MAX_ATTEMPTS:
+            found.worn_out.add(request_id)
         events = [read_log_entry(request_id, entry_id, fields) for entry_id, fields in entries]
         if stranger := _stranger(events, int(attempt or 0), (engine or b"").decode()):
             found.left_over.append(f"{request_id} was ended by {stranger}, which did not hold it")

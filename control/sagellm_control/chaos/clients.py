@@ -24,6 +24,9 @@ class Way(StrEnum):
     """A stream; a client whose gateway dies is lost to it."""
     KEYED = "keyed"
     """A stream with an Idempotency-Key: the client comes back until it has the whole answer."""
+    NUMBERED = "numbered"
+    """A stream with event ids: whenever it breaks off, and when the client leaves of its own accord, it is gone on with
+    behind the last event, at any gateway."""
     FICKLE = "fickle"
     """The same, and it leaves of its own accord in between."""
     WHOLE = "whole"
@@ -39,8 +42,9 @@ class Way(StrEnum):
 
 
 _WAYS = {
-    Way.STREAM: 3,
-    Way.KEYED: 4,
+    Way.STREAM: 2,
+    Way.NUMBERED: 4,
+    Way.KEYED: 3,
     Way.FICKLE: 3,
     Way.WHOLE: 2,
     Way.LEAVING: 2,
@@ -78,6 +82,8 @@ class Client:
                 await self._ask_once(way)
             case Way.KEYED | Way.FICKLE | Way.WHOLE:
                 await self._ask_until_told(way)
+            case Way.NUMBERED:
+                await self._ask_numbered()
             case Way.LIBRARY | Way.CANCELLING:
                 await self._ask_library(way)
 
@@ -85,14 +91,20 @@ class Client:
         self._asked += 1
         name = f"{self.name}-{self._asked}-{way}"
         question = make_question(self.dice, name, stream=way is not Way.WHOLE, hurried=way is Way.HURRIED)
-        return self._ledger.open(question, idempotent_id("", name) if keyed else name, name if keyed else None)
+        request_id, key = (idempotent_id("", name), name) if keyed else (name, None)
+        return self._ledger.open(question, request_id, key, numbered=way is Way.NUMBERED)
+
+    def _conclude(self, asked: Asked, way: Way) -> None:
+        asked.conclude()
+        if asked.fate is Fate.CANCELLED and way is not Way.CANCELLING:
+            self._ledger.problems.append(f"{asked.request_id}: it was cancelled, and its client had not left it")
 
     async def _ask_once(self, way: Way) -> None:
         asked = self._open(way)
         leave_after = self.dice.randrange(asked.question.tokens) if way is Way.LEAVING else None
         match await self._http.ask(asked, leave_after=leave_after):
             case Reading.ENDED:
-                asked.conclude()
+                self._conclude(asked, way)
             case Reading.LEFT:
                 asked.fate = Fate.CANCELLED
             case Reading.BROKEN:
@@ -112,12 +124,26 @@ class Client:
             else:
                 reading = await self._http.ask(asked, leave_after=leave_after)
             if reading is Reading.ENDED:
-                asked.conclude()
+                self._conclude(asked, way)
                 return
             if reading is Reading.REFUSED:
                 # It is asked again under the same key.
                 self._ledger.asked[asked.request_id] = asked
             await pause(self.dice)
+
+    async def _ask_numbered(self) -> None:
+        asked = self._open(Way.NUMBERED)
+        reading = await self._http.ask(asked, leave_after=self._patience(asked))
+        # A connection that broke before its answer began may have brought the request into the queue.
+        while reading is not Reading.ENDED and (asked.accepted or reading is Reading.BROKEN):
+            await pause(self.dice)
+            reading = await self._http.resume(asked, leave_after=self._patience(asked))
+        if reading is Reading.ENDED:
+            self._conclude(asked, Way.NUMBERED)
+
+    def _patience(self, asked: Asked) -> int | None:
+        """After how many tokens in all it leaves this time; None: it stays."""
+        return self.dice.randrange(asked.question.tokens) if self.dice.random() < 0.4 else None
 
     async def _ask_library(self, way: Way) -> None:
         asked = self._open(way)
@@ -130,7 +156,7 @@ class Client:
             leave_after = self.dice.randrange(asked.question.tokens) if cancel or self.dice.random() < 0.5 else None
             reading = await self._library.read_on(asked, leave_after=leave_after)
             if reading is Reading.ENDED:
-                asked.conclude()
+                self._conclude(asked, way)
                 return
             if cancel:
                 # What it is told then is how the request ended: cancelled, or finished if that was faster.

@@ -48,6 +48,8 @@ class HttpAsking:
             headers["Idempotency-Key"] = asked.key
         else:
             headers["X-Request-ID"] = asked.request_id
+        if asked.numbered:
+            headers["X-Event-IDs"] = "true"
         if asked.question.timeout_ms is not None:
             headers["X-Request-Timeout-Ms"] = f"{asked.question.timeout_ms}"
 
@@ -63,10 +65,21 @@ class HttpAsking:
     async def resume(self, asked: Asked, *, leave_after: int | None = None) -> Reading:
         """Come back for the answer of a request that was accepted before.
 
-        The Idempotency-Key gives the whole answer again, from its beginning.
+        The Idempotency-Key gives the whole answer again, from its beginning; a numbered stream goes on behind the last
+        event that came. REFUSED: it cannot be reached now, or nobody knows it.
         """
-        asked.transcript.restart()
-        return await self.ask(asked, leave_after=leave_after)
+        if not asked.numbered:
+            asked.transcript.restart()
+            return await self.ask(asked, leave_after=leave_after)
+        asked.transcript.reconnect()
+        last = asked.transcript.last_event_id
+        headers = {} if last is None else {"Last-Event-ID": last}
+
+        def send(url: str) -> aiohttp.client._RequestContextManager:  # pyright: ignore[reportPrivateUsage] - its only name
+            timeout = aiohttp.ClientTimeout(total=None, connect=SILENT_S, sock_read=SILENT_S)
+            return self._session.get(f"{url}/v1/requests/{asked.request_id}/events", headers=headers, timeout=timeout)
+
+        return await self._read(asked, send, leave_after)
 
     async def _read(
         self,
@@ -78,8 +91,10 @@ class HttpAsking:
         began = time.monotonic()
         try:
             async with send(url) as answer:
-                # Only what has been submitted has its priority echoed.
-                asked.accepted |= "X-Request-Priority" in answer.headers
+                # Only what has been submitted has its priority echoed, or can be come back for.
+                asked.accepted |= "X-Request-Priority" in answer.headers or answer.status == 200
+                if answer.status == 204 and asked.transcript.ended:
+                    return Reading.ENDED
                 if answer.status != 200:
                     return await self._take_error(asked, answer)
                 if not asked.question.stream:
@@ -104,10 +119,17 @@ class HttpAsking:
             return Reading.BROKEN
 
     async def _take_error(self, asked: Asked, answer: aiohttp.ClientResponse) -> Reading:
+        if answer.status == 204:
+            self._ledger.problems.append(f"{asked.request_id}: nothing is left of an answer whose end never came")
+            return Reading.BROKEN
         body = orjson.loads(await answer.read())
         code = str(body["error"].get("code") or body["error"].get("type"))
         if code == "internal_error":
             self._ledger.problems.append(f"{asked.request_id}: HTTP {answer.status} {body}")
+        if answer.status == 404 and asked.accepted:
+            self._ledger.lost.add(asked.request_id)
+            asked.transcript.take_error(code)
+            return Reading.ENDED
         if "X-Request-Priority" not in answer.headers:
             self._ledger.refuse(asked, code)
             return Reading.REFUSED

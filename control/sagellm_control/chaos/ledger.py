@@ -38,6 +38,8 @@ class Asked:
     request_id: str
     key: str | None = None
     """Its Idempotency-Key."""
+    numbered: bool = False
+    """Its events have ids, by which its client comes back."""
     accepted: bool = False
     """A gateway, or the client library, has said so."""
     fate: Fate = Fate.OPEN
@@ -85,9 +87,9 @@ class Ledger:
     problems: list[str] = field(default_factory=list[str])
     """What must not happen and is no matter of a single token, in words."""
 
-    def open(self, question: Question, request_id: str, key: str | None = None) -> Asked:
+    def open(self, question: Question, request_id: str, key: str | None = None, *, numbered: bool = False) -> Asked:
         """A request is about to be sent."""
-        asked = self.asked[request_id] = Asked(question, request_id, key)
+        asked = self.asked[request_id] = Asked(question, request_id, key, numbered)
         return asked
 
     def refuse(self, asked: Asked, code: str) -> None:

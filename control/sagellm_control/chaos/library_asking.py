@@ -41,6 +41,7 @@ class LibraryAsking:
                 priority=question.priority,
                 stream=question.stream,
                 max_tokens=question.tokens,
+                continuable=question.stream,
             )
         except QueueUnavailable as error:
             if not self._valkey.disturbed_since(began - 1):

@@ -12,6 +12,8 @@ TPOT_MS = 15
 """Time per token (ms): an answer takes between a tenth of a second and two seconds."""
 PREFILL_TOKENS_PER_S = 1000
 """Slow enough that some requests are caught before their first token: those are run again elsewhere."""
+MAX_ATTEMPTS = 3
+"""With so many failures, or with so many lost workers, a request is given up."""
 PREFETCH = 1
 """Requests that a worker holds ready for each engine."""
 SHORTEST_ANSWER, LONGEST_ANSWER = 6, 120

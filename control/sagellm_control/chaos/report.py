@@ -13,8 +13,8 @@ from .ledger import Fate, Ledger
 from .plan import ChaosPlan
 from .recovery import RecoveryWatch, p99
 
-MUST_BE_ZERO = ("lost", "doubled", "wrong", "stuck", "reservations_left", "problems")
-"""A run in which one of these is not 0 has failed. With ``interrupted`` added, an answer must survive its engine."""
+MUST_BE_ZERO = ("lost", "doubled", "wrong", "stuck", "interrupted", "failed", "reservations_left", "problems")
+"""A run in which one of these is not 0 has failed."""
 
 _MEANINGS = {
     "kills": "processes killed (SIGKILL)",
@@ -24,8 +24,9 @@ _MEANINGS = {
     "finished": "answers that came whole and right",
     "cancelled": "requests whose client left or cancelled them",
     "expired": "requests whose timeout passed",
-    "interrupted": "answers that ended in the middle, with a clear error",
-    "failed": "requests that ended with a clear error and no answer",
+    "interrupted": "answers that ended in the middle, although another engine might have gone on",
+    "failed": "requests that ended with an error and no answer, although another engine might have tried",
+    "worn_out": "requests that failed, or lost their worker, as often as one may",
     "unheard": "requests whose gateway died, with a client that could not come back",
     "rerun": "requests that took more than one attempt",
     "refused": "attempts that were not accepted",
@@ -71,6 +72,10 @@ def make_report(
 ) -> ChaosReport:
     """Sum up."""
     fates = ledger.fates()
+    troubled = {a.request_id: a.fate for a in ledger.asked.values() if a.fate in (Fate.INTERRUPTED, Fate.FAILED)}
+    worn_out = troubled.keys() & aftermath.worn_out
+    for request_id in worn_out:
+        fates[troubled.pop(request_id)] -= 1
     flawed = {asked.request_id: flaws for asked in ledger.asked.values() if (flaws := asked.transcript.check())}
     flaws = sum(flawed.values(), aftermath.flaws)
     lost = ledger.lost | aftermath.lost
@@ -89,6 +94,7 @@ def make_report(
         "restarts": deeds[Deed.RESTART],
         "accepted": aftermath.accepted,
         **{fate.value: fates[fate] for fate in Fate if fate is not Fate.OPEN},
+        "worn_out": len(worn_out),
         "rerun": aftermath.rerun,
         "refused": sum(ledger.refused.values()),
         "lost": len(lost),
@@ -117,6 +123,7 @@ def make_report(
     details = [
         *(f"lost: {request_id}" for request_id in sorted(lost)),
         *(f"stuck: {request_id}" for request_id in sorted(stuck)),
+        *(f"{fate}: {request_id}: {ledger.asked[request_id].code}" for request_id, fate in sorted(troubled.items())),
         *(f"flawed: {request_id}: {dict(found)}" for request_id, found in sorted(flawed.items())),
         *(f"reservation left: {held}" for held in aftermath.reservations),
         *(f"problem: {problem}" for problem in problems),

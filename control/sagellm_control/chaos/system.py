@@ -18,7 +18,7 @@ from ..store.connect import Store, open_store
 from ..store.settings import RedisSettings
 from ..store.views import list_engines
 from ..wire.states import EngineState
-from .plan import POOL, PREFETCH, PREFILL_TOKENS_PER_S, SLOTS, TPOT_MS, ChaosPlan
+from .plan import MAX_ATTEMPTS, POOL, PREFETCH, PREFILL_TOKENS_PER_S, SLOTS, TPOT_MS, ChaosPlan
 from .process import CommandProcess, Kind, ValkeyProcess, Victim
 
 READY_WITHIN_S = 60.0
@@ -47,6 +47,8 @@ class System:
         gateway_ports = [ports.pop() for _ in range(plan.gateways)]
         redis = ("--redis-url", valkey.url)
         lease = ("--lease-s", f"{plan.lease_s:g}", "--drain-s", f"{SHUTDOWN_S}", "--prefetch", f"{PREFETCH}")
+        # The budget for retries would end answers whose engines are killed too often; that it does is tested elsewhere.
+        lease += ("--retry-share", "20", "--max-attempts", f"{MAX_ATTEMPTS}")
         # Every engine has a worker that stands by: the next one of the circle.
         engines = [f"http://{LOOPBACK}:{port}" for port in engine_ports]
         served = [

@@ -25,6 +25,8 @@ class Transcript:
         self.question = question
         self.position = (0, 0)
         """Of the last event read by the client library."""
+        self.last_event_id: str | None = None
+        """Of the last whole event of a numbered stream."""
         self.flaws: Counter[Flaw] = Counter()
         """Of readings that were given up."""
         self._begin()
@@ -37,7 +39,13 @@ class Transcript:
         self._finish_reasons: list[str] = []
         self._usages: list[int] = []
         self._after_end = 0
+        self.reconnect()
+
+    def reconnect(self) -> None:
+        """A new connection goes on behind the last whole event; half of one is worth nothing."""
         self._partial = b""
+        self._event_id: str | None = None
+        self._event: list[bytes] = []
 
     @property
     def ended(self) -> bool:
@@ -48,6 +56,7 @@ class Transcript:
         """The answer will be read from its beginning again; what came so far must have been right, too."""
         self.flaws += self._flaws_of_reading()
         self.position = (0, 0)
+        self.last_event_id = None
         self._begin()
 
     def check(self) -> Counter[Flaw]:
@@ -59,7 +68,11 @@ class Transcript:
         *lines, self._partial = (self._partial + data).split(b"\n")
         for line in lines:
             if line.startswith(b"data: "):
-                self._take_data(line[6:].strip())
+                self._event.append(line[6:].strip())
+            elif line.startswith(b"id: "):
+                self._event_id = line[4:].strip().decode()
+            elif not line.strip():
+                self._dispatch()
 
     def take_whole(self, body: bytes) -> None:
         """A whole answer."""
@@ -96,6 +109,14 @@ class Transcript:
         """Several of them."""
         for event in events:
             self.take_event(event)
+
+    def _dispatch(self) -> None:
+        """The event is whole."""
+        event, self._event = self._event, []
+        for data in event:
+            self._take_data(data)
+        if event and self._event_id is not None:
+            self.last_event_id, self._event_id = self._event_id, None
 
     def _take_data(self, data: bytes) -> None:
         if data == DONE:

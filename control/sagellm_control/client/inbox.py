@@ -12,6 +12,7 @@ from redis.exceptions import ConnectionError, RedisError
 
 from ..store.backoff import Backoff
 from ..store.connect import Store
+from ..store.trouble import log_trouble
 from ..wire.event import END, read_frames
 from .answer import Answer
 
@@ -69,8 +70,8 @@ class Inbox:
             while True:
                 try:
                     await self._listen()
-                except (RedisError, OSError) as error:
-                    log.warning("the inbox lost its connection: %s", error)
+                except Exception as error:
+                    log_trouble(log, "the inbox lost its connection", error)
                 finally:
                     if self.subscribed.is_set():
                         backoff.reset()

@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from ..store.backoff import Backoff
 from ..store.connect import Store
 from ..store.inspect import PoolDepth, model_index, pool_depth
+from ..store.trouble import log_trouble
 from ..wire.priority import RequestPriority
 from ..wire.request import NewRequest
 from ..wire.states import Outcome
@@ -131,8 +132,8 @@ class Pools:
         while True:
             try:
                 await self.look()
-            except (RedisError, OSError) as error:
-                log.warning("cannot look at the pools: %s", error)
+            except Exception as error:
+                log_trouble(log, "cannot look at the pools", error)
                 await backoff.pause()
                 continue
             backoff.reset()

@@ -75,15 +75,20 @@ class QueueClient:
                 yield client
 
     @asynccontextmanager
-    async def running(self) -> AsyncGenerator[None, None]:
-        """Listen on the inbox and watch the pools; nothing may be submitted outside of it."""
+    async def running(self, *, at_once: bool = False) -> AsyncGenerator[None, None]:
+        """Listen on the inbox and watch the pools; nothing may be submitted outside of it.
+
+        Args:
+            at_once: do not wait until the inbox is subscribed, as Redis may be away; what is missed is read later.
+        """
         loops = [
             asyncio.create_task(self.inbox.run(), name="inbox"),
             asyncio.create_task(self.pools.run(), name="pools"),
             asyncio.create_task(self._presence.run(), name="presence"),
         ]
         try:
-            await self._until_subscribed()
+            if not at_once:
+                await self._until_subscribed()
             async with self._abandoned, self._held:
                 yield
         finally:

@@ -6,10 +6,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from redis.exceptions import RedisError
 
 from .endpoints import OpenAIEndpoints, too_large
-from .errors import ApiError
+from .errors import UNAVAILABLE_RETRY_S, ApiError
 from .settings import GatewaySettings
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,9 @@ def make_app(settings: GatewaySettings, openai: OpenAIEndpoints, *others: Endpoi
             return response
         except ConnectionError:
             return _cut(request)  # the client has gone
+        except RedisError as error:
+            reason = f"The queue cannot be reached: {error}"
+            return _refuse(request, ApiError(503, reason, code="queue_unavailable", retry_after_s=UNAVAILABLE_RETRY_S))
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
             return _refuse(request, ApiError(500, "The gateway failed unexpectedly.", code="internal_error"))
@@ -54,8 +58,20 @@ def make_app(settings: GatewaySettings, openai: OpenAIEndpoints, *others: Endpoi
     app = web.Application(middlewares=[errors], client_max_size=settings.max_body_bytes)
     app.on_response_prepare.append(say_goodbye)
     for part in (openai, *others):
-        app.add_routes(part.routes())
+        for route in part.routes():
+            kwargs = route.kwargs | {"expect_handler": _expect}
+            app.add_routes([web.RouteDef(route.method, route.path, route.handler, kwargs)])
     return app
+
+
+async def _expect(request: web.Request) -> web.StreamResponse | None:
+    """Answer an ``Expect`` header; aiohttp's own way quotes it, and fails at what is no text."""
+    if request.headers["Expect"].strip().lower() != "100-continue":
+        return _refuse(request, ApiError(417, "Expect must be 100-continue.", code="invalid_value", param="Expect"))
+    if request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # it is no part of the response
+    return None
 
 
 def _cut(request: web.Request) -> web.Response:

@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from ..client.queue_client import QueueClient
-from ..stopping import stop_requested
+from ..stopping import run_until, stop_requested
+from ..store.connect import Store, open_store
 from ..store.settings import RedisSettings
 from .admin_endpoints import AdminEndpoints
 from .api_keys import ApiKeys
@@ -33,23 +34,39 @@ KEEPALIVE_S = 75.0
 
 
 async def run(settings: GatewaySettings, redis: RedisSettings) -> None:
-    """Serve until SIGTERM or SIGINT, then let open answers finish."""
-    async with stop_requested() as stop, serve(settings, redis) as url:
+    """Serve until SIGTERM or SIGINT, then let open answers finish.
+
+    While Redis is away it is alive and not ready, from its start on; unless it is not to wait (``redis.wait``).
+    """
+    async with (
+        stop_requested() as stop,
+        open_store(redis, check=not redis.wait) as store,
+        serve_from(settings, store, at_once=True) as url,
+    ):
         log.info("gateway listens on %s", url)
+        await run_until(stop, store.wait())
         await stop.wait()
 
 
 @asynccontextmanager
 async def serve(settings: GatewaySettings, redis: RedisSettings) -> AsyncGenerator[str, None]:
-    """A running gateway; gives its URL.
+    """A running gateway that has reached Redis; gives its URL.
 
     Raises:
         OSError: the address cannot be listened on.
         ApiKeysUnreadable, StoreUnreachable, StoreUnusable: the settings cannot work.
     """
+    async with open_store(redis) as store, serve_from(settings, store) as url:
+        yield url
+
+
+@asynccontextmanager
+async def serve_from(settings: GatewaySettings, store: Store, *, at_once: bool = False) -> AsyncGenerator[str, None]:
+    """A running gateway on this store; ``at_once``: whether or not Redis can be reached."""
     keys = ApiKeys.read(settings.api_keys) if settings.api_keys else None
     _allow_many_connections()
-    async with QueueClient.connect(redis, settings.accept_limits()) as queue:
+    queue = QueueClient(store, settings.accept_limits())
+    async with queue.running(at_once=at_once):
         openai = OpenAIEndpoints(queue, settings, keys)
         requests = RequestEndpoints(queue, settings, openai)
         others = (StatusEndpoints(queue, openai), ExplainEndpoint(queue, openai), AdminEndpoints(queue, openai))

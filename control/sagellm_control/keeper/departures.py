@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from redis.exceptions import RedisError
-
 from ..store.connect import Store
 from ..store.inspect import engine_rows
 from ..store.steps.engines import remove_engine
 from ..store.steps.pools import forget_pool
 from ..store.steps.take import gone_consumers, leave
+from ..store.trouble import log_trouble
+from ..wire.keys import read_name
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,8 @@ class DepartureKeeper:
             await asyncio.sleep(LOOK_EVERY_S)
             try:
                 await self.look()
-            except (RedisError, OSError) as error:
-                log.warning("pool %s: cannot look for departed engines: %s", self.pool, error)
+            except Exception as error:
+                log_trouble(log, f"pool {self.pool}: cannot look for departed engines", error)
 
     async def look(self) -> None:
         """Forget schedulers long gone, every engine whose row has expired, and the pool if that was its last."""
@@ -43,7 +43,7 @@ class DepartureKeeper:
         for consumer in await gone_consumers(self.store, keys, idle_ms=CONSUMER_KEPT_MS):
             await leave(self.store, keys, consumer)
         members = await self.store.commands.smembers(keys.engines)
-        engines = [name.decode() for name in members]
+        engines = [read_name(name) for name in members]
         known = {row.engine_id for row in await engine_rows(self.store, self.pool, engines)}
         for engine in set(engines) - known:
             if await remove_engine(self.store, self.pool, engine) == "forgotten":

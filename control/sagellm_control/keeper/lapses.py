@@ -7,11 +7,10 @@ import logging
 import time
 from collections.abc import Iterable
 
-from redis.exceptions import RedisError
-
 from ..store.connect import Store
 from ..store.inspect import lapsed_leases
 from ..store.steps.engines import retire_engine
+from ..store.trouble import log_trouble
 from ..wire.states import EngineState
 from . import metrics
 
@@ -36,8 +35,8 @@ class LapseKeeper:
         while True:
             try:
                 await self.look_twice()
-            except (RedisError, OSError) as error:
-                log.warning("pool %s: cannot look for lapsed leases: %s", self.pool, error)
+            except Exception as error:
+                log_trouble(log, f"pool {self.pool}: cannot look for lapsed leases", error)
                 self._suspected = set()
                 # Workers could not renew either. Each gets the time that a command and a connection may take.
                 settings = self.store.settings

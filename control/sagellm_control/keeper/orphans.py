@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from redis.exceptions import RedisError
-
 from ..store.connect import Store
 from ..store.inspect import clock_of
 from ..store.listeners import (
@@ -20,6 +18,7 @@ from ..store.listeners import (
     settle_orphan,
 )
 from ..store.steps.cancel import cancel
+from ..store.trouble import log_trouble
 from . import metrics
 
 log = logging.getLogger(__name__)
@@ -49,8 +48,8 @@ class OrphanKeeper:
         while True:
             try:
                 await self.look()
-            except (RedisError, OSError) as error:
-                log.warning("pool %s: cannot look for orphaned requests: %s", self.pool, error)
+            except Exception as error:
+                log_trouble(log, f"pool {self.pool}: cannot look for orphaned requests", error)
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def look(self) -> int:

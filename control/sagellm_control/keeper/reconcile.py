@@ -12,11 +12,11 @@ import random
 import re
 from collections.abc import AsyncGenerator, Iterable, Sequence
 
-from redis.exceptions import RedisError
-
 from ..store.connect import Store
 from ..store.inspect import server_ms
 from ..store.steps.mend import Census, Repair, census, heal, mend
+from ..store.trouble import log_trouble
+from ..wire.keys import read_name
 from ..wire.states import RequestState
 from . import metrics
 
@@ -58,8 +58,8 @@ class Reconciler:
             await asyncio.sleep(LOOK_EVERY_S * random.uniform(0.75, 1.25))
             try:
                 await self.look()
-            except (RedisError, OSError) as error:
-                log.warning("pool %s: cannot compare what is derived with what is owned: %s", self.pool, error)
+            except Exception as error:
+                log_trouble(log, f"pool {self.pool}: cannot compare what is derived with what is owned", error)
 
     async def look(self) -> int:
         """Look once; how much was repaired."""
@@ -78,7 +78,7 @@ class Reconciler:
         pipe.smembers(self.keys.engines)
         pipe.zrange(self.keys.room, 0, -1)
         pipe.zrange(self.keys.leases, 0, -1)
-        return sorted({name.decode() for names in await pipe.execute() for name in names})
+        return sorted({read_name(name) for names in await pipe.execute() for name in names})
 
     def _next_engines(self, engines: Sequence[str]) -> list[str]:
         if len(engines) <= MOST_ENGINES:
@@ -97,13 +97,13 @@ class Reconciler:
         ids: list[str] = []
         while len(ids) < MOST_REQUESTS:
             self._cursor, page = await self.store.commands.zscan(self.keys.waiting, self._cursor, count=MOST_REQUESTS)
-            ids += [member.decode() for member, _ in page]
+            ids += [read_name(member) for member, _ in page]
             if not self._cursor:
                 break
         now = await server_ms(self.store, self.pool) if ids else 0.0
         suspects: list[tuple[str, str | None]] = []
         for request_id, (state, arrived, timeout) in await self._read(ids, "state", "arrived_ms", "timeout_ms"):
-            late = bool(timeout) and now >= float(arrived or 0) + float(timeout)
+            late = bool(timeout) and now >= _number(arrived) + _number(timeout)
             if state != RequestState.WAITING or late:
                 suspects.append((request_id, None))
         return suspects
@@ -113,10 +113,10 @@ class Reconciler:
         suspects: list[tuple[str, str | None]] = []
         looked_at = 0
         for engine in self._next_engines(engines):
-            ids = [member.decode() for member in await self.store.commands.hkeys(self.keys.reservations(engine))]
+            ids = [read_name(member) for member in await self.store.commands.hkeys(self.keys.reservations(engine))]
             for request_id, (state, on, assigned) in await self._read(ids, "state", "engine", "assigned_ms"):
                 runs = state == RequestState.RUNNING
-                unheard = state == RequestState.ASSIGNED and now >= float(assigned or 0) + UNHEARD_MS
+                unheard = state == RequestState.ASSIGNED and now >= _number(assigned) + UNHEARD_MS
                 if on != engine or unheard or not (runs or state == RequestState.ASSIGNED):
                     suspects.append((request_id, engine))
             looked_at += len(ids)
@@ -152,7 +152,7 @@ class Reconciler:
         pattern = re.sub(r"([\[\]?*\\])", r"\\\1", prefix) + "*"
         page: list[str] = []
         async for name in self.store.commands.scan_iter(match=pattern, count=SCAN_PAGE):
-            request_id = name.decode()[len(prefix) :]
+            request_id = read_name(name)[len(prefix) :]
             if ":" not in request_id:
                 page.append(request_id)
             if len(page) >= SCAN_PAGE:
@@ -183,3 +183,11 @@ class Reconciler:
         metrics.REPAIRS.labels(self.pool, repair).inc()
         level = logging.INFO if repair is Repair.EXPIRED_WAITING else logging.WARNING
         log.log(level, "pool %s: %s: %s, repaired", self.pool, what, repair)
+
+
+def _number(text: str | None) -> float:
+    """A field of a record; 0 where it is not there, or somebody has written something else into it."""
+    try:
+        return float(text or 0)
+    except ValueError:
+        return 0.0

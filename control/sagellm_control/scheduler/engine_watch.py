@@ -8,6 +8,7 @@ from collections import deque
 from ..store.connect import Store
 from ..store.inspect import engine_rows, room, texts
 from ..store.steps.room_note import RoomAfter, RoomNote
+from ..wire.keys import read_name
 from .engine_load import EngineRoom
 from .estimates import Estimates
 from .open_engines import OpenEngines
@@ -75,7 +76,7 @@ class EngineWatch:
         for entry_id, fields in entries:
             self._placed_up_to = entry_id
             for placed in fields.values():
-                engine, *prefix = placed.decode().split(" ")
+                engine, *prefix = read_name(placed).split(" ")
                 self.engines.prefixes.note(engine, prefix)
         if not entries and self._placed_up_to is None:
             self._placed_up_to = b"0-0"

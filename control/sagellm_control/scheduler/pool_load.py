@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..store.connect import Store
 from ..store.inspect import texts
 from ..store.waiting_line import read_waiting
+from ..wire.keys import read_name
 from .engine_watch import EngineWatch
 from .order import PoolLoad
 
@@ -22,7 +23,7 @@ async def sample_load(store: Store, pool: str, watch: EngineWatch) -> PoolLoad:
     pipe.hgetall(keys.backlog)
     pipe.hmget(keys.counters, "slo_met", "slo_missed")
     waiting, ids, backlog, (met, missed) = await pipe.execute()
-    sample = await read_waiting(store, pool, [request_id.decode() for request_id in ids])
+    sample = await read_waiting(store, pool, [read_name(request_id) for request_id in ids])
     by_tenant = [int(count) for name, count in texts(backlog).items() if name.startswith(TENANT_REQUESTS)]
     share = watch.missed_share(int(met or 0), int(missed or 0))
     return PoolLoad(

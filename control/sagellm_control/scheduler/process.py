@@ -21,6 +21,7 @@ from ..store.backoff import Backoff
 from ..store.connect import Store, open_store
 from ..store.inspect import list_pools
 from ..store.settings import RedisSettings
+from ..store.trouble import log_trouble
 from .pool_scheduler import PoolScheduler
 from .settings import SchedulerSettings
 
@@ -33,10 +34,11 @@ RETRY_S = 0.5
 
 
 async def run(settings: SchedulerSettings, redis: RedisSettings) -> None:
-    """Schedule every pool until SIGTERM or SIGINT."""
+    """Schedule every pool until SIGTERM or SIGINT; wait for Redis first, unless told not to (``redis.wait``)."""
     if settings.metrics_port:
         start_http_server(settings.metrics_port, settings.metrics_host)
-    async with open_store(redis) as store, stop_requested() as stop:
+    async with stop_requested() as stop, open_store(redis, check=not redis.wait) as store:
+        await run_until(stop, store.wait())
         await run_until(stop, Scheduler(store, settings).run())
 
 
@@ -55,8 +57,8 @@ class Scheduler:
             while True:
                 try:
                     pools = await list_pools(self.store)
-                except (RedisError, OSError) as error:
-                    log.warning("cannot list the pools: %s", error)
+                except Exception as error:
+                    log_trouble(log, "cannot list the pools", error)
                     pools = list(running)
                 for pool in running.keys() - pools:
                     running.pop(pool).cancel()
@@ -80,8 +82,9 @@ class Scheduler:
             scheduler = PoolScheduler(self.store, pool, self.consumer, self.settings)
             try:
                 await scheduler.run()
-            except (RedisError, OSError) as error:
-                log.warning("pool %s: %s; trying again", pool, error)
+            except Exception as error:
+                # One pool's trouble is not the others'.
+                log_trouble(log, f"pool {pool} is not scheduled; trying again", error)
             await backoff.pause()
             with contextlib.suppress(RedisError, OSError):
                 if pool not in await list_pools(self.store):

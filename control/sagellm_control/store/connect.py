@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -16,12 +17,15 @@ from urllib.parse import urlsplit
 from redis.exceptions import RedisError
 
 from ..wire.keys import Keys
+from .backoff import Backoff
 from .cluster import ClusterClient
 from .settings import RedisSettings
 from .topology import make_client
 
 if TYPE_CHECKING:
     from redis.asyncio.client import PubSub
+
+log = logging.getLogger(__name__)
 
 SERVER_CLOCK = "0"
 """Argument of a step that stands for the server's own clock."""
@@ -97,6 +101,20 @@ class Store:
             raise StoreUnreachable(
                 f"no Redis at {mask_password(self.settings.url)} ({error}): start one, or set --redis-url"
             ) from error
+
+    async def wait(self) -> None:
+        """Wait until ``check`` finds the server there.
+
+        Raises:
+            StoreUnusable: it is there, and waiting does not make it any better.
+        """
+        backoff = Backoff()
+        while True:
+            try:
+                return await self.check()
+            except StoreUnreachable as error:
+                log.warning("%s; waiting for it", error)
+            await backoff.pause()
 
     async def close(self) -> None:
         """Close every connection."""

@@ -30,7 +30,12 @@ class CommandDeadline:
         name: str = words[0]
         if " " in name:  # "XGROUP CREATE" is two words on the wire
             words = (*name.split(), *words[1:])
-        return [hiredis.pack_command(words)]
+        try:
+            return [hiredis.pack_command(words)]
+        except UnicodeEncodeError:
+            # A name that somebody wrote and that is no UTF-8 (see ``wire.keys.read_name``).
+            words = tuple(w.encode(errors="surrogateescape") if isinstance(w, str) else w for w in words)
+            return [hiredis.pack_command(words)]
 
     async def send_packed_command(self, *arguments: Any, **options: Any) -> None:
         """Write a command."""

@@ -10,7 +10,9 @@ from pydantic import BaseModel
 
 from ..wire.engine import EngineRow, read_engine_row
 from ..wire.event import Event, read_log_entry
+from ..wire.keys import read_name
 from ..wire.priority import RequestPriority
+from ..wire.request import is_count
 from .connect import Store
 from .steps.room_note import RoomNote, read_note
 
@@ -37,7 +39,9 @@ class PoolDepth(BaseModel):
 
 async def list_pools(store: Store) -> list[str]:
     """The names of all pools, sorted."""
-    return sorted(name.decode() for name in await store.commands.smembers(store.keys.pools()))
+    names = [read_name(name) for name in await store.commands.smembers(store.keys.pools())]
+    # What is no text names no model.
+    return sorted(name for name in names if name.isprintable())
 
 
 async def serves(store: Store, pool: str, model: str) -> bool:
@@ -69,7 +73,7 @@ async def pool_depth(store: Store, pool: str) -> PoolDepth:
         waiting=waiting,
         engines=engines,
         open_engines=open_engines,
-        counters={name: int(count) for name, count in texts(counters).items()},
+        counters={name: int(count) for name, count in texts(counters).items() if is_count(count)},
         backlog={p.label: max(0, int(n or 0)) for p, n in zip(RequestPriority, backlog, strict=True)},
         settings=texts(settings),
     )
@@ -78,7 +82,7 @@ async def pool_depth(store: Store, pool: str) -> PoolDepth:
 async def room(store: Store, pool: str) -> dict[str, RoomNote]:
     """READY engine -> its room."""
     entries = await store.commands.zrange(store.keys.pool(pool).room, 0, -1, withscores=True)
-    return {name.decode(): read_note(score) for name, score in entries}
+    return {read_name(name): read_note(score) for name, score in entries}
 
 
 async def engine_rows(store: Store, pool: str, engines: Sequence[str]) -> list[EngineRow]:
@@ -117,7 +121,7 @@ async def lapsed_leases(store: Store, pool: str) -> list[str]:
     """Engines whose worker's lease has lapsed and that nobody has retired yet."""
     now = await server_ms(store, pool)
     keys = store.keys.pool(pool)
-    return [name.decode() for name in await store.commands.zrangebyscore(keys.leases, "-inf", now)]
+    return [read_name(name) for name in await store.commands.zrangebyscore(keys.leases, "-inf", now)]
 
 
 async def read_output(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
+from ..wire.keys import read_name
 from ..wire.states import RequestState
 from .connect import Store
 from .inspect import clock_of
@@ -31,7 +32,7 @@ async def announce_listener(store: Store, inbox: str, lease_ms: float) -> None:
 async def listener_leases(store: Store) -> dict[str, float]:
     """Inbox -> time (ms) until which its gateway is taken to be alive; one that went long ago is not in it."""
     entries = await store.commands.zrange(store.keys.gateways(), 0, -1, withscores=True)
-    return {name.decode(): float(until) for name, until in entries}
+    return {read_name(name): float(until) for name, until in entries}
 
 
 async def forget_listeners(store: Store, before_ms: float) -> None:
@@ -52,11 +53,11 @@ async def limited_requests(store: Store, pool: str) -> AsyncIterator[Listened]:
             start = f"({entries[-1][0].decode()}"
     place = 0
     while members := await db.zrange(keys.waiting, place, place + AT_ONCE - 1):
-        for request in await read_listened(store, pool, [member.decode() for member in members]):
+        for request in await read_listened(store, pool, [read_name(member) for member in members]):
             yield request
         place += AT_ONCE
     for engine in await db.smembers(keys.engines):
-        held = [member.decode() for member in await db.hkeys(keys.reservations(engine.decode()))]
+        held = [read_name(member) for member in await db.hkeys(keys.reservations(read_name(engine)))]
         for at in range(0, len(held), AT_ONCE):
             for request in await read_listened(store, pool, held[at : at + AT_ONCE]):
                 yield request
@@ -70,9 +71,9 @@ async def read_listened(store: Store, pool: str, request_ids: Sequence[str]) -> 
         pipe.hmget(keys.record(request_id), "state", "inbox", "orphan_grace_ms")
     records = await pipe.execute() if request_ids else []
     return [
-        Listened(request_id, tuple((inboxes or b"").decode().split()), float(grace))
+        Listened(request_id, tuple(read_name(inboxes or b"").split()), float(grace))
         for request_id, (state, inboxes, grace) in zip(request_ids, records, strict=True)
-        if state and grace and state != RequestState.FINISHED.encode()
+        if state and grace and grace.isdigit() and state != RequestState.FINISHED.encode()
     ]
 
 
@@ -84,7 +85,7 @@ async def note_orphan(store: Store, pool: str, request_id: str, until_ms: float)
 async def due_orphans(store: Store, pool: str, now_ms: float) -> list[str]:
     """The requests that are to be looked at now."""
     found = await store.commands.zrangebyscore(store.keys.pool(pool).orphans, "-inf", now_ms, start=0, num=AT_ONCE)
-    return [member.decode() for member in found]
+    return [read_name(member) for member in found]
 
 
 async def settle_orphan(store: Store, pool: str, request_id: str) -> bool:

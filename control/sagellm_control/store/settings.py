@@ -27,6 +27,10 @@ class RedisSettings(BaseModel):
         default=5.0, gt=0, le=300, description="Longest wait (s) for the answer to a command"
     )
     connect_timeout_s: float = Field(default=2.0, gt=0, le=300, description="Longest wait (s) for a connection")
+    wait: bool = Field(
+        default=True,
+        description="Whether a gateway, scheduler or worker that starts while Redis is away waits for it; else it ends",
+    )
     tls_ca_file: Path | None = Field(
         default=None, description="PEM file of the authority that signed the servers; not given: the system's"
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pydantic import BaseModel
 
 from ..wire.event import Ending
+from ..wire.keys import read_name
 from ..wire.priority import RequestPriority
 from ..wire.states import EngineState, RequestState
 from .connect import Store
@@ -66,7 +67,7 @@ async def list_engines(store: Store) -> list[EngineView]:
     for pool in await list_pools(store):
         now = await server_ms(store, pool)
         keys = store.keys.pool(pool)
-        ids = sorted(name.decode() for name in await store.commands.smembers(keys.engines))
+        ids = sorted(read_name(name) for name in await store.commands.smembers(keys.engines))
         pipe = store.commands.pipeline(transaction=False)
         for engine in ids:
             pipe.hlen(keys.reservations(engine))
@@ -141,9 +142,9 @@ async def _request_ids(store: Store, pool: str, state: RequestState | None, limi
     ids: list[str] = []
     if state in (None, RequestState.ASSIGNED, RequestState.RUNNING):
         for engine in sorted(await db.smembers(keys.engines)):
-            ids += sorted(m.decode() for m in await db.hkeys(keys.reservations(engine.decode())))
+            ids += sorted(read_name(m) for m in await db.hkeys(keys.reservations(read_name(engine))))
     if state in (None, RequestState.WAITING):
-        ids += [m.decode() for m in await db.zrange(keys.waiting, 0, limit - 1)]
+        ids += [read_name(m) for m in await db.zrange(keys.waiting, 0, limit - 1)]
     if state in (None, RequestState.QUEUED):
         for stream in keys.intake:
             entries = await db.xrange(stream, count=limit)
@@ -167,7 +168,9 @@ async def _finished_ids(store: Store, pool: str, limit: int) -> list[str]:
         for name in names:
             pipe.hget(name, "state")
         states = await pipe.execute() if names else []
-        found += [n.decode()[start:] for n, s in zip(names, states, strict=True) if s == RequestState.FINISHED.encode()]
+        found += [
+            read_name(n)[start:] for n, s in zip(names, states, strict=True) if s == RequestState.FINISHED.encode()
+        ]
         if cursor == 0:
             break
     return found[:limit]

@@ -20,6 +20,11 @@ WORKER_GROUP = "workers"
 _RESERVED = {ord(c): f"%{ord(c):02X}" for c in "%{}"} | {c: f"%{c:02X}" for c in range(0x21)}
 
 
+def read_name(raw: bytes) -> str:
+    """A member of a set as a text that can be sent back as it came, even if it is no UTF-8."""
+    return raw.decode(errors="surrogateescape")
+
+
 def quote_pool(model: str) -> str:
     """The model's name with what would break a hash tag or a terminal percent-encoded."""
     return model.translate(_RESERVED)

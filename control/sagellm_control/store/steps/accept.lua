@@ -67,7 +67,7 @@ for i = 1, tonumber(ARGV[6]) do
     answers[i] = {'no_engine'}
   elseif full then
     answers[i] = {'full', full, depth, unpack(redis.call('ZREVRANGE', waiting, 0, LAST_IN_LINE - 1))}
-    redis.call('HINCRBY', counters, full, 1)
+    increase(counters, full, 1)
   else
     -- A microsecond apart, so that requests of one batch keep their order.
     local arrived = ms(now + (i - 1) / 1000)
@@ -89,7 +89,7 @@ for i = 1, tonumber(ARGV[6]) do
     redis.call('SET', body, content)
     depth = depth + 1
     count_waiting(1, priority, tenant, #content)
-    redis.call('HINCRBY', counters, 'accepted', 1)
+    increase(counters, 'accepted', 1)
     answers[i] = {'accepted', arrived}
   end
 end

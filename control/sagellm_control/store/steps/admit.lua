@@ -46,14 +46,14 @@ local function dealt_with(a, known)
     if ours then
       leave_queue(now, known, body, KEYS[10], KEYS[12], KEYS[13])
       end_request(now, record, body, output, counters, a.id, 0, 1, 'dead', a.dead_payload)
-    else redis.call('HINCRBY', counters, 'garbage', 1) end
+    else increase(counters, 'garbage', 1) end
     return 'dead'
   elseif not ours then
     if known.state and #redis.call('XRANGE', KEYS[5 + a.level], a.entry, a.entry) == 0 then
       return 'gone'  -- cancelled, or dealt with, after this scheduler had read it
     end
     bury(a.level, a.entry, a.id, known.state and 'an earlier entry of this request exists' or 'no record of this request')
-    redis.call('HINCRBY', counters, 'garbage', 1)
+    increase(counters, 'garbage', 1)
     return 'dead'
   elseif expired(now, known.arrived_ms, known.timeout_ms) then
     leave_queue(now, known, body, KEYS[10], KEYS[12], KEYS[13])

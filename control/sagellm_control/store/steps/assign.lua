@@ -58,7 +58,7 @@ for i = 1, tonumber(ARGV[requests_at]) do
     result = 'stale'  -- a more urgent one came in between
   else
     local known = read_record(record)
-    if not known.state then
+    if known.state ~= 'waiting' then
       redis.call('ZREM', waiting, id)
       result = 'gone'
     elseif expired(now, known.arrived_ms, known.timeout_ms) then

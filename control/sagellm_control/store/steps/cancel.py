@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from ...wire.event import Ending
+from ...wire.keys import read_name
 from ...wire.priority import RequestPriority
 from ...wire.states import Outcome
 from ..connect import Store
@@ -49,7 +50,7 @@ async def _cancel(
             return CancelResult.UNKNOWN
         level = int(priority) if priority.isdigit() and int(priority) in tuple(RequestPriority) else 0
         intake = keys.intake[level]
-        on = engine.decode() if engine else ""
+        on = read_name(engine) if engine else ""
         names = [
             keys.record(request_id),
             keys.body(request_id),

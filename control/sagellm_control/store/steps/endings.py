@@ -48,3 +48,9 @@ DEAD = Ending(
     code="poison_request",
     message="Every worker that ran this request died; it was given up.",
 ).encode()
+UNREADABLE = Ending(
+    Outcome.DEAD,
+    status=500,
+    code="unreadable_record",
+    message="The request's record in Redis cannot be read; it was given up.",
+).encode()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...wire.engine import EngineRow
+from ...wire.keys import read_name
 from ...wire.states import EngineState
 from ..connect import Store
 from ..script import Argument, Script
@@ -64,7 +65,7 @@ async def register_engine(store: Store, row: EngineRow, *, lease_ms: int) -> Hel
             case b"held":
                 return Held(answer[1].decode(), float(answer[2]))
             case b"recover":
-                left_behind = [request_id.decode() for request_id in answer[1:]]
+                left_behind = [read_name(request_id) for request_id in answer[1:]]
                 await give_back(store, row.pool, row.engine_id, left_behind, Cause.LAPSED)
             case _:
                 return None
@@ -120,7 +121,7 @@ async def retire_engine(
     answer = await _RETIRE(store, names, [store.now(), engine, worker, *arguments])
     if answer is None:
         return None
-    left_behind = [request_id.decode() for request_id in answer[1:]]
+    left_behind = [read_name(request_id) for request_id in answer[1:]]
     if left_behind:
         # A worker that says goodbye had not begun these; one that vanished may have died of them.
         await give_back(store, pool, engine, left_behind, Cause.RETURNED if worker else Cause.LAPSED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...wire.keys import read_name
 from ..connect import Store
 from ..inspect import server_ms
 from ..script import Argument, Script
@@ -22,7 +23,7 @@ async def expire_waiting(store: Store, pool: str) -> int:
         due = await store.commands.zrangebyscore(keys.expiries, "-inf", now, start=0, num=BATCH)
         if not due:
             return ended
-        ids = [request_id.decode() for request_id in due]
+        ids = [read_name(request_id) for request_id in due]
         names = [keys.waiting, keys.expiries, keys.counters, keys.backlog, keys.virtual_time, keys.tenants]
         for request_id in ids:
             names += (keys.record(request_id), keys.body(request_id), keys.output(request_id))

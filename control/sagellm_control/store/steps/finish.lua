@@ -53,7 +53,7 @@ for i = 1, tonumber(ARGV[4]) do
     if r[9] and first_ms ~= '' then
       -- The engine is called when its worker has begun; what the claim says of that may not have come yet.
       local ttft_ms = tonumber(r[11] or r[12]) + tonumber(first_ms) - tonumber(r[10])
-      redis.call('HINCRBY', counters, ttft_ms <= tonumber(r[9]) and 'slo_met' or 'slo_missed', 1)
+      increase(counters, ttft_ms <= tonumber(r[9]) and 'slo_met' or 'slo_missed', 1)
     end
     end_request(now, record, body, output, counters, id, attempt, sequence, outcome, payload)
     results[i] = 'ok'

@@ -40,7 +40,7 @@ end
 if not state then
   -- Its record is gone, and with it all that is known of it: it counts as ended.
   if #repairs > 0 then
-    redis.call('HINCRBY', counters, 'lost', 1)
+    increase(counters, 'lost', 1)
     redis.call('DEL', body)
     redis.call('PEXPIRE', output, 600000)
   end

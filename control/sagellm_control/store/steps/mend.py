@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ...wire.keys import read_name
 from ...wire.priority import RequestPriority
 from ...wire.request import SCHEDULING_FIELDS
 from ...wire.states import Outcome
@@ -86,7 +87,7 @@ async def mend(store: Store, pool: str, request_id: str, engine: str | None = No
     keys = store.keys.pool(pool)
     priority, on = await store.commands.hmget(keys.record(request_id), "priority", "engine")
     level = int(priority) if priority and priority.isdigit() and int(priority) in tuple(RequestPriority) else 0
-    place = engine if engine is not None else on.decode() if on else ""
+    place = engine if engine is not None else read_name(on) if on else ""
     names = [
         keys.record(request_id),
         keys.body(request_id),
@@ -117,4 +118,4 @@ async def heal(store: Store, pool: str, engines: Sequence[str], *, grace_ms: int
     for engine in engines:
         names += (keys.engine(engine), keys.reservations(engine))
     answer = await _HEAL(store, names, [store.now(), grace_ms, len(engines), *engines])
-    return [(Repair(what.decode()), of.decode()) for what, of in zip(answer[::2], answer[1::2], strict=True)]
+    return [(Repair(what.decode()), read_name(of)) for what, of in zip(answer[::2], answer[1::2], strict=True)]

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ...wire.keys import read_name
 from ..connect import Store
 from ..script import Argument, Script
 from .rank import Charge, write_charge, write_rank
@@ -50,7 +51,7 @@ async def next_misranked(store: Store, pool: str, epoch: str) -> Piece | str:
         store, [keys.waiting, keys.settings, keys.reranking, keys.misranked], [store.now(), epoch, name, PIECE]
     )
     what, *ids = answer
-    return Piece(name, [request_id.decode() for request_id in ids]) if what == b"piece" else what.decode()
+    return Piece(name, [read_name(request_id) for request_id in ids]) if what == b"piece" else what.decode()
 
 
 @dataclass(slots=True)  # not frozen: that costs a microsecond each, and there are many

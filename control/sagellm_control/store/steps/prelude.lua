@@ -15,7 +15,22 @@ local function clock(given)
   return time[1] * 1000 + time[2] / 1000
 end
 
+-- A field as a number; `otherwise` where somebody has written something else into it.
+local function number(text, otherwise)
+  local n = tonumber(text or nil)
+  if n and n == n and n > -1e17 and n < 1e17 then return n end
+  return otherwise
+end
+
 local function ms(number) return string.format('%.3f', number) end
+
+-- Adds to a counter in a hash; one that is no number begins anew.
+local function increase(hash, field, by)
+  local count = redis.pcall('HINCRBY', hash, field, by)
+  if type(count) == 'number' then return count end
+  redis.call('HSET', hash, field, by)
+  return by
+end
 
 -- Output of this call, gathered so that each inbox gets one message.
 local outgoing = {}
@@ -38,12 +53,11 @@ local function read_room(row, reservations)
   local r = redis.call('HMGET', row, 'state', 'slots', 'prefetch', 'kv_tokens', 'kv_held', 'pace_tps', 'paced_until_ms',
     'limit')
   local held = redis.call('HLEN', reservations)
-  local places = tonumber(r[2] or 0) + tonumber(r[3] or 0)
-  if r[8] and r[8] ~= '' then places = math.min(places, tonumber(r[8])) end
+  local places = number(r[2], 0) + number(r[3], 0)
+  places = math.min(places, number(r[8], places))
   return {row = row, reservations = reservations, held = held,
     free = r[1] == 'READY' and places - held or nil,
-    kv_tokens = tonumber(r[4] or 0), kv_held = tonumber(r[5] or 0),
-    pace = tonumber(r[6] or 0), paced_until = tonumber(r[7] or 0)}
+    kv_tokens = number(r[4], 0), kv_held = number(r[5], 0), pace = number(r[6], 0), paced_until = number(r[7], 0)}
 end
 
 -- An engine's note in the room: how many it takes now; or, if its pace keeps it closed, the time at which it opens, as
@@ -72,9 +86,9 @@ end
 -- The KV tokens that an engine's requests hold, from their reservations: heals whatever the running sum has lost.
 local function reconcile_kv(row, reservations)
   local r = redis.call('HMGET', row, 'kv_tokens', 'kv_held')
-  if not r[2] and tonumber(r[1] or 0) == 0 then return end
+  if not r[2] and number(r[1], 0) == 0 then return end
   local held = 0
-  for _, tokens in ipairs(redis.call('HVALS', reservations)) do held = held + (tonumber(tokens) or 0) end
+  for _, tokens in ipairs(redis.call('HVALS', reservations)) do held = held + number(tokens, 0) end
   if held ~= tonumber(r[2]) then redis.call('HSET', row, 'kv_held', held) end
 end
 
@@ -87,9 +101,9 @@ end
 
 -- Gives back the place that a request holds on an engine, and its KV tokens.
 local function release(id, entry, row, reservations, assigned)
-  local tokens = tonumber(redis.call('HGET', reservations, id) or 0)
+  local tokens = number(redis.call('HGET', reservations, id), 0)
   redis.call('HDEL', reservations, id)
-  if tokens and tokens > 0 then redis.call('HINCRBY', row, 'kv_held', -tokens) end
+  if tokens > 0 then increase(row, 'kv_held', -tokens) end
   if entry and entry ~= '' then
     redis.call('XACK', assigned, WORKERS, entry)
     redis.call('XDEL', assigned, entry)
@@ -101,7 +115,7 @@ local function next_position(output, attempt)
   local last = redis.call('XREVRANGE', output, '+', '-', 'COUNT', 1)[1]
   if not last then return attempt, 1 end
   local major, minor = string.match(last[1], '(%d+)-(%d+)')
-  if tonumber(major) >= tonumber(attempt) then return major, tonumber(minor) + 1 end
+  if tonumber(major) >= number(attempt, 0) then return major, tonumber(minor) + 1 end
   return attempt, 1
 end
 
@@ -112,10 +126,10 @@ local function end_request(now, record, body, output, counters, id, attempt, seq
   redis.call('HSET', record, 'state', 'finished', 'outcome', outcome, 'finished_ms', ms(now))
   redis.call('HDEL', record, 'entry', 'cancel')
   redis.call('DEL', body)
-  local keep = known[2] or '600000'
+  local keep = string.format('%d', math.max(1, number(known[2], 600000)))
   redis.call('PEXPIRE', record, keep)
   redis.call('PEXPIRE', output, keep)
-  redis.call('HINCRBY', counters, outcome, 1)
+  increase(counters, outcome, 1)
   publish(known[1], id, attempt, sequence, 'end', payload)
 end
 
@@ -138,5 +152,6 @@ local function bury_request(dead, record, body, id, reason)
 end
 
 local function expired(now, arrived, timeout)
-  return timeout and timeout ~= '' and now >= tonumber(arrived) + tonumber(timeout)
+  arrived, timeout = number(arrived), number(timeout)
+  return arrived and timeout and now >= arrived + timeout
 end

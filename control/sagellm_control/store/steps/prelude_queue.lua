@@ -22,7 +22,7 @@ end
 
 local function write_backlog(backlog)
   for name, change in pairs(backlog_changes) do
-    if change ~= 0 and redis.call('HINCRBY', backlog, name, change) <= 0 then redis.call('HDEL', backlog, name) end
+    if change ~= 0 and increase(backlog, name, change) <= 0 then redis.call('HDEL', backlog, name) end
   end
 end
 
@@ -34,7 +34,7 @@ local function read_virtual_time(now, key, tenants, backlog)
   if not fair.now then
     local known = redis.call('GET', key)
     fair.key, fair.tenants, fair.backlog, fair.next = key, tenants, backlog, {}
-    fair.now = known and tonumber(known) or now
+    fair.now = number(known, now)
   end
 end
 
@@ -51,7 +51,7 @@ end
 -- Who has nothing waiting is lifted to the virtual time. Who has, keeps its lead.
 local function start_after(tenant, charge)
   local start, name = known_start(tenant), 'ranked/' .. tenant
-  local ranked = tonumber(redis.call('HGET', fair.backlog, name) or 0) + (backlog_changes[name] or 0)
+  local ranked = number(redis.call('HGET', fair.backlog, name), 0) + (backlog_changes[name] or 0)
   if not start or ranked <= 0 then start = math.max(fair.now, start or 0) end
   fair.next[tenant] = start + charge
   return start
@@ -66,7 +66,7 @@ end
 -- The charge as it stands in a record: in all, the output tokens expected, and for each of those.
 local function read_charge(text)
   local all, tokens, each = string.match(text or '', '(%S+) (%S+) (%S+)')
-  return tonumber(all), tonumber(tokens), tonumber(each)
+  return number(all), number(tokens), number(each)
 end
 
 local FEW_TENANTS = 64  -- no more than that are kept whatever they do
@@ -109,7 +109,7 @@ local function write_places(now, room, count)
     places[number] = engine and (engine.free or 0) or false
     if engine and #engine.taken > 0 then
       redis.call('HSET', engine.reservations, unpack(engine.taken))
-      if engine.kv_taken then redis.call('HINCRBY', engine.row, 'kv_held', engine.kv_taken) end
+      if engine.kv_taken then increase(engine.row, 'kv_held', engine.kv_taken) end
       if engine.pace > 0 then redis.call('HSET', engine.row, 'paced_until_ms', ms(engine.paced_until)) end
     end
     if note then redis.call('ZADD', room, note, engine.id) elseif engine then redis.call('ZREM', room, engine.id) end
@@ -134,8 +134,10 @@ end
 local function read_record(record)
   local r = redis.call('HMGET', record, 'state', 'entry', 'arrived_ms', 'timeout_ms', 'priority', 'attempt', 'kind',
     'stream', 'tenant', 'trace_id', 'traceparent', 'rank', 'start', 'charge', 'late', 'after')
-  return {state = r[1], entry = r[2], arrived_ms = r[3], timeout_ms = r[4], priority = r[5], attempt = r[6] or 0,
-    kind = r[7], stream = r[8], tenant = r[9], trace_id = r[10], traceparent = r[11], rank = r[12], start = r[13],
+  return {state = r[1], entry = r[2], arrived_ms = r[3], timeout_ms = r[4], priority = r[5],
+    attempt = math.floor(number(r[6], 0)),
+    kind = r[7], stream = r[8], tenant = r[9], trace_id = r[10], traceparent = r[11], rank = r[12],
+    start = number(r[13]) and r[13],
     charge = r[14], late = r[15], after = r[16]}
 end
 
@@ -163,7 +165,7 @@ local function assign_to(now, id, record, body, known, engine, rank, inline_byte
     if value and value ~= '' then entry[#entry + 1] = name; entry[#entry + 1] = value end
   end
   add('stream', known.stream)
-  if known.timeout_ms and known.timeout_ms ~= '' then
+  if number(known.timeout_ms) then
     add('timeout_at_ms', ms(tonumber(known.arrived_ms) + tonumber(known.timeout_ms)))
   end
   add('tenant', known.tenant)

@@ -39,7 +39,7 @@ local function retry_allowed()
   local floor = tonumber(ARGV[11])
   if floor > 0 then floor = math.max(floor, tonumber(redis.call('HGET', row, 'slots') or 0)) end
   if count >= floor + tonumber(ARGV[10]) * (accepted - before) then
-    redis.call('HINCRBY', counters, 'retries_refused', 1)
+    increase(counters, 'retries_refused', 1)
     return false
   end
   redis.call('HSET', retries, 'since_ms', ms(since), 'accepted', began_with, 'accepted_before', before,
@@ -60,8 +60,8 @@ for i = 1, tonumber(ARGV[12]) do
     results[i] = 'lost'
   else
     release(id, r[4], row, reservations, assigned)
-    local failures = redis.call('HINCRBY', record, 'failures', cause == 'failed' and 1 or 0)
-    local lapses = redis.call('HINCRBY', record, 'lapses', cause == 'lapsed' and 1 or 0)
+    local failures = increase(record, 'failures', cause == 'failed' and 1 or 0)
+    local lapses = increase(record, 'lapses', cause == 'lapsed' and 1 or 0)
     if cause ~= 'returned' then
       note_error(record, r[3], engine, cause == 'failed' and failed_payload or 'its worker was lost')
     end
@@ -89,12 +89,12 @@ for i = 1, tonumber(ARGV[12]) do
       if cause ~= 'returned' and not string.find(' ' .. (r[9] or '') .. ' ', ' ' .. engine .. ' ', 1, true) then
         redis.call('HSET', record, 'excluded', r[9] and (r[9] .. ' ' .. engine) or engine)
       end
-      redis.call('ZADD', waiting, r[8], id)
+      redis.call('ZADD', waiting, number(r[8]) and r[8] or ms(now), id)
       count_waiting(1, r[10], r[11], redis.call('STRLEN', body))
       if r[13] then count_ranked(1, r[11] or '') end
       -- Its rank is of a policy that holds no longer: a scheduler will give it a new one.
       if epoch and r[12] ~= epoch then redis.call('SADD', KEYS[12], id) end
-      redis.call('HINCRBY', counters, 'requeued', 1)
+      increase(counters, 'requeued', 1)
       results[i] = 'waiting'
     end
   end

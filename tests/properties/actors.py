@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sagellm_control.keeper.lapses import LapseKeeper
-from sagellm_control.store.steps.admit import Admission
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.admit import Admission, Admitted
+from sagellm_control.store.steps.assign import Placement, assign
+from sagellm_control.store.steps.attach import attach
 from sagellm_control.store.steps.cancel import cancel
+from sagellm_control.store.steps.detach import detach
 from sagellm_control.store.steps.engines import Held, drain_engine, register_engine, renew_engine, retire_engine
+from sagellm_control.store.steps.mend import heal, mend
 from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.store.steps.take import ensure_groups, reclaim
 from sagellm_control.store.waiting_line import Waiting, WaitingLine
-from sagellm_control.wire.event import Ending
+from sagellm_control.wire.event import Ending, Event, read_frames
 from sagellm_control.wire.states import EngineState, Outcome
 
 from ..pool_driver import BROKEN, DONE, LEASE_MS, PoolDriver
-from ..pool_state import Fields, PoolState, read_state, violations
+from ..pool_state import Fields, PoolState, misplaced, not_whole, read_state, violations
 
 ENGINES = {"e1": 1, "e2": 2}
 CONSUMERS = ("s1", "s2")
@@ -48,8 +52,20 @@ class Actors:
     sequences: dict[Holding, int] = field(default_factory=dict[Holding, int])
     ended: dict[str, str] = field(default_factory=dict[str, str])
     before: PoolState = field(default_factory=PoolState)
+    freed: dict[str, list[str]] = field(default_factory=lambda: {c: [] for c in CONSUMERS})
+    """Announcements of free room that each scheduler has taken and not settled."""
+    told: bool = False
+    """Whether a scheduler was last told that requests wait beside engines with room."""
+    heard: list[Event] = field(default_factory=list[Event])
+    """What was published for the inboxes of the requests themselves."""
+    left: set[str] = field(default_factory=set[str])
+    """Requests whose own inbox was detached at some time."""
+    listening: Any = None
 
     async def start(self) -> None:
+        self.listening = self.pool.store.pubsub()
+        await self.listening.psubscribe("inbox-of-*")
+        await self.listening.get_message(timeout=5)
         await ensure_groups(self.pool.store, self.pool.keys)
         for engine in ENGINES:
             await self.register(0, 0, engine)
@@ -64,6 +80,11 @@ class Actors:
     async def check(self) -> None:
         state = await read_state(self.pool.store, self.pool.keys)
         assert violations(state) == []
+        assert misplaced(state) == []
+        assert not_whole(self.before, state) == []
+        # Invariant 4: who waits beside an engine with room is announced, or a scheduler knows of it.
+        if state.waiting and max(state.room.values(), default=0) > 0:
+            assert state.announced or self.told, "requests wait beside an engine with room, and nobody knows"
         assert state.counters.get("accepted", 0) == len(state.records)
         finished = {r: record["outcome"] for r, record in state.records.items() if record["state"] == "finished"}
         assert finished.items() >= self.ended.items(), "an outcome has changed"
@@ -75,7 +96,49 @@ class Actors:
                     self.held.append(holding)
         self.ended, self.before = finished, state
 
+    async def rest(self) -> None:
+        """What schedulers do when nothing else happens: everything that can run then runs, or nobody has room."""
+        consumer = CONSUMERS[0]
+        for engine in ENGINES:
+            await self.drain(list(ENGINES).index(engine), 1)
+        for other in CONSUMERS:
+            self.hands[other], self.freed[other] = [], []
+        taken = await reclaim(self.pool.store, self.pool.keys, consumer, idle_ms=0)
+        taken.arrivals += (await self.pool.take(consumer)).arrivals
+        await self._admitted(self.pool.admit(*map(self.pool.admission, taken.arrivals)))
+        for engine in ENGINES:
+            head = await WaitingLine(self.pool.store, self.pool.name).read(0, 100)
+            await self._assign(head, engine, consumer)
+        await self.check()
+        state = self.before
+        assert not state.intake
+        if state.waiting:
+            assert max(state.room.values(), default=0) <= 0, "requests wait beside an engine with room"
+        await self._heard_all()
+
+    async def close(self) -> None:
+        await self.listening.aclose()
+
+    async def _heard_all(self) -> None:
+        """Invariant 8: everything in the output logs was published, once, in order."""
+        async with asyncio.timeout(5):
+            while (message := await self.listening.get_message(timeout=0.05)) is not None:
+                self.heard += read_frames(message["data"])
+        for request_id, log in self.before.outputs.items():
+            if request_id not in self.left:
+                heard = [(f"{e.attempt}-{e.sequence}", e.type) for e in self.heard if e.request_id == request_id]
+                assert heard == log, f"{request_id}: published {heard}, logged {log}"
+
     # Gateways
+
+    async def attach(self, i: int, _j: int) -> None:
+        await attach(self.pool.store, self.pool.name, f"r{i}", "another-inbox")
+
+    async def detach(self, i: int, j: int) -> None:
+        inbox = "another-inbox" if j else f"inbox-of-r{i}"
+        if not j:
+            self.left.add(f"r{i}")
+        await detach(self.pool.store, self.pool.name, f"r{i}", inbox)
 
     async def accept(self, i: int, j: int) -> None:
         # Every other one may be gone on with by another attempt.
@@ -93,11 +156,13 @@ class Actors:
         consumer = CONSUMERS[i % 2]
         taken = await self.pool.take(consumer, arrivals=1 + j)
         self.hands[consumer] += [self.pool.admission(entry) for entry in taken.arrivals]
+        self.freed[consumer] += [entry.entry_id for entry in taken.freed]
 
     async def reclaim(self, i: int, _j: int) -> None:
         consumer = CONSUMERS[i % 2]
         taken = await reclaim(self.pool.store, self.pool.keys, consumer, idle_ms=0)
         self.hands[consumer] += [self.pool.admission(entry) for entry in taken.arrivals]
+        self.freed[consumer] += [entry.entry_id for entry in taken.freed]
 
     async def admit(self, i: int, j: int) -> None:
         consumer = CONSUMERS[i % 2]
@@ -106,15 +171,32 @@ class Actors:
         # The first of them only, at times: it dies in between or goes on later.
         now = hand if i < 4 else hand[:1]
         self.hands[consumer] = [] if i < 6 else hand
-        await self.pool.admit(*(replace(admission, engine=engine) for admission in now))
+        await self._admitted(self.pool.admit(*(replace(admission, engine=engine) for admission in now)))
+
+    async def _admitted(self, admitting: Awaitable[Admitted]) -> None:
+        admitted = await admitting
+        self.told |= admitted.room.waiting > 0 and admitted.room.open_engines > 0
 
     async def look(self, i: int, _j: int) -> None:
         self.heads[CONSUMERS[i % 2]] = await WaitingLine(self.pool.store, self.pool.name).read(0, 4)
 
     async def assign(self, i: int, j: int) -> None:
         engine = ("e1", "e2", "e2", None)[j]
-        head = self.heads[CONSUMERS[i % 2]][: 1 + i // 2]
-        await self.pool.assign(*(Placement(waiting.arrival.id, waiting.attempts, engine) for waiting in head))
+        consumer = CONSUMERS[i % 2]
+        await self._assign(self.heads[consumer][: 1 + i // 2], engine, consumer)
+
+    async def _assign(self, head: list[Waiting], engine: str | None, consumer: str) -> None:
+        before = (await read_state(self.pool.store, self.pool.keys)).waiting
+        settles, self.freed[consumer] = self.freed[consumer], []
+        placements = [Placement(waiting.arrival.id, waiting.attempts, engine) for waiting in head]
+        answer = await assign(self.pool.store, self.pool.name, placements, settles=settles)
+        self.told = answer.room.waiting > 0 and answer.room.open_engines > 0
+        # Invariant 6: who goes has nobody before it that the scheduler has not looked at.
+        named = {placement.request_id for placement in placements}
+        for placement, result in zip(placements, answer.results, strict=False):
+            if result == "assigned":
+                ahead = {r for r, rank in before.items() if rank < before[placement.request_id]}
+                assert ahead <= named, f"{placement.request_id} was assigned before {ahead - named}"
 
     async def hurry(self, i: int, j: int) -> None:
         """Everything that a scheduler does, at once: so that most runs get somewhere."""
@@ -179,6 +261,25 @@ class Actors:
 
     async def keep(self, _i: int, _j: int) -> None:
         await LapseKeeper(self.pool.store, self.pool.name).look()
+
+    async def mend(self, i: int, j: int) -> None:
+        """Somebody removes what is derived of a request, and a keeper puts it back."""
+        keys, db, request_id = self.pool.keys, self.pool.store.commands, f"r{i}"
+        record = await self.pool.record(request_id)
+        if not record:
+            return
+        engine = record.get("engine", "")
+        match record["state"]:
+            case "waiting" if j < 2:
+                await db.zrem(keys.waiting, request_id)
+            case "queued" if j < 2:
+                await db.xdel(keys.intake[int(record["priority"])], record["entry"])
+            case "running" if j < 2:
+                await db.hdel(keys.reservations(engine), request_id)
+            case _:
+                pass
+        await mend(self.pool.store, self.pool.name, request_id)
+        await heal(self.pool.store, self.pool.name, list(ENGINES), grace_ms=LEASE_MS)
 
     async def wait(self, i: int, _j: int) -> None:
         self.pool.clock.advance(LEASE_MS * i / 4)

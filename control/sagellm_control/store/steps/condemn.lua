@@ -1,0 +1,18 @@
+-- condemn: a waiting request whose record cannot be read is given up, so that it stands in nobody's way.
+--
+-- KEYS[1] record   KEYS[2] body   KEYS[3] output   KEYS[4] waiting   KEYS[5] counters   KEYS[6] dead   KEYS[7] backlog
+-- ARGV[1] now   ARGV[2] id   ARGV[3] why   ARGV[4] payload of the end event "dead"
+-- Output: 'dead' | 'gone': it does not wait, or has no record
+
+local record, body, output, waiting, counters, dead, backlog = unpack(KEYS, 1, 7)
+local now, id = clock(ARGV[1]), ARGV[2]
+if redis.call('ZREM', waiting, id) == 0 then return 'gone' end
+local known = read_record(record)
+if not known.state or known.state == 'finished' then return 'gone' end
+bury_request(dead, record, body, id, ARGV[3])
+count_waiting(-1, known.priority or '', known.tenant, redis.call('STRLEN', body))
+local attempt, sequence = next_position(output, known.attempt)
+end_request(now, record, body, output, counters, id, attempt, sequence, 'dead', ARGV[4])
+write_backlog(backlog)
+send_published()
+return 'dead'

@@ -1,0 +1,105 @@
+"""Whatever is said to the gateway, it answers in OpenAI's form or closes the connection, and goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sagellm_control.store.settings import RedisSettings
+
+from ..flow.asking import CHAT_PATH, MODEL, chat, expected_text
+from ..flow.conftest import start_engine as start_engine
+from ..flow.in_process import GATEWAY, InProcessSystem, in_process_system
+from .raw_http import PATIENCE_S, Answer, say
+from .requests import METHODS, PATHS, broken_requests, requests
+
+CLEAN = (503, 504)
+"""What a server may say of itself: not now, not in time."""
+BOUNDED = settings(
+    max_examples=250,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+
+
+@pytest.fixture
+async def system(redis_settings: RedisSettings, start_engine: Any) -> AsyncGenerator[InProcessSystem, None]:
+    """A system with one request that is known to it."""
+    engine = await start_engine()
+    gateway = GATEWAY.model_copy(update={"request_timeout_s": 3.0})
+    async with in_process_system(redis_settings, [engine.url], gateway=gateway) as system:
+        headers = {"X-Request-ID": "known"}
+        async with system.session.post(system.url + CHAT_PATH, json=chat(max_tokens=2), headers=headers) as response:
+            assert response.status == 200
+        yield system
+        await still_serves(system)
+
+
+def check(answer: Answer, words: bytes) -> None:
+    """No failure of the gateway's own; and an error says what is wrong as OpenAI's clients expect it."""
+    said = f"{answer.status} {answer.body[:300]!r} to {words[:600]!r}"
+    assert 200 <= answer.status < 500 or answer.status in CLEAN, said
+    # What is no HTTP is refused before it reaches any code of ours, and aiohttp says so in its own way.
+    if answer.status >= 400 and answer.body and not answer.head.startswith("HTTP/1.0 400"):
+        assert answer.is_json, said
+        error = json.loads(answer.body)["error"]
+        assert isinstance(error["message"], str), said
+        assert isinstance(error["type"], str), said
+
+
+async def still_serves(system: InProcessSystem) -> None:
+    async with system.session.post(system.url + CHAT_PATH, json=chat("still there", max_tokens=3)) as response:
+        assert response.status == 200
+        answer = await response.json()
+        assert answer["choices"][0]["message"]["content"] == expected_text("still there", 3)
+
+
+@BOUNDED
+@given(words=requests())
+async def test_requests_that_nobody_would_send(system: InProcessSystem, words: bytes) -> None:
+    check(await say(system.url, words), words)
+
+
+@settings(BOUNDED, max_examples=100)
+@given(words=broken_requests())
+async def test_bytes_that_are_no_request(system: InProcessSystem, words: bytes) -> None:
+    answer = await say(system.url, words, patience_s=PATIENCE_S)
+    assert answer.status < 500 or answer.status in CLEAN, f"{answer.status} {answer.body[:300]!r} to {words!r}"
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_every_endpoint_with_every_method(system: InProcessSystem, path: str) -> None:
+    for method in METHODS:
+        words = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+        if method != "CONNECT":
+            check(await say(system.url, words), words)
+
+
+@pytest.mark.parametrize("expected", [b"100-continue", b"tea", b"\x80\xff"])
+@pytest.mark.parametrize("path", PATHS)
+async def test_expectations(system: InProcessSystem, path: str, expected: bytes) -> None:
+    method = "POST" if path in (*PATHS[:3], "/admin/set_policy") else "GET"
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\nExpect: ".encode()
+    answer = await say(system.url, head + expected + b"\r\n\r\n{}")
+    if expected == b"100-continue":
+        assert answer.status == 100
+        assert answer.body.startswith(b"HTTP/1.1 ")
+    else:
+        check(answer, head + expected)
+        assert answer.status == 417
+
+
+@settings(BOUNDED, max_examples=100)
+@given(path=st.sampled_from(PATHS[:3]), depth=st.integers(1, 200_000), kind=st.sampled_from("[{"))
+async def test_nesting_of_any_depth(system: InProcessSystem, path: str, depth: int, kind: str) -> None:
+    opened, closed = ("[", "]") if kind == "[" else ('{"a":', "}")
+    deep = opened * depth + "1" + closed * depth
+    body = f'{{"model":"{MODEL}","messages":{deep},"prompt":{deep},"input":{deep},"max_tokens":1}}'.encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    check(await say(system.url, head.encode() + body), body)

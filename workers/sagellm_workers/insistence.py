@@ -1,0 +1,56 @@
+"""Writes a batch until Redis has taken it, and gives up only what no repetition can make it take."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from redis.exceptions import RedisError, ResponseError
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.05, 2.0
+"""Pauses after Redis could not be reached: doubled each time, with jitter."""
+PASSING = frozenset({"BUSY", "LOADING", "MISCONF", "NOREPLICAS", "UNBLOCKED", "UNKILLABLE"})
+"""First words of answers that redis-py has no class for, and that are about the server's state and not the call."""
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+def is_final(error: Exception) -> bool:
+    """Whether the server would say the same to the same call again: a key of the wrong type, text for a number."""
+    # What passes (memory, a failover, a moved slot, an ACL being repaired) has a class of its own, or such a word.
+    return type(error) is ResponseError and str(error).partition(" ")[0] not in PASSING
+
+
+async def write_until_taken(
+    what: str, items: Sequence[Item], write: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]]
+) -> list[Answer | None]:
+    """Write a batch; each step finds done what it did before, so it may be repeated until Redis has answered.
+
+    A batch that is refused for good is written item by item, so that one item that is at fault stops no other.
+
+    Args:
+        what: for the log: who writes what.
+
+    Returns:
+        The answer to each item; None: it was refused for good.
+    """
+    pause_s = FIRST_RETRY_S
+    while True:
+        try:
+            return list(await write(items))
+        except (RedisError, OSError) as error:
+            if not is_final(error):
+                log.warning("%s: cannot write to Redis (%s); trying again", what, error)
+            elif len(items) > 1:
+                return [answer for item in items for answer in await write_until_taken(what, [item], write)]
+            else:
+                log.error("%s: Redis refuses %r for good: %s", what, items[0], error)
+                return [None]
+        await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
+        pause_s = min(2 * pause_s, LONGEST_RETRY_S)
