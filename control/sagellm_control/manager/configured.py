@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..scheduler.order import Order
-from ..scheduler.placement import PLACEMENTS, Placement, make_placement
+from ..scheduler.placement import Placement
 from ..settings import Loaded, SettingsError, load_settings
 from .backend import Backend
 from .given import given
 from .local_backend import LocalBackend
-from .orders import make_policy
+from .orders import Handicaps, make_policy, make_strategy
 from .settings import ManagerSettings
 
 MODES = ("local", "http", "shared")
@@ -28,7 +28,7 @@ class Configured:
 
 
 def configured(
-    policy: str | Order,
+    policy: str | Handicaps,
     strategy: str | Placement,
     mode: str,
     health_check_interval_s: float,
@@ -50,11 +50,11 @@ def configured(
     strategy = strategy if strategy_given else settings.routing_strategy
     changes: dict[str, Any] = {}
     if given(health_check_interval_s):
-        changes["health_check_interval_s"] = float(health_check_interval_s)
+        changes["health_check_interval_s"] = _number("health_check_interval_s", health_check_interval_s)
     if given(max_consecutive_failures):
-        changes["max_consecutive_failures"] = int(max_consecutive_failures)
+        changes["max_consecutive_failures"] = int(_number("max_consecutive_failures", max_consecutive_failures))
     settings = settings.model_copy(update=changes)
-    order, placement = make_policy(policy), _placement(strategy)
+    order, placement = make_policy(policy), make_strategy(strategy)
     names = (
         policy if isinstance(policy, str) else order.name,
         strategy if isinstance(strategy, str) else placement.name,
@@ -63,7 +63,7 @@ def configured(
     if redis is None:
         if mode == "shared":
             raise ValueError("mode 'shared' needs a Redis: give redis_url, or set SAGELLM_CONTROL_REDIS_URL")
-        backend: Backend = LocalBackend(order, placement, settings, instances=mode != "http")
+        backend: Backend = LocalBackend(policy, strategy, settings, instances=mode != "http")
     else:
         from .shared_backend import SharedBackend
 
@@ -77,14 +77,10 @@ def configured(
     return Configured(backend, settings, *names)
 
 
-def _placement(strategy: str | Placement) -> Placement:
-    if not isinstance(strategy, str):
-        if not callable(getattr(strategy, "choose", None)):
-            raise TypeError(f"routing_strategy must be a name or have choose(request, engines), not {strategy!r}")
-        return strategy
-    if strategy not in PLACEMENTS:
-        raise ValueError(f"routing_strategy {strategy!r} is unknown: use one of {', '.join(PLACEMENTS)}")
-    return make_placement(strategy)
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    return float(value)
 
 
 def _redis(loaded: Loaded, url: str | None, namespace: str | None) -> Any:

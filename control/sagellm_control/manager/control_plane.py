@@ -9,7 +9,6 @@ from typing import Any
 
 from sagellm_protocol import Request, Response, StreamEvent
 
-from ..scheduler.order import Order
 from ..scheduler.placement import Placement
 from ..types import EngineInfo, EngineState, RequestPriority, RequestType, SchedulingDecision
 from .arguments import client_error, engine_state, request_priority
@@ -18,7 +17,8 @@ from .configured import configured
 from .events import EventWriter
 from .given import DefaultFloat, DefaultInt, DefaultText
 from .jobs import CHARACTERS_A_TOKEN, embedding_job, job_of
-from .load import Misses, ModelLoad, load_of
+from .load import ModelLoad, load_of
+from .orders import Handicaps
 from .responses import failed_response, response, vectors
 
 _POLICY, _STRATEGY = DefaultText("fifo"), DefaultText("round_robin")
@@ -32,8 +32,9 @@ class ControlPlaneManager:
     state in Redis where ``SAGELLM_CONTROL_REDIS_URL`` names one, else in this process.
 
     Args:
-        scheduling_policy: who is next: fifo, priority, slo_aware, adaptive, kv_aware, or an order of your own (see
-            ``scheduler.order``). With Redis it is recorded for the pools of the engines that are registered here.
+        scheduling_policy: who is next: fifo, priority, slo_aware, adaptive, kv_aware, …, or an object of your own with
+            ``handicap(request, forecast)`` (see ``scheduler.order``). With Redis it is recorded for the pools of the
+            engines that are registered here.
         routing_strategy: on which engine: round_robin, least_loaded, …, or a placement of your own.
         mode: ``local`` (an engine object in ``metadata["engine_instance"]`` is called directly), ``http`` (every
             engine is reached over HTTP) or ``shared`` (like local, and a Redis URL must be set).
@@ -48,7 +49,7 @@ class ControlPlaneManager:
 
     def __init__(
         self,
-        scheduling_policy: str | Order = _POLICY,
+        scheduling_policy: str | Handicaps = _POLICY,
         routing_strategy: str | Placement = _STRATEGY,
         mode: str = "local",
         health_check_interval_s: float = _INTERVAL_S,
@@ -69,7 +70,6 @@ class ControlPlaneManager:
         self._policy, self._strategy, self._mode = made.policy_name, made.strategy_name, mode
         self._settings = made.settings
         self._backend = made.backend
-        self._misses = Misses()
 
     # Life
 
@@ -95,12 +95,15 @@ class ControlPlaneManager:
         """A new engine, STARTING until it answers its first health probe.
 
         Args:
-            metadata: kept as it is. Read from it: ``max_concurrent_requests`` (256), ``instance_type`` (general),
-                ``wire`` (found out), ``api_key``, ``pre_verified_healthy`` (READY at once), ``engine_instance``.
+            metadata: kept as it is. Read from it: ``max_concurrent_requests`` (256), ``kv_tokens`` (that its cache
+                holds; no bound), ``instance_type`` (general), ``wire`` (found out), ``api_key``,
+                ``pre_verified_healthy`` (READY at once), ``engine_instance``.
 
         Raises:
             ValueError, TypeError: the id is taken, or the metadata is wrong.
         """
+        if metadata is not None and not isinstance(metadata, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"metadata must be a dict, not {metadata!r}")
         if engine_id in self._backend.board.engines:
             raise ValueError(f"Engine {engine_id} already registered")
         info = EngineInfo(
@@ -127,7 +130,7 @@ class ControlPlaneManager:
         self._backend.unregister(info)
         self._backend.board.remove(engine_id)
         if not self._backend.board.of_model(info.model_id):
-            self._misses.forget(info.model_id)
+            self._backend.misses.forget(info.model_id)
         return True
 
     def update_engine_state(self, engine_id: str, state: EngineState) -> bool:
@@ -181,7 +184,7 @@ class ControlPlaneManager:
         """How busy the engines of each model are."""
         board, room = self._backend.board, self._settings.max_concurrent_requests
         return [
-            load_of(model, board.of_model(model), room, self._backend.waiting(model), self._misses.rate(model))
+            load_of(model, board.of_model(model), room, self._backend.waiting(model), self._backend.misses.rate(model))
             for model in board.models
         ]
 
@@ -283,4 +286,4 @@ class ControlPlaneManager:
 
     def _note(self, job: Job, ttft_ms: float) -> None:
         if job.slo_ms and self._backend.board.of_model(job.model):
-            self._misses.note(job.model, ttft_ms > job.slo_ms)
+            self._backend.misses.note(job.model, ttft_ms > job.slo_ms)

@@ -13,14 +13,16 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 
 from ..client import QueueClient
-from ..scheduler.order import ORDERS, Order
+from ..scheduler.order import ORDERS
 from ..scheduler.placement import Placement
 from ..store.settings import RedisSettings
 from ..store.steps.accept import AcceptLimits
 from ..types import EngineInfo, EngineState, SchedulingDecision
 from .backend import Job, Piece, Reply, Wish
-from .board import EngineBoard, room_of
+from .board import EngineBoard, kv_tokens_of, room_of
 from .engine_adapters import EngineAdapters
+from .load import Misses
+from .orders import Handicaps
 from .settings import ManagerSettings
 from .shared_engines import SharedEngines
 from .shared_run import SharedRun
@@ -37,12 +39,13 @@ class SharedBackend:
         redis: RedisSettings,
         settings: ManagerSettings,
         *,
-        policy: str | Order | None,
+        policy: str | Handicaps | None,
         strategy: str | Placement | None,
         instances: bool,
     ) -> None:
         self.board = EngineBoard()
         self.settings = settings
+        self.misses = Misses()
         self.id = secrets.token_hex(6)
         """Of this manager: what it holds is given back when it is not heard of any more."""
         self.recorded = _recorded(policy, strategy)
@@ -104,6 +107,7 @@ class SharedBackend:
     def register(self, info: EngineInfo) -> None:
         self.adapters.check(info)
         room_of(info)
+        kv_tokens_of(info)
         self.engines.register(info)
 
     def unregister(self, info: EngineInfo) -> None:
@@ -143,7 +147,7 @@ class SharedBackend:
             yield piece
 
 
-def _recorded(policy: str | Order | None, strategy: str | Placement | None) -> dict[str, str]:
+def _recorded(policy: str | Handicaps | None, strategy: str | Placement | None) -> dict[str, str]:
     recorded: dict[str, str] = {}
     for name, value, argument in (("policy", policy, "scheduling_policy"), ("placement", strategy, "routing_strategy")):
         if value is None:
