@@ -21,7 +21,7 @@ from ..pool_driver import PoolDriver
 from .actors import Actors
 
 BOUNDED = settings(
-    max_examples=90,
+    max_examples=50,
     stateful_step_count=50,
     deadline=None,
     derandomize=True,
