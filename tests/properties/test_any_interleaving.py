@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Generator
-from typing import Any, ClassVar
+from collections.abc import Generator
+from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from sagellm_control.store.connect import Store
 from sagellm_control.store.settings import RedisSettings
@@ -29,16 +29,17 @@ BOUNDED = settings(
 )
 
 
-def _step(name: str) -> Callable[..., Any]:
-    def take(self: Interleaving, i: int, j: int) -> None:
-        self.runner.run(self.actors.do(name, i, j))
+# As often as it takes for most runs to get requests on engines.
+GATEWAY = (*("accept",) * 6, "attach", "detach", "cancel")
+SCHEDULER = (*("hurry",) * 3, "take", "admit", "look", "look", "assign", "assign", "reclaim")
+WORKER = ("claim", *("append",) * 3, "finish", "requeue", "requeue")
+OTHERS = ("renew", "renew", "register", "retire", "mend", "mend", "keep", "wait", "drain")
 
-    take.__name__ = name
-    return rule(i=st.integers(0, 7), j=st.integers(0, 3))(take)
+WHICH, HOW = st.integers(0, 7), st.integers(0, 3)
 
 
 class Interleaving(RuleBasedStateMachine):
-    """One pool, two engines, and everybody who may change anything in it. Each rule is one step of ``Actors``."""
+    """One pool, two engines, and everybody who may change anything in it. A rule is one step of ``Actors``."""
 
     runner: ClassVar[asyncio.Runner]
     redis: ClassVar[RedisSettings]
@@ -50,14 +51,33 @@ class Interleaving(RuleBasedStateMachine):
         self.actors = Actors(PoolDriver(self.store, clock, f"model-{secrets.token_hex(3)}"))
         self.runner.run(self.actors.start())
 
-    # Several times over what it takes for most runs to get requests on engines.
-    accept, accept_again, accept_more = _step("accept"), _step("accept"), _step("accept")
-    hurry, hurry_again, hurry_more = _step("hurry"), _step("hurry"), _step("hurry")
-    take, reclaim, admit, look, assign = (_step(name) for name in ("take", "reclaim", "admit", "look", "assign"))
-    claim, append, append_more, finish = (_step(name) for name in ("claim", "append", "append", "finish"))
-    requeue, cancel, attach, detach = (_step(name) for name in ("requeue", "cancel", "attach", "detach"))
-    register, renew, retire, drain = (_step(name) for name in ("register", "renew", "retire", "drain"))
-    keep, mend, wait = (_step(name) for name in ("keep", "mend", "wait"))
+    @initialize(requests=st.integers(1, 8))
+    def begin(self, requests: int) -> None:
+        for i in range(requests):
+            self._do("accept", i, 1)
+
+    @rule(step=st.sampled_from(GATEWAY), i=WHICH, j=HOW)
+    def gateway(self, step: str, i: int, j: int) -> None:
+        self._do(step, i, j)
+
+    @rule(step=st.sampled_from(SCHEDULER), i=WHICH, j=HOW)
+    def scheduler(self, step: str, i: int, j: int) -> None:
+        self._do(step, i, j)
+
+    @precondition(lambda self: bool(self.actors.held))
+    @rule(step=st.sampled_from(WORKER), i=WHICH, j=HOW)
+    def worker(self, step: str, i: int, j: int) -> None:
+        self._do(step, i, j)
+
+    # Twice, so that requests get on engines in most runs, and back.
+    scheduler_again, worker_again = scheduler, worker
+
+    @rule(step=st.sampled_from(OTHERS), i=WHICH, j=HOW)
+    def somebody(self, step: str, i: int, j: int) -> None:
+        self._do(step, i, j)
+
+    def _do(self, step: str, i: int, j: int) -> None:
+        self.runner.run(self.actors.do(step, i, j))
 
     def teardown(self) -> None:
         self.runner.run(self._end())
