@@ -21,6 +21,7 @@ from sagellm_workers.adapters.base import (
 from sagellm_workers.adapters.chunks import WholeBody
 from sagellm_workers.adapters.engine_http import retry_after_s
 from sagellm_workers.adapters.sse import data_of
+from sagellm_workers.answer_length import AnswerLength
 from sagellm_workers.discovery import ADAPTERS, adapter_for
 from sagellm_workers.prefill_decode import decode_body, prefill
 from sagellm_workers.transport import EngineClient as EngineHttpClient
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADAPTERS",
+    "AnswerLength",
     "EngineAdapter",
     "EngineBroken",
     "EngineCall",

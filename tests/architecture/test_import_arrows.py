@@ -68,7 +68,10 @@ BELOW: dict[str, tuple[str, ...]] = {
     "lifecycle": ("engine_client", "types"),
     "manager": (
         *("client", "store", "wire", "settings", "scheduler.order", "scheduler.placement", "scheduler.open_engines"),
-        *("scheduler.forecast", "engine_access", "engine_client", "lifecycle", "local_engine_client", "types"),
+        # What a scheduler is made of, but for what it does with the store.
+        *("scheduler.forecast", "scheduler.engine_load", "scheduler.estimates", "scheduler.guarded"),
+        *("scheduler.lateness", "scheduler.passing", "scheduler.tenant_clock"),
+        *("engine_access", "engine_client", "lifecycle", "local_engine_client", "types"),
     ),
     "scaling": ("manager", "types"),
     "simulated_engine": ("stopping",),

@@ -136,7 +136,7 @@ class Adopter:
 
 def row_of(registration: Registration, adapter: Any, worker: str) -> EngineRow:
     """The row of a registered engine."""
-    room = registration.metadata.get("max_concurrent_requests")
+    room, kv_tokens = (registration.metadata.get(name) for name in ("max_concurrent_requests", "kv_tokens"))
     return EngineRow(
         engine_id=registration.engine_id,
         pool=registration.model_id,
@@ -144,5 +144,6 @@ def row_of(registration: Registration, adapter: Any, worker: str) -> EngineRow:
         kind=adapter.name,
         slots=room if isinstance(room, int) and room > 0 else DEFAULT_ROOM,
         models=(registration.model_id,),
+        kv_tokens=kv_tokens if isinstance(kv_tokens, int) and kv_tokens > 0 else 0,
         worker=worker,
     )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from sagellm_protocol import Error, ErrorCode
 
+from ..client.scheduling_hints import SchedulingHints
 from ..types import EngineInfo, RequestStatus, RequestType, SchedulingDecision
 from ..wire.priority import RequestPriority
 from ..wire.states import EngineState, RequestKind
 from .board import EngineBoard
+from .load import Misses
 
 
 @dataclass(slots=True)
@@ -33,6 +35,7 @@ class Job:
     prompt_tokens: int = 0
     """Estimate."""
     max_tokens: int = 0
+    hints: SchedulingHints = field(default_factory=SchedulingHints)
 
 
 @dataclass(slots=True)
@@ -87,6 +90,8 @@ class Backend(Protocol):
 
     board: EngineBoard
     """All engines that are known, live."""
+    misses: Misses
+    """Objectives missed by this manager's requests."""
 
     async def start(self) -> None:
         """Begin to watch the engines. May be called again after ``stop``."""

@@ -104,12 +104,20 @@ def room_of(info: EngineInfo, default: int = DEFAULT_ROOM) -> int:
     Raises:
         ValueError: names the metadata that is wrong.
     """
-    value = (info.metadata or {}).get("max_concurrent_requests")
+    return _count(info, "max_concurrent_requests", default)
+
+
+def kv_tokens_of(info: EngineInfo) -> int:
+    """Tokens that the engine's KV cache holds; 0: it bounds nothing. Raises ValueError."""
+    return _count(info, "kv_tokens", 0)
+
+
+def _count(info: EngineInfo, name: str, default: int) -> int:
+    value = (info.metadata or {}).get(name)
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(
-            f"engine {info.engine_id}: metadata['max_concurrent_requests'] must be a whole number of 1 or more, "
-            f"not {value!r}"
+            f"engine {info.engine_id}: metadata[{name!r}] must be a whole number of 1 or more, not {value!r}"
         )
     return value

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..scheduler.order import Order
-from ..scheduler.placement import PLACEMENTS, Placement, make_placement
+from ..scheduler.placement import Placement
 from ..settings import Loaded, SettingsError, load_settings
 from .backend import Backend
 from .given import given
 from .local_backend import LocalBackend
-from .orders import make_policy
+from .orders import make_policy, make_strategy
 from .settings import ManagerSettings
 
 MODES = ("local", "http", "shared")
@@ -54,7 +54,7 @@ def configured(
     if given(max_consecutive_failures):
         changes["max_consecutive_failures"] = int(max_consecutive_failures)
     settings = settings.model_copy(update=changes)
-    order, placement = make_policy(policy), _placement(strategy)
+    order, placement = make_policy(policy), make_strategy(strategy)
     names = (
         policy if isinstance(policy, str) else order.name,
         strategy if isinstance(strategy, str) else placement.name,
@@ -63,7 +63,7 @@ def configured(
     if redis is None:
         if mode == "shared":
             raise ValueError("mode 'shared' needs a Redis: give redis_url, or set SAGELLM_CONTROL_REDIS_URL")
-        backend: Backend = LocalBackend(order, placement, settings, instances=mode != "http")
+        backend: Backend = LocalBackend(policy, strategy, settings, instances=mode != "http")
     else:
         from .shared_backend import SharedBackend
 
@@ -75,16 +75,6 @@ def configured(
             instances=mode != "http",
         )
     return Configured(backend, settings, *names)
-
-
-def _placement(strategy: str | Placement) -> Placement:
-    if not isinstance(strategy, str):
-        if not callable(getattr(strategy, "choose", None)):
-            raise TypeError(f"routing_strategy must be a name or have choose(request, engines), not {strategy!r}")
-        return strategy
-    if strategy not in PLACEMENTS:
-        raise ValueError(f"routing_strategy {strategy!r} is unknown: use one of {', '.join(PLACEMENTS)}")
-    return make_placement(strategy)
 
 
 def _redis(loaded: Loaded, url: str | None, namespace: str | None) -> Any:

@@ -18,7 +18,7 @@ from .configured import configured
 from .events import EventWriter
 from .given import DefaultFloat, DefaultInt, DefaultText
 from .jobs import CHARACTERS_A_TOKEN, embedding_job, job_of
-from .load import Misses, ModelLoad, load_of
+from .load import ModelLoad, load_of
 from .responses import failed_response, response, vectors
 
 _POLICY, _STRATEGY = DefaultText("fifo"), DefaultText("round_robin")
@@ -69,7 +69,6 @@ class ControlPlaneManager:
         self._policy, self._strategy, self._mode = made.policy_name, made.strategy_name, mode
         self._settings = made.settings
         self._backend = made.backend
-        self._misses = Misses()
 
     # Life
 
@@ -127,7 +126,7 @@ class ControlPlaneManager:
         self._backend.unregister(info)
         self._backend.board.remove(engine_id)
         if not self._backend.board.of_model(info.model_id):
-            self._misses.forget(info.model_id)
+            self._backend.misses.forget(info.model_id)
         return True
 
     def update_engine_state(self, engine_id: str, state: EngineState) -> bool:
@@ -181,7 +180,7 @@ class ControlPlaneManager:
         """How busy the engines of each model are."""
         board, room = self._backend.board, self._settings.max_concurrent_requests
         return [
-            load_of(model, board.of_model(model), room, self._backend.waiting(model), self._misses.rate(model))
+            load_of(model, board.of_model(model), room, self._backend.waiting(model), self._backend.misses.rate(model))
             for model in board.models
         ]
 
@@ -283,4 +282,4 @@ class ControlPlaneManager:
 
     def _note(self, job: Job, ttft_ms: float) -> None:
         if job.slo_ms and self._backend.board.of_model(job.model):
-            self._misses.note(job.model, ttft_ms > job.slo_ms)
+            self._backend.misses.note(job.model, ttft_ms > job.slo_ms)

@@ -45,6 +45,12 @@ def deadline_failure(timeout_s: float | None) -> RequestFailed:
     return RequestFailed(ErrorCode.DEADLINE_EXCEEDED, f"The request's timeout{limit} has passed", retryable=True)
 
 
+def objective_failure(slo_ms: int) -> RequestFailed:
+    """It would have been served too late, and wanted rather not to be served then."""
+    text = f"The objective of {slo_ms} ms for the first token cannot be met"
+    return RequestFailed(ErrorCode.DEADLINE_EXCEEDED, text, retryable=True)
+
+
 def unavailable(message: str, *, engine_id: str = "") -> RequestFailed:
     """No engine could do it."""
     return RequestFailed(ErrorCode.UNAVAILABLE, message, retryable=True, engine_id=engine_id)

@@ -8,11 +8,13 @@ from typing import Any, cast
 import orjson
 from sagellm_protocol import ErrorCode, Request
 
+from ..client.scheduling_hints import SchedulingHints
 from ..wire.priority import RequestPriority
 from ..wire.states import RequestKind
 from .backend import Job, RequestFailed
 
 CHARACTERS_A_TOKEN = 4
+MOST_SESSION_CHARACTERS = 256
 OWN_FIELDS = frozenset({"request_id", "trace_id", "prompt", "messages", "stream", "sampling_params"})
 """Fields of a ``Request`` that do not go into the body as they are."""
 SAMPLING_DEFAULTS = frozenset({"strategy", "beam_size", "alpha", "penalty_alpha", "n_speculative_tokens"})
@@ -45,6 +47,7 @@ def job_of(request: Request, *, stream: bool, timeout_s: float | None, default_t
         slo_ms=round(_milliseconds(metadata, "slo_deadline_ms")),
         prompt_tokens=_characters(request) // CHARACTERS_A_TOKEN,
         max_tokens=request.max_tokens,
+        hints=_hints(metadata),
     )
 
 
@@ -82,6 +85,22 @@ def _body(request: Request, *, stream: bool) -> dict[str, Any]:
     if stream:
         body["stream_options"] = {"include_usage": True}
     return body
+
+
+def _hints(metadata: dict[str, Any]) -> SchedulingHints:
+    hints = SchedulingHints()
+    session, reject_late = metadata.get("session"), metadata.get("reject_late")
+    if session is not None:
+        if not isinstance(session, str) or not 0 < len(session) <= MOST_SESSION_CHARACTERS:
+            raise _invalid(f"metadata['session'] must be 1 to {MOST_SESSION_CHARACTERS} characters, not {session!r}")
+        hints["session"] = session
+    if reject_late is not None:
+        if not isinstance(reject_late, bool):
+            raise _invalid(f"metadata['reject_late'] must be True or False, not {reject_late!r}")
+        hints["reject_late"] = reject_late
+    if tpot_slo_ms := round(_milliseconds(metadata, "tpot_slo_ms")):
+        hints["tpot_slo_ms"] = tpot_slo_ms
+    return hints
 
 
 def _characters(request: Request) -> int:

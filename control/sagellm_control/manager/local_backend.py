@@ -13,10 +13,13 @@ from ..scheduler.placement import Placement
 from ..types import EngineInfo, EngineState, SchedulingDecision
 from ..wire.request import Arrival
 from .backend import Job, Piece, Reply, Wish, refused, unserved
-from .board import EngineBoard, room_of
+from .board import EngineBoard, kv_tokens_of, room_of
 from .engine_adapters import EngineAdapters
+from .load import Misses
+from .local_policy import LocalPolicy
 from .local_queue import ANYTHING, ModelQueue
 from .local_run import LocalRun
+from .orders import make_policy, make_strategy
 from .reservations import Reservations, Waiting
 from .settings import ManagerSettings
 
@@ -27,14 +30,17 @@ NO_ENGINE_GRACE_S = 10.0
 class LocalBackend:
     """A line a model, places by request id, and runs on the engines' own wires."""
 
-    def __init__(self, order: Order, placement: Placement, settings: ManagerSettings, *, instances: bool) -> None:
+    def __init__(
+        self, policy: str | Order, strategy: str | Placement, settings: ManagerSettings, *, instances: bool
+    ) -> None:
         self.board = EngineBoard()
         self.adapters = EngineAdapters(trust_env=settings.trust_env, instances=instances)
         self.lifecycle: EngineLifecycleManager | None = None
         self.settings = settings
-        self._order = order
-        self._placement = placement
-        self._placement_words = getattr(placement, "name", "custom").replace("_", " ")
+        self.misses = Misses()
+        self._policy = policy
+        self._strategy = strategy
+        self._placement_words = make_strategy(strategy).name.replace("_", " ")
         self._queues: dict[str, ModelQueue] = {}
         self._queue_of: dict[str, ModelQueue] = {}
         """By engine."""
@@ -56,14 +62,16 @@ class LocalBackend:
 
     def register(self, info: EngineInfo) -> None:
         self.adapters.check(info)
-        room = room_of(info, self.settings.max_concurrent_requests)
+        room, kv_tokens = room_of(info, self.settings.max_concurrent_requests), kv_tokens_of(info)
         if (info.metadata or {}).get("pre_verified_healthy"):
             info.state = EngineState.READY
         queue = self._queues.get(info.model_id)
         if queue is None:
-            queue = self._queues[info.model_id] = ModelQueue(info.model_id, self._order, self._placement)
+            # An order may remember what it has seen of a model, so that each has its own.
+            policy = LocalPolicy(make_policy(self._policy), make_strategy(self._strategy))
+            queue = self._queues[info.model_id] = ModelQueue(info.model_id, policy, self.misses)
         self._queue_of[info.engine_id] = queue
-        queue.add(info, room)
+        queue.add(info, room, kv_tokens)
         if self.lifecycle is not None:
             self.lifecycle.register(info)
 
@@ -90,18 +98,18 @@ class LocalBackend:
             ability = queue.ability(wish.request_type) if queue is not None else ""
             if queue is None or not queue.ready(ability):
                 return unserved(wish)
-            arrival = _arrival(wish, ability)
-            engine_id = queue.choose(arrival)
+            ticket = queue.ticket(_arrival(wish, ability))
+            engine_id = queue.choose(ticket)
             if engine_id is not None:
                 words = self._placement_words
-                if words != "least loaded" and queue.is_least_loaded(engine_id, arrival):
+                if words != "least loaded" and queue.is_least_loaded(engine_id, ticket.arrival):
                     words = "least loaded"
-                queue.take(engine_id)
-                self._wishes.hold(engine_id, wish.request_id)
+                queue.take(engine_id, ticket)
+                self._wishes.hold(engine_id, ticket)
                 return SchedulingDecision(wish.request_id, engine_id, reason=f"Routed to {engine_id} ({words})")
             if len(queue) >= self.settings.max_waiting:
                 return refused(wish.request_id, f"The queue of model {wish.model} is full: {len(queue)} requests wait")
-            waiting = self._wishes.wait(wish, queue, arrival)
+            waiting = self._wishes.wait(wish, queue, ticket)
         return self._told(waiting)
 
     async def wait(self, request_id: str, timeout_s: float | None) -> SchedulingDecision | None:
@@ -117,8 +125,8 @@ class LocalBackend:
 
     def complete(self, request_id: str, engine_id: str) -> None:
         info = self.board.engines.get(engine_id)
-        if info is not None and self._wishes.release(engine_id, request_id):
-            self._queue_of[engine_id].give_back(info)
+        if info is not None and (ticket := self._wishes.release(engine_id, request_id)) is not None:
+            self._queue_of[engine_id].give_back(info, ticket)
         elif (waiting := self._wishes.find(request_id)) is not None and waiting.engine_id in (None, engine_id):
             self._wishes.leave(waiting)
 
@@ -171,7 +179,7 @@ def _arrival(wish: Wish, ability: str) -> Arrival:
         wish.request_id,
         wish.priority,
         time.time() * 1000,
-        model=ability,
+        kind=ability,
         slo_ms=int(wish.deadline_ms or 0) if wish.deadline_ms and wish.deadline_ms > 0 else 0,
         prompt_tokens=wish.prompt_tokens,
         max_tokens=wish.max_tokens,

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
-from ..scheduler.forecast import Forecast
+from ..scheduler.engine_load import Reservation
+from ..scheduler.lateness import Verdict
 from ..scheduler.open_engines import OpenEngines
-from ..scheduler.order import Order, rank_of
-from ..scheduler.placement import Placement
-from ..scheduler.placement.base import Hold
+from ..scheduler.passing import may_pass
+from ..scheduler.placement import Hold
 from ..types import EngineInfo, EngineState, RequestType
-from ..wire.engine import EngineRow, EngineSpeed
+from ..wire.engine import EngineRow
 from ..wire.request import Arrival
 from .board import instance_type, makes_text, makes_vectors
+from .line import Line, Ticket
+from .load import Misses
+from .local_policy import LocalPolicy
 
 ANYTHING = ""
-TEXT, VECTORS, PREFILL, DECODE = "text", "vectors", "prefill", "decode"
-"""Abilities; they stand where a pool's rows have the names of LoRA adapters."""
+TEXT, VECTORS, PREFILL, DECODE = "text", "embedding", "prefill", "decode"
+"""The kinds of request that engines of one model tell apart."""
+KEPT_FREE_MS = 2_000.0
+"""An engine is kept free for a large request for so long; then it is looked at again whether that is still needed."""
 DEEPEST_LOOK = 256
 """So many at the head may be unable to use what is free; beyond them nobody is looked for."""
 
@@ -36,36 +38,18 @@ INTERVAL_WEIGHT = 0.05
 LONGEST_INTERVAL_S = 60.0
 
 
-@dataclass(slots=True)
-class Waiter:
-    """One that waits."""
-
-    arrival: Arrival
-    granted: Callable[[str | None], None]
-    """Called once: with the engine when it is its turn (the place is taken), or with None: no engine is left."""
-    rank: float = 0.0
-    number: int = field(default=0)
-
-    @property
-    def key(self) -> tuple[float, int]:
-        return (self.rank, self.number)
-
-
 class ModelQueue:
     """The line of one model."""
 
-    def __init__(self, model: str, order: Order, placement: Placement) -> None:
+    def __init__(self, model: str, policy: LocalPolicy, misses: Misses) -> None:
         self.model = model
-        self._order = order
-        self._placement = placement
+        self._policy = policy
+        self._misses = misses
         self._engines = OpenEngines()
         self._infos: dict[str, EngineInfo] = {}
         self._rooms: dict[str, int] = {}
         self._abilities: Counter[str] = Counter()
-        self._line: list[tuple[float, int, Waiter]] = []
-        self._first = 0
-        """What stands before it in the line has gone."""
-        self._numbers = 0
+        self._line = Line()
         self._serving = False
         self._gave_back_at = 0.0
         self._interval_s: float | None = None
@@ -73,7 +57,7 @@ class ModelQueue:
 
     def __len__(self) -> int:
         """How many wait."""
-        return len(self._line) - self._first
+        return len(self._line)
 
     @property
     def empty(self) -> bool:
@@ -87,15 +71,16 @@ class ModelQueue:
 
     # Engines
 
-    def add(self, info: EngineInfo, room: int) -> None:
-        """An engine of this model; watched from now on."""
+    def add(self, info: EngineInfo, room: int, kv_tokens: int) -> None:
+        """An engine of this model; watched from now on. ``kv_tokens``: that its KV cache holds; 0: unknown."""
         abilities = _abilities(info)
         self._infos[info.engine_id] = info
         self._rooms[info.engine_id] = room
         self._abilities.update(abilities)
-        self._engines.learn(
-            [EngineRow(info.engine_id, "", info.endpoint, info.engine_kind, slots=room, models=abilities)]
+        row = EngineRow(
+            info.engine_id, "", info.endpoint, info.engine_kind, room, models=(), kinds=abilities, kv_tokens=kv_tokens
         )
+        self._engines.learn([row])
         info.watch(self._changed)
         self._follow(info)
 
@@ -127,16 +112,13 @@ class ModelQueue:
 
     def ready(self, ability: str) -> bool:
         """Whether a READY engine can do it."""
-        return self._engines.answers_to(ability)
+        return self._engines.answers_to("", ability)
 
     @property
     def separated(self) -> bool:
         """Whether prefill and decode have READY engines of their own."""
         return (
-            self._abilities[PREFILL] > 0
-            and self._abilities[DECODE] > 0
-            and self._engines.answers_to(PREFILL)
-            and self._engines.answers_to(DECODE)
+            self._abilities[PREFILL] > 0 and self._abilities[DECODE] > 0 and self.ready(PREFILL) and self.ready(DECODE)
         )
 
     def others(self, excluded: frozenset[str]) -> bool:
@@ -150,47 +132,55 @@ class ModelQueue:
 
     # Requests
 
-    def choose(self, arrival: Arrival) -> str | None:
-        """An engine for it now, if nobody waits; the place is not taken yet."""
-        if len(self):
-            return None
-        return self._chosen(arrival, arrival.arrived_ms)
+    def ticket(self, arrival: Arrival) -> Ticket:
+        """A request that wants a place."""
+        return self._policy.ticket(arrival)
 
-    def take(self, engine_id: str) -> None:
+    def choose(self, ticket: Ticket) -> str | None:
+        """An engine for it now, if nobody waits; the place is not taken yet."""
+        if self._line:
+            return None
+        return self._chosen(ticket, ticket.arrival.arrived_ms)
+
+    def take(self, engine_id: str, ticket: Ticket) -> None:
         """Take a place."""
         fields = self._infos[engine_id].__dict__  # past the watcher: this is no news
         fields["active_requests"] += 1
-        self._engines.take(engine_id)
+        if self._engines.bounded:
+            taken = self._engines.reserve(engine_id, ticket.arrival, ticket.forecast, ticket.arrival.arrived_ms)
+            ticket.kv_tokens = taken.kv_tokens
+        else:
+            self._engines.take(engine_id)
+        self._policy.placed(ticket)
 
-    def give_back(self, info: EngineInfo) -> None:
-        """Give a place back, also of an engine that has gone meanwhile."""
+    def give_back(self, info: EngineInfo, ticket: Ticket, output_tokens: int | None = None) -> None:
+        """Give a place back, also of an engine that has gone meanwhile; how long the answer was, if that is known."""
         fields = info.__dict__
         fields["active_requests"] = max(0, fields["active_requests"] - 1)
+        self._policy.finished(ticket, output_tokens)
         if self._infos.get(info.engine_id) is info:
-            self._engines.give_back(info.engine_id)
-            if len(self):
+            bounded = self._engines.bounded
+            self._engines.give_back(Reservation(info.engine_id, ticket.kv_tokens) if bounded else info.engine_id)
+            if self._line:
                 self._measure()
                 self.serve()
 
-    def wait(self, waiter: Waiter) -> None:
+    def wait(self, ticket: Ticket) -> None:
         """Stand in line; granted at once if it is its turn."""
-        self._numbers += 1
-        waiter.rank = rank_of(self._order, waiter.arrival, forecast_of(waiter.arrival))
-        waiter.number = self._numbers
-        entry = (*waiter.key, waiter)
-        self._line.insert(bisect_left(self._line, entry[:2], self._first, key=_key), entry)
+        self._policy.rank(ticket)
+        self._line.add(ticket)
         self.serve()
 
-    def leave(self, waiter: Waiter) -> None:
+    def leave(self, ticket: Ticket) -> None:
         """Stand in line no more."""
-        at = self._index(waiter)
-        if at is not None:
-            del self._line[at]
+        if self._line.remove(ticket):
+            self._policy.dropped(ticket)
+            self._engines.release_kept(ticket.arrival.id)
 
-    def position(self, waiter: Waiter) -> int:
+    def position(self, ticket: Ticket) -> int:
         """Its place in line, from 1; 0: it does not wait."""
-        at = self._index(waiter)
-        return 0 if at is None else at - self._first + 1
+        position = self._line.position(ticket)
+        return 0 if position is None else position + 1
 
     def wait_ms(self, position: int) -> float:
         """Estimated wait of who has this place in line: at the rate at which places have come free lately."""
@@ -199,41 +189,78 @@ class ModelQueue:
 
     def dismiss(self) -> None:
         """No engine is left: nobody waits any more."""
-        line, self._line, self._first = self._line[self._first :], [], 0
-        for _, _, waiter in line:
-            waiter.granted(None)
+        for ticket in self._line.clear():
+            self._policy.dropped(ticket)
+            ticket.granted(None)
 
     def serve(self) -> None:
         """Give out places while there are any, in the order of the ranks."""
-        if self._serving:
+        if self._serving or not self._line:
             return
         self._serving = True
         try:
-            at = self._first
-            while self._engines.places > 0 and at < min(len(self._line), self._first + DEEPEST_LOOK):
-                waiter = self._line[at][2]
-                engine_id = self._chosen(waiter.arrival, time.time() * 1000)
-                if engine_id is None:
-                    at += 1
-                    continue
-                self.take(engine_id)
-                if at == self._first:
-                    self._pop_first()
-                    at = self._first
-                else:
-                    del self._line[at]
-                waiter.granted(engine_id)
+            engines = self._engines
+            if self._policy.adapt(self._line, self.places, engines.mean_requests(), self._misses.rate(self.model)):
+                self._policy.rank_again(self._line)
+            self._give_out(time.time() * 1000)
         finally:
             self._serving = False
 
-    def _chosen(self, arrival: Arrival, now_ms: float) -> str | None:
-        choice = self._placement.choose(arrival, forecast_of(arrival), self._engines, now_ms)
+    def _give_out(self, now_ms: float) -> None:
+        engines, line = self._engines, self._line
+        engines.open_due(now_ms)
+        at = 0
+        blocked: Ticket | None = None
+        while (engines.places > 0 or engines.keeps) and at < min(len(line), DEEPEST_LOOK):
+            ticket = line[at]
+            match self._policy.judge(ticket, now_ms):
+                case Verdict.STEP_BACK:
+                    line.pop(at)
+                    self._policy.step_back(ticket)
+                    line.add(ticket)
+                    continue
+                case Verdict.REFUSE:
+                    line.pop(at)
+                    self._policy.dropped(ticket)
+                    ticket.granted(None)
+                    continue
+                case Verdict.PLACE:
+                    pass
+            if blocked is not None and not may_pass(ticket.rank, blocked.rank, self._policy.order.patience_ms):
+                self._keep_free(blocked, now_ms)
+            engine_id = self._chosen(ticket, now_ms)
+            if engine_id is None:
+                if blocked is None and engines.roomiest(ticket.arrival, ticket.forecast) is not None:
+                    blocked = ticket
+                at += 1
+                continue
+            line.pop(at)
+            self.take(engine_id, ticket)
+            ticket.granted(engine_id)
+        if line and (opens_ms := engines.next_opening_ms) is not None:
+            self._look_again_at(opens_ms, now_ms)
+
+    def _keep_free(self, blocked: Ticket, now_ms: float) -> None:
+        """What comes free is kept for one that fits nowhere, once those behind it have passed it for long enough."""
+        engines, request_id = self._engines, blocked.arrival.id
+        if engines.kept_for(request_id) is None:
+            roomiest = engines.roomiest(blocked.arrival, blocked.forecast)
+            if roomiest is not None:
+                engines.keep_free(roomiest, request_id, now_ms + KEPT_FREE_MS)
+
+    def _chosen(self, ticket: Ticket, now_ms: float) -> str | None:
+        arrival, forecast, engines = ticket.arrival, ticket.forecast, self._engines
+        kept = engines.kept(arrival, forecast) if engines.keeps else None
+        choice = kept or self._policy.placement.choose(arrival, forecast, engines, now_ms)
         if not isinstance(choice, Hold):
             return choice
-        if self._look_again is None:
-            delay_s = max(0.001, (choice.until_ms - now_ms) / 1000)
-            self._look_again = asyncio.get_running_loop().call_later(delay_s, self._hold_over)
+        self._look_again_at(choice.until_ms, now_ms)
         return None
+
+    def _look_again_at(self, at_ms: float, now_ms: float) -> None:
+        if self._look_again is None:
+            delay_s = max(0.001, (at_ms - now_ms) / 1000)
+            self._look_again = asyncio.get_running_loop().call_later(delay_s, self._hold_over)
 
     def _hold_over(self) -> None:
         self._look_again = None
@@ -246,33 +273,6 @@ class ModelQueue:
         if interval_s < LONGEST_INTERVAL_S:
             before = interval_s if self._interval_s is None else self._interval_s
             self._interval_s = before + (interval_s - before) * INTERVAL_WEIGHT
-
-    def _pop_first(self) -> None:
-        self._line[self._first] = _GONE
-        self._first += 1
-        if self._first > 64 and self._first * 2 > len(self._line):
-            del self._line[: self._first]
-            self._first = 0
-
-    def _index(self, waiter: Waiter) -> int | None:
-        at = bisect_left(self._line, waiter.key, self._first, key=_key)
-        return at if at < len(self._line) and self._line[at][2] is waiter else None
-
-
-TYPICAL = EngineSpeed()
-
-
-def forecast_of(arrival: Arrival) -> Forecast:
-    """What is expected of a request on an engine of the usual speed."""
-    prompt, output = arrival.prompt_tokens, arrival.max_tokens
-    return Forecast(prompt, output, prompt / TYPICAL.prefill_tps * 1000, output * TYPICAL.step_ms)
-
-
-def _key(entry: tuple[float, int, Waiter]) -> tuple[float, int]:
-    return entry[:2]
-
-
-_GONE = (float("-inf"), 0, Waiter(Arrival("", 2, 0.0), lambda _engine: None))  # pyright: ignore[reportArgumentType]
 
 
 def _abilities(info: EngineInfo) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from ..engine_access import (
+    AnswerLength,
     EngineAdapter,
     EngineCall,
     EngineError,
@@ -22,8 +23,9 @@ from ..types import EngineInfo, RequestType
 from ..wire.request import Arrival
 from ..wire.states import RequestKind
 from .backend import Job, Piece, Reply, RequestFailed, no_engine
-from .failures import deadline_failure, is_worth_another, queue_full, status_failure, unavailable
-from .local_queue import DECODE, PREFILL, ModelQueue, Waiter
+from .failures import deadline_failure, is_worth_another, objective_failure, queue_full, status_failure, unavailable
+from .line import Ticket
+from .local_queue import DECODE, PREFILL, ModelQueue
 from .replay import Replay
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 """Before the same engine is tried again: doubled each time, with jitter. Another engine is tried at once."""
 MOST_ERROR_BYTES = 1 << 20
+
+Place = tuple[EngineInfo, Ticket]
+"""An engine, and what was taken of it."""
 
 
 class LocalRun:
@@ -100,7 +105,9 @@ class LocalRun:
         if job.kind is not RequestKind.EMBEDDING and queue.separated:
             transfer = await self._prefill(queue, before)
             ability = DECODE
-        info = await self._place(queue, ability, before)
+        info, ticket = await self._place(queue, ability, before)
+        length = AnswerLength()
+        output_tokens: int | None = None
         try:
             adapter = await self._adapter(info)
             if transfer is not None:
@@ -110,30 +117,33 @@ class LocalRun:
                     await self._refused(reply, info.engine_id)
                 if job.stream and reply.is_event_stream:
                     async for chunk in reply.chunks:
+                        length.event(chunk)
                         if chunk := self._replay.pass_on(chunk):
                             self._sent = True
                             yield Piece(info.engine_id, chunk)
                 else:
                     whole = b"".join([chunk async for chunk in reply.chunks])
+                    length.body(whole)
                     yield Piece(info.engine_id, whole, events=reply.is_event_stream)
+            output_tokens = length.output_tokens
         except EngineError as error:
             raise self._broken(info, error) from error
         finally:
-            queue.give_back(info)
+            queue.give_back(info, ticket, output_tokens)
 
     async def _prefill(self, queue: ModelQueue, before: RequestFailed | None) -> dict[str, object]:
-        info = await self._place(queue, PREFILL, before)
+        info, ticket = await self._place(queue, PREFILL, before)
         try:
             done = await prefill(await self._adapter(info), _call(self._job, self._job.body))
         except EngineError as error:
             raise self._broken(info, error) from error
         finally:
-            queue.give_back(info)
+            queue.give_back(info, ticket)
         if done.status >= 400:
             self._refuse(done.status, done.body, done.retry_after_s, info.engine_id)
         return done.transfer
 
-    async def _place(self, queue: ModelQueue, ability: str, before: RequestFailed | None) -> EngineInfo:
+    async def _place(self, queue: ModelQueue, ability: str, before: RequestFailed | None) -> Place:
         """A place on an engine, when it is this request's turn."""
         job = self._job
         if not queue.ready(ability):
@@ -143,16 +153,18 @@ class LocalRun:
             job.priority,
             self._arrived_ms,
             job.tenant,
-            ability,
+            kind=ability,
             slo_ms=job.slo_ms,
             prompt_tokens=job.prompt_tokens,
             max_tokens=job.max_tokens,
             excluded=self._excluded,
+            **job.hints,
         )
-        engine_id = queue.choose(arrival)
+        ticket = queue.ticket(arrival)
+        engine_id = queue.choose(ticket)
         if engine_id is not None:
-            queue.take(engine_id)
-            return self._backend.board.engines[engine_id]
+            queue.take(engine_id, ticket)
+            return self._backend.board.engines[engine_id], ticket
         if len(queue) >= self._backend.settings.max_waiting:
             raise queue_full(job.model, len(queue))
         turn: asyncio.Future[EngineInfo | None] = asyncio.get_running_loop().create_future()
@@ -162,20 +174,22 @@ class LocalRun:
             if not turn.done():
                 turn.set_result(info)
             elif info is not None:
-                queue.give_back(info)
+                queue.give_back(info, ticket)
 
-        waiter = Waiter(arrival, granted)
-        queue.wait(waiter)
+        ticket.granted = granted
+        queue.wait(ticket)
         try:
             info = await turn
         except asyncio.CancelledError:
-            queue.leave(waiter)
+            queue.leave(ticket)
             if turn.done() and not turn.cancelled() and (info := turn.result()) is not None:
-                queue.give_back(info)
+                queue.give_back(info, ticket)
             raise
+        if info is None and ticket.late:
+            raise objective_failure(job.slo_ms)
         if info is None:
             raise before or unavailable(no_engine(job.model))
-        return info
+        return info, ticket
 
     async def _adapter(self, info: EngineInfo) -> EngineAdapter:
         adapter = self._backend.adapters.known(info.engine_id)

@@ -6,10 +6,11 @@ import asyncio
 from dataclasses import dataclass
 
 from ..types import EngineInfo, RequestStatus, SchedulingDecision
-from ..wire.request import Arrival
 from .backend import Wish, no_engine, refused
-from .local_queue import ModelQueue, Waiter
+from .line import Ticket
+from .local_queue import ModelQueue
 
+TOO_LATE = "The deadline passed while it waited"
 ASKED_AGAIN_S = 60.0
 """A caller that waits is expected to ask again within this; a place that is held for it is then given on."""
 
@@ -20,7 +21,7 @@ class Waiting:
 
     wish: Wish
     queue: ModelQueue
-    waiter: Waiter
+    ticket: Ticket
     decided: asyncio.Event
     until: float
     """Loop time at which the wish's own deadline passes."""
@@ -34,28 +35,30 @@ class Reservations:
 
     def __init__(self, engines: dict[str, EngineInfo]) -> None:
         self._engines = engines
-        self._held: dict[str, dict[str, int]] = {}
-        """Engine -> request -> places; programs may use an id twice."""
+        self._held: dict[str, dict[str, Ticket | list[Ticket]]] = {}
+        """Engine -> request -> who holds the place; several, where a program has used the id more than once."""
         self._waiting: dict[str, Waiting] = {}
 
-    def hold(self, engine_id: str, request_id: str) -> None:
+    def hold(self, engine_id: str, ticket: Ticket) -> None:
         """The request has taken a place."""
         held = self._held.get(engine_id)
         if held is None:
             held = self._held[engine_id] = {}
-        held[request_id] = held.get(request_id, 0) + 1
+        before = held.setdefault(ticket.arrival.id, ticket)
+        if before is not ticket:
+            held[ticket.arrival.id] = [*before, ticket] if isinstance(before, list) else [before, ticket]
 
-    def release(self, engine_id: str, request_id: str) -> bool:
-        """The request gives its place back; False: it holds none."""
+    def release(self, engine_id: str, request_id: str) -> Ticket | None:
+        """The request gives its place back; None: it holds none."""
         held = self._held.get(engine_id)
-        places = held.get(request_id, 0) if held else 0
-        if held is None or not places:
-            return False
-        if places == 1:
-            del held[request_id]
-        else:
-            held[request_id] = places - 1
-        return True
+        if held is None:
+            return None
+        found = held.pop(request_id, None)
+        if not isinstance(found, list):
+            return found
+        if found[1:]:
+            held[request_id] = found[1:]
+        return found[0]
 
     def forget_engine(self, engine_id: str) -> None:
         """The engine has gone; what is completed on it from now on is ignored."""
@@ -65,15 +68,15 @@ class Reservations:
         """The wish of this id, if it waits."""
         return self._waiting.get(request_id)
 
-    def wait(self, wish: Wish, queue: ModelQueue, arrival: Arrival) -> Waiting:
+    def wait(self, wish: Wish, queue: ModelQueue, ticket: Ticket) -> Waiting:
         """Stand in line."""
         loop = asyncio.get_running_loop()
         until = float("inf") if wish.deadline_ms is None else loop.time() + max(0.0, wish.deadline_ms) / 1000
-        waiter = Waiter(arrival, lambda engine_id: self._grant(waiting, engine_id))
-        waiting = Waiting(wish, queue, waiter, asyncio.Event(), until)
+        waiting = Waiting(wish, queue, ticket, asyncio.Event(), until)
+        ticket.granted = lambda engine_id: self._grant(waiting, engine_id)
         self._waiting[wish.request_id] = waiting
         self.keep(waiting)
-        queue.wait(waiting.waiter)
+        queue.wait(waiting.ticket)
         return waiting
 
     def keep(self, waiting: Waiting) -> None:
@@ -88,14 +91,14 @@ class Reservations:
         """Its caller has the decision."""
         self._drop(waiting)
         if waiting.engine_id is not None:
-            self.hold(waiting.engine_id, waiting.wish.request_id)
+            self.hold(waiting.engine_id, waiting.ticket)
 
     def leave(self, waiting: Waiting) -> None:
         """Its caller does not want it any more."""
         self._drop(waiting)
-        waiting.queue.leave(waiting.waiter)
+        waiting.queue.leave(waiting.ticket)
         if waiting.engine_id is not None and (info := self._engines.get(waiting.engine_id)):
-            waiting.queue.give_back(info)
+            waiting.queue.give_back(info, waiting.ticket)
 
     def decision(self, waiting: Waiting) -> SchedulingDecision:
         """What its caller is told now."""
@@ -104,7 +107,7 @@ class Reservations:
             return refused(request_id, waiting.failure)
         if waiting.engine_id is not None:
             return SchedulingDecision(request_id, waiting.engine_id, reason=f"Routed to {waiting.engine_id} (waited)")
-        position = waiting.queue.position(waiting.waiter)
+        position = waiting.queue.position(waiting.ticket)
         return SchedulingDecision(
             request_id,
             None,
@@ -121,7 +124,8 @@ class Reservations:
 
     def _grant(self, waiting: Waiting, engine_id: str | None) -> None:
         if engine_id is None:
-            self._fail(waiting, no_engine(waiting.wish.model))
+            late = waiting.ticket.late
+            self._fail(waiting, TOO_LATE if late else no_engine(waiting.wish.model))
             return
         waiting.engine_id = engine_id
         waiting.decided.set()
@@ -129,12 +133,12 @@ class Reservations:
     def _expire(self, waiting: Waiting) -> None:
         late = asyncio.get_running_loop().time() >= waiting.until
         if late and waiting.engine_id is None:
-            self._fail(waiting, "The deadline passed while it waited")
+            self._fail(waiting, TOO_LATE)
         else:
             self.leave(waiting)  # its caller has not asked for a while
 
     def _fail(self, waiting: Waiting, reason: str) -> None:
-        waiting.queue.leave(waiting.waiter)
+        waiting.queue.leave(waiting.ticket)
         if waiting.failure:
             self._drop(waiting)
             return

@@ -19,8 +19,9 @@ from ..store.settings import RedisSettings
 from ..store.steps.accept import AcceptLimits
 from ..types import EngineInfo, EngineState, SchedulingDecision
 from .backend import Job, Piece, Reply, Wish
-from .board import EngineBoard, room_of
+from .board import EngineBoard, kv_tokens_of, room_of
 from .engine_adapters import EngineAdapters
+from .load import Misses
 from .settings import ManagerSettings
 from .shared_engines import SharedEngines
 from .shared_run import SharedRun
@@ -43,6 +44,7 @@ class SharedBackend:
     ) -> None:
         self.board = EngineBoard()
         self.settings = settings
+        self.misses = Misses()
         self.id = secrets.token_hex(6)
         """Of this manager: what it holds is given back when it is not heard of any more."""
         self.recorded = _recorded(policy, strategy)
@@ -104,6 +106,7 @@ class SharedBackend:
     def register(self, info: EngineInfo) -> None:
         self.adapters.check(info)
         room_of(info)
+        kv_tokens_of(info)
         self.engines.register(info)
 
     def unregister(self, info: EngineInfo) -> None:

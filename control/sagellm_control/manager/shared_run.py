@@ -15,13 +15,14 @@ from ..client import (
     QueueFull,
     RequestConflict,
     Submission,
+    TooLate,
     UnknownModel,
 )
 from ..wire.event import CHUNK, EVENT_STREAM, Ending
 from ..wire.request import is_request_id
 from ..wire.states import Outcome
 from .backend import Job, Piece, Reply, RequestFailed, no_engine
-from .failures import deadline_failure, queue_full, status_failure, unavailable
+from .failures import deadline_failure, objective_failure, queue_full, status_failure, unavailable
 
 LATE_S = 0.25
 """The queue ends a request whose time is over; its caller waits so much longer (s) for that."""
@@ -94,6 +95,8 @@ async def submitted(queue: QueueClient, job: Job) -> Submission:
             return await _submit(queue, job, f"{job.request_id[:50]}.{secrets.token_hex(4)}")
     except (UnknownModel, NoEngineReady):
         raise unavailable(no_engine(job.model)) from None
+    except TooLate:
+        raise objective_failure(job.slo_ms) from None
     except QueueFull as error:
         raise queue_full(job.model, error.waiting) from None
     except QueueError as error:
@@ -116,6 +119,7 @@ async def _submit(queue: QueueClient, job: Job, request_id: str | None) -> Submi
         prompt_tokens=job.prompt_tokens,
         max_tokens=job.max_tokens,
         trace_id=job.trace_id,
+        **job.hints,
     )
 
 

@@ -109,9 +109,19 @@ class OpenEngines(EngineLedger):
         """Whether some engines are clearly faster than others."""
         return len(self._speeds) > 1 and max(self._speeds) - min(self._speeds) > 1
 
-    def answers_to(self, model: str) -> bool:
-        """Whether a READY engine answers to this name."""
-        return bool(self._index_for(model, "").ready)
+    @property
+    def bounded(self) -> bool:
+        """Whether a READY engine has a KV budget."""
+        return self._budgets > 0
+
+    @property
+    def keeps(self) -> bool:
+        """Whether an engine is kept free for a request."""
+        return bool(self._kept)
+
+    def answers_to(self, model: str, kind: str = "") -> bool:
+        """Whether a READY engine answers to this name and takes this kind of request."""
+        return bool(self._index_for(model, kind).ready)
 
     def _able(self, request: Arrival, forecast: Forecast, index: EngineIndex, engines: Iterable[str]) -> Iterator[str]:
         excluded = () if self._failed_everywhere(request, index) else request.excluded

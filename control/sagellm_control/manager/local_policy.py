@@ -1,0 +1,128 @@
+"""What a scheduler's order, placement, forecasts and fair starts are made of, for one model within this process."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import replace
+from itertools import islice
+
+from ..scheduler.estimates import Estimates
+from ..scheduler.guarded import GuardedOrder, GuardedPlacement
+from ..scheduler.lateness import LATE_HANDICAP_MS, Lateness, Verdict
+from ..scheduler.order import AdaptiveOrder, Order, PoolLoad
+from ..scheduler.placement import Placement
+from ..scheduler.tenant_clock import TenantClock
+from ..wire.request import Arrival
+from .line import Line, Ticket
+
+SAMPLE_EVERY_S = 0.5
+"""How often the adaptive order is shown the line, while anything happens."""
+SAMPLED = 64
+"""Waiting requests that are asked whether they have an objective."""
+
+
+class LocalPolicy:
+    """Ranks and charges by the order, guarded against its failures; learns how long answers become."""
+
+    def __init__(self, order: Order, placement: Placement) -> None:
+        self.order = GuardedOrder(order)
+        self.placement = GuardedPlacement(placement)
+        self.estimates = Estimates()
+        self._adaptive = order if isinstance(order, AdaptiveOrder) else None
+        self._lateness = Lateness()
+        self._clock = TenantClock(time.time() * 1000)
+        self._sampled_at = 0.0
+
+    def ticket(self, arrival: Arrival) -> Ticket:
+        """A request that wants a place."""
+        return Ticket(arrival, self.estimates.forecast(arrival))
+
+    def rank(self, ticket: Ticket) -> None:
+        """Give it the rank under which it waits; its tenant is charged."""
+        order, arrival = self.order, ticket.arrival
+        handicap = order.handicap(arrival, ticket.forecast)
+        ticket.start_ms = arrival.arrived_ms
+        if order.fair:
+            ticket.charge_ms = order.charge(arrival, ticket.forecast, arrival.weight)
+            ticket.start_ms = self._clock.admit(arrival.tenant, ticket.charge_ms)
+            ticket.charged = True
+        ticket.rank = ticket.start_ms + handicap
+
+    def placed(self, ticket: Ticket) -> None:
+        """It has got its place."""
+        if ticket.charged:
+            self._clock.assign(ticket.arrival.tenant, ticket.start_ms)
+        elif self.order.fair:  # it did not have to wait
+            self.rank(ticket)
+            self._clock.assign(ticket.arrival.tenant, ticket.start_ms)
+
+    def dropped(self, ticket: Ticket) -> None:
+        """It waits no more, and has not been served."""
+        if ticket.charged:
+            ticket.charged = False
+            self._clock.drop(ticket.arrival.tenant, ticket.charge_ms)
+
+    def finished(self, ticket: Ticket, output_tokens: int | None) -> None:
+        """It has been served, with an answer of so many tokens; None: nobody knows."""
+        if output_tokens is None:
+            return
+        arrival = ticket.arrival
+        self.estimates.settle(arrival.model, arrival.tenant, arrival.max_tokens, output_tokens)
+        if ticket.charged and self.order.fair:
+            actual = replace(ticket.forecast, output_tokens=output_tokens)
+            cost_ms = self.order.charge(arrival, actual, arrival.weight)
+            self._clock.settle(arrival.tenant, cost_ms - ticket.charge_ms)
+
+    def judge(self, ticket: Ticket, now_ms: float) -> Verdict:
+        """Whether who is at the head can still make its objective; who steps back has its new rank then."""
+        arrival = ticket.arrival
+        if not arrival.slo_ms:
+            return Verdict.PLACE
+        verdict = self._lateness.judge(arrival, ticket.forecast, now_ms, stepped_back=ticket.late)
+        if verdict is not Verdict.PLACE:
+            ticket.late = True
+        return verdict
+
+    def step_back(self, ticket: Ticket) -> None:
+        """It goes behind those that can still make theirs."""
+        ticket.rank += LATE_HANDICAP_MS
+
+    def adapt(self, line: Line, places: int, batch: float, missed: float) -> bool:
+        """Show the adaptive order the line, every now and then; whether it moved and all ranks are to be new.
+
+        Args:
+            places: of the READY engines.
+            batch: requests that run on an engine.
+            missed: share of the objectives missed lately.
+        """
+        now = time.monotonic()
+        if now - self._sampled_at < SAMPLE_EVERY_S:
+            return False
+        self._sampled_at = now
+        self.estimates.batch = max(1.0, batch)
+        if self._adaptive is None:
+            return False
+        tenants = Counter(ticket.arrival.tenant for ticket in line)
+        waiting, sample = len(line), [ticket.arrival.slo_ms > 0 for ticket in islice(line, SAMPLED)]
+        load = PoolLoad(
+            time.time() * 1000,
+            waiting,
+            places,
+            with_objective=sum(sample) / max(1, len(sample)),
+            missed=missed,
+            tenants=max(1, len(tenants)),
+            top_tenant=max(tenants.values(), default=0) / max(1, waiting),
+        )
+        return self._adaptive.observe(load)
+
+    def rank_again(self, line: Line) -> None:
+        """The order has changed: everybody gets a new rank."""
+        self._clock = TenantClock(time.time() * 1000)
+        for ticket in line.clear():
+            ticket.charged = False
+            late = ticket.late
+            self.rank(ticket)
+            if late:
+                self.step_back(ticket)
+            line.add(ticket)
