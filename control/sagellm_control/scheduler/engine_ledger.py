@@ -30,7 +30,8 @@ class EngineLedger:
         self.prefixes = PrefixIndex() if prefixes is None else prefixes
         self._rows: dict[str, EngineRow] = {}
         self._loads: dict[str, EngineLoad] = {}
-        self._indexes: dict[Demand, EngineIndex] = {ANY: EngineIndex()}
+        self._any = EngineIndex()
+        self._indexes: dict[Demand, EngineIndex] = {ANY: self._any}
         self._kinds: set[str] = {""}
         self._due: list[tuple[float, str]] = []
         self._now_ms = 0.0
@@ -117,12 +118,15 @@ class EngineLedger:
             return
         if load.free == free:
             return
-        before = load.requests
-        self._count(load, -1)
+        # Written out: with each request it runs twice.
+        whole, before = load.row.slots + load.row.prefetch, load.free
+        had, has = (whole - before if before < whole else 0), (whole - free if free < whole else 0)
+        self.requests += has - had
+        if load.open:
+            self.places += (free if free > 0 else 0) - (before if before > 0 else 0)
         load.free = free
-        if before and load.requests < before:
-            load.kv_held *= load.requests / before  # until the store says which of them have gone
-        self._count(load, 1)
+        if has < had and load.kv_held:
+            load.kv_held *= has / had  # until the store says which of them have gone
         self._sort_in(load)
 
     def take(self, engine: str) -> None:
@@ -271,12 +275,15 @@ class EngineLedger:
     def _sort_in(self, load: EngineLoad) -> None:
         engine = load.row.engine_id
         is_open = load.free > 0 and engine not in self._kept
-        if is_open and load.is_paced(self._now_ms):
+        if is_open and load.row.pace_tps > 0 and load.is_paced(self._now_ms):
             is_open = False
             heapq.heappush(self._due, (load.paced_until_ms, engine))
         if is_open != load.open:
             self.places += load.free if is_open else -max(0, load.free)
             load.open = is_open
+        if len(self._indexes) == 1:
+            self._any.update(engine, load)
+            return
         for index in self._indexes_of(load.row):
             index.update(engine, load)
 

@@ -99,6 +99,8 @@ class Estimates:
     def output_tokens(self, model: str, tenant: str, max_tokens: int) -> float:
         """Expected output of such a request."""
         expected = PRIOR_TOKENS
+        if not self._means:
+            return min(expected, max_tokens) if max_tokens else expected
         for name in reversed(names_of(model, tenant, max_tokens)):
             mean = self._means.get(name)
             if mean is not None:
