@@ -15,14 +15,8 @@ from sagellm_control.wire.request import Arrival
 class PayingFirst:
     """The others count as come ten seconds later, so they are served too."""
 
-    name = "paying_first"
-    fair = False
-
     def handicap(self, request: Arrival, forecast: Forecast) -> float:
         return 0.0 if request.tenant == "paying" else 10_000.0
-
-    def charge(self, request: Arrival, forecast: Forecast) -> float:
-        return 0.0
 
 
 async def main(port: int) -> None:

@@ -129,6 +129,8 @@ async def _chats(gateway: Gateway, model: str) -> None:
     assert status == 200, answer
     text = orjson.loads(answer)["choices"][0]["message"]["content"]
     assert text
+    usage = orjson.loads(answer)["usage"]
+    assert (usage["completion_tokens"], usage["prompt_tokens"] > 0) == (5, True), usage
     status, answer = await gateway.post("/v1/chat/completions", **asked, stream=True)
     assert status == 200, answer
     lines = [line.removeprefix(b"data: ") for line in answer.split(b"\n") if line.startswith(b"data: ")]

@@ -9,7 +9,6 @@ from typing import Any
 
 from sagellm_protocol import Request, Response, StreamEvent
 
-from ..scheduler.order import Order
 from ..scheduler.placement import Placement
 from ..types import EngineInfo, EngineState, RequestPriority, RequestType, SchedulingDecision
 from .arguments import client_error, engine_state, request_priority
@@ -19,6 +18,7 @@ from .events import EventWriter
 from .given import DefaultFloat, DefaultInt, DefaultText
 from .jobs import CHARACTERS_A_TOKEN, embedding_job, job_of
 from .load import ModelLoad, load_of
+from .orders import Handicaps
 from .responses import failed_response, response, vectors
 
 _POLICY, _STRATEGY = DefaultText("fifo"), DefaultText("round_robin")
@@ -32,8 +32,9 @@ class ControlPlaneManager:
     state in Redis where ``SAGELLM_CONTROL_REDIS_URL`` names one, else in this process.
 
     Args:
-        scheduling_policy: who is next: fifo, priority, slo_aware, adaptive, kv_aware, or an order of your own (see
-            ``scheduler.order``). With Redis it is recorded for the pools of the engines that are registered here.
+        scheduling_policy: who is next: fifo, priority, slo_aware, adaptive, kv_aware, …, or an object of your own with
+            ``handicap(request, forecast)`` (see ``scheduler.order``). With Redis it is recorded for the pools of the
+            engines that are registered here.
         routing_strategy: on which engine: round_robin, least_loaded, …, or a placement of your own.
         mode: ``local`` (an engine object in ``metadata["engine_instance"]`` is called directly), ``http`` (every
             engine is reached over HTTP) or ``shared`` (like local, and a Redis URL must be set).
@@ -48,7 +49,7 @@ class ControlPlaneManager:
 
     def __init__(
         self,
-        scheduling_policy: str | Order = _POLICY,
+        scheduling_policy: str | Handicaps = _POLICY,
         routing_strategy: str | Placement = _STRATEGY,
         mode: str = "local",
         health_check_interval_s: float = _INTERVAL_S,
@@ -94,12 +95,15 @@ class ControlPlaneManager:
         """A new engine, STARTING until it answers its first health probe.
 
         Args:
-            metadata: kept as it is. Read from it: ``max_concurrent_requests`` (256), ``instance_type`` (general),
-                ``wire`` (found out), ``api_key``, ``pre_verified_healthy`` (READY at once), ``engine_instance``.
+            metadata: kept as it is. Read from it: ``max_concurrent_requests`` (256), ``kv_tokens`` (that its cache
+                holds; no bound), ``instance_type`` (general), ``wire`` (found out), ``api_key``,
+                ``pre_verified_healthy`` (READY at once), ``engine_instance``.
 
         Raises:
             ValueError, TypeError: the id is taken, or the metadata is wrong.
         """
+        if metadata is not None and not isinstance(metadata, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"metadata must be a dict, not {metadata!r}")
         if engine_id in self._backend.board.engines:
             raise ValueError(f"Engine {engine_id} already registered")
         info = EngineInfo(

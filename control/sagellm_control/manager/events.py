@@ -19,7 +19,7 @@ from sagellm_protocol import (
 from ..engine_access import data_of
 from .backend import Piece, RequestFailed
 from .failures import said_error
-from .responses import failed_metrics, finish_reason, metrics
+from .responses import UNKNOWN_TOKEN, failed_metrics, finish_reason, metrics
 
 NO_ENGINE = "no-engine"
 """Stands for the engine in the end event of a request that never had one."""
@@ -36,7 +36,6 @@ class EventWriter:
         self._started = False
         self._text: list[str] = []
         self._tokens: list[int] = []
-        self._count = 0
         self._finish: str | None = None
         self._usage: dict[str, Any] = {}
         self._extra: dict[str, Any] = {}
@@ -76,15 +75,18 @@ class EventWriter:
             )
             return
         yield from self._start()
-        usage = self._usage
+        usage, output_tokens = self._usage, self._output_tokens()
         fields: dict[str, Any] = {
             **self._ids,
             "engine_id": self._engine_id,
             "content": "".join(self._text),
-            "output_tokens": self._extra.get("output_tokens") or self._tokens,
+            "output_tokens": output_tokens,
             "finish_reason": finish_reason(self._finish),
             "metrics": metrics(
-                self._extra.get("metrics"), self._began, self._first, usage.get("completion_tokens") or self._count
+                self._extra.get("metrics"),
+                self._began,
+                self._first,
+                usage.get("completion_tokens") or len(self._tokens),
             ),
         }
         if usage.get("prompt_tokens") is not None:
@@ -106,7 +108,7 @@ class EventWriter:
     def _start(self) -> Iterator[StreamEvent]:
         if not self._started:
             self._started = True
-            tokens = self._extra.get("prompt_tokens")
+            tokens = self._extra.get("prompt_tokens") or self._usage.get("prompt_tokens") or None
             yield StreamEventStart(**self._ids, engine_id=self._engine_id, prompt_tokens=tokens)
 
     def _chunk(self, payload: dict[str, Any]) -> Iterator[StreamEvent]:
@@ -124,10 +126,25 @@ class EventWriter:
             if text:
                 if self._first is None:
                     self._first = time.monotonic()
-                tokens: list[int] = extra.get("content_tokens") or []
-                self._count += len(tokens) or 1
+                tokens = self._new_tokens(payload, extra)
                 self._text.append(text)
                 self._tokens += tokens
                 yield StreamEventDelta(**self._ids, engine_id=self._engine_id, content=text, content_tokens=tokens)
             if choice.get("finish_reason"):
                 self._finish = choice["finish_reason"]
+
+    def _new_tokens(self, payload: dict[str, Any], extra: dict[str, Any]) -> list[int]:
+        """The tokens of a piece of text: their ids, or as many as the engine has counted, or one."""
+        if ids := extra.get("content_tokens"):
+            return list(ids)
+        counted = (payload.get("usage") or {}).get("completion_tokens")
+        number = 1 if counted is None else max(0, counted - len(self._tokens))
+        return [UNKNOWN_TOKEN] * number
+
+    def _output_tokens(self) -> list[int]:
+        if told := self._extra.get("output_tokens"):
+            return told
+        counted = self._usage.get("completion_tokens")
+        if counted is None or (len(self._tokens) == counted and UNKNOWN_TOKEN not in self._tokens):
+            return self._tokens
+        return [UNKNOWN_TOKEN] * counted

@@ -83,7 +83,7 @@ def _body(request: Request, *, stream: bool) -> dict[str, Any]:
                 body.setdefault("stop" if name == "stop_sequences" else name, value)
     body["stream"] = stream
     if stream:
-        body["stream_options"] = {"include_usage": True}
+        body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
     return body
 
 

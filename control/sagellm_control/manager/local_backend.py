@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator
 
 from ..engine_access import EngineError
 from ..lifecycle import CHECK_TIMEOUT_S, EngineLifecycleManager
-from ..scheduler.order import Order
 from ..scheduler.placement import Placement
 from ..types import EngineInfo, EngineState, SchedulingDecision
 from ..wire.request import Arrival
@@ -19,7 +18,7 @@ from .load import Misses
 from .local_policy import LocalPolicy
 from .local_queue import ANYTHING, ModelQueue
 from .local_run import LocalRun
-from .orders import make_policy, make_strategy
+from .orders import Handicaps, make_policy, make_strategy
 from .reservations import Reservations, Waiting
 from .settings import ManagerSettings
 
@@ -31,7 +30,7 @@ class LocalBackend:
     """A line a model, places by request id, and runs on the engines' own wires."""
 
     def __init__(
-        self, policy: str | Order, strategy: str | Placement, settings: ManagerSettings, *, instances: bool
+        self, policy: str | Handicaps, strategy: str | Placement, settings: ManagerSettings, *, instances: bool
     ) -> None:
         self.board = EngineBoard()
         self.adapters = EngineAdapters(trust_env=settings.trust_env, instances=instances)

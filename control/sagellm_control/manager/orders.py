@@ -45,7 +45,7 @@ class OwnOrder:
         return float(charge(request, forecast, weight)) if charge is not None else 0.0
 
 
-def make_policy(policy: str | Order | Handicaps) -> Order:
+def make_policy(policy: str | Handicaps) -> Order:
     """The order of this name; an order of the caller's own is taken as it is.
 
     Raises:

@@ -96,6 +96,7 @@ def _is_last(event: dict[str, Any]) -> bool:
 
 def _with_text(event: dict[str, Any], text: str) -> dict[str, Any]:
     choice = _choice(event)
+    event.pop("sagellm", None)  # the ids of all of its tokens
     if "text" in choice:
         choice["text"] = text
     elif isinstance(choice.get("delta"), dict):

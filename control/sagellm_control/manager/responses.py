@@ -11,6 +11,9 @@ from sagellm_protocol import Error, ErrorCode, Metrics, Request, Response
 
 from .backend import RequestFailed
 
+UNKNOWN_TOKEN = -1
+"""Stands for each token whose id the engine does not tell, so that the length of an answer is right. No tokenizer has
+it, so nobody takes it for one."""
 NO_METRICS: dict[str, Any] = {"ttft_ms": 0.0, "throughput_tps": 0.0, "peak_mem_mb": 0, "error_rate": 0.0}
 FINISH_REASONS = frozenset({"stop", "length", "error"})
 """All that the protocol has; what else engines say (tool_calls, content_filter, …) is a stop."""
@@ -48,7 +51,7 @@ def response(request: Request, body: bytes, began: float) -> Response:
         usage = reply.get("usage") or {}
         answer: dict[str, Any] = {
             "output_text": text or "",
-            "output_tokens": extra.get("output_tokens") or [],
+            "output_tokens": extra.get("output_tokens") or [UNKNOWN_TOKEN] * (usage.get("completion_tokens") or 0),
             "finish_reason": finish_reason(choice.get("finish_reason")),
             "metrics": metrics(extra.get("metrics"), began, None, usage.get("completion_tokens") or 0),
         }

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 
 from ..client import QueueClient
-from ..scheduler.order import ORDERS, Order
+from ..scheduler.order import ORDERS
 from ..scheduler.placement import Placement
 from ..store.settings import RedisSettings
 from ..store.steps.accept import AcceptLimits
@@ -22,6 +22,7 @@ from .backend import Job, Piece, Reply, Wish
 from .board import EngineBoard, kv_tokens_of, room_of
 from .engine_adapters import EngineAdapters
 from .load import Misses
+from .orders import Handicaps
 from .settings import ManagerSettings
 from .shared_engines import SharedEngines
 from .shared_run import SharedRun
@@ -38,7 +39,7 @@ class SharedBackend:
         redis: RedisSettings,
         settings: ManagerSettings,
         *,
-        policy: str | Order | None,
+        policy: str | Handicaps | None,
         strategy: str | Placement | None,
         instances: bool,
     ) -> None:
@@ -146,7 +147,7 @@ class SharedBackend:
             yield piece
 
 
-def _recorded(policy: str | Order | None, strategy: str | Placement | None) -> dict[str, str]:
+def _recorded(policy: str | Handicaps | None, strategy: str | Placement | None) -> dict[str, str]:
     recorded: dict[str, str] = {}
     for name, value, argument in (("policy", policy, "scheduling_policy"), ("placement", strategy, "routing_strategy")):
         if value is None:

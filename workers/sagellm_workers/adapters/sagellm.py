@@ -115,8 +115,12 @@ class SageLLMAdapter:
         reply = self._http.reply(response)
         head = Head(call.kind, call.request_id, model, int(time.time()))
         if reply.is_event_stream:
-            include_usage = mapping(fields.get("stream_options")).get("include_usage") is True
-            translator = StreamTranslator(head, include_usage=include_usage)
+            options = mapping(fields.get("stream_options"))
+            translator = StreamTranslator(
+                head,
+                include_usage=options.get("include_usage") is True,
+                each_usage=options.get("continuous_usage_stats") is True,
+            )
             chunks = TranslatedChunks(self.url, reply.chunks, translator)
             return EngineReply(reply.status, reply.content_type, reply.retry_after_s, chunks)
         body = await _read(reply.chunks)

@@ -17,12 +17,18 @@ DRAIN_S = 0.5  # after the end event: how long to wait for the end of the body, 
 
 
 class StreamTranslator:
-    """Turns events into the bytes of OpenAI chunks. `done` after the end event; later ones are dropped."""
+    """Turns events into the bytes of OpenAI chunks. `done` after the end event; later ones are dropped.
 
-    def __init__(self, head: Head, *, include_usage: bool) -> None:
+    Args:
+        include_usage: OpenAI's option: the last chunk has the usage.
+        each_usage: vLLM's option `continuous_usage_stats`: every chunk has it, and here the token ids too.
+    """
+
+    def __init__(self, head: Head, *, include_usage: bool, each_usage: bool = False) -> None:
         self._head = head
         self._chat = head.kind == "chat"
         self._include_usage = include_usage
+        self._each_usage = each_usage
         self._opened = False
         self._prompt_tokens: object = None
         self._sent: list[str] = []
@@ -49,9 +55,11 @@ class StreamTranslator:
     def _delta(self, content: object, tokens: object) -> bytes:
         if not isinstance(content, str) or not content:
             return b""
+        opening = self._opening()
         self._tokens += len(items(tokens)) or 1
         self._sent.append(content)
-        return self._opening() + self._chunk({"content": content} if self._chat else content)
+        more = {"sagellm": {"content_tokens": tokens}} if self._each_usage and tokens else None
+        return opening + self._chunk({"content": content} if self._chat else content, more=more)
 
     def _ending(self, event: Mapping[str, Any]) -> bytes:
         failed = self._failure(event)
@@ -93,7 +101,8 @@ class StreamTranslator:
             "logprobs": None,
             "finish_reason": finish_reason,
         }
-        return _line({**self._head.fields(chunk=True), "choices": [choice], **(more or {})})
+        usage = {"usage": usage_of(self._prompt_tokens, None, self._tokens)} if self._each_usage else {}
+        return _line({**self._head.fields(chunk=True), "choices": [choice], **usage, **(more or {})})
 
 
 class TranslatedChunks:

@@ -1,0 +1,238 @@
+"""The queue within the process is made of the schedulers' parts; each of them is seen at work here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from sagellm_control import ControlPlaneManager, EngineState, RequestStatus
+from sagellm_control.manager.line import Line, Ticket
+from sagellm_control.manager.local_policy import LocalPolicy
+from sagellm_control.manager.orders import make_policy, make_strategy
+from sagellm_control.scheduler.estimates import PRIOR_TOKENS
+from sagellm_control.scheduler.forecast import Forecast
+from sagellm_control.scheduler.lateness import LATE_HANDICAP_MS, Verdict
+from sagellm_control.scheduler.order.adaptive import DWELL_MS
+from sagellm_control.wire.priority import RequestPriority
+from sagellm_control.wire.request import Arrival
+
+from ..waiting import wait_until
+from .conftest import StartEngine, a_request
+
+MODEL = "simulated-1"
+
+
+def a_manager(policy: Any = "fifo", strategy: Any = "round_robin", **engines: dict[str, Any]) -> ControlPlaneManager:
+    manager = ControlPlaneManager(policy, strategy)
+    for name, metadata in engines.items():
+        manager.register_engine(name, MODEL, "127.0.0.1", 1, metadata={"pre_verified_healthy": True, **metadata})
+    return manager
+
+
+async def served_order(manager: ControlPlaneManager, *names: str, **more: Any) -> list[str]:
+    """All wait for ``e1``, which has one place; the order in which they get it."""
+    await manager.schedule_request("first", "t", MODEL)
+    for name in names:
+        queued = await manager.schedule_request(name, "t", MODEL, **more.get(name, {}))
+        assert queued.status is RequestStatus.QUEUED
+    holder, order = "first", list[str]()
+    while len(order) < len(names):
+        manager.complete_request(holder, "e1")
+        for name in names:
+            decision = await manager.wait_scheduled(name, 0)
+            if decision is not None and decision.is_scheduled:
+                order.append(name)
+                holder = name
+    return order
+
+
+async def test_an_order_needs_only_a_handicap() -> None:
+    class LongestIdFirst:
+        def handicap(self, request: Arrival, forecast: Forecast) -> float:
+            return -1000.0 * len(request.id)
+
+    manager = a_manager(LongestIdFirst(), e1={"max_concurrent_requests": 1})
+    assert manager.get_status()["scheduling_policy"] == "LongestIdFirst"
+    assert await served_order(manager, "a", "aaa", "aa") == ["aaa", "aa", "a"]
+
+
+@pytest.mark.parametrize("fails", ["raises", "gives nonsense"])
+async def test_a_policy_that_fails_stops_nothing(fails: str) -> None:
+    class Failing:
+        def handicap(self, request: Arrival, forecast: Forecast) -> float:
+            if fails == "raises":
+                raise RuntimeError("no")
+            return float("nan")
+
+        def choose(self, *_: object) -> str:
+            if fails == "raises":
+                raise RuntimeError("no")
+            return "no such engine"
+
+    manager = a_manager(Failing(), Failing(), e1={"max_concurrent_requests": 1})
+    assert await served_order(manager, "a", "b") == ["a", "b"]
+
+
+async def test_a_kv_budget_bounds_what_runs() -> None:
+    manager = a_manager(e1={"kv_tokens": 1000})
+    for name in ("a", "b"):
+        assert (await manager.schedule_request(name, "t", MODEL, prompt="x" * 1600, max_tokens=100)).is_scheduled
+    assert (await manager.schedule_request("c", "t", MODEL, prompt="x" * 1600, max_tokens=100)).queue_position == 1
+    manager.complete_request("a", "e1")
+    decision = await manager.wait_scheduled("c", 0)
+    assert decision is not None
+    assert decision.is_scheduled
+
+
+async def test_room_comes_free_for_a_large_one() -> None:
+    manager = a_manager(e1={"kv_tokens": 1000})
+    small: dict[str, Any] = {"prompt": "x" * 1600, "max_tokens": 10}
+    for name in ("a", "b"):
+        assert (await manager.schedule_request(name, "t", MODEL, **small)).is_scheduled
+    large = await manager.schedule_request("large", "t", MODEL, prompt="x" * 3600, max_tokens=10)
+    assert large.status is RequestStatus.QUEUED
+    manager.complete_request("a", "e1")
+    manager.complete_request("b", "e1")
+    decision = await manager.wait_scheduled("large", 0)
+    assert decision is not None
+    assert decision.is_scheduled
+
+
+async def test_fair_shares(start_engine: StartEngine) -> None:
+    """One tenant fills the line; the other one's few requests are not behind all of them."""
+    engine = await start_engine()
+    manager = ControlPlaneManager("fair")
+    await manager.start()
+    try:
+        host, port = engine.url.removeprefix("http://").split(":")
+        manager.register_engine("e1", MODEL, host, int(port), metadata={"max_concurrent_requests": 1})
+        await wait_until(lambda: manager.healthy_engine_count == 1)
+        served: list[str] = []
+
+        async def ask(tenant: str, number: int) -> None:
+            response = await manager.execute_request(a_request(f"{tenant}-{number}", metadata={"tenant": tenant}))
+            assert response.error is None
+            served.append(tenant)
+
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(20):
+                tasks.create_task(ask("many", number))
+            await asyncio.sleep(0)
+            for number in range(4):
+                tasks.create_task(ask("few", number))
+        assert Counter(served[:10])["few"] == 4, served
+    finally:
+        await manager.stop()
+
+
+async def test_forecasts_are_learned(start_engine: StartEngine) -> None:
+    learned: list[float] = []
+
+    class Listening:
+        def handicap(self, request: Arrival, forecast: Forecast) -> float:
+            learned.append(forecast.output_tokens)
+            return 0.0
+
+    engine = await start_engine()
+    host, port = engine.url.removeprefix("http://").split(":")
+    manager = ControlPlaneManager(Listening())
+    await manager.start()
+    try:
+        manager.register_engine("e1", MODEL, host, int(port), metadata={"max_concurrent_requests": 1})
+        await wait_until(lambda: manager.healthy_engine_count == 1)
+        for _ in range(2):
+            await asyncio.gather(*(manager.execute_request(a_request(f"r{n}", max_tokens=400)) for n in range(4)))
+            events = [event async for event in manager.stream_request(a_request(max_tokens=5))]
+            assert len(events) > 2
+    finally:
+        await manager.stop()
+    assert learned[0] == PRIOR_TOKENS
+    assert learned[-1] > PRIOR_TOKENS + 1
+
+
+def waits(name: str, *, slo_ms: int = 0, arrived_ms: float = 0.0, tenant: str = "") -> Ticket:
+    return Ticket(
+        Arrival(name, RequestPriority.NORMAL, arrived_ms, tenant, slo_ms=slo_ms), Forecast(100, 100, 0.0, 0.0)
+    )
+
+
+def test_who_is_late_steps_back_once() -> None:
+    policy = LocalPolicy(make_policy("fifo"), make_strategy("round_robin"))
+    ticket = waits("a", slo_ms=100)
+    policy.rank(ticket)
+    rank = ticket.rank
+    assert policy.judge(ticket, 50) is Verdict.PLACE
+    assert policy.judge(ticket, 150) is Verdict.STEP_BACK
+    policy.step_back(ticket)
+    assert ticket.rank == rank + LATE_HANDICAP_MS
+    assert policy.judge(ticket, 150) is Verdict.PLACE
+
+
+def test_who_asked_for_it_is_refused_when_late() -> None:
+    policy = LocalPolicy(make_policy("fifo"), make_strategy("round_robin"))
+    ticket = waits("a", slo_ms=100)
+    ticket.arrival.reject_late = True
+    assert policy.judge(ticket, 150) is Verdict.REFUSE
+
+
+def test_the_adaptive_order_sees_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1_000.0]
+    monkeypatch.setattr("sagellm_control.manager.local_policy.time.time", lambda: now[0])
+    monkeypatch.setattr("sagellm_control.manager.local_policy.time.monotonic", lambda: now[0])
+    policy = LocalPolicy(make_policy("adaptive"), make_strategy("round_robin"))
+    line = Line()
+    for number in range(20):
+        ticket = waits(f"r{number}", arrived_ms=now[0] * 1000 + number, tenant="many" if number < 18 else "few")
+        policy.rank(ticket)
+        line.add(ticket)
+    assert not policy.adapt(line, places=1, batch=1, missed=0)
+    now[0] += DWELL_MS / 1000 + 1
+    assert policy.adapt(line, places=1, batch=1, missed=0)
+    assert policy.order.fair
+    policy.rank_again(line)
+    assert {ticket.arrival.tenant for ticket in list(line)[:2]} == {"many", "few"}
+    assert len(line) == 20
+
+
+def test_the_line_keeps_its_order() -> None:
+    line = Line()
+    tickets = [waits(str(number)) for number in range(500)]
+    for number, ticket in enumerate(tickets):
+        ticket.rank = float(number * 7 % 500)
+        line.add(ticket)
+    ranked = sorted(tickets, key=lambda ticket: ticket.rank)
+    assert list(line) == ranked
+    assert line.remove(ranked[250])
+    assert not line.remove(ranked[250])
+    for position, ticket in enumerate(ranked[:200]):
+        assert line.position(ticket) == 0, position
+        line.pop(0)
+    assert line.position(ranked[300]) == 99
+    assert list(line) == ranked[200:250] + ranked[251:]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"health_check_interval_s": "often"}, "health_check_interval_s"),
+        ({"max_consecutive_failures": None, "health_check_interval_s": float("nan")}, "health_check_interval_s"),
+        ({"max_consecutive_failures": "three"}, "max_consecutive_failures"),
+    ],
+)
+def test_arguments_that_are_no_numbers(arguments: dict[str, Any], named: str) -> None:
+    with pytest.raises(TypeError, match=named):
+        ControlPlaneManager(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "error"), [("x", TypeError), ({"kv_tokens": 0}, ValueError), ({"kv_tokens": True}, ValueError)]
+)
+def test_metadata_that_cannot_be_used(metadata: Any, error: type[Exception]) -> None:
+    manager = ControlPlaneManager()
+    with pytest.raises(error, match="metadata"):
+        manager.register_engine("e1", MODEL, "127.0.0.1", 1, metadata=metadata)
+    assert manager.get_engine("e1") is None
+    assert not manager.list_engines(EngineState.READY)
