@@ -7,16 +7,17 @@ front of an engine that does nothing, with the state in the process and with the
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import click
-from sagellm_protocol import Request
+from sagellm_protocol import Metrics, Request, Response, StreamEvent
 
 from sagellm_control import ControlPlaneManager, EngineState
 from sagellm_control.embedded import EmbeddedValkey, free_port
@@ -43,7 +44,7 @@ async def pairs_a_second(engines: int, pairs: int) -> float:
     return pairs / (time.perf_counter() - began)
 
 
-async def requests(manager: ControlPlaneManager, count: int, at_once: int) -> list[float]:
+async def requests(manager: ControlPlaneManager, count: int, at_once: int, tenants: int = 0) -> list[float]:
     """Latencies (ms) of so many requests, with so many under way."""
     numbers = iter(range(count))
     took_ms: list[float] = []
@@ -57,6 +58,7 @@ async def requests(manager: ControlPlaneManager, count: int, at_once: int) -> li
                 prompt="Hello",
                 max_tokens=1,
                 stream=False,
+                metadata={"tenant": f"tenant-{number % tenants}"} if tenants else None,
             )
             began = time.perf_counter()
             response = await manager.execute_request(request)
@@ -125,11 +127,60 @@ async def measure(report: Report, *, rounds: int, pairs: int, asked: int, at_onc
                 report.targets.append(Target("p99", Spread.of(p99).median, 150, True, "ms"))
     report.table(f"execute_request, {at_once} under way", ["state", "requests/s", "p50 ms", "p99 ms"], rows)
 
+    rows = [
+        ["schedule_request + complete_request", *await growth(report, "pairs", kept, lambda n: pairs_a_second(8, n))],
+        ["execute_request", *await growth(report, "executed", kept // 10, run_in_process)],
+    ]
+    report.table("memory of this process", ["", "requests", "before MiB", "after MiB"], rows)
+
+
+async def growth(report: Report, name: str, count: int, run: Callable[[int], Awaitable[object]]) -> list[str]:
+    """What so many requests leave in memory, after a tenth as many that fill what is bounded."""
+    await run(count // 10)
+    gc.collect()
     before_mb = memory_mb(os.getpid())[0]
-    await pairs_a_second(8, kept)
-    grown_mb = memory_mb(os.getpid())[0] - before_mb
-    report.results["memory_growth_mb"] = round(grown_mb, 2)
-    report.targets.append(Target(f"memory after {kept:,} requests", grown_mb, 10, True, "MiB"))
+    await run(count)
+    gc.collect()
+    after_mb = memory_mb(os.getpid())[0]
+    report.results[f"memory_{name}"] = {"requests": count, "before_mb": before_mb, "after_mb": after_mb}
+    report.targets.append(Target(f"memory after {count:,} {name}", after_mb - before_mb, 10, True, "MiB"))
+    return [f"{count:,}", f"{before_mb:.1f}", f"{after_mb:.1f}"]
+
+
+class TrivialEngine:
+    """An engine in this process that does nothing, so that what stays in memory is the manager's."""
+
+    engine_id = "e1"
+
+    async def execute(self, request: Request) -> Response:
+        """An answer at once."""
+        return Response(
+            request_id=request.request_id,
+            trace_id=request.trace_id,
+            output_text="Hello",
+            output_tokens=[1],
+            finish_reason="stop",
+            metrics=Metrics(ttft_ms=1, throughput_tps=1, peak_mem_mb=0, error_rate=0),
+        )
+
+    def stream(self, request: Request) -> AsyncIterator[StreamEvent]:
+        """Nobody asks for it here."""
+        raise NotImplementedError
+
+    async def health_check(self) -> bool:
+        """It always is."""
+        return True
+
+
+async def run_in_process(count: int) -> None:
+    """So many requests, each under an id of its own, 64 under way, as many tenants as there are ids in a thousand."""
+    manager = ControlPlaneManager("fair")
+    await manager.start()
+    metadata = {"engine_instance": TrivialEngine(), "pre_verified_healthy": True, "max_concurrent_requests": 16}
+    manager.register_engine("e1", MODEL, "127.0.0.1", 1, metadata=metadata)
+    for _ in range(0, count, 1000):
+        await requests(manager, 1000, 64, tenants=1000)  # keeps the latencies of so many, and no more
+    await manager.stop()
 
 
 @click.command(help=__doc__)

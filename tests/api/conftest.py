@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from sagellm_protocol import Request
+from sagellm_protocol import Request, Response
 
 from sagellm_control import ControlPlaneManager, EngineInfo, EngineState
 from sagellm_control.scheduler.process import Scheduler
@@ -28,6 +28,15 @@ from ..waiting import wait_until
 __all__ = ["StartEcho", "StartEngine", "start_echo", "start_engine"]
 
 HURRY = {"SAGELLM_CONTROL_MANAGER_HEALTH_CHECK_INTERVAL_S": "0.1"}
+
+
+TELLS_ALL = "prompt_tokens" in Response.model_fields
+"""With version 0.4 of the protocol responses do not tell of prompt tokens, and requests have no sampling parameters."""
+
+
+def prompt_tokens(answer: Any) -> int | None:
+    """Of a response or an event; None where the protocol has no field for it."""
+    return getattr(answer, "prompt_tokens", None)
 
 
 class Mode(StrEnum):

@@ -19,6 +19,7 @@ from ..types import EngineState, RequestStatus, SchedulingDecision
 from ..wire.event import CHUNK, Ending
 from ..wire.states import RequestKind, RequestState
 from .backend import Job, RequestFailed, Wish, no_engine, refused, unserved
+from .board import room_of
 
 if TYPE_CHECKING:
     from .shared_backend import SharedBackend
@@ -173,7 +174,7 @@ class SharedWishes:
         if rate > 0:
             return position / rate * 1000
         engines = self._backend.board.of_model(reservation.wish.model)
-        places = sum(max(1, info.active_requests) for info in engines if info.state == EngineState.READY)
+        places = sum(room_of(info) for info in engines if info.state == EngineState.READY)
         return position * UNKNOWN_SERVICE_MS / max(1, places)
 
     async def _follow(self, reservation: Reservation) -> None:
