@@ -124,8 +124,7 @@ class Reservations:
 
     def _grant(self, waiting: Waiting, engine_id: str | None) -> None:
         if engine_id is None:
-            late = waiting.ticket.late
-            self._fail(waiting, TOO_LATE if late else no_engine(waiting.wish.model))
+            self._fail(waiting, no_engine(waiting.wish.model))
             return
         waiting.engine_id = engine_id
         waiting.decided.set()
