@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from sagellm_protocol import ErrorCode
 
 from sagellm_control import ControlPlaneManager, EngineState, RequestStatus
 from sagellm_control.manager.line import Line, Ticket
@@ -176,6 +177,20 @@ def test_who_asked_for_it_is_refused_when_late() -> None:
     ticket = waits("a", slo_ms=100)
     ticket.arrival.reject_late = True
     assert policy.judge(ticket, 150) is Verdict.REFUSE
+
+
+async def test_a_request_says_that_it_is_no_use_late() -> None:
+    manager = a_manager(e1={"max_concurrent_requests": 1})
+    await manager.schedule_request("first", "t", MODEL)
+    asked = a_request(metadata={"slo_deadline_ms": 1, "reject_late": True})
+    asking = asyncio.create_task(manager.execute_request(asked))
+    await wait_until(lambda: manager.get_load()[0].waiting == 1)
+    await asyncio.sleep(0.002)  # its objective is that of 1 ms
+    manager.complete_request("first", "e1")
+    response = await asking
+    assert response.error is not None
+    assert response.error.code is ErrorCode.DEADLINE_EXCEEDED
+    assert response.error.message == "The objective of 1 ms for the first token cannot be met"
 
 
 def test_the_adaptive_order_sees_the_line(monkeypatch: pytest.MonkeyPatch) -> None:

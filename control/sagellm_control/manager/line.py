@@ -30,9 +30,14 @@ class Ticket:
     """What its tenant has been charged, under a fair order."""
     charged: bool = False
     late: bool = False
-    """It has stepped back, or was refused."""
+    """It has stepped back, or is refused."""
     kv_tokens: float = 0.0
     """Reserved on its engine."""
+
+    @property
+    def refused(self) -> bool:
+        """It is too late for it, and it wanted rather not to be served then."""
+        return self.late and self.arrival.reject_late
 
     @property
     def key(self) -> tuple[float, int]:

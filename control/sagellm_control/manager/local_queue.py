@@ -127,8 +127,11 @@ class ModelQueue:
 
     def is_least_loaded(self, engine_id: str, arrival: Arrival) -> bool:
         """Whether no engine with room has fewer requests; asked before the place is taken."""
+        active = self._infos[engine_id].active_requests
+        if not active:
+            return True
         least = next(self._engines.by_load(arrival), None)
-        return least is None or (self._infos[engine_id].active_requests <= self._infos[least].active_requests)
+        return least is None or active <= self._infos[least].active_requests
 
     # Requests
 

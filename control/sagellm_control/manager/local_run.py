@@ -185,7 +185,7 @@ class LocalRun:
             if turn.done() and not turn.cancelled() and (info := turn.result()) is not None:
                 queue.give_back(info, ticket)
             raise
-        if info is None and ticket.late:
+        if info is None and ticket.refused:
             raise objective_failure(job.slo_ms)
         if info is None:
             raise before or unavailable(no_engine(job.model))
