@@ -37,7 +37,7 @@ async def _decoding(pool: PoolDriver) -> None:
     """``a`` in its second attempt, on ``d``."""
     await pool.running("a", engine="p", stream=True, continuable=True)
     assert await _advance(pool) == "waiting"
-    assert (await pool.assign(Placement("a", 1, "d"))).results == ["assigned"]
+    assert (await pool.assign(Placement("a", 1, "d", stage="decode"))).results == ["assigned"]
 
 
 @pytest.mark.parametrize("state", ["assigned", "running"])
@@ -69,7 +69,7 @@ async def test_the_entries_tell_the_stage(pair: PoolDriver) -> None:
     assert entry["stage"] == "prefill"
     assert "transfer" not in entry
     await _advance(pair)
-    await pair.assign(Placement("a", 1, "d"))
+    await pair.assign(Placement("a", 1, "d", stage="decode"))
     (entry,) = await pair.assigned_entries("d")
     assert (entry["stage"], entry["transfer"], entry["attempt"]) == ("decode", HANDED.decode(), "2")
     assert entry["prefilled_ms"] == (await pair.record("a"))["prefilled_ms"]
@@ -88,13 +88,21 @@ async def test_what_has_no_decode_is_whole_on_any_engine(pair: PoolDriver, kind:
     assert "stage" not in (await pair.assigned_entries("p"))[0]
 
 
+@pytest.mark.parametrize("engine", ["d", None])
+async def test_a_choice_made_for_another_stage_does_not_hold(pair: PoolDriver, engine: str | None) -> None:
+    await pair.running("a", engine="p")
+    await _advance(pair)
+    assert (await pair.assign(Placement("a", 1, engine))).results == ["stale"]
+    assert (await pair.assign(Placement("a", 1, engine, stage="decode"))).results != ["stale"]
+
+
 async def test_again_after_a_lost_reply(pair: PoolDriver) -> None:
     await pair.running("a", engine="p")
     assert await _advance(pair) == "waiting"
     before = await read_state(pair.store, pair.keys)
     assert await _advance(pair) == "waiting"
     assert await read_state(pair.store, pair.keys) == before
-    await pair.assign(Placement("a", 1, "d"))
+    await pair.assign(Placement("a", 1, "d", stage="decode"))
     assert await _advance(pair) == "lost"
     assert (await pair.state("a"), await pair.holds("d")) == ("assigned", {"a"})
 
@@ -110,7 +118,7 @@ async def test_only_the_holder_of_the_attempt_advances(pair: PoolDriver, attempt
 async def test_a_prefill_that_was_given_to_another_changes_nothing(pair: PoolDriver) -> None:
     await pair.running("a", engine="p")
     await pair.requeue("a", Cause.LAPSED, engine="p")
-    await pair.assign(Placement("a", 1, "d"))
+    assert (await pair.assign(Placement("a", 1, "d"))).results == ["assigned"]
     assert await _advance(pair) == "lost"
     assert "stage" not in await pair.record("a")
 
@@ -168,7 +176,7 @@ async def test_half_an_answer_is_gone_on_with_after_another_prefill(pair: PoolDr
     await pair.assign(Placement("a", 2, "p"))
     assert (await pair.assigned_entries("p"))[0]["stage"] == "prefill"
     assert await _advance(pair, 3) == "waiting"
-    await pair.assign(Placement("a", 3, "e"))
+    await pair.assign(Placement("a", 3, "e", stage="decode"))
     (entry,) = await pair.assigned_entries("e")
     assert (entry["stage"], entry["after"]) == ("decode", "2-1")
 

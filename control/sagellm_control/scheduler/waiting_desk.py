@@ -145,7 +145,7 @@ class WaitingDesk:
             if not engines.open and engines.kept_for(arrival.id) is None:
                 break
             forecast = proposer.forecast(arrival)
-            placement = Placement(arrival.id, waiting.attempts, None)
+            placement = Placement(arrival.id, waiting.attempts, None, stage=arrival.stage)
             choice: Choice | None = None
             if not self._judge(placement, waiting, forecast, now_ms):
                 if blocked is not None and not may_pass(waiting.rank, blocked.rank, patience_ms):
