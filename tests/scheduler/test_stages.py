@@ -154,3 +154,19 @@ async def test_no_scheduler_misses_a_stage(pool: PoolDriver, count: int) -> None
                 await asyncio.sleep(0.002)
     assert done == ids, "the second stage goes in the order of the first"
     assert metric(pool, "missed_wakeups") == 0
+
+
+async def test_what_was_remembered_of_a_request_does_not_keep_it_waiting(pool: PoolDriver) -> None:
+    await pool.engine("p", role=EngineRole.PREFILL, slots=1)
+    await pool.engine("d", role=EngineRole.DECODE, slots=1)
+    async with schedulers(pool):
+        await pool.accept("busy")
+        await wait_until(lambda: pool.holds("p"))
+        await pool.accept("a")
+        await wait_until(lambda: everything_is_settled(pool))
+        assert await pool.waiting_ids() == ["a"]
+        # Another scheduler, and a worker, have had it meanwhile.
+        done = {"stage": "decode", "transfer": "", "attempt": "1", "prefilled_ms": pool.clock()}
+        await pool.store.commands.hset(pool.keys.record("a"), mapping=done)
+        await pool.store.commands.xadd(pool.keys.freed, {"engine": "d", "free": "1"})
+        assert await wait_until(lambda: pool.holds("d")) == {"a"}
