@@ -10,7 +10,6 @@ import pytest
 from sagellm_control.scheduler.forecast import Forecast
 from sagellm_control.scheduler.open_engines import OpenEngines
 from sagellm_control.scheduler.placement import PLACEMENTS, make_placement
-from sagellm_control.store.steps.advance import Advance, advance
 from sagellm_control.wire.engine import EngineRole, EngineRow, EngineSpeed
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.request import Arrival
@@ -148,8 +147,7 @@ async def test_no_scheduler_misses_a_stage(pool: PoolDriver, count: int) -> None
             while len(done) < len(ids):
                 for entry in await pool.assigned_entries("p"):
                     assert entry["stage"] == "prefill"
-                    items = [Advance(entry["id"], int(entry["attempt"]), b"{}")]
-                    assert await advance(pool.store, pool.name, "p", pool.worker("p"), items) == ["waiting"]
+                    assert await pool.advance(entry["id"], attempt=int(entry["attempt"]), engine="p") == "waiting"
                 await _finish_decodes(pool, "d", done)
                 await asyncio.sleep(0.002)
     assert done == ids, "the second stage goes in the order of the first"

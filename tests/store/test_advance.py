@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from sagellm_control.store.steps.advance import Advance, advance
 from sagellm_control.store.steps.assign import Placement
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.engines import drain_engine
@@ -29,8 +28,7 @@ async def pair(pool: PoolDriver) -> PoolDriver:
 
 
 async def _advance(pool: PoolDriver, attempt: int = 1, *, engine: str = "p", worker: str | None = None) -> str:
-    holder = pool.worker(engine) if worker is None else worker
-    return (await advance(pool.store, pool.name, engine, holder, [Advance("a", attempt, HANDED)]))[0]
+    return await pool.advance("a", HANDED, attempt=attempt, engine=engine, worker=worker)
 
 
 async def _decoding(pool: PoolDriver) -> None:

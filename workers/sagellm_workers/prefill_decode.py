@@ -33,6 +33,8 @@ REMOTE_DECODE: dict[str, Any] = {
 """What announces a decode elsewhere (vLLM: ``examples/online_serving/disaggregated_serving``)."""
 
 FIELD = "kv_transfer_params"
+OWN_KIND = "sagellm"
+"""Engines that are told the phase, and may find the blocks by the request's id."""
 STALE_AFTER_MS = 100_000.0
 """KV blocks that nobody has fetched for so long are not asked for any more. Their engine frees them at some time (vLLM:
 ``VLLM_NIXL_ABORT_REQUEST_TIMEOUT``, never below two minutes by default), and they may then hold another prompt."""
@@ -90,7 +92,7 @@ def staged_call(call: EngineCall, assignment: Assignment, engine_kind: str, adap
         case Stage.DECODE:
             age_ms = assignment.assigned_ms - assignment.prefilled_ms
             transfer = take_over(engine_kind, assignment.transfer, age_ms)
-            if not transfer:
+            if transfer is None:
                 return call
             return replace(call, body=decode_body(call.body, transfer, own_wire=adapter.name == "sagellm"))
 
@@ -124,20 +126,22 @@ def hand_over(engine_kind: str, reply: bytes) -> bytes:
         transfer = mapping(mapping(orjson.loads(reply)).get(FIELD))
     except orjson.JSONDecodeError:
         raise EngineBroken(f"an engine of the kind {engine_kind} answered a prefill with what is no JSON") from None
-    return orjson.dumps({"engine_kind": engine_kind, FIELD: transfer}) if transfer else b""
+    if not transfer and engine_kind != OWN_KIND:
+        return b""
+    return orjson.dumps({"engine_kind": engine_kind, FIELD: transfer})
 
 
-def take_over(engine_kind: str, handed: bytes, age_ms: float) -> dict[str, Any]:
-    """Where the KV blocks lie; empty: nowhere that this engine could fetch them from.
+def take_over(engine_kind: str, handed: bytes, age_ms: float) -> dict[str, Any] | None:
+    """Where the KV blocks lie; None: nowhere that this engine could fetch them from.
 
     Raises:
         Stale: they were handed over too long ago.
     """
     if not handed:
-        return {}
+        return None
     fields = mapping(orjson.loads(handed))
     if fields.get("engine_kind") != engine_kind:
-        return {}
+        return None
     if age_ms > STALE_AFTER_MS:
         raise Stale
     return mapping(fields.get(FIELD))

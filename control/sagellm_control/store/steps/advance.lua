@@ -39,7 +39,7 @@ for i = 1, tonumber(ARGV[6]) do
       if r[12] then count_ranked(1, r[10] or '') end
       -- Its rank is of a policy that holds no longer: a scheduler will give it a new one.
       if epoch and r[11] ~= epoch then redis.call('SADD', KEYS[10], id) end
-      redis.call('HINCRBY', counters, 'prefilled', 1)
+      increase(counters, 'prefilled', 1)
       results[i] = 'waiting'
     end
   end
