@@ -16,6 +16,8 @@ from sagellm_control.wire.registration import Registration
 from sagellm_control.wire.states import RequestKind, Stage
 from sagellm_workers.adapters.base import EngineAdapter, EngineBroken, EngineCall, EngineFacts, ModelFacts
 from sagellm_workers.adoption import row_of
+from sagellm_workers.observation import EngineObservation
+from sagellm_workers.pace_keeper import PaceKeeper
 from sagellm_workers.prefill_decode import (
     REMOTE_DECODE,
     STALE_AFTER_MS,
@@ -27,6 +29,8 @@ from sagellm_workers.prefill_decode import (
 )
 from sagellm_workers.process import engine_rows
 from sagellm_workers.settings import WorkerSettings
+
+from ..pool_driver import PoolDriver
 
 BODY: dict[str, Any] = {"model": "m", "max_tokens": 9, "stream": True, "messages": []}
 WHERE = {"do_remote_prefill": True, "remote_engine_id": "p", "remote_block_ids": [1, 2]}
@@ -137,6 +141,15 @@ def test_the_role_is_in_the_row(role: EngineRole) -> None:
     (row,) = engine_rows("http://127.0.0.1:1", facts, WorkerSettings(role=role))
     assert row.role is role
     assert row.fields()["role"] == role
+
+
+@pytest.mark.parametrize("role", EngineRole)
+async def test_where_nothing_decodes_there_is_no_pace(pool: PoolDriver, role: EngineRole) -> None:
+    await pool.store.commands.hset(pool.keys.settings, "tpot_slo_ms", "50")
+    row = await pool.engine(role=role)
+    keeper = PaceKeeper(pool.store, row, EngineObservation())
+    await keeper.follow()
+    assert (keeper.learn(row).pace_tps == 0) == (role is EngineRole.PREFILL)
 
 
 def test_engines_of_sglang_get_whole_requests(caplog: pytest.LogCaptureFixture) -> None:
