@@ -189,7 +189,7 @@ class Outbox:
         while batch := self._advances[:MOST_IN_A_CALL]:
             del self._advances[: len(batch)]
             items = [item for _, item in batch]
-            await self._insist(lambda items=items: advance(self._store, *self._where, items))
+            await self._write(items, lambda items: advance(self._store, *self._where, items))
             self._reporting.difference_update(attempt.key for attempt, _ in batch)
 
     async def _write_requeues(self) -> None:
