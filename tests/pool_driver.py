@@ -9,6 +9,7 @@ from sagellm_control.store.connect import Store
 from sagellm_control.store.inspect import read_output
 from sagellm_control.store.steps.accept import Accepted, AcceptLimits, AcceptResult, accept
 from sagellm_control.store.steps.admit import Admission, Admitted, admit
+from sagellm_control.store.steps.advance import Advance, advance
 from sagellm_control.store.steps.append import Output, append
 from sagellm_control.store.steps.assign import Assigned, Placement, assign
 from sagellm_control.store.steps.claim import claim
@@ -168,6 +169,19 @@ class PoolDriver:
         holder = self.worker(engine) if worker is None else worker
         item = Requeue(request_id, attempt, cause, last_error)
         return (await requeue(self.store, self.name, engine, holder, [item], max_failures=max_failures))[0]
+
+    async def advance(
+        self,
+        request_id: str,
+        transfer: bytes = b"{}",
+        *,
+        attempt: int = 1,
+        engine: str = "e1",
+        worker: str | None = None,
+    ) -> str:
+        """Hand one attempt over to an engine that decodes."""
+        holder = self.worker(engine) if worker is None else worker
+        return (await advance(self.store, self.name, engine, holder, [Advance(request_id, attempt, transfer)]))[0]
 
     # What came of it
 

@@ -21,11 +21,12 @@ DOES_IO = (
 
 KNOW_THE_WORKERS = (f"{CONTROL}.settings", f"{CONTROL}.engine_access")
 
-VIEW = ("forecast", "shelf", "ring", "prefix_index", "engine_load", "engine_index", "engine_ledger")
+VIEW = ("forecast", "demand", "shelf", "ring", "prefix_index", "engine_load", "engine_index", "engine_ledger")
 """What the snapshot of the engines is made of."""
 
 PURE: dict[str, tuple[str, ...]] = {
     "forecast": (),
+    "demand": (),
     "policy_settings": (),
     "passing": (),
     "tenant_clock": (),
@@ -34,7 +35,7 @@ PURE: dict[str, tuple[str, ...]] = {
     "prefix_index": (),
     "engine_load": ("forecast",),
     "engine_index": ("engine_load", "ring", "shelf"),
-    "engine_ledger": ("engine_index", "engine_load", "forecast", "prefix_index"),
+    "engine_ledger": ("demand", "engine_index", "engine_load", "forecast", "prefix_index"),
     "open_engines": VIEW,
     "estimates": ("forecast",),
     "lateness": ("forecast", "policy_settings"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -70,6 +70,7 @@ class StartSystem(Protocol):
         *engines: SimulatedEngine | EchoEngine | str,
         gateways: int = 1,
         schedulers: int = 1,
+        roles: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> Awaitable[InProcessSystem]: ...
 
@@ -107,7 +108,11 @@ async def start_system(redis_settings: RedisSettings) -> AsyncGenerator[StartSys
     async with AsyncExitStack() as stack:
 
         async def start(
-            *engines: SimulatedEngine | EchoEngine | str, gateways: int = 1, schedulers: int = 1, **settings: Any
+            *engines: SimulatedEngine | EchoEngine | str,
+            gateways: int = 1,
+            schedulers: int = 1,
+            roles: Mapping[str, str] | None = None,
+            **settings: Any,
         ) -> InProcessSystem:
             return await stack.enter_async_context(
                 in_process_system(
@@ -120,6 +125,7 @@ async def start_system(redis_settings: RedisSettings) -> AsyncGenerator[StartSys
                     ),
                     gateways=gateways,
                     schedulers=schedulers,
+                    roles=roles,
                 )
             )
 

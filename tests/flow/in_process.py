@@ -6,9 +6,10 @@ What each process would run is a task here, with connections of its own. The ser
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 
@@ -19,6 +20,7 @@ from sagellm_control.scheduler.settings import SchedulerSettings
 from sagellm_control.store.connect import Store, open_store
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.views import EngineView, RequestView, find_request, list_engines
+from sagellm_control.wire.engine import EngineRole
 from sagellm_control.wire.states import EngineState, RequestState
 from sagellm_workers.process import serve_engine
 from sagellm_workers.settings import WorkerSettings
@@ -51,6 +53,11 @@ class InProcessSystem:
     def url(self) -> str:
         """The first gateway's."""
         return self.gateways[0]
+
+    def worker(self, url: str, **settings: Any) -> AbstractAsyncContextManager[str]:
+        """One more worker, for one engine."""
+        chosen = WorkerSettings.model_validate(WORKER.model_dump() | settings)
+        return _running(_worker(self.redis, [url], chosen, {}), f"worker of {url}")
 
     async def engine_views(self) -> list[EngineView]:
         """The engines as they stand in the store."""
@@ -92,14 +99,19 @@ async def in_process_system(
     scheduler: SchedulerSettings = SCHEDULER,
     gateways: int = 1,
     schedulers: int = 1,
+    roles: Mapping[str, str] | None = None,
 ) -> AsyncGenerator[InProcessSystem, None]:
-    """One worker for the engines, and so many schedulers and gateways; given when all of them are ready."""
+    """One worker for the engines, and so many schedulers and gateways; given when all of them are ready.
+
+    Args:
+        roles: of engines, by URL, where it is not that of the worker's settings.
+    """
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(redis))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         system = InProcessSystem(redis, store, session, list(engines))
         if engines:
-            await stack.enter_async_context(_running(_worker(redis, engines, worker), "worker"))
+            await stack.enter_async_context(_running(_worker(redis, engines, worker, roles or {}), "worker"))
             await wait_until(lambda: _all_ready(system), START_WITHIN_S, what="all engines are READY")
         # After the engines, as a scheduler looks for new pools only now and then.
         for number in range(schedulers):
@@ -137,11 +149,13 @@ async def _running(serve: Serve, name: str) -> AsyncGenerator[str, None]:
             raise error
 
 
-def _worker(redis: RedisSettings, urls: Sequence[str], settings: WorkerSettings) -> Serve:
+def _worker(redis: RedisSettings, urls: Sequence[str], settings: WorkerSettings, roles: Mapping[str, str]) -> Serve:
     async def serve(ready: asyncio.Future[str], stop: asyncio.Event) -> None:
         async with open_store(redis) as store, engine_client() as client, asyncio.TaskGroup() as tasks:
             for url in urls:
-                tasks.create_task(serve_engine(store, client, url, settings, stop))
+                role = EngineRole(roles.get(url, settings.role))
+                its = settings.model_copy(update={"role": role})
+                tasks.create_task(serve_engine(store, client, url, its, stop))
             ready.set_result("")
 
     return serve

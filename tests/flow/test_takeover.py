@@ -39,7 +39,7 @@ async def system(broken: SimulatedEngine, sound: SimulatedEngine, start_system: 
     return await start_system(broken, sound, **FIRST_BROKEN)
 
 
-async def _stream(system: InProcessSystem, body: dict[str, Any], path: str = CHAT_PATH, **headers: str) -> list[Any]:
+async def stream(system: InProcessSystem, body: dict[str, Any], path: str = CHAT_PATH, **headers: str) -> list[Any]:
     async with system.session.post(system.url + path, json={**body, "stream": True}, headers=headers) as response:
         assert response.status == 200, await response.text()
         return [event async for event in data(response)]
@@ -82,7 +82,7 @@ def error_at_the_end(events: Sequence[Any]) -> dict[str, Any]:
 
 
 async def test_a_chat_goes_on(system: InProcessSystem, broken: SimulatedEngine) -> None:
-    events = await _until_broken(system, broken, lambda: _stream(system, chat("tides", max_tokens=30)))
+    events = await _until_broken(system, broken, lambda: stream(system, chat("tides", max_tokens=30)))
     check_one_stream(events)
     assert text_of(events) == expected_text("tides", 30)
     assert events[-2]["choices"][0]["finish_reason"] == "length"
@@ -92,7 +92,7 @@ async def test_a_chat_goes_on(system: InProcessSystem, broken: SimulatedEngine) 
 async def test_a_chat_without_a_limit_ends_where_it_would_have(
     system: InProcessSystem, broken: SimulatedEngine
 ) -> None:
-    events = await _until_broken(system, broken, lambda: _stream(system, chat("tides")))
+    events = await _until_broken(system, broken, lambda: stream(system, chat("tides")))
     check_one_stream(events)
     assert text_of(events) == expected_text("tides", 32)
     assert events[-2]["choices"][0]["finish_reason"] == "stop"
@@ -101,7 +101,7 @@ async def test_a_chat_without_a_limit_ends_where_it_would_have(
 @pytest.mark.parametrize("prompt", ["once upon a time", ["once upon a time"]])
 async def test_a_completion_goes_on(system: InProcessSystem, broken: SimulatedEngine, prompt: object) -> None:
     body = {"model": MODEL, "prompt": prompt, "max_tokens": 30}
-    events = await _until_broken(system, broken, lambda: _stream(system, body, TEXT_PATH))
+    events = await _until_broken(system, broken, lambda: stream(system, body, TEXT_PATH))
     check_one_stream(events)
     assert text_of(events) == "".join(answer_tokens("once upon a time", 30))
 
@@ -110,7 +110,7 @@ async def test_a_message_that_is_to_be_continued_anyway(system: InProcessSystem,
     begun = "".join(answer_tokens("tides", 3))
     messages = [{"role": "user", "content": "tides"}, {"role": "assistant", "content": begun}]
     body = {"model": MODEL, "messages": messages, "continue_final_message": True, "max_tokens": 20}
-    events = await _until_broken(system, broken, lambda: _stream(system, body))
+    events = await _until_broken(system, broken, lambda: stream(system, body))
     check_one_stream(events)
     assert text_of(events) == "".join(answer_tokens("tides", 20, start=3))
 
@@ -120,7 +120,7 @@ async def test_usage_is_counted_once(system: InProcessSystem, broken: SimulatedE
     asked = "tell me everything about tides"
     fields: dict[str, Any] = {"max_tokens": 30, "stream_options": {"include_usage": True}}
     body = chat(asked, **fields) if path == CHAT_PATH else {"model": MODEL, "prompt": asked, **fields}
-    events = await _until_broken(system, broken, lambda: _stream(system, body, path))
+    events = await _until_broken(system, broken, lambda: stream(system, body, path))
     check_one_stream(events)
     counts = [event["usage"] for event in events[:-1] if event.get("usage")]
     assert counts == [{"prompt_tokens": 7, "completion_tokens": 30, "total_tokens": 37}]
@@ -132,7 +132,7 @@ async def test_one_that_broke_off_behind_its_last_token(
     system: InProcessSystem, broken: SimulatedEngine, include_usage: bool
 ) -> None:
     body = chat("tell me everything about tides", max_tokens=5, stream_options={"include_usage": include_usage})
-    events = await _until_broken(system, broken, lambda: _stream(system, body))
+    events = await _until_broken(system, broken, lambda: stream(system, body))
     check_one_stream(events)
     assert text_of(events) == expected_text("tell me everything about tides", 5)
     counts = [event["usage"] for event in events[:-1] if event.get("usage")]
@@ -142,7 +142,7 @@ async def test_one_that_broke_off_behind_its_last_token(
 async def test_every_engine_breaks_off_and_each_goes_on(start_engine: StartEngine, start_system: StartSystem) -> None:
     engines = [await start_engine(cut_rate=1, cut_after_tokens=5, **SLOW) for _ in range(3)]
     system = await start_system(*engines, worker_max_attempts=20)
-    events = await _stream(system, chat("tides", max_tokens=22))
+    events = await stream(system, chat("tides", max_tokens=22))
     check_one_stream(events)
     assert text_of(events) == expected_text("tides", 22)
     assert sum([(await engine.state())["faulted"] for engine in engines]) == 5
@@ -151,7 +151,7 @@ async def test_every_engine_breaks_off_and_each_goes_on(start_engine: StartEngin
 async def test_the_last_attempt_ends_it_with_an_error(start_engine: StartEngine, start_system: StartSystem) -> None:
     engines = [await start_engine(cut_rate=1, cut_after_tokens=5, **SLOW) for _ in range(2)]
     system = await start_system(*engines, worker_max_attempts=2)
-    events = await _stream(system, chat("tides", max_tokens=50))
+    events = await stream(system, chat("tides", max_tokens=50))
     assert error_at_the_end(events)["code"] == "engine_broken"
     assert expected_text("tides", 50).startswith(text_of(events[:-1]))
     assert len(text_of(events[:-1]).split()) == 10
@@ -181,7 +181,7 @@ async def test_where_it_would_be_wrong_the_stream_ends_with_an_error(
     system: InProcessSystem, broken: SimulatedEngine, fields: dict[str, Any]
 ) -> None:
     body = {**chat("tides", max_tokens=30), **fields}
-    events = await _until_broken(system, broken, lambda: _stream(system, body))
+    events = await _until_broken(system, broken, lambda: stream(system, body))
     assert error_at_the_end(events)["code"] == "engine_broken"
     await system.until_idle()
 
@@ -191,13 +191,13 @@ async def test_completions_that_are_not_continued(
     system: InProcessSystem, broken: SimulatedEngine, fields: dict[str, Any]
 ) -> None:
     body = {"model": MODEL, "prompt": "tides", "max_tokens": 30, **fields}
-    events = await _until_broken(system, broken, lambda: _stream(system, body, TEXT_PATH))
+    events = await _until_broken(system, broken, lambda: stream(system, body, TEXT_PATH))
     assert error_at_the_end(events)["code"] == "engine_broken"
 
 
 async def test_a_client_may_say_no(system: InProcessSystem, broken: SimulatedEngine) -> None:
     body = chat("tides", max_tokens=30)
-    events = await _until_broken(system, broken, lambda: _stream(system, body, **{"X-Mid-Stream-Retry": "never"}))
+    events = await _until_broken(system, broken, lambda: stream(system, body, **{"X-Mid-Stream-Retry": "never"}))
     assert error_at_the_end(events)["code"] == "engine_broken"
     async with system.session.post(
         system.url + CHAT_PATH, json=body, headers={"X-Mid-Stream-Retry": "sometimes"}
@@ -210,14 +210,14 @@ async def test_an_operator_may_say_no(
     broken: SimulatedEngine, sound: SimulatedEngine, start_system: StartSystem
 ) -> None:
     system = await start_system(broken, sound, gateway_mid_stream_retry=False, **FIRST_BROKEN)
-    events = await _until_broken(system, broken, lambda: _stream(system, chat("tides", max_tokens=30)))
+    events = await _until_broken(system, broken, lambda: stream(system, chat("tides", max_tokens=30)))
     assert error_at_the_end(events)["code"] == "engine_broken"
 
 
 async def test_offered_tools_that_were_not_called(system: InProcessSystem, broken: SimulatedEngine) -> None:
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
     body = chat("tides", max_tokens=30, tools=tools, tool_choice="auto", response_format={"type": "text"})
-    events = await _until_broken(system, broken, lambda: _stream(system, body))
+    events = await _until_broken(system, broken, lambda: stream(system, body))
     check_one_stream(events)
     assert text_of(events) == expected_text("tides", 30)
 
@@ -227,7 +227,7 @@ async def test_a_silent_engine_is_left(start_engine: StartEngine, start_system: 
     silent, sound = await start_engine(tpot_ms=3_600_000), await start_engine()
     system = await start_system(silent, sound, worker_gap_timeout_s=0.3, **FIRST_BROKEN)
     for _ in range(2):
-        events = await _stream(system, chat("tides", max_tokens=30))
+        events = await stream(system, chat("tides", max_tokens=30))
         check_one_stream(events)
         assert text_of(events) == expected_text("tides", 30)
         if (await silent.state())["total_requests"]:
@@ -282,7 +282,7 @@ async def test_many_at_once(start_engine: StartEngine, start_system: StartSystem
     system = await start_system(*engines, worker_max_attempts=20, gateways=2)
 
     async def ask(number: int) -> None:
-        events = await _stream(system, chat(f"client {number}", max_tokens=40))
+        events = await stream(system, chat(f"client {number}", max_tokens=40))
         check_one_stream(events)
         assert text_of(events) == expected_text(f"client {number}", 40)
 

@@ -168,7 +168,7 @@ class Actors:
     async def _assign(self, head: list[Waiting], engine: str | None, consumer: str) -> None:
         before = (await read_state(self.pool.store, self.pool.keys)).waiting
         settles, self.freed[consumer] = self.freed[consumer], []
-        placements = [Placement(waiting.arrival.id, waiting.attempts, engine) for waiting in head]
+        placements = [Placement(w.arrival.id, w.attempts, engine, stage=w.arrival.stage) for w in head]
         answer = await assign(self.pool.store, self.pool.name, placements, settles=settles)
         self.told = answer.room.waiting > 0 and answer.room.open_engines > 0
         # Invariant 6: who goes has nobody before it that the scheduler has not looked at.
@@ -212,6 +212,13 @@ class Actors:
                 cause=CAUSES[j % len(CAUSES)], last_error=BROKEN, max_failures=2, **self._fenced(holding)
             )
             await self._expect(holding, result != "lost")
+
+    async def advance(self, i: int, _j: int) -> None:
+        if holding := self._one_of(self.held, i):
+            result = await self.pool.advance(**self._fenced(holding))
+            # Advanced by this very attempt before: that is no news, and fine.
+            was_running = self.before.records[holding.request_id]["state"] in ("assigned", "running")
+            await self._expect(holding, result != "lost" and was_running)
 
     async def register(self, i: int, _j: int, engine: str | None = None) -> None:
         name = engine or self._engine(i)

@@ -32,7 +32,7 @@ BOUNDED = settings(
 # As often as it takes for most runs to get requests on engines.
 GATEWAY = (*("accept",) * 6, "attach", "detach", "cancel")
 SCHEDULER = (*("hurry",) * 3, "take", "admit", "look", "look", "assign", "assign", "reclaim")
-WORKER = ("claim", *("append",) * 3, "finish", "requeue", "requeue")
+WORKER = ("claim", *("append",) * 3, "finish", "requeue", "requeue", "advance")
 OTHERS = ("renew", "renew", "register", "retire", "mend", "mend", "keep", "wait", "drain")
 
 WHICH, HOW = st.integers(0, 7), st.integers(0, 3)

@@ -17,7 +17,7 @@ from sagellm_control.store.inspect import engine_rows, server_ms
 from sagellm_control.store.registrations import registrations
 from sagellm_control.store.steps.engines import remove_engine
 from sagellm_control.store.trouble import log_trouble
-from sagellm_control.wire.engine import EngineRow
+from sagellm_control.wire.engine import EngineRole, EngineRow
 from sagellm_control.wire.registration import DEFAULT_ROOM, Registration
 
 from .adapters.base import EngineAdapter, EngineError
@@ -147,4 +147,13 @@ def row_of(registration: Registration, adapter: Any, worker: str) -> EngineRow:
         models=(registration.model_id,),
         kv_tokens=kv_tokens if isinstance(kv_tokens, int) and kv_tokens > 0 else 0,
         worker=worker,
+        role=role_of(registration),
     )
+
+
+def role_of(registration: Registration) -> EngineRole:
+    """Which stages the engine takes, from its ``instance_type``; a type that is no role takes both."""
+    try:
+        return EngineRole(str(registration.metadata.get("instance_type")))
+    except ValueError:
+        return EngineRole.GENERAL

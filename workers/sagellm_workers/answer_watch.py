@@ -27,6 +27,8 @@ class AnswerWatch:
         self._last = self._began
         self._alone = False
         self.length = AnswerLength()
+        self.prefilled_elsewhere = False
+        """Its first token says nothing of how fast the engine reads prompts."""
         self.predicted_first_s: float | None = None
         """When its first token was expected, from the call of the engine."""
         self.first_byte_s: float | None = None
@@ -70,7 +72,7 @@ class AnswerWatch:
 
     def stream_ended(self) -> None:
         """A stream is whole: what its prompt took is known."""
-        if self.first_byte_s is not None:
+        if self.first_byte_s is not None and not self.prefilled_elsewhere:
             uncached = self.length.uncached_tokens
             tokens = self._uncached_tokens if uncached is None else uncached
             self._seen.prefilled(tokens, self.first_byte_s, alone=self._alone and self._seen.running == 1)

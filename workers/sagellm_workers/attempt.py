@@ -6,12 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.wire.assignment import Assignment
 from sagellm_control.wire.event import EVENT_STREAM, Ending
-from sagellm_control.wire.states import Outcome
+from sagellm_control.wire.states import Outcome, Stage
 
 from .adapters.base import (
     AnswerTooLong,
@@ -24,6 +23,8 @@ from .adapters.base import (
 )
 from .answer_watch import AnswerWatch
 from .observation import EngineObservation
+from .prefill_decode import NotSeparable, Stale, read_prefill, staged_call
+from .reporting import Reporting
 from .takeover import CannotContinue, Takeover
 
 MOST_PENDING_BYTES = 1 << 20
@@ -37,15 +38,6 @@ PAUSE_STATUSES = frozenset({429, 503})
 
 BUSY_STATUSES = frozenset({408, 429})
 """Client-error statuses with which an engine says "not now": another engine may say yes."""
-
-
-class Reporting(Protocol):
-    """Where an attempt reports to; see ``Outbox``."""
-
-    def claim(self, attempt: Attempt) -> None: ...
-    def output(self, attempt: Attempt) -> None: ...
-    def finish(self, attempt: Attempt, ending: Ending) -> None: ...
-    def requeue(self, attempt: Attempt, cause: Cause, last_error: Ending | None = None) -> None: ...
 
 
 class Attempt:
@@ -164,9 +156,17 @@ class Attempt:
             priority=int(a.priority),
         )
         try:
+            staged = staged_call(call, a, self.engine_kind, self.adapter)
+            self.watch.prefilled_elsewhere = staged is not call and a.stage is Stage.DECODE
             with self.watch.calling():
-                async with self.adapter.run(call) as reply:
+                async with self.adapter.run(staged) as reply:
                     await self._pass_on(reply)
+        except NotSeparable:
+            self._advance(b"")
+        except Stale:
+            self._reported = True
+            self.result = "stale"
+            self.outbox.requeue(self, Cause.STALE)
         except EngineError as error:
             code = "engine_timeout" if isinstance(error, EngineTimeout) else "engine_unreachable"
             if isinstance(error, EngineBroken):
@@ -178,9 +178,17 @@ class Attempt:
             else:
                 self._fail(ending)
 
+    def _advance(self, transfer: bytes) -> None:
+        self._reported = True
+        self.result = "prefilled"
+        self.outbox.advance(self, transfer)
+
     async def _pass_on(self, reply: EngineReply) -> None:
         if reply.status >= 400:
             await self._pass_on_error(reply)
+            return
+        if self.assignment.stage is Stage.PREFILL:
+            self._advance(await read_prefill(reply, self.engine_kind, self.watch))
             return
         pieces: list[bytes] = []
         async for chunk in self._chunks(reply):

@@ -24,7 +24,7 @@ FAILURES_TO_ERROR = 3
 UNREACHABLE = frozenset({"engine_unreachable", "engine_broken"})
 """Results of attempts after which the engine may be gone: it is probed at once."""
 FAILED = UNREACHABLE | {"engine_timeout", "engine_error"}
-SUCCEEDED = frozenset({"completed", "refused"})
+SUCCEEDED = frozenset({"completed", "refused", "prefilled"})
 """A refusal is an answer. What was cancelled, expired or given back says nothing."""
 NOT_ANSWERING = "it does not answer health probes"
 

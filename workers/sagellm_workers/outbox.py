@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TypedDict, TypeVar
 
 from sagellm_control.store.connect import Store
+from sagellm_control.store.steps.advance import Advance, advance
 from sagellm_control.store.steps.append import Output, append
 from sagellm_control.store.steps.claim import claim
 from sagellm_control.store.steps.finish import Finish, finish
@@ -56,6 +57,7 @@ class Outbox:
         self._outputs: dict[Attempt, None] = {}
         self._finishes: list[tuple[Attempt, Ending]] = []
         self._requeues: list[tuple[Attempt, Requeue]] = []
+        self._advances: list[tuple[Attempt, Advance]] = []
         self._reporting: set[tuple[str, int]] = set()
         self._ready = asyncio.Event()
         self._claims_ready = asyncio.Event()
@@ -91,6 +93,12 @@ class Outbox:
         self._requeues.append((attempt, Requeue(request_id, number, cause, last_error)))
         self._wake()
 
+    def advance(self, attempt: Attempt, transfer: bytes) -> None:
+        """The attempt has read the prompt; another engine answers."""
+        self._reporting.add(attempt.key)
+        self._advances.append((attempt, Advance(*attempt.key, transfer)))
+        self._wake()
+
     def is_reporting(self, key: tuple[str, int]) -> bool:
         """Whether an attempt has ended here, and the server has not confirmed it yet."""
         return key in self._reporting
@@ -118,6 +126,7 @@ class Outbox:
             self._ready.clear()
             await self._write_outputs()
             await self._write_finishes()
+            await self._write_advances()
             await self._write_requeues()
             if not self._ready.is_set():
                 self._idle.set()
@@ -175,6 +184,13 @@ class Outbox:
             await self._write(finishes, lambda finishes: finish(self._store, *self._where, finishes))
             self._reporting.difference_update(attempt.key for attempt, _ in batch)
             self._events.inc(len(finishes))
+
+    async def _write_advances(self) -> None:
+        while batch := self._advances[:MOST_IN_A_CALL]:
+            del self._advances[: len(batch)]
+            items = [item for _, item in batch]
+            await self._write(items, lambda items: advance(self._store, *self._where, items))
+            self._reporting.difference_update(attempt.key for attempt, _ in batch)
 
     async def _write_requeues(self) -> None:
         while batch := self._requeues[:MOST_IN_A_CALL]:

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from sagellm_control.pacing import PaceController, PaceObjectives
 from sagellm_control.store.connect import Store
-from sagellm_control.wire.engine import EngineRow
+from sagellm_control.wire.engine import EngineRole, EngineRow
 
 from . import metrics
 from .observation import EngineObservation
@@ -35,6 +35,8 @@ class PaceKeeper:
         """The row with what has been learned since the last time."""
         window, speed = self._observation.window(), self._observation.speed()
         pace = self._controller.observe(time.monotonic() * 1000, window, self._observation.prefill_tps)
+        if row.role is EngineRole.PREFILL:
+            pace = 0.0  # no answer runs there whose tokens a prefill could delay
         self._pace.set(pace)
         self._prefill.set(speed.prefill_tps)
         if window.tokens:

@@ -13,7 +13,7 @@ from prometheus_client import start_http_server
 from sagellm_control.stopping import run_until, stop_requested
 from sagellm_control.store.connect import Store, open_store
 from sagellm_control.store.settings import RedisSettings
-from sagellm_control.wire.engine import EngineRow
+from sagellm_control.wire.engine import EngineRole, EngineRow
 
 from .adapters.base import EngineAdapter, EngineError, EngineFacts
 from .adoption import Adopter
@@ -117,6 +117,14 @@ def engine_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[
     wanted = [name for name in bases if not settings.model or name in settings.model]
     slots = settings.slots or facts.slots or settings.default_slots
     kv_tokens = (facts.kv_tokens or 0) if settings.kv_tokens is None else settings.kv_tokens
+    role = settings.role
+    if facts.kind == "sglang" and role in (EngineRole.PREFILL, EngineRole.DECODE):
+        log.warning(
+            "engine %s: the disaggregation of SGLang, where both engines hold a request at once, is not supported; "
+            "it gets whole requests, for which it must run without --disaggregation-mode",
+            url,
+        )
+        role = EngineRole.GENERAL
     rows: list[EngineRow] = []
     for base in wanted:
         adapters = [m.name for m in facts.models if m.parent == base and m.name != base]
@@ -130,6 +138,7 @@ def engine_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[
                 slots=max(1, slots // len(wanted)),
                 models=(base, *adapters),
                 prefetch=settings.prefetch,
+                role=role,
                 kv_tokens=kv_tokens // len(wanted),
                 worker=f"{socket.gethostname()}-{os.getpid()}",
             )

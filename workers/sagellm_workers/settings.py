@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from sagellm_control.wire.engine import EngineRole
+
 
 class WorkerSettings(BaseModel):
     """A worker process; it serves one engine or several."""
@@ -22,6 +24,11 @@ class WorkerSettings(BaseModel):
         default=False,
         description="Also serve engines that programs have registered by host and port and that no worker serves; "
         "several such workers share them",
+    )
+    role: EngineRole = Field(
+        default=EngineRole.GENERAL,
+        description="Which stages of a request the engines take. prefilling: they read prompts, and hand the KV cache "
+        "over; decoding: they answer what a prefilling engine has read; general and hybrid: both, and whole requests",
     )
     model: list[str] = Field(
         default=[],

@@ -48,7 +48,7 @@ def list_(loaded: Loaded, as_json: bool) -> None:
         print_json(views)
         return
     print_table(
-        ("ENGINE", "MODEL", "STATE", "ACTIVE", "SLOTS", "KV", "PACE", "SPEED", "KIND", "URL", "LEASE", "NOTE"),
+        ("ENGINE", "MODEL", "STATE", "ACTIVE", "SLOTS", "KV", "PACE", "SPEED", "KIND", "ROLE", "URL", "LEASE", "NOTE"),
         [
             (
                 view.engine_id,
@@ -60,6 +60,7 @@ def list_(loaded: Loaded, as_json: bool) -> None:
                 f"{view.pace_tps:,.0f}/s" if view.pace_tps else "-",
                 f"{view.prefill_tps:,.0f}/s, {view.step_ms:.0f} ms",
                 f"{view.kind} {view.version}".strip(),
+                view.role,
                 view.url,
                 "-" if view.lease_s is None else seconds(view.lease_s),
                 view.reason,

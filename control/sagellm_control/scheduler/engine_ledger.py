@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import product
 
 from ..wire.engine import EngineRow
 from ..wire.request import Arrival
+from .demand import ANY, Demand, is_separated, meets
 from .engine_index import EngineIndex
-from .engine_load import EngineLoad, EngineRoom, Reservation, speed_class, takes
+from .engine_load import EngineLoad, EngineRoom, Reservation, speed_class
 from .forecast import Forecast
 from .prefix_index import PrefixIndex
-
-Demand = tuple[str, str]
-"""What engines are asked for: a model's name ("": the pool's own) and a kind of request ("": any)."""
-
-ANY: Demand = ("", "")
 
 
 class EngineLedger:
@@ -33,6 +30,9 @@ class EngineLedger:
         self._any = EngineIndex()
         self._indexes: dict[Demand, EngineIndex] = {ANY: self._any}
         self._kinds: set[str] = {""}
+        self._parts: set[str] = {""}
+        self.separated = False
+        """Whether the pool has had engines that take only one of the two stages."""
         self._due: list[tuple[float, str]] = []
         self._now_ms = 0.0
         self._kept: dict[str, tuple[str, float]] = {}
@@ -79,6 +79,7 @@ class EngineLedger:
                 continue
             self._close(row.engine_id)
             self._rows[row.engine_id] = row
+            self.separated = self.separated or is_separated(row)
             self.prefixes.set_capacity(row.engine_id, row.kv_tokens)
             if row.kinds:
                 self._kinds.update(row.kinds)
@@ -185,6 +186,8 @@ class EngineLedger:
 
     def uncached_tokens(self, engine: str, request: Arrival, forecast: Forecast, depth: int | None = None) -> float:
         """How much of the prompt the engine has to prefill."""
+        if request.stage:
+            return 0.0
         prompt_tokens = forecast.prompt_tokens or request.prompt_tokens
         return prompt_tokens - self.cached_tokens(engine, request, prompt_tokens, depth)
 
@@ -290,11 +293,6 @@ class EngineLedger:
     def _indexes_of(self, row: EngineRow) -> Iterator[EngineIndex]:
         yield self._indexes[ANY]
         if len(self._indexes) > 1:
-            for model in ("", *row.models):
-                for kind in self._kinds:
-                    if (
-                        (model or kind)
-                        and (not kind or takes(row, kind))
-                        and (index := self._indexes.get((model, kind)))
-                    ):
-                        yield index
+            for demand in product(("", *row.models), self._kinds, self._parts):
+                if demand != ANY and (index := self._indexes.get(demand)) and meets(row, demand):
+                    yield index

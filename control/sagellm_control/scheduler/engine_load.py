@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..wire.engine import EngineRow
+from ..wire.engine import EngineRole, EngineRow
 from .forecast import Forecast
 
 
@@ -47,7 +47,7 @@ class EngineLoad:
     def kv_need(self, forecast: Forecast) -> float:
         """KV tokens that a request is promised here: what it may come to, and no more than there are at all (so that
         one that is predicted too large gets an engine of its own, and that engine's honest answer)."""
-        need = forecast.kv_tokens
+        need = forecast.prompt_tokens + 1 if self.row.role is EngineRole.PREFILL else forecast.kv_tokens
         return min(need, self.row.kv_tokens) if self.row.kv_tokens else need
 
     def fits(self, forecast: Forecast) -> bool:
@@ -111,11 +111,6 @@ class Reservation:
     kv_tokens: float = 0.0
     uncached_tokens: float = 0.0
     """Prompt tokens that the engine will have to prefill: what its pace is charged with."""
-
-
-def takes(row: EngineRow, kind: str) -> bool:
-    """Whether the engine takes requests of this kind."""
-    return not row.kinds or kind in row.kinds
 
 
 def speed_class(row: EngineRow) -> int:

@@ -8,6 +8,7 @@ from ..store.connect import Store
 from ..store.views import RequestView, find_request
 from ..wire.request import Arrival, BadEntry, read_arrival
 from ..wire.states import RequestState
+from .demand import NOT_SEPARABLE, Part, meets
 from .engine_load import EngineLoad
 from .engine_watch import EngineWatch
 from .forecast import Forecast
@@ -131,7 +132,13 @@ def _waits_for(view: RequestView, choice: str | Hold | None, engines: OpenEngine
         return "an engine: none is READY"
     if arrival.model and not engines.answers_to(arrival.model):
         return f"an engine that serves {arrival.model}: none is READY"
-    return "an engine that may take it to have room"
+    match engines.part(arrival):
+        case Part.DECODE:
+            return "an engine that decodes to have room: its prompt has been read"
+        case Part.WHOLE if arrival.kind not in NOT_SEPARABLE and not engines.takes_whole(arrival):
+            return "an engine that decodes: none is READY"
+        case _:
+            return "an engine that may take it to have room"
 
 
 def _considered(
@@ -145,6 +152,8 @@ def _considered(
         why = f"it does not serve {arrival.model}"
     elif row.kinds and arrival.kind not in row.kinds:
         why = f"it takes no requests of the kind {arrival.kind}"
+    elif not meets(row, ("", "", engines.part(arrival))):
+        why = f"its role is {row.role}"
     elif row.engine_id in arrival.excluded:
         why = "it has failed this request before"
     elif load.free <= 0:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Iterator
 
 from ..wire.request import Arrival
+from .demand import ANY, NOT_SEPARABLE, Demand, Part, meets
 from .engine_index import EngineIndex
-from .engine_ledger import ANY, EngineLedger
-from .engine_load import takes
+from .engine_ledger import EngineLedger
 from .forecast import UNKNOWN, Forecast
 
 MOST_LOOKS = 16
@@ -18,8 +18,8 @@ MOST_LOOKS = 16
 class OpenEngines(EngineLedger):
     """A scheduler's snapshot, indexed so that a choice costs the same for 2 engines and for 2000.
 
-    There is an index over all engines, and one for each demand (adapter, kind of request) that was made, built when
-    it first is. Every iterator here yields only engines that may take the request now (``can_take``).
+    There is an index over all engines, and one for each demand (adapter, kind of request, stage) that was made, built
+    when it first is. Every iterator here yields only engines that may take the request now (``can_take``).
     """
 
     def by_load(self, request: Arrival, forecast: Forecast = UNKNOWN) -> Iterator[str]:
@@ -121,7 +121,25 @@ class OpenEngines(EngineLedger):
 
     def answers_to(self, model: str, kind: str = "") -> bool:
         """Whether a READY engine answers to this name and takes this kind of request."""
-        return bool(self._index_for(model, kind).ready)
+        return bool(self._index_for((model, kind, "")).ready)
+
+    def takes_whole(self, request: Arrival) -> bool:
+        """Whether a READY engine takes both stages of it."""
+        return bool(self._index_for((request.model, "", Part.WHOLE)).ready)
+
+    def part(self, request: Arrival) -> Part:
+        """Which part of the request an engine is wanted for now.
+
+        A prompt is read by a prefilling engine only while there is one that decodes. Where nobody takes whole
+        requests, any engine takes those that cannot be separated.
+        """
+        if not self.separated:
+            return Part.ANY
+        if request.stage:
+            return Part.DECODE
+        if request.kind in NOT_SEPARABLE:
+            return Part.WHOLE if self.takes_whole(request) else Part.ANY
+        return Part.BEGIN if self._index_for((request.model, "", Part.DECODE)).ready else Part.WHOLE
 
     def _able(self, request: Arrival, forecast: Forecast, index: EngineIndex, engines: Iterable[str]) -> Iterator[str]:
         excluded = () if self._failed_everywhere(request, index) else request.excluded
@@ -160,18 +178,20 @@ class OpenEngines(EngineLedger):
         return not request.excluded or index.ready.keys() <= request.excluded
 
     def _index(self, request: Arrival) -> EngineIndex:
-        if not request.model and len(self._kinds) == 1:
+        part = self.part(request)
+        if not request.model and len(self._kinds) == 1 and not part:
             return self._indexes[ANY]
         # A kind that no engine names is one that only engines without a preference take.
         kind = request.kind if len(self._kinds) > 1 else ""
-        return self._index_for(request.model, kind)
+        return self._index_for((request.model, kind, part))
 
-    def _index_for(self, model: str, kind: str) -> EngineIndex:
-        index = self._indexes.get((model, kind))
+    def _index_for(self, demand: Demand) -> EngineIndex:
+        index = self._indexes.get(demand)
         if index is None:
-            index = self._indexes[model, kind] = EngineIndex()
-            self._kinds.add(kind)
+            index = self._indexes[demand] = EngineIndex()
+            self._kinds.add(demand[1])
+            self._parts.add(demand[2])
             for engine, load in self._loads.items():
-                if (not model or model in load.row.models) and (not kind or takes(load.row, kind)):
+                if meets(load.row, demand):
                     index.update(engine, load)
         return index

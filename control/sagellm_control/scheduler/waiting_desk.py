@@ -95,6 +95,8 @@ class WaitingDesk:
                 if not fresh:
                     # Before giving up, or looking further down: is that still so?
                     await self._watch.read()
+                    if engines.separated:
+                        self._line.forget_all()  # some may have been prefilled since they were met
                     fresh = True
                 elif engines.open and passed < DEEPEST_LOOK:
                     passed += len(head)
@@ -143,7 +145,7 @@ class WaitingDesk:
             if not engines.open and engines.kept_for(arrival.id) is None:
                 break
             forecast = proposer.forecast(arrival)
-            placement = Placement(arrival.id, waiting.attempts, None)
+            placement = Placement(arrival.id, waiting.attempts, None, stage=arrival.stage)
             choice: Choice | None = None
             if not self._judge(placement, waiting, forecast, now_ms):
                 if blocked is not None and not may_pass(waiting.rank, blocked.rank, patience_ms):
@@ -162,6 +164,8 @@ class WaitingDesk:
     def _judge(self, placement: Placement, waiting: Waiting, forecast: Forecast, now_ms: float) -> bool:
         """Whether it is too late for it, and what then becomes of it."""
         lateness, arrival = self._proposer.policy.lateness, waiting.arrival
+        if arrival.stage:
+            return False  # its prefill is paid for
         overload = self._proposer.policy.overload
         if overload.since_ms and overload.refuses(arrival, now_ms):
             placement.late, placement.late_since_ms = Late.SHED, overload.refused_from_ms(arrival)

@@ -49,12 +49,18 @@ def counted(engine: Engine, answer: Callable[[web.Request, RequestBody], Awaitab
     return handle
 
 
-async def generate(engine: Engine, request: web.Request, reply: Reply, *, stream: bool) -> web.StreamResponse:
-    """Run the answers of `reply` in the batcher and send them, unless a fault comes first."""
+async def generate(
+    engine: Engine, request: web.Request, reply: Reply, *, stream: bool, fetched: bool = False
+) -> web.StreamResponse:
+    """Run the answers of `reply` in the batcher and send them, unless a fault comes first.
+
+    `fetched`: the prompts have been read by another engine.
+    """
     fault = engine.faults.choose(request.headers.get(FAULT_HEADER))
     if fault is not None and fault.kind is not FaultKind.CUT:
         return await meet_fault(engine, request, fault, stream=stream)
-    works = [Work(choice.prompt.tokens, len(choice.tokens)) for choice in reply.generation.choices]
+    choices = reply.generation.choices
+    works = [Work(0 if fetched else choice.prompt.tokens, len(choice.tokens)) for choice in choices]
     if fault is not None:
         for work in works:
             work.length = min(work.length, fault.after_tokens)

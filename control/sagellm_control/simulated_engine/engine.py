@@ -11,6 +11,7 @@ from aiohttp import web
 from .batcher import Batcher, IterationCost
 from .clock import Clock
 from .faults import Faults
+from .kv_transfer import KvTransfers
 from .refusal import Refusal
 from .settings import SimulatedEngineSettings
 
@@ -38,6 +39,7 @@ class Engine:
         self.batcher = Batcher(settings.slots, cost, clock)
         self.faults = Faults(settings)
         self.counts = RequestCounts()
+        self.transfers = KvTransfers()
         self.stopping = asyncio.Event()
         self._authorization = f"Bearer {settings.api_key}".encode() if settings.api_key else None
 

@@ -49,6 +49,7 @@ class InspectionEndpoints:
                 "generated_tokens": batcher.generated_tokens,
                 "total_requests": over.pop("total"),
                 **over,
+                **asdict(self._engine.transfers.counts),
                 "faults": {kind.value: count for kind, count in self._engine.faults.made.items()},
             }
         )

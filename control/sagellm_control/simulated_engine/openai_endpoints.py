@@ -9,7 +9,8 @@ from .answering import counted, generate, meet_fault, run_works
 from .batcher import Work
 from .engine import Engine
 from .faults import FAULT_HEADER
-from .generation import new_reply_id, read_generation, read_model
+from .generation import Generation, new_reply_id, read_generation, read_model
+from .kv_transfer import FIELD
 from .openai_reply import ChatReply, TextReply
 from .prompts import read_chat, read_completion, read_texts
 from .refusal import Refusal
@@ -36,13 +37,22 @@ class OpenAIEndpoints:
         model = read_model(body, self._settings.models)
         prompt = read_chat(body)
         generation = read_generation(body, [prompt], model, new_reply_id("chatcmpl"), self._settings)
-        return await generate(self._engine, request, ChatReply(generation), stream=generation.stream)
+        return await self._answer(request, body, generation, ChatReply)
 
     async def completions(self, request: web.Request, body: RequestBody) -> web.StreamResponse:
         model = read_model(body, self._settings.models)
         prompts = read_completion(body)
         generation = read_generation(body, prompts, model, new_reply_id("cmpl"), self._settings)
-        return await generate(self._engine, request, TextReply(generation), stream=generation.stream)
+        return await self._answer(request, body, generation, TextReply)
+
+    async def _answer(
+        self, request: web.Request, body: RequestBody, generation: Generation, wire: type[ChatReply | TextReply]
+    ) -> web.StreamResponse:
+        here = request.transport and request.transport.get_extra_info("sockname")
+        host, port = here[:2] if here else (self._settings.host, self._settings.port)
+        exchange = self._engine.transfers.read(body, generation, (self._settings.engine_id, host, port))
+        reply = wire(generation, {} if exchange.kept is None else {FIELD: exchange.kept})
+        return await generate(self._engine, request, reply, stream=generation.stream, fetched=exchange.fetched)
 
     async def embeddings(self, request: web.Request, body: RequestBody) -> web.StreamResponse:
         model = read_model(body, self._settings.models)

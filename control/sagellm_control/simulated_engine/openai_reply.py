@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import orjson
 
@@ -28,8 +28,10 @@ class _OpenAIReply(ABC):
     whole_object = ""
     chunk_object = ""
 
-    def __init__(self, generation: Generation) -> None:
+    def __init__(self, generation: Generation, extra: Mapping[str, object] | None = None) -> None:
         self.generation = generation
+        self.extra = extra or {}
+        """Further fields of a whole answer."""
 
     def opening(self) -> bytes:
         return b""
@@ -56,7 +58,7 @@ class _OpenAIReply(ABC):
     def whole(self, works: Sequence[Work]) -> bytes:
         choices = [self._answer(choice, "".join(choice.tokens)) for choice in self.generation.choices]
         return orjson.dumps(
-            self._envelope(self.whole_object) | {"choices": choices, "usage": self._usage()},
+            self._envelope(self.whole_object) | {"choices": choices, "usage": self._usage(), **self.extra},
         )
 
     @abstractmethod

@@ -23,6 +23,8 @@ class EngineView(BaseModel):
     url: str
     kind: str
     version: str
+    role: str = ""
+    """Which stages of a request it takes, see ``EngineRole``."""
     state: EngineState
     reason: str
     slots: int
@@ -83,6 +85,7 @@ async def list_engines(store: Store) -> list[EngineView]:
                     url=row.url,
                     kind=row.kind,
                     version=row.version,
+                    role=row.role,
                     state=row.state,
                     reason=row.reason,
                     slots=row.slots,

@@ -79,6 +79,10 @@ class WaitingLine:
         """What was remembered of it may hold no longer."""
         self._met.pop(request_id, None)
 
+    def forget_all(self) -> None:
+        """What was remembered of any of them may hold no longer."""
+        self._met.clear()
+
 
 async def read_waiting(store: Store, pool: str, request_ids: Sequence[str]) -> list[Waiting]:
     """The records of these requests, without their ranks."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .priority import RequestPriority
-from .states import RequestKind
+from .states import RequestKind, Stage
 
 
 @dataclass(slots=True, frozen=True)
@@ -32,6 +32,11 @@ class Assignment:
     """None: too large to travel along; read it from the body's own key."""
     uncached_tokens: int = 0
     """Prompt tokens that the engine has to compute, as the scheduler estimates."""
+    stage: Stage = Stage.WHOLE
+    transfer: bytes = b""
+    """What the engine that read the prompt has handed over (see the step ``advance``)."""
+    prefilled_ms: float = 0.0
+    """Server time (ms) at which it did."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -69,6 +74,9 @@ def read_assigned(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Assignment 
         after=_position(fields.get(b"after", b"0-0")),
         body=fields.get(b"body"),
         uncached_tokens=int(fields.get(b"uncached_tokens") or 0),
+        stage=Stage(fields.get(b"stage", b"").decode()),
+        transfer=fields.get(b"transfer", b""),
+        prefilled_ms=float(fields.get(b"prefilled_ms") or 0),
     )
 
 

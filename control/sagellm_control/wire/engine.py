@@ -15,9 +15,11 @@ class EngineRole(StrEnum):
     """Which stages of a request an engine takes."""
 
     GENERAL = "general"
-    """Whole requests, and both stages of separated ones."""
+    """Whole requests, and the decode of separated ones."""
     PREFILL = "prefilling"
+    """It reads prompts, and hands them over to engines that decode."""
     DECODE = "decoding"
+    """It answers what a prefilling engine has read."""
     HYBRID = "hybrid"
     """As GENERAL; the name that sageLLM's tools know."""
 

@@ -108,13 +108,25 @@ class Arrival:
     """For how long it may wait for an engine, from accept; 0: as long as its timeout allows."""
     excluded: frozenset[str] = frozenset()
     """Engines on which an attempt of it failed."""
+    stage: str = ""
+    """``decode``: an engine has read its prompt, and another one is to answer; empty: nothing has been done yet."""
 
 
 _LEVELS = tuple(str(int(priority)) for priority in RequestPriority)
 _TEXTS = ("tenant", "model", "kind", "session")
 _COUNTS = ("slo_ms", "tpot_slo_ms", "timeout_ms", "prompt_tokens", "max_tokens", "queue_ttl_ms")
 
-SCHEDULING_FIELDS = ("priority", "arrived_ms", *_TEXTS, *_COUNTS, "prefix", "reject_late", "weight", "excluded")
+SCHEDULING_FIELDS = (
+    "priority",
+    "arrived_ms",
+    *_TEXTS,
+    *_COUNTS,
+    "prefix",
+    "reject_late",
+    "weight",
+    "excluded",
+    "stage",
+)
 """The fields of a record (and of an intake entry) that an ``Arrival`` is read from."""
 
 
@@ -178,4 +190,5 @@ def read_arrival(request_id: str, fields: Mapping[str, str]) -> Arrival:
         reject_late=fields.get("reject_late") == "1",
         weight=_read_weight(fields.get("weight")),
         excluded=frozenset(excluded.split(" ")) if excluded else frozenset(),
+        stage=fields.get("stage") or "",
     )

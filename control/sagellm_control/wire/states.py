@@ -74,6 +74,16 @@ class EngineState(StrEnum):
     ERROR = "ERROR"
 
 
+class Stage(StrEnum):
+    """Which part of a request an assignment is for, where prefill and decode are separated."""
+
+    WHOLE = ""
+    PREFILL = "prefill"
+    """Its prompt is read, and kept for the engine that decodes."""
+    DECODE = "decode"
+    """Its prompt has been read elsewhere."""
+
+
 class RequestKind(StrEnum):
     """Which endpoint a request is for."""
 

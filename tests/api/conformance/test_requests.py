@@ -37,6 +37,28 @@ async def test_a_request_is_answered(start_plane: StartPlane, start_engine: Star
     await plane.active("e1", 0)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_prefill_and_decode_are_separate(
+    start_plane: StartPlane, start_engine: StartEngine, stream: bool
+) -> None:
+    plane = await start_plane()
+    prefill, decode = await start_engine(), await start_engine()
+    plane.register("p", prefill, instance_type="prefilling")
+    plane.register("d", decode, instance_type="decoding")
+    await plane.ready("p", "d")
+    if stream:
+        *_, end = [event async for event in plane.manager.stream_request(a_request())]
+        assert isinstance(end, StreamEventEnd)
+        assert (end.error, end.engine_id) == (None, "d")
+    else:
+        assert (await plane.manager.execute_request(a_request())).output_text
+    read, fetched = await prefill.state(), await decode.state()
+    assert (read["prefills_kept"], read["generated_tokens"]) == (1, 1)
+    assert (fetched["prefills_fetched"], fetched["prompts_read"], fetched["generated_tokens"]) == (1, 0, 5)
+    await plane.active("p", 0)
+    await plane.active("d", 0)
+
+
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("chat", [False, True], ids=["prompt", "messages"])
 async def test_a_request_is_streamed(start_plane: StartPlane, start_engine: StartEngine, wire: str, chat: bool) -> None:

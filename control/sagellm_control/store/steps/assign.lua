@@ -16,6 +16,7 @@
 --     'late', its new rank, since when (ms): it steps behind those that can still be served in time
 --     'refuse', 0, since when (ms): it can no longer be served in time, and was not to be served late
 --     'shed', 0, since when (ms): it has waited for too long in an overloaded pool
+--   and the stage that it was in when that was decided ('': not begun)
 -- Output: {for each request until the first stale one 'assigned' | 'gone' | 'expired' | 'passed' | 'late' | 'refused' | 'shed'
 --   | 'stale'}, {free places of each engine}, number waiting, number of engines with room, {what else bounds
 --   engines, see write_places}
@@ -32,7 +33,7 @@ local engines_at = 10 + settled
 local engines = tonumber(ARGV[engines_at])
 local requests_at = engines_at + engines + 1
 local request_keys = 8 + 3 * engines
-local FIELDS, NOTHING = 5, {}
+local FIELDS, NOTHING = 6, {}
 
 local function take_out(id, known, body)
   redis.call('ZREM', waiting, id)
@@ -64,8 +65,8 @@ for i = 1, tonumber(ARGV[requests_at]) do
     elseif expired(now, known.arrived_ms, known.timeout_ms) then
       end_waiting(id, known, record, body, output, 'expired', ARGV[3])
       result = 'expired'
-    elseif tonumber(known.attempt) ~= attempts then
-      result = 'stale'  -- an attempt has failed since: it may exclude other engines now
+    elseif tonumber(known.attempt) ~= attempts or (known.stage or '') ~= ARGV[at + 5] then
+      result = 'stale'  -- an attempt has ended since: it may exclude other engines now, or need another kind of them
     elseif verdict == 'pass' then
       passed = passed + 1
       result = 'passed'

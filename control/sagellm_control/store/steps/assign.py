@@ -44,6 +44,8 @@ class Placement:
     """From which moment (server time, ms) that holds."""
     rank: float = 0.0
     """The new rank of one that steps back."""
+    stage: str = ""
+    """Of the request, when the decision was made; see ``Arrival.stage``."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -82,10 +84,11 @@ async def assign(
     for p in placements:
         names += (keys.record(p.request_id), keys.body(p.request_id), keys.output(p.request_id))
         if p.engine:
-            arguments += (p.request_id, p.attempts, number[p.engine], p.kv_tokens, p.uncached_tokens)
+            arguments += (p.request_id, p.attempts, number[p.engine], p.kv_tokens, p.uncached_tokens, p.stage)
         elif p.late:
-            arguments += (p.request_id, p.attempts, p.late, write_rank(p.rank), write_rank(p.late_since_ms))
+            since = write_rank(p.late_since_ms)
+            arguments += (p.request_id, p.attempts, p.late, write_rank(p.rank), since, p.stage)
         else:
-            arguments += (p.request_id, p.attempts, "pass", 0, 0)
+            arguments += (p.request_id, p.attempts, "pass", 0, 0, p.stage)
     results, *room = await _SCRIPT(store, names, arguments)
     return Assigned([result.decode() for result in results], read_room_after(engines, room))

@@ -51,13 +51,14 @@ end
 -- An engine's room, from the reservations that requests own. `free`: places, nil if it takes nothing.
 local function read_room(row, reservations)
   local r = redis.call('HMGET', row, 'state', 'slots', 'prefetch', 'kv_tokens', 'kv_held', 'pace_tps', 'paced_until_ms',
-    'limit')
+    'limit', 'role')
   local held = redis.call('HLEN', reservations)
   local places = number(r[2], 0) + number(r[3], 0)
   places = math.min(places, number(r[8], places))
   return {row = row, reservations = reservations, held = held,
     free = r[1] == 'READY' and places - held or nil,
-    kv_tokens = number(r[4], 0), kv_held = number(r[5], 0), pace = number(r[6], 0), paced_until = number(r[7], 0)}
+    kv_tokens = number(r[4], 0), kv_held = number(r[5], 0), pace = number(r[6], 0), paced_until = number(r[7], 0),
+    role = r[9]}
 end
 
 -- An engine's note in the room: how many it takes now; or, if its pace keeps it closed, the time at which it opens, as

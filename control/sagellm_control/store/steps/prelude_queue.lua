@@ -133,12 +133,12 @@ end
 -- What admit and assign read of a record, in one go.
 local function read_record(record)
   local r = redis.call('HMGET', record, 'state', 'entry', 'arrived_ms', 'timeout_ms', 'priority', 'attempt', 'kind',
-    'stream', 'tenant', 'trace_id', 'traceparent', 'rank', 'start', 'charge', 'late', 'after')
+    'stream', 'tenant', 'trace_id', 'traceparent', 'rank', 'start', 'charge', 'late', 'after', 'stage')
   return {state = r[1], entry = r[2], arrived_ms = r[3], timeout_ms = r[4], priority = r[5],
     attempt = math.floor(number(r[6], 0)),
     kind = r[7], stream = r[8], tenant = r[9], trace_id = r[10], traceparent = r[11], rank = r[12],
     start = number(r[13]) and r[13],
-    charge = r[14], late = r[15], after = r[16]}
+    charge = r[14], late = r[15], after = r[16], stage = r[17]}
 end
 
 -- A request leaves the queue without having run: it counts as waiting no more, and its tenant is not charged for it.
@@ -173,6 +173,14 @@ local function assign_to(now, id, record, body, known, engine, rank, inline_byte
   add('traceparent', known.traceparent)
   add('after', known.after)
   if cost[2] > 0 then add('uncached_tokens', cost[2]) end
+  if known.stage then
+    local handed = redis.call('HMGET', record, 'transfer', 'prefilled_ms')
+    add('stage', known.stage)
+    add('transfer', handed[1])
+    add('prefilled_ms', handed[2])
+  elseif engine.role == 'prefilling' and (known.kind == 'chat' or known.kind == 'completion') then
+    add('stage', 'prefill')
+  end
   local bytes = redis.call('STRLEN', body)
   -- The body travels along, so that the worker needs no second trip; a large one stays where it is.
   if bytes <= inline_bytes then add('body', redis.call('GET', body)) end

@@ -10,11 +10,13 @@
 --   window of 10 s (no fewer than the engine has slots; 0: none)   ARGV[12] number of requests
 -- then for each: id, attempt ('': the current one), cause, payload of the end event "failed"
 --   cause: 'failed' (counts as a failure, the engine is excluded) | 'lapsed' (counts as a lapse, the engine is
---   excluded) | 'returned' (given back untouched: counts as nothing)
+--   excluded) | 'returned' (given back untouched: counts as nothing) | 'stale' (what another engine has read of it is
+--   of no use any more: counts as nothing)
 -- Output, for each request: 'waiting' | 'lost' | the outcome with which it ended
 --
 -- One that has given output goes back only if its record says that another attempt may continue it. The field
--- `after` then tells the next worker how far its client is.
+-- `after` then tells the next worker how far its client is. What was prefilled elsewhere is prefilled again, unless it
+-- was given back untouched.
 
 local RETRY_WINDOW_MS = 10000
 
@@ -62,7 +64,8 @@ for i = 1, tonumber(ARGV[12]) do
     release(id, r[4], row, reservations, assigned)
     local failures = increase(record, 'failures', cause == 'failed' and 1 or 0)
     local lapses = increase(record, 'lapses', cause == 'lapsed' and 1 or 0)
-    if cause ~= 'returned' then
+    local blamed = cause == 'failed' or cause == 'lapsed'
+    if blamed then
       note_error(record, r[3], engine, cause == 'failed' and failed_payload or 'its worker was lost')
     end
     local last = redis.call('XREVRANGE', output, '+', '-', 'COUNT', 1)[1]
@@ -85,8 +88,9 @@ for i = 1, tonumber(ARGV[12]) do
     else
       redis.call('HSET', record, 'state', 'waiting')
       redis.call('HDEL', record, 'engine', 'entry')
+      if last or cause ~= 'returned' then redis.call('HDEL', record, 'stage', 'transfer', 'prefilled_ms') end
       if last then redis.call('HSET', record, 'after', last[1]) end
-      if cause ~= 'returned' and not string.find(' ' .. (r[9] or '') .. ' ', ' ' .. engine .. ' ', 1, true) then
+      if blamed and not string.find(' ' .. (r[9] or '') .. ' ', ' ' .. engine .. ' ', 1, true) then
         redis.call('HSET', record, 'excluded', r[9] and (r[9] .. ' ' .. engine) or engine)
       end
       redis.call('ZADD', waiting, number(r[8]) and r[8] or ms(now), id)

@@ -42,6 +42,8 @@ class Cause(StrEnum):
     """Its worker was lost: counted apart, and the engine is excluded."""
     RETURNED = "returned"
     """Given back untouched, e.g. by a draining worker."""
+    STALE = "stale"
+    """What another engine has read of it is of no use any more: it begins anew, and nobody is to blame."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -1,0 +1,53 @@
+-- advance: requests whose prompt an engine has read go back to the waiting set at their old rank, for an engine that
+-- answers them.
+--
+-- KEYS[1] engine row   KEYS[2] reservations   KEYS[3] assigned   KEYS[4] room   KEYS[5] waiting   KEYS[6] freed
+-- KEYS[7] counters   KEYS[8] backlog   KEYS[9] settings   KEYS[10] misranked   then for each request: record, body, output
+-- ARGV[1] now   ARGV[2] engine id   ARGV[3] worker session   ARGV[4] payload of the end event "cancelled"
+-- ARGV[5] … "expired"   ARGV[6] number of requests, then for each: id, attempt, what the answering engine has to know
+-- Output, for each request: 'waiting' (also where this very attempt had advanced it before) | 'lost'
+--   | 'cancelled' or 'expired' (it ended so)
+
+local row, reservations, assigned, room, waiting, freed, counters = unpack(KEYS, 1, 7)
+local epoch = redis.call('HGET', KEYS[9], 'epoch')
+local now, engine = clock(ARGV[1]), ARGV[2]
+local holds = redis.call('HGET', row, 'worker') == ARGV[3]
+local results = {}
+for i = 1, tonumber(ARGV[6]) do
+  local record, body, output = unpack(KEYS, 8 + 3 * i, 10 + 3 * i)
+  local id, attempt, transfer = unpack(ARGV, 4 + 3 * i, 6 + 3 * i)
+  local r = redis.call('HMGET', record, 'state', 'engine', 'attempt', 'entry', 'cancel', 'arrived_ms', 'timeout_ms',
+    'rank', 'priority', 'tenant', 'epoch', 'start', 'stage')
+  if holds and r[1] == 'waiting' and r[3] == attempt and r[13] == 'decode' then
+    results[i] = 'waiting'
+  elseif not holds or r[2] ~= engine or r[3] ~= attempt or not (r[1] == 'running' or r[1] == 'assigned') then
+    results[i] = 'lost'
+  else
+    release(id, r[4], row, reservations, assigned)
+    local outcome, payload
+    if r[5] then outcome, payload = r[5], r[5] == 'expired' and ARGV[5] or ARGV[4]
+    elseif expired(now, r[6], r[7]) then outcome, payload = 'expired', ARGV[5] end
+    if outcome then
+      local major, minor = next_position(output, attempt)
+      end_request(now, record, body, output, counters, id, major, minor, outcome, payload)
+      results[i] = outcome
+    else
+      redis.call('HSET', record, 'state', 'waiting', 'stage', 'decode', 'transfer', transfer, 'prefilled_ms', ms(now))
+      redis.call('HDEL', record, 'engine', 'entry')
+      redis.call('ZADD', waiting, number(r[8]) and r[8] or ms(now), id)
+      count_waiting(1, r[9], r[10], redis.call('STRLEN', body))
+      if r[12] then count_ranked(1, r[10] or '') end
+      -- Its rank is of a policy that holds no longer: a scheduler will give it a new one.
+      if epoch and r[11] ~= epoch then redis.call('SADD', KEYS[10], id) end
+      increase(counters, 'prefilled', 1)
+      results[i] = 'waiting'
+    end
+  end
+end
+write_backlog(KEYS[8])
+note_room(now, room, engine, row, reservations)
+-- Any engine with room may answer what came back, or take what waits for the place that is free now.
+local open = redis.call('ZREVRANGEBYSCORE', room, '+inf', 1, 'WITHSCORES', 'LIMIT', 0, 1)
+if open[1] then announce(freed, waiting, open[1], tonumber(open[2])) end
+send_published()
+return results
