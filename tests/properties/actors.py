@@ -95,10 +95,8 @@ class Actors:
     async def rest(self) -> None:
         """What schedulers do when nothing else happens: everything that can run then runs, or nobody has room."""
         consumer = CONSUMERS[0]
-        for engine in ENGINES:
-            await self.drain(list(ENGINES).index(engine), 1)
-        for other in CONSUMERS:
-            self.hands[other], self.freed[other] = [], []
+        await self.drain(0, 1)
+        await self.drain(1, 1)
         taken = await reclaim(self.pool.store, self.pool.keys, consumer, idle_ms=0)
         taken.arrivals += (await self.pool.take(consumer)).arrivals
         await self._admitted(self.pool.admit(*map(self.pool.admission, taken.arrivals)))
@@ -112,9 +110,6 @@ class Actors:
             assert max(state.room.values(), default=0) <= 0, "requests wait beside an engine with room"
         await self.listener.check(state.outputs, self.left)
 
-    async def close(self) -> None:
-        await self.listener.close()
-
     # Gateways
 
     async def attach(self, i: int, _j: int) -> None:
@@ -122,8 +117,7 @@ class Actors:
 
     async def detach(self, i: int, j: int) -> None:
         inbox = "another-inbox" if j else f"inbox-of-r{i}"
-        if not j:
-            self.left.add(f"r{i}")
+        self.left |= set() if j else {f"r{i}"}
         await detach(self.pool.store, self.pool.name, f"r{i}", inbox)
 
     async def accept(self, i: int, j: int) -> None:
@@ -262,8 +256,6 @@ class Actors:
                 await db.xdel(keys.intake[int(record["priority"])], record["entry"])
             case "running" if j < 2:
                 await db.hdel(keys.reservations(engine), request_id)
-            case _:
-                pass
         await mend(self.pool.store, self.pool.name, request_id)
         await heal(self.pool.store, self.pool.name, list(ENGINES), grace_ms=LEASE_MS)
 

@@ -21,7 +21,7 @@ from ..pool_driver import PoolDriver
 from .actors import Actors
 
 BOUNDED = settings(
-    max_examples=50,
+    max_examples=40,
     stateful_step_count=50,
     deadline=None,
     derandomize=True,
@@ -87,7 +87,7 @@ class Interleaving(RuleBasedStateMachine):
             await self.actors.rest()
             assert await leaked_keys(self.store) == []
         finally:
-            await self.actors.close()
+            await self.actors.listener.close()
             await delete_namespace(self.store)
             await self.store.close()
 
