@@ -75,9 +75,7 @@ class Actors:
 
     async def check(self) -> None:
         state = await read_state(self.pool.store, self.pool.keys)
-        assert violations(state) == []
-        assert misplaced(state) == []
-        assert not_whole(self.before, state) == []
+        assert not (found := [*violations(state), *misplaced(state), *not_whole(self.before, state)]), found
         # Invariant 4: who waits beside an engine with room is announced, or a scheduler knows of it.
         if state.waiting and max(state.room.values(), default=0) > 0:
             assert state.announced or self.told, "requests wait beside an engine with room, and nobody knows"

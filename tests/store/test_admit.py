@@ -251,3 +251,14 @@ async def test_the_outcome_of_each_is_in_its_place(pool: PoolDriver) -> None:
     pool.clock.advance(10)
     admitted = await pool.admit(cancelled, expired, first, second)
     assert admitted.results == ["gone", "expired", "assigned", "waiting"]
+
+
+async def test_an_arrival_that_is_named_twice_is_admitted_once(pool: PoolDriver) -> None:
+    """As when a scheduler takes over from itself what it has in its hands."""
+    await pool.engine(slots=2)
+    await pool.accept("a")
+    (entry,) = (await pool.take()).arrivals
+    twice = [pool.admission(entry, engine="e1"), pool.admission(entry)]
+    assert (await pool.admit(*twice)).results == ["assigned", "gone"]
+    assert await pool.waiting_ids() == []
+    assert len(await pool.assigned_entries()) == 1

@@ -62,7 +62,7 @@ local function dealt_with(a, known)
   end
 end
 
-local ready = {}
+local ready, seen = {}, {}
 for i = 1, arrivals do
   local at = 10 + engines + FIELDS * (i - 1)
   local a = {i = i, level = ARGV[at], entry = ARGV[at + 1], id = ARGV[at + 2], rank = ARGV[at + 3],
@@ -70,7 +70,10 @@ for i = 1, arrivals do
     charge = ARGV[at + 7], wait = tonumber(ARGV[at + 8]), reason = ARGV[at + 9], dead_payload = ARGV[at + 10]}
   local known = read_record(KEYS[request_keys + 3 * i - 2])
   a.known = known
-  results[i] = dealt_with(a, known)
+  -- Nothing has been written about those before it yet, so one that is named twice has to be noticed.
+  local name = a.level .. ' ' .. a.entry
+  results[i] = seen[name] and 'gone' or dealt_with(a, known)
+  seen[name] = true
   if not results[i] then
     if by_start then
       known.start = ms(start_after(known.tenant or '', read_charge(a.charge)))
