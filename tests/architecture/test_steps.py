@@ -83,3 +83,19 @@ def test_the_loader_finds_it(name: str) -> None:
     script = Script(name.removesuffix(".lua"))
     assert len(script.sha) == 40
     assert script.text.endswith(STEPS_BY_NAME[name].read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", STEPS_BY_NAME)
+def test_what_it_uses_of_the_preludes_comes_along(name: str) -> None:
+    """A name that the loader left out would be an unknown global, and only on the path that uses it."""
+    text = re.sub(r"--[^\n]*", "", Script(name.removesuffix(".lua")).text.partition("\n")[2])
+    for shared in PRELUDE:
+        for defined in re.findall(r"^local (?:function )?(\w+)", code(LUA[shared]), re.MULTILINE):
+            uses = re.search(rf"\b{defined}\b(?: ?\(|\[|\.)", text)
+            local = re.search(rf"\blocal (?:function )?(?:[\w, ]*\b)?{defined}\b|\bfunction\([^)]*\b{defined}\b", text)
+            assert not uses or local, f"{defined} of {shared} is used and not there"
+
+
+def test_what_it_does_not_use_stays_out() -> None:
+    assert "local function end_request" in Script("finish").text
+    assert "local function" not in Script("prepare").text

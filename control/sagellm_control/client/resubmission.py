@@ -25,7 +25,7 @@ class Resubmission:
     def __init__(self, store: Store, request: NewRequest, limits: AcceptLimits) -> None:
         self._store = store
         self._request = request
-        self._limits = replace(limits, max_waiting=WITHOUT_LIMIT, without_engine=True)
+        self._limits = limits
         self._times = 0
         loop = asyncio.get_running_loop()
         self._submitted_at = loop.time()
@@ -54,7 +54,8 @@ class Resubmission:
         again = replace(self._request, attempt=attempt, timeout_ms=self._left_ms(now))
         log.warning("request %s: its record was lost; it is submitted again", again.id)
         # Whoever submitted it meanwhile did the same: then it exists.
-        await accept(self._store, again.pool, [again], self._limits)
+        limits = replace(self._limits, max_waiting=WITHOUT_LIMIT, without_engine=True)
+        await accept(self._store, again.pool, [again], limits)
         self.seen()
         return attempt
 

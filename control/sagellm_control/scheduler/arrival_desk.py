@@ -39,6 +39,8 @@ class AfterAdmission:
     """Some engine has room."""
     added: bool
     """Some of the arrivals have to wait."""
+    left: int = 0
+    """Arrivals that were still in their streams."""
 
 
 class ArrivalDesk:
@@ -107,9 +109,8 @@ class ArrivalDesk:
         if (admitted.room.open_engines > 0) != (self._watch.engines.open > 0):
             # There is room that this snapshot does not know of, or none where it sees some.
             await self._watch.read()
-        return AfterAdmission(
-            admitted.room.waiting, admitted.room.open_engines > 0, added="waiting" in admitted.results
-        )
+        room, added = admitted.room, "waiting" in admitted.results
+        return AfterAdmission(room.waiting, room.open_engines > 0, added, admitted.left)
 
     async def _read(self, entry: IntakeEntry, batch_began: float) -> Arrival:
         request_id = entry.fields.get("id", "")

@@ -68,6 +68,8 @@ class PoolScheduler:
         """The next read, when it is under way already."""
         self._committing: asyncio.Task[AfterAdmission] | None = None
         """Admissions that are under way."""
+        self._took_all = False
+        """Nothing was left to take after the last commit: one waits for the next."""
         self._reranking: asyncio.Task[None] | None = None
         self._seen_waiting: tuple[str, float] | None = None
         """The head of the waiting set while engines had room, and since when (monotonic)."""
@@ -96,7 +98,8 @@ class PoolScheduler:
 
     async def step(self) -> None:
         """One round: take (or wait), admit, assign; and the sweep when it is due."""
-        taken = await self._take()
+        taken = Taken() if self._took_all else await self._take()
+        self._took_all = False
         if not taken:
             taken = await wait_and_take(self._reader, self.keys, self.consumer, block_ms=self._block_ms())
         if taken:
@@ -129,7 +132,7 @@ class PoolScheduler:
 
     async def settle(self, taken: Taken) -> None:
         """Deal with everything that was taken."""
-        if taken.arrivals:
+        if any("prefix" in entry.fields for entry in taken.arrivals):
             await self._follow_placements()
         looks: list[AfterAdmission] = []
         for start in range(0, len(taken.arrivals), self.settings.batch):
@@ -139,6 +142,7 @@ class PoolScheduler:
         if any(map(self.waiting.worth_a_look, looks)) or taken.freed or self._ahead is None:
             # Else there is more, which is decided on while the server carries out this.
             looks += await self._committed()
+            self._took_all = bool(looks) and looks[-1].left == 0 and not taken.freed and self._ahead is None
         if taken.freed:
             if not all(self.watch.engines.knows(entry.engine) for entry in taken.freed):
                 await self.watch.read()

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
 from typing import Any
 
 import hiredis
@@ -24,6 +23,8 @@ class CommandDeadline:
     command_timeout_s: float | None
     pool: Any
     """The pool that they belong to."""
+    _in_time = False
+    """A deadline is running. (One task at a time has the connection, but for a subscription, which has no deadline.)"""
 
     def pack_command(self, *words: Any) -> list[bytes]:
         """One buffer, made by hiredis; redis-py's own packing is in Python here and gives a buffer a word."""
@@ -39,28 +40,35 @@ class CommandDeadline:
 
     async def send_packed_command(self, *arguments: Any, **options: Any) -> None:
         """Write a command."""
-        async with self._deadline():
-            await super().send_packed_command(*arguments, **options)  # pyright: ignore[reportAttributeAccessIssue]
+        await self.in_time(super().send_packed_command(*arguments, **options))  # pyright: ignore[reportAttributeAccessIssue]
 
     async def read_response(self, *arguments: Any, **options: Any) -> Any:
         """Read an answer."""
         try:
-            async with self._deadline():
-                return await super().read_response(*arguments, **options)  # pyright: ignore[reportAttributeAccessIssue]
+            return await self.in_time(super().read_response(*arguments, **options))  # pyright: ignore[reportAttributeAccessIssue]
         except ReadOnlyError as error:
             # It was the master when we connected; whoever is now is found by connecting again.
             await self._leave()
             raise ConnectionError("the server is a replica now") from error
 
-    @asynccontextmanager
-    async def _deadline(self) -> AsyncGenerator[None, None]:
+    async def in_time(self, step: Coroutine[Any, Any, Any]) -> Any:
+        """What a step gives; its parts have its deadline, not each one of its own.
+
+        Raises:
+            redis.exceptions.TimeoutError: the server did not answer within the deadline.
+        """
+        if self.command_timeout_s is None or self._in_time:
+            return await step
+        self._in_time = True
         try:
             async with asyncio.timeout(self.command_timeout_s):
-                yield
+                return await step
         except TimeoutError as error:
             # The answer may still come: nobody must take it for that of the next command.
             await self._leave()
             raise RedisTimeoutError(f"no answer from the server within {self.command_timeout_s:g} s") from error
+        finally:
+            self._in_time = False
 
     async def _leave(self) -> None:
         """Disconnect, and the idle connections too: whoever needs one connects to where the server is now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
@@ -15,11 +16,33 @@ Argument = str | bytes | int | float
 
 _STEPS = files("sagellm_control.store.steps")
 _ALLOW_OOM = "#!lua flags=allow-oom"
-_PRELUDE = "\n".join(_STEPS.joinpath(name).read_text(encoding="utf-8") for name in ("prelude.lua", "prelude_queue.lua"))
+_PRELUDES = ("prelude.lua", "prelude_queue.lua")
+_DEFINED = re.compile(r"^local (?:function )?(\w+)", re.MULTILINE)
+_COMMENT = re.compile(r"--[^\n]*")
+_WORD = re.compile(r"\w+")
+
+
+def _read(name: str) -> str:
+    return _STEPS.joinpath(name).read_text(encoding="utf-8")
+
+
+def _used_of_prelude(step: str) -> str:
+    """The paragraphs of the preludes that define what a step uses, directly or through each other.
+
+    A server makes anew with each call what stands in front of the step, used or not.
+    """
+    paragraphs = [text for name in _PRELUDES for text in _COMMENT.sub("", _read(name)).split("\n\n")]
+    words, used = set(_WORD.findall(_COMMENT.sub("", step))), list[str]()
+    # A definition only uses what stands above it.
+    for paragraph in reversed(paragraphs):
+        if not words.isdisjoint(_DEFINED.findall(paragraph)):
+            used.append(paragraph.strip())
+            words.update(_WORD.findall(paragraph))
+    return "\n".join(reversed(used))
 
 
 class Script:
-    """One step: the prelude and its own file.
+    """One step: what it uses of the preludes, and its own file.
 
     Every step may be repeated: what it did before, it finds done (and what a lost ``take`` had read is reclaimed). So a
     call whose reply was lost is sent again, once, and a server that has lost its script cache is given the text.
@@ -31,7 +54,8 @@ class Script:
     def __init__(self, name: str, *, adds_work: bool = False) -> None:
         self.name = name
         first_line = "" if adds_work else f"{_ALLOW_OOM}\n"
-        self.text = f"{first_line}{_PRELUDE}\n{_STEPS.joinpath(f'{name}.lua').read_text(encoding='utf-8')}"
+        step = _read(f"{name}.lua")
+        self.text = f"{first_line}{_used_of_prelude(step)}\n{step}"
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, store: Store, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import redis.asyncio as redis
 from redis.asyncio.connection import Connection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
@@ -14,6 +13,7 @@ from redis.backoff import NoBackoff
 
 from .cluster import Address, ClusterClient
 from .deadline import with_deadline
+from .one_server import OneServer, OneServerPool
 from .sentinel import to_master
 from .settings import RedisSettings
 
@@ -56,17 +56,17 @@ def make_client(settings: RedisSettings, *, deadline_s: float | None) -> Any:
         to = to_master(kind, lambda: _sentinels(settings, places, secured), service or "mymaster")
         pool = _pool(settings, connection_class=to, host="", port=0, db=int(database or 0), **options, **login)
     else:
-        pool = redis.BlockingConnectionPool.from_url(settings.url, **_limits(settings), **options)
+        pool = OneServerPool.from_url(settings.url, **_limits(settings), **options)
     return _client(pool, deadline_s)
 
 
 def _client(pool: Any, deadline_s: float | None) -> Any:
     with_deadline(pool, deadline_s)
-    return redis.Redis.from_pool(pool)
+    return OneServer.from_pool(pool)
 
 
 def _pool(settings: RedisSettings, **options: Any) -> Any:
-    return redis.BlockingConnectionPool(**_limits(settings), **options)
+    return OneServerPool(**_limits(settings), **options)
 
 
 def _limits(settings: RedisSettings) -> dict[str, Any]:

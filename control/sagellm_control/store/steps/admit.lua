@@ -12,7 +12,8 @@
 --   prompt tokens, the charge (see read_charge; '': none), for how long it may wait (ms; '0': for ever), '' or why it
 --   is dead, payload of the end event "dead" ('' where it is not)
 -- Output: {for each arrival 'assigned' | 'waiting' | 'gone' | 'expired' | 'dead', …}, {free places of each engine},
---   number waiting, number of engines with room, {what else bounds engines, see write_places}; false: the policy has changed meanwhile
+--   number waiting, number of engines with room, {what else bounds engines, see write_places}, number of arrivals that
+--   are still in their streams, whoever has read them; false: the policy has changed meanwhile
 
 local waiting, room, counters, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local now, inline_bytes, epoch, by_start = clock(ARGV[1]), tonumber(ARGV[2]), ARGV[4], ARGV[5] == '1'
@@ -112,15 +113,17 @@ for _, a in ipairs(ready) do
   end
 end
 
+local left = 0
 for level = 0, 4 do
   if #acks[level + 1] > 0 then
     redis.call('XACK', KEYS[5 + level], SCHEDULERS, unpack(acks[level + 1]))
     redis.call('XDEL', KEYS[5 + level], unpack(acks[level + 1]))
   end
+  left = left + redis.call('XLEN', KEYS[5 + level])
 end
 send_published()
 write_backlog(KEYS[10])
 write_virtual_time()
 write_placed(KEYS[14])
 local places, bounds = write_places(now, room, engines)
-return {results, places, redis.call('ZCARD', waiting), redis.call('ZCOUNT', room, 1, '+inf'), bounds}
+return {results, places, redis.call('ZCARD', waiting), redis.call('ZCOUNT', room, 1, '+inf'), bounds, left}

@@ -67,6 +67,8 @@ class Admitted:
     results: list[str]
     """For each: ``assigned``, ``waiting``, ``gone``, ``expired`` or ``dead``."""
     room: RoomAfter
+    left: int = 0
+    """Arrivals that are still in their streams, whoever has read them."""
 
 
 async def admit(store: Store, pool: str, admissions: Sequence[Admission], rules: Rules = PLAIN) -> Admitted | None:
@@ -99,8 +101,8 @@ async def admit(store: Store, pool: str, admissions: Sequence[Admission], rules:
     answer = await _SCRIPT(store, names, arguments)
     if answer is None:
         return None
-    results, *room = answer
-    return Admitted([result.decode() for result in results], read_room_after(engines, room))
+    results, *room, left = answer
+    return Admitted([result.decode() for result in results], read_room_after(engines, room), left)
 
 
 def _dead_payload(reason: str) -> bytes:

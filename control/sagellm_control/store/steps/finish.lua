@@ -28,14 +28,16 @@ local function learn(tokens, outcome, tenant, charge, model, max_tokens)
   local _, bits = math.frexp(max_tokens)
   local bucket = model .. '\31' .. bits
   local names = {model, bucket, bucket .. '\31' .. tenant}
-  local known = redis.call('HMGET', KEYS[10], unpack(names))
+  local known, learned = redis.call('HMGET', KEYS[10], unpack(names)), {}
   for i, name in ipairs(names) do
     local weight, mean = string.match(known[i] or '', '(%S+) (%S+)')
     if weight or i < 3 or redis.call('HLEN', KEYS[10]) < MOST_MEANS then
       weight, mean = math.min(tonumber(weight or 0) + 1, MOST_WEIGHT), tonumber(mean or 0)
-      redis.call('HSET', KEYS[10], name, string.format('%.6g %.6g', weight, mean + (tokens - mean) / weight))
+      learned[#learned + 1] = name
+      learned[#learned + 1] = string.format('%.6g %.6g', weight, mean + (tokens - mean) / weight)
     end
   end
+  redis.call('HSET', KEYS[10], unpack(learned))
 end
 
 for i = 1, tonumber(ARGV[4]) do

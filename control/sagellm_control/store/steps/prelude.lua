@@ -1,4 +1,5 @@
--- What several steps share. The loader puts this text in front of every step.
+-- What several steps share. The loader puts in front of a step the paragraphs (what is between empty lines) that define
+-- something it uses.
 --
 -- Arguments that are a time are in ms since the epoch; '0' stands for "the server's clock now".
 -- An engine is passed as three keys: its row, its reservations, its assigned stream.

@@ -1,5 +1,5 @@
 -- What the steps share that put requests into the queue or take them out: what waits is counted, tenants are charged,
--- engines are filled. The loader puts this text behind prelude.lua, in front of every step.
+-- engines are filled. The loader treats it like prelude.lua, which stands above it.
 
 -- What waits, by class and by tenant: requests and bytes. Gathered, so that each field is written once.
 local backlog_changes = {}

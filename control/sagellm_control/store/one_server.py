@@ -1,0 +1,84 @@
+"""Commands to one server, on the shortest way: what redis-py does around each command for its metrics, its retries and
+its pool takes as long as the command, and nothing of it is used here (we have metrics and deadlines of our own)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import redis.asyncio as redis
+from redis.exceptions import ConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+
+class OneServerPool(redis.ConnectionPool):
+    """Connections of one server; a burst waits for one, in line, instead of opening one each.
+
+    Args:
+        timeout: longest wait for a connection (s).
+        options: see ``redis.asyncio.ConnectionPool``.
+    """
+
+    def __init__(self, *, timeout: float, **options: Any) -> None:
+        super().__init__(**options)
+        self._timeout_s = timeout
+        self._free = asyncio.Semaphore(self.max_connections)
+
+    async def get_connection(self, *_: Any, **__: Any) -> Any:
+        """A connection, ready to be written to. (Older versions of redis-py say for which command.)
+
+        Raises:
+            ConnectionError: the server cannot be reached, or none of the connections became free in time.
+        """
+        if self._free.locked():
+            await self._wait()
+        else:
+            await self._free.acquire()  # at once: no deadline has to be set up
+        try:
+            connection = self.get_available_connection()
+        except BaseException:
+            self._free.release()
+            raise
+        try:
+            await self.ensure_connection(connection)
+        except BaseException:
+            await self.release(connection)
+            raise
+        return connection
+
+    async def release(self, connection: Any) -> None:
+        """Give a connection back."""
+        self._in_use_connections.remove(connection)
+        self._available_connections.append(connection)
+        self._free.release()
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._free.acquire()
+        except TimeoutError:
+            raise ConnectionError("No connection available.") from None
+
+
+class OneServer(redis.Redis):
+    """A client whose connections are a ``OneServerPool``'s, with ``CommandDeadline``."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Run a command, once.
+
+        Raises:
+            RedisError: what the server says, or that it cannot be reached or says nothing in time.
+        """
+        pool: Any = self.connection_pool
+        connection = await pool.get_connection()
+        try:
+            return await connection.in_time(self._run(connection, args, options))
+        except (ConnectionError, RedisTimeoutError):
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await pool.release(connection)
+
+    async def _run(self, connection: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        await connection.send_command(*args)
+        return await self.parse_response(connection, args[0], **options)
