@@ -144,6 +144,7 @@ class EngineLedger:
         taken = Reservation(engine, load.kv_need(forecast), uncached)
         self._now_ms = max(self._now_ms, now_ms)
         load.reserve(taken.kv_tokens, uncached, now_ms)
+        taken.first_token_ms = load.prefill_until_ms + load.step_ms()
         if request.prefix:
             self.prefixes.note(engine, request.prefix)
         if self._kept:
@@ -233,6 +234,11 @@ class EngineLedger:
         """The request does not need what was kept for it."""
         for engine in [e for e, (kept_for, _) in self._kept.items() if kept_for == request_id]:
             self._let_go(engine)
+
+    @property
+    def keeps_any(self) -> bool:
+        """Whether an engine is kept free for anybody."""
+        return bool(self._kept)
 
     def kept_for(self, request_id: str) -> str | None:
         """The engine that is kept free for the request."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from ..store.steps.admit import Rules
 from ..store.steps.rank import Charge
 from ..wire.request import Arrival
+from . import metrics
 from .engine_ledger import Reservation
 from .engine_watch import EngineWatch
 from .forecast import Forecast
-from .placement import Hold
+from .head_of_line import HeadOfLine
 from .pool_policy import PoolPolicy
 
 PREFIX_PLACEMENTS = frozenset({"prefix_affinity", "kv_cost", "speed_aware", "soonest"})
@@ -24,6 +25,7 @@ class Choice:
 
     engine: str
     taken: Reservation
+    arrived_ms: float
 
     @property
     def kv_tokens(self) -> int:
@@ -35,6 +37,11 @@ class Choice:
         """Prompt tokens to charge its pace with."""
         return math.ceil(self.taken.uncached_tokens)
 
+    @property
+    def ttft_s(self) -> float:
+        """The time to the first token that is predicted, from arrival."""
+        return max(0.0, self.taken.first_token_ms - self.arrived_ms) / 1000
+
 
 class Proposer:
     """The pool's policy at work on the snapshot. Nothing here waits."""
@@ -42,8 +49,8 @@ class Proposer:
     def __init__(self, policy: PoolPolicy, watch: EngineWatch) -> None:
         self.policy = policy
         self.watch = watch
-        self.holds: list[float] = []
-        """Times (ms) until which requests wait for a better engine than there is; whoever wakes up clears them."""
+        self.line = HeadOfLine(policy, watch.engines)
+        self._ttft = metrics.PREDICTED_TTFT.labels(watch.pool)
 
     def forecast(self, request: Arrival) -> Forecast:
         """What is expected of it."""
@@ -69,12 +76,15 @@ class Proposer:
 
     def choose(self, request: Arrival, forecast: Forecast, now_ms: float) -> Choice | None:
         """An engine for it now, and take its room; None: there is none, or it waits for a better one."""
-        engines = self.watch.engines
-        wanted = engines.kept(request, forecast) or self.policy.placement.choose(request, forecast, engines, now_ms)
-        if isinstance(wanted, Hold):
-            self.holds.append(wanted.until_ms)
-            return None
-        return Choice(wanted, engines.reserve(wanted, request, forecast, now_ms)) if wanted else None
+        taken = self.line.choose(request, forecast, now_ms)
+        return Choice(taken.engine, taken, request.arrived_ms) if isinstance(taken, Reservation) else None
+
+    def settle(self, choice: Choice, *, used: bool) -> None:
+        """The commit carried it out, or it did not."""
+        if used:
+            self._ttft.observe(choice.ttft_s)
+        else:
+            self.give_back(choice)
 
     def give_back(self, choice: Choice) -> None:
         """It was not used."""
