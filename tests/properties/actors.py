@@ -22,22 +22,13 @@ from sagellm_control.wire.states import EngineState, Outcome
 
 from ..pool_driver import BROKEN, DONE, LEASE_MS, PoolDriver
 from ..pool_state import Fields, PoolState, misplaced, not_whole, read_state, violations
+from .holding import Holding
 from .listener import Listener
 
 ENGINES = {"e1": 1, "e2": 2}
 CONSUMERS = ("s1", "s2")
 CAUSES = tuple(Cause)
 ENDINGS = (DONE, Ending(Outcome.REFUSED, 400), Ending(Outcome.CANCELLED, 499), Ending(Outcome.EXPIRED, 504))
-
-
-@dataclass(frozen=True)
-class Holding:
-    """What a worker believes to run: it may be wrong by now."""
-
-    request_id: str
-    attempt: int
-    engine: str
-    worker: str
 
 
 @dataclass

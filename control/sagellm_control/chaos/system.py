@@ -56,8 +56,9 @@ class System:
         ]
         speed = ("--slots", f"{SLOTS}", "--tpot-ms", f"{TPOT_MS}", "--model", POOL)
         speed += ("--prefill-tokens-per-s", f"{PREFILL_TOKENS_PER_S}")
-        keep_s = max(600, round(plan.seconds + 3 * plan.settle_s))
-        http = ("--shutdown-s", f"{SHUTDOWN_S}", "--keepalive-s", f"{KEEPALIVE_S}", "--result-ttl-s", f"{keep_s}")
+        self.keep_s = 600 + round(plan.seconds + 3 * plan.settle_s)
+        """For how long (s) results are kept: every answer is read once more at the end."""
+        http = ("--shutdown-s", f"{SHUTDOWN_S}", "--keepalive-s", f"{KEEPALIVE_S}", "--result-ttl-s", f"{self.keep_s}")
         self.ports = {f"{Kind.GATEWAY}-{n + 1}": port for n, port in enumerate(gateway_ports)}
         """Of the gateways, by their names."""
         self.gateway_urls = {name: f"http://{LOOPBACK}:{port}" for name, port in self.ports.items()}

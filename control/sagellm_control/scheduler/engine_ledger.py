@@ -29,20 +29,15 @@ class EngineLedger:
         self._loads: dict[str, EngineLoad] = {}
         self._any = EngineIndex()
         self._indexes: dict[Demand, EngineIndex] = {ANY: self._any}
-        self._kinds: set[str] = {""}
-        self._parts: set[str] = {""}
+        self._kinds, self._parts = {""}, {""}
         self.separated = False
         """Whether the pool has had engines that take only one of the two stages."""
         self._due: list[tuple[float, str]] = []
-        self._now_ms = 0.0
         self._kept: dict[str, tuple[str, float]] = {}
-        self._budgets = 0
         self._speeds: dict[int, int] = {}
-        self._prefill_tps = 0.0
-        self.places = 0
-        """Free places on all open engines."""
-        self.requests = 0
-        """On all READY engines."""
+        self._budgets, self._prefill_tps, self._now_ms = 0, 0.0, 0.0
+        self.places, self.requests = 0, 0
+        """Free places on all open engines, and requests on all READY ones."""
 
     @property
     def ready(self) -> int:
