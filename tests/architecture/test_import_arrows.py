@@ -41,6 +41,9 @@ PURE: dict[str, tuple[str, ...]] = {
     "overload": ("policy_settings",),
     "order": ("forecast", "policy_settings"),
     "placement": ("forecast", "policy_settings", "open_engines", "ring"),
+    "head_of_line": (
+        *("engine_load", "forecast", "lateness", "open_engines", "order", "overload", "passing", "placement"),
+    ),
 }
 """Part of the scheduler that is pure -> the parts of the scheduler that it may import."""
 

@@ -231,6 +231,11 @@ class EngineLedger:
         for engine in [e for e, (kept_for, _) in self._kept.items() if kept_for == request_id]:
             self._let_go(engine)
 
+    @property
+    def keeps_any(self) -> bool:
+        """Whether an engine is kept free for anybody."""
+        return bool(self._kept)
+
     def kept_for(self, request_id: str) -> str | None:
         """The engine that is kept free for the request."""
         return next((engine for engine, (kept_for, _) in self._kept.items() if kept_for == request_id), None)

@@ -79,6 +79,10 @@ class OpenEngines(EngineLedger):
             and self._loads[engine].fits(forecast)
         )
 
+    def open_to(self, request: Arrival) -> int:
+        """Open engines that answer to the request's model and kind."""
+        return len(self._index(request).by_turn)
+
     def fewest(self, request: Arrival) -> int:
         """Requests on the open engine that has the fewest; 0 where none is open."""
         return self._index(request).shelves("requests", self._loads).lowest or 0

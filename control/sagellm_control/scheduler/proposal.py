@@ -11,7 +11,7 @@ from ..wire.request import Arrival
 from .engine_ledger import Reservation
 from .engine_watch import EngineWatch
 from .forecast import Forecast
-from .placement import Hold
+from .head_of_line import HeadOfLine
 from .pool_policy import PoolPolicy
 
 PREFIX_PLACEMENTS = frozenset({"prefix_affinity", "kv_cost", "speed_aware", "soonest"})
@@ -42,8 +42,7 @@ class Proposer:
     def __init__(self, policy: PoolPolicy, watch: EngineWatch) -> None:
         self.policy = policy
         self.watch = watch
-        self.holds: list[float] = []
-        """Times (ms) until which requests wait for a better engine than there is; whoever wakes up clears them."""
+        self.line = HeadOfLine(policy, watch.engines)
 
     def forecast(self, request: Arrival) -> Forecast:
         """What is expected of it."""
@@ -69,12 +68,8 @@ class Proposer:
 
     def choose(self, request: Arrival, forecast: Forecast, now_ms: float) -> Choice | None:
         """An engine for it now, and take its room; None: there is none, or it waits for a better one."""
-        engines = self.watch.engines
-        wanted = engines.kept(request, forecast) or self.policy.placement.choose(request, forecast, engines, now_ms)
-        if isinstance(wanted, Hold):
-            self.holds.append(wanted.until_ms)
-            return None
-        return Choice(wanted, engines.reserve(wanted, request, forecast, now_ms)) if wanted else None
+        taken = self.line.choose(request, forecast, now_ms)
+        return Choice(taken.engine, taken) if isinstance(taken, Reservation) else None
 
     def give_back(self, choice: Choice) -> None:
         """It was not used."""

@@ -10,9 +10,7 @@ from ..store.steps.assign import Assigned, Late, Placement, assign
 from ..store.waiting_line import Waiting, WaitingLine
 from . import metrics
 from .arrival_desk import AfterAdmission
-from .forecast import Forecast
-from .lateness import LATE_HANDICAP_MS, Verdict
-from .passing import may_pass
+from .head_of_line import Action, Candidate, Look
 from .proposal import Choice, Proposer
 
 DEEPEST_LOOK = 10_000
@@ -21,8 +19,7 @@ WIDEST_LOOK = 2_000
 """Requests read at once where many at the head have to be passed."""
 STUCK_FOR_S = 0.25
 """A line in which nobody could be placed is looked at again after this, if nothing has changed before."""
-KEPT_FREE_MS = 2_000.0
-"""An engine is kept free for a large request for so long; then it is looked at again whether that is still needed."""
+LATE = {Action.STEP_BACK: Late.STEP_BACK, Action.REFUSE: Late.REFUSE, Action.SHED: Late.SHED}
 
 
 @dataclass(slots=True)
@@ -49,6 +46,8 @@ class WaitingDesk:
         """How many waited when none of them could use what is free, and when that was (monotonic)."""
         self._waiting = 0
         """Requests that waited when the store last told."""
+        self._next_hold_ms = float("inf")
+        """When the first of those that hold out for a better engine takes what there is."""
 
     def worth_a_look(self, after: AfterAdmission) -> bool:
         """Whether somebody who waits may be placed, after this commit."""
@@ -64,10 +63,9 @@ class WaitingDesk:
         """When somebody who waits may be placed although nothing has happened; None: never."""
         if not self._waiting:
             return None
-        times = [min(self._proposer.holds)] if self._proposer.holds else []
-        if (opening := self._watch.engines.next_opening_ms) is not None:
-            times.append(opening)
-        return min(times, default=None)
+        opening_ms = self._watch.engines.next_opening_ms
+        at_ms = self._next_hold_ms if opening_ms is None else min(self._next_hold_ms, opening_ms)
+        return at_ms if at_ms < float("inf") else None
 
     async def head(self) -> Waiting | None:
         """The first in line."""
@@ -78,14 +76,15 @@ class WaitingDesk:
         placed = 0
         passed = 0
         fresh = False
-        blocked: Waiting | None = None
+        look = Look()
         engines = self._watch.engines
         engines.open_due(self._watch.clock.now_ms())
-        self._proposer.holds.clear()
+        self._next_hold_ms = float("inf")
         self._stuck = None
         while True:
             head = await self._line.read(passed, self._window(passed))
-            decided, blocked_here = self._decide(head, blocked)
+            look_here = look.copy()
+            decided = self._decide(head, look_here)
             if not decided.useful:
                 if not head:
                     if passed:
@@ -96,9 +95,11 @@ class WaitingDesk:
                     # Before giving up, or looking further down: is that still so?
                     await self._watch.read()
                     fresh = True
+                elif look_here.stood_back - look.stood_back == len(head):
+                    return placed  # behind late ones are late ones
                 elif engines.open and passed < DEEPEST_LOOK:
                     passed += len(head)
-                    blocked = blocked_here
+                    look = look_here
                 else:
                     return placed
                 continue
@@ -115,7 +116,7 @@ class WaitingDesk:
             if answer.results[-1] == "stale":
                 metrics.STALE.labels(self._pool).inc()
                 await self._watch.read()
-                passed, blocked = 0, None
+                passed, look = 0, Look()
 
     def _take_in(self, decided: Decided, answer: Assigned) -> int:
         assigned = answer.results.count("assigned")
@@ -127,62 +128,37 @@ class WaitingDesk:
                 self._proposer.give_back(choice)
             if result not in ("", "passed"):
                 self._line.forget(placement.request_id)
+                if result != "stale":
+                    self._proposer.line.forget(placement.request_id)
             if result in ("late", "refused", "shed"):
                 metrics.LATE.labels(self._pool, result).inc()
         self._watch.take_over(answer.room)
         return assigned
 
-    def _decide(self, head: list[Waiting], blocked: Waiting | None) -> tuple[Decided, Waiting | None]:
-        """Decisions, and the first in line that fits no engine."""
+    def _decide(self, head: list[Waiting], look: Look) -> Decided:
         decided = Decided([], [])
-        proposer, engines = self._proposer, self._watch.engines
-        patience_ms = proposer.policy.order.patience_ms
+        proposer = self._proposer
         now_ms = self._watch.clock.now_ms()
         for waiting in head:
             arrival = waiting.arrival
-            if not engines.open and engines.kept_for(arrival.id) is None:
+            candidate = Candidate(arrival, proposer.forecast(arrival), waiting.rank, waiting.late)
+            decision = proposer.line.decide(candidate, look, now_ms)
+            if decision.action is Action.STOP:
                 break
-            forecast = proposer.forecast(arrival)
             placement = Placement(arrival.id, waiting.attempts, None)
             choice: Choice | None = None
-            if not self._judge(placement, waiting, forecast, now_ms):
-                if blocked is not None and not may_pass(waiting.rank, blocked.rank, patience_ms):
-                    self._keep_free(blocked, now_ms)
-                choice = proposer.choose(arrival, forecast, now_ms)
-                if choice is not None:
-                    placement.engine = choice.engine
-                    placement.kv_tokens, placement.uncached_tokens = choice.kv_tokens, choice.uncached_tokens
-                elif blocked is None and engines.roomiest(arrival, forecast) is not None:
-                    blocked = waiting
-            decided.useful |= choice is not None or placement.late is not None
+            if decision.taken is not None:
+                choice = Choice(decision.taken.engine, decision.taken)
+                placement.engine = choice.engine
+                placement.kv_tokens, placement.uncached_tokens = choice.kv_tokens, choice.uncached_tokens
+            elif decision.action is not Action.PASS:
+                placement.late = LATE[decision.action]
+                placement.late_since_ms, placement.rank = decision.since_ms, decision.rank
+            decided.useful |= decision.action is not Action.PASS
             decided.placements.append(placement)
             decided.choices.append(choice)
-        return decided, blocked
-
-    def _judge(self, placement: Placement, waiting: Waiting, forecast: Forecast, now_ms: float) -> bool:
-        """Whether it is too late for it, and what then becomes of it."""
-        lateness, arrival = self._proposer.policy.lateness, waiting.arrival
-        overload = self._proposer.policy.overload
-        if overload.since_ms and overload.refuses(arrival, now_ms):
-            placement.late, placement.late_since_ms = Late.SHED, overload.refused_from_ms(arrival)
-            return True
-        objective_ms = lateness.objective_ms(arrival)
-        if not objective_ms:
-            return False
-        verdict = lateness.judge(arrival, forecast, now_ms, stepped_back=waiting.late)
-        if verdict is Verdict.PLACE:
-            return False
-        placement.late = Late.REFUSE if verdict is Verdict.REFUSE else Late.STEP_BACK
-        placement.late_since_ms = arrival.arrived_ms + objective_ms - forecast.prefill_ms
-        placement.rank = waiting.rank + LATE_HANDICAP_MS
-        return True
-
-    def _keep_free(self, blocked: Waiting, now_ms: float) -> None:
-        engines = self._watch.engines
-        if engines.kept_for(blocked.arrival.id) is None:
-            roomiest = engines.roomiest(blocked.arrival, self._proposer.forecast(blocked.arrival))
-            if roomiest is not None:
-                engines.keep_free(roomiest, blocked.arrival.id, now_ms + KEPT_FREE_MS)
+        self._next_hold_ms = min(self._next_hold_ms, look.next_hold_ms)
+        return decided
 
     def _window(self, passed: int) -> int:
         # A few more than there are places, for those at the head that cannot use what is free.

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from ..scheduler.engine_load import EngineRoom
+from ..scheduler.engine_load import EngineRoom, Reservation
 from ..scheduler.estimates import Estimates
-from ..scheduler.lateness import LATE_HANDICAP_MS, Lateness, Verdict
+from ..scheduler.head_of_line import Action, Candidate, HeadOfLine, Look
+from ..scheduler.lateness import LATE_HANDICAP_MS, Lateness
 from ..scheduler.open_engines import OpenEngines
 from ..scheduler.order import AdaptiveOrder, Order, PoolLoad, make_order
-from ..scheduler.passing import may_pass
+from ..scheduler.overload import OverloadMode
 from ..scheduler.placement import Placement, make_placement
 from ..scheduler.policy_settings import PolicySettings
 from ..scheduler.prefix_index import PrefixIndex
@@ -37,8 +38,15 @@ MOST_LOOKS = 64
 DEEPEST_LOOK = 512
 """Requests at the head of the line of which some may hold out for an engine; beyond them nobody is looked for."""
 
-KEPT_MS = 2_000.0
-"""Longest time for which an engine is kept free for a request that does not fit."""
+
+@dataclass(slots=True, frozen=True)
+class Policies:
+    """The pool's."""
+
+    order: Order
+    placement: Placement
+    lateness: Lateness
+    overload: OverloadMode
 
 
 class LateBinding:
@@ -60,9 +68,13 @@ class LateBinding:
         speed: EngineSpeed | None = None,
     ) -> None:
         self._agenda = agenda
-        self._order: Order = make_order(settings.policy, settings)
-        self._placement: Placement = make_placement(settings.placement, settings)
-        self._lateness = Lateness.of(settings)
+        self._policies = Policies(
+            make_order(settings.policy, settings),
+            make_placement(settings.placement, settings),
+            Lateness.of(settings),
+            OverloadMode(settings),
+        )
+        self._order = self._policies.order
         self._estimates = Estimates()
         self._clock = TenantClock()
         self._waiting: list[WaitingJob] = []
@@ -76,6 +88,7 @@ class LateBinding:
         self._workers: dict[str, EngineWorker] = {}
         blocks = max((engine.model.cache_blocks for engine in fleet.engines), default=0)
         self.engines = OpenEngines(PrefixIndex(max(1, blocks)))
+        self._line = HeadOfLine(self._policies, self.engines)
         for engine in fleet.engines:
             self._workers[engine.id] = EngineWorker(engine, pace, settings.tpot_slo_ms, speed)
         self.engines.learn(worker.row for worker in self._workers.values())
@@ -144,78 +157,30 @@ class LateBinding:
             item.rank += LATE_HANDICAP_MS
 
     def _place(self, now_ms: float) -> None:
-        waiting, engines = self._waiting, self.engines
-        position = looks = 0
-        blocked: WaitingJob | None = None
-        held = 0
-        self._next_hold_ms = float("inf")
-        while position < min(len(waiting), DEEPEST_LOOK) and engines.open and looks < MOST_LOOKS:
+        waiting = self._waiting
+        position, look = 0, Look()
+        while position < min(len(waiting), DEEPEST_LOOK) and look.in_vain + look.stood_back < MOST_LOOKS:
             item = waiting[position]
-            if item.stepped_back and held >= engines.open:
-                return  # those that can still make it wait for the right engine: the others are not taken from them
-            if item.held_until_ms > now_ms:
-                held += 1
-                self._next_hold_ms = min(self._next_hold_ms, item.held_until_ms)
+            candidate = Candidate(item.job.arrival, item.forecast, item.rank, item.stepped_back)
+            decision = self._line.decide(candidate, look, now_ms)
+            if decision.action is Action.STOP:
+                break
+            if decision.action is Action.PASS:
                 position += 1
                 continue
-            if blocked is not None and not may_pass(item.rank, blocked.rank, self._order.patience_ms):
-                self._keep_free(blocked, now_ms)
-                return
-            verdict = self._judge(item, now_ms)
-            if verdict is Verdict.REFUSE:
-                del waiting[position]
-                self._refuse(item, now_ms)
-                continue
-            if verdict is Verdict.STEP_BACK:
-                del waiting[position]
-                item.stepped_back = True
-                engines.release_kept(item.job.arrival.id)
-                item.rank += LATE_HANDICAP_MS
+            del waiting[position]
+            if decision.taken is not None:
+                self._assign(item, decision.taken)
+            elif decision.action is Action.STEP_BACK:
+                item.stepped_back, item.rank = True, decision.rank
                 insort(waiting, item)
-                continue
-            arrival = item.job.arrival
-            choice = engines.kept(arrival, item.forecast) or self._placement.choose(
-                arrival, item.forecast, engines, now_ms
-            )
-            if isinstance(choice, str):
-                del waiting[position]
-                self._assign(item, choice, now_ms)
-                continue
-            looks += 1
-            position += 1
-            if choice is None:
-                # Those that its pace has closed may have room for it: blocked is who has seen them all open.
-                item.unfit_since_ms = min(item.unfit_since_ms, now_ms)
-                if blocked is None and now_ms - item.unfit_since_ms > self._order.patience_ms:
-                    blocked = item
             else:
-                held += 1
-                item.held_until_ms = choice.until_ms
-                self._next_hold_ms = min(self._next_hold_ms, choice.until_ms)
+                self._refuse(item, now_ms)
+        self._next_hold_ms = look.next_hold_ms
 
-    def _judge(self, item: WaitingJob, now_ms: float) -> Verdict:
-        arrival = item.job.arrival
-        prefill_ms = item.forecast.prefill_ms
-        # What would be late even so need not be looked up.
-        if self._lateness.slack_ms(arrival, prefill_ms, now_ms) < 0 and arrival.prefix:
-            best = next(iter(self.engines.with_prefix(arrival, 1)), None)
-            if best is not None:
-                prefill_ms *= 1 - best[1] / len(arrival.prefix)
-        return self._lateness.judge(
-            arrival, item.forecast, now_ms, prefill_ms=prefill_ms, stepped_back=item.stepped_back
-        )
-
-    def _keep_free(self, blocked: WaitingJob, now_ms: float) -> None:
-        arrival = blocked.job.arrival
-        if self.engines.kept_for(arrival.id) is None:
-            engine = self.engines.roomiest(arrival, blocked.forecast)
-            if engine is not None:
-                self.engines.keep_free(engine, arrival.id, now_ms + KEPT_MS)
-
-    def _assign(self, item: WaitingJob, engine: str, now_ms: float) -> None:
+    def _assign(self, item: WaitingJob, taken: Reservation) -> None:
         job = item.job
-        worker = self._workers[engine]
-        taken = self.engines.reserve(engine, job.arrival, item.forecast, now_ms)
+        worker = self._workers[taken.engine]
         worker.take(job, taken)
         if self._order.fair:
             self._clock.assign(job.arrival.tenant, item.start_ms)
@@ -226,7 +191,6 @@ class LateBinding:
         arrival = item.job.arrival
         item.job.refused_ms = now_ms
         self._missed.count(now_ms, True)
-        self.engines.release_kept(arrival.id)
         if self._order.fair:
             self._clock.drop(arrival.tenant, item.charge_ms)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..scheduler.forecast import Forecast
-from .job import NEVER, Job
+from .job import Job
 
 
 @dataclass(slots=True, eq=False)
@@ -20,10 +20,6 @@ class WaitingJob:
     """Where a fair order let it start."""
     charge_ms: float
     stepped_back: bool = False
-    held_until_ms: float = 0.0
-    """Its placement waits for a better engine until then."""
-    unfit_since_ms: float = NEVER
-    """Since when no open engine has had KV room for it."""
 
     def __lt__(self, other: WaitingJob) -> bool:
         return (self.rank, self.number) < (other.rank, other.number)

@@ -36,7 +36,8 @@ class Order(Protocol):
 
     @property
     def patience_ms(self) -> float:
-        """A request that fits no engine is passed by those that rank up to so much behind it; see ``passing``."""
+        """A request that has fitted no engine for so long counts as blocked: from then on only those pass it that rank
+        up to so much behind it; see ``passing`` and ``head_of_line``."""
         ...
 
     def handicap(self, request: Arrival, forecast: Forecast) -> float:

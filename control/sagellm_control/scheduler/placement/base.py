@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ...wire.request import Arrival
@@ -16,12 +16,17 @@ class Hold:
 
     until_ms: float
     """Time (ms since the epoch) at which it takes whatever there is."""
+    engine: str = field(default="", compare=False)
+    """The better one; "": not known."""
 
 
 class Placement(Protocol):
     """Chooses an engine. Pure but for its own turn counter: no I/O, no clock of its own."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As it is recorded for the pool."""
+        ...
 
     def choose(self, request: Arrival, forecast: Forecast, engines: OpenEngines, now_ms: float) -> str | Hold | None:
         """An engine with room that may take the request; None: there is none; or a ``Hold``, for a bounded time.

@@ -26,8 +26,8 @@ class Holding:
         self.longest_ms = longest_ms
         self._since: dict[str, float] = {}
 
-    def hold(self, request: Arrival, now_ms: float, until_ms: float = float("inf")) -> Hold | None:
-        """A hold until then, or to the end of the patience if that is sooner; None: it has run out."""
+    def hold(self, request: Arrival, now_ms: float, until_ms: float = float("inf"), *, engine: str = "") -> Hold | None:
+        """A hold for an engine until then, or to the end of the patience if that is sooner; None: it has run out."""
         since = self._since.get(request.id)
         if since is None:
             if self.longest_ms <= 0:
@@ -38,14 +38,14 @@ class Holding:
         end_ms = since + self.longest_ms
         if now_ms >= end_ms:
             return None
-        return Hold(min(end_ms, max(until_ms, now_ms + SHORTEST_MS)))
+        return Hold(min(end_ms, max(until_ms, now_ms + SHORTEST_MS)), engine)
 
     def for_engine(
         self, wanted: str, other: str, request: Arrival, forecast: Forecast, engines: OpenEngines, now_ms: float
     ) -> Hold | None:
         """A hold for an engine with a cached beginning while another one is open, if that pays."""
         until_ms = worth_waiting_until_ms(wanted, other, request, forecast, engines, now_ms)
-        return None if until_ms is None else self.hold(request, now_ms, until_ms)
+        return None if until_ms is None else self.hold(request, now_ms, until_ms, engine=wanted)
 
 
 def worth_waiting_until_ms(

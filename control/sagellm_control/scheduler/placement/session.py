@@ -38,6 +38,6 @@ class SessionPlacement:
         if other is not None and homes:
             load = engines.load_of(homes[0])
             until_ms = load.opens_at_ms(now_ms) if load is not None else now_ms
-            if hold := self._holding.hold(request, now_ms, until_ms):
+            if hold := self._holding.hold(request, now_ms, until_ms, engine=homes[0]):
                 return hold
         return other

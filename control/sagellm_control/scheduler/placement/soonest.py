@@ -54,7 +54,7 @@ class SoonestPlacement:
         candidates = [*islice(idle(request, forecast), LOAD_LOOKS)]
         if not candidates:
             return None
-        closed_ms = opens_ms = float("inf")
+        closed, closed_ms, opens_ms = "", float("inf"), float("inf")
         candidates += [engine for engine, _ in engines.with_prefix(request, PREFIX_LOOKS) if engine not in candidates]
         for engine in candidates:
             wait_ms, own_ms, load_ms = self._cost_ms(engine, request, forecast, engines, now_ms)
@@ -63,8 +63,8 @@ class SoonestPlacement:
                     best, best_ms, read_ms = engine, wait_ms + own_ms + load_ms, wait_ms + own_ms
             elif 0 < wait_ms < float("inf") and wait_ms + own_ms < closed_ms:
                 # A closed one without a wait has no KV room, and nobody knows when it will.
-                closed_ms, opens_ms = wait_ms + own_ms, now_ms + wait_ms
-        if closed_ms < read_ms and (hold := self._holding.hold(request, now_ms, opens_ms)):
+                closed, closed_ms, opens_ms = engine, wait_ms + own_ms, now_ms + wait_ms
+        if closed_ms < read_ms and (hold := self._holding.hold(request, now_ms, opens_ms, engine=closed)):
             return hold
         return best
 

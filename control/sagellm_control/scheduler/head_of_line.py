@@ -1,0 +1,215 @@
+"""What becomes of those at the head of the line: the decisions that the scheduler and the simulator share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Protocol, TypeVar
+
+from ..wire.request import Arrival
+from .engine_load import Reservation
+from .forecast import Forecast
+from .lateness import LATE_HANDICAP_MS, Lateness, Verdict
+from .open_engines import OpenEngines
+from .order import Order
+from .overload import OverloadMode
+from .passing import may_pass
+from .placement import Hold, Placement
+
+KEPT_FREE_MS = 2_000.0
+"""An engine is kept free for a large request for so long; then it is looked at again whether that is still needed."""
+MOST_REMEMBERED = 20_000
+"""Requests of which it is remembered why they were passed."""
+
+
+class Policies(Protocol):
+    """The pool's, as they are now."""
+
+    @property
+    def order(self) -> Order: ...
+
+    @property
+    def placement(self) -> Placement: ...
+
+    @property
+    def lateness(self) -> Lateness: ...
+
+    @property
+    def overload(self) -> OverloadMode: ...
+
+
+class Action(StrEnum):
+    """What becomes of a request that is looked at."""
+
+    PLACE = "place"
+    """Room has been taken for it."""
+    PASS = "pass"
+    """It stays where it is, and the next is looked at."""
+    STEP_BACK = "step_back"
+    REFUSE = "refuse"
+    """It would be late, and was not to be served late."""
+    SHED = "shed"
+    """It has waited for too long in an overloaded pool."""
+    STOP = "stop"
+    """Nobody from here on can be placed now."""
+
+
+@dataclass(slots=True)
+class Decision:
+    """About one request."""
+
+    action: Action
+    taken: Reservation | None = None
+    """Of one that is placed."""
+    since_ms: float = 0.0
+    """Of one that steps back or ends: from which moment that holds."""
+    rank: float = 0.0
+    """Of one that steps back: its new rank."""
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A request in the line."""
+
+    arrival: Arrival
+    forecast: Forecast
+    rank: float
+    stepped_back: bool = False
+
+
+@dataclass(slots=True)
+class Look:
+    """What one look down the line has met so far."""
+
+    holding: int = 0
+    """Requests in time that were passed because they hold out for a better engine."""
+    blocked: Candidate | None = None
+    """The first that has found no room for as long as its order's patience."""
+    in_vain: int = 0
+    """Requests for which there was no engine."""
+    stood_back: int = 0
+    """Late ones that left what is free to those that hold out."""
+    next_hold_ms: float = float("inf")
+    """When the first of the holds ends."""
+
+    def copy(self) -> Look:
+        """For a page of the line that may have to be looked at again."""
+        return replace(self)
+
+
+_T = TypeVar("_T")
+
+_PASS, _STOP = Decision(Action.PASS), Decision(Action.STOP)
+
+
+class HeadOfLine:
+    """Decides about requests one by one, in the order of their ranks. No I/O, no clock of its own.
+
+    - Late is judged by the prompt tokens that the best engine would still have to read, so a cached prompt is not given
+      up. Who is late steps behind everybody, or ends.
+    - Who holds out for a better engine is passed, and not asked again before the hold ends or that engine can take it.
+      A late one takes no engine while as many that are in time hold out as engines are open.
+    - Who finds no room on the open engines may find it on those that their pace has closed: only after the order's
+      patience it counts as blocked. Those far behind it (``may_pass``) then leave one engine free for it; they may use
+      the others.
+
+    What is remembered (holds, and since when there was no room) speeds up or delays, and is safe to lose.
+    """
+
+    def __init__(self, policies: Policies, engines: OpenEngines) -> None:
+        self._policies = policies
+        self._engines = engines
+        self._holds: dict[str, Hold] = {}
+        self._unfit_since_ms: dict[str, float] = {}
+
+    def decide(self, one: Candidate, look: Look, now_ms: float) -> Decision:
+        """What becomes of this one, the next in line; room is taken of the engines for one that is placed."""
+        engines, arrival = self._engines, one.arrival
+        if not engines.open and not engines.keeps_any:
+            return _STOP
+        overload = self._policies.overload
+        if overload.since_ms and overload.refuses(arrival, now_ms):
+            return self._out(arrival, Decision(Action.SHED, since_ms=overload.refused_from_ms(arrival)))
+        if one.stepped_back and look.holding >= max(1, engines.open_to(arrival)):
+            look.stood_back += 1
+            return _PASS
+        if hold := self._holds.get(arrival.id):
+            if now_ms < hold.until_ms and not (hold.engine and engines.can_take(hold.engine, arrival, one.forecast)):
+                return self._holds_out(one, hold, look)
+            del self._holds[arrival.id]
+        if (late := self._judge(one, now_ms)) is not None:
+            return self._out(arrival, late)
+        blocked = look.blocked
+        if blocked is not None and not may_pass(one.rank, blocked.rank, self._policies.order.patience_ms):
+            self._keep_free(blocked, now_ms)
+        choice = self.choose(arrival, one.forecast, now_ms)
+        if isinstance(choice, Reservation):
+            return Decision(Action.PLACE, choice)
+        if choice is not None:
+            return self._holds_out(one, choice, look)
+        look.in_vain += 1
+        if look.blocked is None and self._is_blocked(one, now_ms):
+            look.blocked = one
+        return _PASS
+
+    def choose(self, arrival: Arrival, forecast: Forecast, now_ms: float) -> Reservation | Hold | None:
+        """Room on an engine, taken; or a hold, remembered; None: no engine that it may use has room."""
+        engines = self._engines
+        wanted = engines.kept(arrival, forecast) or self._policies.placement.choose(arrival, forecast, engines, now_ms)
+        if isinstance(wanted, Hold):
+            _remember(self._holds, arrival.id, wanted)
+            return wanted
+        return engines.reserve(wanted, arrival, forecast, now_ms) if wanted else None
+
+    def forget(self, request_id: str) -> None:
+        """It has left the line."""
+        self._holds.pop(request_id, None)
+        self._unfit_since_ms.pop(request_id, None)
+
+    def _judge(self, one: Candidate, now_ms: float) -> Decision | None:
+        lateness, arrival = self._policies.lateness, one.arrival
+        prefill_ms = one.forecast.prefill_ms
+        # What would be in time even so need not be looked up.
+        if lateness.slack_ms(arrival, prefill_ms, now_ms) >= 0:
+            return None
+        if best := self._engines.with_prefix(arrival, 1):
+            prefill_ms *= 1 - best[0][1] / len(arrival.prefix)
+        verdict = lateness.judge(arrival, one.forecast, now_ms, prefill_ms=prefill_ms, stepped_back=one.stepped_back)
+        if verdict is Verdict.PLACE:
+            return None
+        since_ms = arrival.arrived_ms + lateness.objective_ms(arrival) - prefill_ms
+        if verdict is Verdict.REFUSE:
+            return Decision(Action.REFUSE, since_ms=since_ms)
+        return Decision(Action.STEP_BACK, since_ms=since_ms, rank=one.rank + LATE_HANDICAP_MS)
+
+    def _out(self, arrival: Arrival, decision: Decision) -> Decision:
+        self._engines.release_kept(arrival.id)
+        return decision
+
+    @staticmethod
+    def _holds_out(one: Candidate, hold: Hold, look: Look) -> Decision:
+        look.holding += not one.stepped_back
+        look.next_hold_ms = min(look.next_hold_ms, hold.until_ms)
+        return _PASS
+
+    def _is_blocked(self, one: Candidate, now_ms: float) -> bool:
+        since_ms = self._unfit_since_ms.get(one.arrival.id)
+        if since_ms is None:
+            _remember(self._unfit_since_ms, one.arrival.id, now_ms)
+            return False
+        # Room is not what one lacks whose model no engine serves.
+        patience_ms = self._policies.order.patience_ms
+        return now_ms - since_ms > patience_ms and self._engines.roomiest(one.arrival, one.forecast) is not None
+
+    def _keep_free(self, blocked: Candidate, now_ms: float) -> None:
+        engines = self._engines
+        if engines.kept_for(blocked.arrival.id) is None:
+            roomiest = engines.roomiest(blocked.arrival, blocked.forecast)
+            if roomiest is not None:
+                engines.keep_free(roomiest, blocked.arrival.id, now_ms + KEPT_FREE_MS)
+
+
+def _remember(memory: dict[str, _T], request_id: str, value: _T) -> None:
+    if len(memory) >= MOST_REMEMBERED and request_id not in memory:
+        del memory[next(iter(memory))]
+    memory[request_id] = value
