@@ -22,6 +22,20 @@ from .tables import print_table
 @click.option("--requests", type=click.IntRange(1), help="Only so many of the trace's requests; of made-up ones: 5000.")
 @click.option("--engines", type=click.IntRange(1, 10_000), default=16, show_default=True, help="How many engines.")
 @click.option("--speeds", default="1", show_default=True, metavar="F,…", help="Speed factors, in turn: 1,0.5.")
+@click.option(
+    "--prefill-tps",
+    type=click.FloatRange(1, 1e9),
+    default=20_000.0,
+    show_default=True,
+    help="Prompt tokens a second of an engine at speed factor 1.",
+)
+@click.option(
+    "--cache-blocks",
+    type=click.IntRange(0, 10**9),
+    default=1000,
+    show_default=True,
+    help="Blocks of 512 tokens in an engine's prefix cache; 0: it never forgets.",
+)
 @click.option("--policy", default="shortest", show_default=True, metavar="NAME,…|all", help="Who is next.")
 @click.option("--placement", default="kv_cost", show_default=True, metavar="NAME,…|all", help="On which engine.")
 @click.option(
@@ -83,6 +97,8 @@ def simulate(
     requests: int | None,
     engines: int,
     speeds: str,
+    prefill_tps: float,
+    cache_blocks: int,
     policy: str,
     placement: str,
     load: float | None,
@@ -125,7 +141,7 @@ def simulate(
     if rate is not None and load is not None:
         raise click.UsageError("--rate and --load exclude each other")
     cases = cases_of_flags(policy, placement, only_ours)
-    setting = setting_of_flags(engines, speeds, late, pace, failures, parameters)
+    setting = setting_of_flags(engines, speeds, prefill_tps, cache_blocks, late, pace, failures, parameters)
     workload = workload_of_flags(
         trace, synthetic, requests, setting, batch_share, tenants, aggressive, without_aggressive, seed
     )

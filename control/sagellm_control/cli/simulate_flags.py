@@ -42,12 +42,22 @@ def _names(what: str, text: str, known: list[str]) -> list[str]:
 
 
 def setting_of_flags(
-    engines: int, speeds: str, late: str, pace: str, failures: tuple[str, ...], parameters: tuple[str, ...]
+    engines: int,
+    speeds: str,
+    prefill_tps: float,
+    cache_blocks: int,
+    late: str,
+    pace: str,
+    failures: tuple[str, ...],
+    parameters: tuple[str, ...],
 ) -> Setting:
     """Engines and pool, as the flags say."""
+    from dataclasses import replace
+
     from pydantic import ValidationError
 
     from ..scheduler.policy_settings import PolicySettings, describe
+    from ..simulator.engine_model import NEVER_FORGETS, EngineModel
     from ..simulator.engine_worker import PaceRule
     from ..simulator.fleet import FleetModel
     from ..simulator.rows import Setting
@@ -66,8 +76,10 @@ def setting_of_flags(
     rule = PaceRule()
     if pace != "learned":
         rule = PaceRule(learned=False, share=0.0 if pace == "off" else _number("--pace", pace, 0.01, 10))
+    model = EngineModel(cache_blocks=cache_blocks or NEVER_FORGETS)
     fleet = FleetModel(
         engines=engines,
+        model=replace(model, speed=replace(model.speed, prefill_tps=prefill_tps)),
         speeds=tuple(_number("--speeds", one, 0.001, 1000) for one in speeds.split(",")),
         failures=tuple(_failure(text, engines) for text in failures),
     )

@@ -10,6 +10,10 @@ USUAL_SPEED = EngineSpeed(prefill_tps=20_000.0, step_ms=6.0, step_ms_per_answer=
 """An 8 B model on a current GPU, prompts of some thousand tokens: steps grow with the KV cache that they read."""
 
 
+NEVER_FORGETS = 10**12
+"""Blocks of a prefix cache without a bound."""
+
+
 @dataclass(slots=True, frozen=True)
 class EngineModel:
     """What an engine can do. The defaults are those that the documentation's tables use."""
@@ -21,6 +25,7 @@ class EngineModel:
     kv_tokens: int = 512_000
     """Tokens that its KV cache holds for requests that run; 0: no bound."""
     cache_blocks: int = 1000
+    """Of prompts, that its prefix cache keeps; 0: it caches nothing."""
     block_tokens: int = 512
     factor: float = 1.0
     """How fast it is against the speed above."""

@@ -39,6 +39,13 @@ DEEPEST_LOOK = 512
 """Requests at the head of the line of which some may hold out for an engine; beyond them nobody is looked for."""
 
 
+class KnownCaches(PrefixIndex):
+    """Of engines whose caches are known, and not guessed from their KV tokens."""
+
+    def set_capacity(self, engine: str, kv_tokens: int, tokens_per_block: int = 0) -> None:
+        """It stays what it is."""
+
+
 @dataclass(slots=True, frozen=True)
 class Policies:
     """The pool's."""
@@ -87,7 +94,7 @@ class LateBinding:
         """Of the adaptive order: when (ms), to which, why."""
         self._workers: dict[str, EngineWorker] = {}
         blocks = max((engine.model.cache_blocks for engine in fleet.engines), default=0)
-        self.engines = OpenEngines(PrefixIndex(max(1, blocks)))
+        self.engines = OpenEngines(KnownCaches(max(1, blocks)))
         self._line = HeadOfLine(self._policies, self.engines)
         for engine in fleet.engines:
             self._workers[engine.id] = EngineWorker(engine, pace, settings.tpot_slo_ms, speed)

@@ -1,0 +1,50 @@
+"""A scheduler on a real server decides about the head of the line as ``head_of_line`` says."""
+
+from __future__ import annotations
+
+from sagellm_control.wire.engine import EngineSpeed
+
+from ..pool_driver import PoolDriver
+from ..waiting import wait_until
+from .running import everything_is_settled, metric, schedulers
+from .test_work_conserving import until_held, until_waiting
+
+PROMPT = tuple(f"block{n}" for n in range(10))
+
+
+async def test_a_cached_prompt_does_not_step_back(pool: PoolDriver) -> None:
+    await pool.engine(speed=EngineSpeed(prefill_tps=10_000))
+    await pool.running("busy")
+    async with schedulers(pool) as (scheduler,):
+        scheduler.watch.engines.prefixes.note("e1", PROMPT[:8])
+        await pool.accept("a", prompt_tokens=10_000, slo_ms=1100, prefix=PROMPT)
+        await until_waiting(pool, "a")
+        pool.clock.advance(500)
+        await pool.finish("busy")
+        await until_held(pool, "e1", "a")
+    assert metric(pool, "late", result="late") == 0
+    assert "late" not in await pool.record("a")
+
+
+async def test_a_late_one_takes_no_engine_for_which_one_in_time_holds_out(pool: PoolDriver) -> None:
+    await pool.engine("e1")
+    await pool.engine("e2")
+    await pool.running("busy-1", engine="e1")
+    await pool.running("busy-2", engine="e2")
+    async with schedulers(pool, policy="fifo", placement="session") as (scheduler,):
+        await pool.accept("late", slo_ms=100)
+        await until_waiting(pool, "late")
+        pool.clock.advance(1000)
+        home = scheduler.watch.engines.on_ring
+        (arrival,) = [waiting.arrival for waiting in [await scheduler.waiting.head()] if waiting is not None]
+        session = next(f"s{n}" for n in range(100) if next(iter(home(arrival, f"s{n}", 1))) == "e1")
+        await pool.accept("loyal", session=session)
+        await until_waiting(pool, "late", "loyal")
+        await pool.finish("busy-2", engine="e2")
+        await until_waiting(pool, "loyal", "late")
+        assert await pool.holds("e2") == set()
+        await pool.finish("busy-1", engine="e1")
+        await until_held(pool, "e1", "loyal")
+        await until_held(pool, "e2", "late")
+        await wait_until(lambda: everything_is_settled(pool))
+    assert metric(pool, "late", result="late") == 1
