@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+from prometheus_client import REGISTRY
+
 from sagellm_control.wire.engine import EngineSpeed
 
 from ..pool_driver import PoolDriver
@@ -48,3 +51,24 @@ async def test_a_late_one_takes_no_engine_for_which_one_in_time_holds_out(pool: 
         await until_held(pool, "e2", "late")
         await wait_until(lambda: everything_is_settled(pool))
     assert metric(pool, "late", result="late") == 1
+
+
+async def test_the_time_to_the_first_token_is_predicted_for_all_that_are_assigned(pool: PoolDriver) -> None:
+    await pool.engine(slots=1, speed=EngineSpeed(prefill_tps=10_000))
+    async with schedulers(pool):
+        await pool.accept("a", prompt_tokens=10_000)
+        await until_held(pool, "e1", "a")
+        assert predictions(pool) == (1, pytest.approx(1.0, abs=0.2))
+        await pool.accept("b", prompt_tokens=20_000)
+        await until_waiting(pool, "b")
+        pool.clock.advance(5000)
+        await pool.finish("a")
+        await until_held(pool, "e1", "b")
+    # What it waited, and its own prefill.
+    assert predictions(pool) == (2, pytest.approx(1.0 + 7.0, abs=0.4))
+
+
+def predictions(pool: PoolDriver) -> tuple[float | None, float | None]:
+    name = "sagellm_control_scheduler_predicted_ttft_seconds"
+    count, total = (REGISTRY.get_sample_value(f"{name}_{of}", {"pool": pool.name}) for of in ("count", "sum"))
+    return count, total

@@ -98,8 +98,8 @@ class ArrivalDesk:
 
     async def _take_in(self, batch: Batch, admitted: Admitted) -> AfterAdmission:
         for choice, result in zip(batch.choices, admitted.results, strict=True):
-            if choice is not None and result != "assigned":
-                self._proposer.give_back(choice)
+            if choice is not None:
+                self._proposer.settle(choice, used=result == "assigned")
         self._watch.take_over(admitted.room)
         metrics.BATCH.labels(self._pool).observe(len(batch.admissions))
         for result in set(admitted.results):

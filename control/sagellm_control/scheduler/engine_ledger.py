@@ -143,6 +143,7 @@ class EngineLedger:
         taken = Reservation(engine, load.kv_need(forecast), uncached)
         self._now_ms = max(self._now_ms, now_ms)
         load.reserve(taken.kv_tokens, uncached, now_ms)
+        taken.first_token_ms = load.prefill_until_ms + load.step_ms()
         if request.prefix:
             self.prefixes.note(engine, request.prefix)
         if self._kept:

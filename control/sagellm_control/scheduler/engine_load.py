@@ -111,6 +111,8 @@ class Reservation:
     kv_tokens: float = 0.0
     uncached_tokens: float = 0.0
     """Prompt tokens that the engine will have to prefill: what its pace is charged with."""
+    first_token_ms: float = 0.0
+    """When (ms since the epoch) its first token is expected: when the engine has prefilled what it was handed."""
 
 
 def takes(row: EngineRow, kind: str) -> bool:

@@ -34,17 +34,17 @@ class EngineWatch:
         self.rows_read_at = float("-inf")
         """On the monotonic clock."""
         self._store = store
-        self._pool = pool
+        self.pool = pool
         self._keys = store.keys.pool(pool)
         self._placed_up_to: bytes | None = None
         self._objectives: deque[tuple[int, int]] = deque(maxlen=OBJECTIVES_KEPT)
 
     async def read(self, *, all_rows: bool = False) -> None:
         """Take over the room of all engines, and the rows of those that are not known yet (or of all)."""
-        notes = await room(self._store, self._pool)
+        notes = await room(self._store, self.pool)
         wanted = [engine for engine, note in notes.items() if all_rows or self._row_is_old(engine, note)]
         if wanted:
-            rows = await engine_rows(self._store, self._pool, wanted)
+            rows = await engine_rows(self._store, self.pool, wanted)
             self.engines.learn(rows)
             for row in rows:
                 if row.kv_tokens and row.engine_id in notes:

@@ -31,6 +31,13 @@ BATCH = Histogram(
     ["pool"],
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000),
 )
+PREDICTED_TTFT = Histogram(
+    "sagellm_control_scheduler_predicted_ttft_seconds",
+    "Time from arrival to the first token that is predicted when a request is given to an engine; "
+    "sagellm_control_engine_ttft_prediction_error_seconds of the workers says how far off the engine's part was",
+    ["pool"],
+    buckets=(0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600),
+)
 LATE = Counter(
     "sagellm_control_scheduler_late_total",
     "Waiting requests that could not meet their objective any more: late (it stepped back), refused",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ..store.steps.admit import Rules
 from ..store.steps.rank import Charge
 from ..wire.request import Arrival
+from . import metrics
 from .engine_ledger import Reservation
 from .engine_watch import EngineWatch
 from .forecast import Forecast
@@ -24,6 +25,7 @@ class Choice:
 
     engine: str
     taken: Reservation
+    arrived_ms: float
 
     @property
     def kv_tokens(self) -> int:
@@ -35,6 +37,11 @@ class Choice:
         """Prompt tokens to charge its pace with."""
         return math.ceil(self.taken.uncached_tokens)
 
+    @property
+    def ttft_s(self) -> float:
+        """The time to the first token that is predicted, from arrival."""
+        return max(0.0, self.taken.first_token_ms - self.arrived_ms) / 1000
+
 
 class Proposer:
     """The pool's policy at work on the snapshot. Nothing here waits."""
@@ -43,6 +50,7 @@ class Proposer:
         self.policy = policy
         self.watch = watch
         self.line = HeadOfLine(policy, watch.engines)
+        self._ttft = metrics.PREDICTED_TTFT.labels(watch.pool)
 
     def forecast(self, request: Arrival) -> Forecast:
         """What is expected of it."""
@@ -69,7 +77,14 @@ class Proposer:
     def choose(self, request: Arrival, forecast: Forecast, now_ms: float) -> Choice | None:
         """An engine for it now, and take its room; None: there is none, or it waits for a better one."""
         taken = self.line.choose(request, forecast, now_ms)
-        return Choice(taken.engine, taken) if isinstance(taken, Reservation) else None
+        return Choice(taken.engine, taken, request.arrived_ms) if isinstance(taken, Reservation) else None
+
+    def settle(self, choice: Choice, *, used: bool) -> None:
+        """The commit carried it out, or it did not."""
+        if used:
+            self._ttft.observe(choice.ttft_s)
+        else:
+            self.give_back(choice)
 
     def give_back(self, choice: Choice) -> None:
         """It was not used."""

@@ -124,8 +124,8 @@ class WaitingDesk:
         metrics.ASSIGNED.labels(self._pool).inc(assigned)
         for number, (placement, choice) in enumerate(zip(decided.placements, decided.choices, strict=True)):
             result = answer.results[number] if number < len(answer.results) else ""
-            if choice is not None and result != "assigned":
-                self._proposer.give_back(choice)
+            if choice is not None:
+                self._proposer.settle(choice, used=result == "assigned")
             if result not in ("", "passed"):
                 self._line.forget(placement.request_id)
                 if result != "stale":
@@ -148,7 +148,7 @@ class WaitingDesk:
             placement = Placement(arrival.id, waiting.attempts, None)
             choice: Choice | None = None
             if decision.taken is not None:
-                choice = Choice(decision.taken.engine, decision.taken)
+                choice = Choice(decision.taken.engine, decision.taken, arrival.arrived_ms)
                 placement.engine = choice.engine
                 placement.kv_tokens, placement.uncached_tokens = choice.kv_tokens, choice.uncached_tokens
             elif decision.action is not Action.PASS:
