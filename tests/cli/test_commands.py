@@ -182,7 +182,7 @@ def test_a_request_is_explained(system: Up) -> None:
     request_id = asked.stderr.split()[1].rstrip(",")
     told = json.loads(system.control("requests", "explain", request_id, "--json").stdout)
     assert told["waits_for"] == "nothing: it has ended (completed)"
-    assert told["chosen"] == f"{engine_of(system)} was chosen by least_loaded; 0 other requests were on it then"
+    assert told["chosen"] == f"{engine_of(system)} was chosen by kv_cost; 0 other requests were on it then"
     table = system.control("requests", "explain", request_id).stdout
     assert "it has room" in table
     missing = system.control("requests", "explain", "nobody")
@@ -190,13 +190,13 @@ def test_a_request_is_explained(system: Up) -> None:
 
 
 def test_the_policy_is_shown_and_changed(system: Up) -> None:
-    assert json.loads(system.control("policy", "show", "--json").stdout)["tiny"]["policy"] == "priority"
+    assert json.loads(system.control("policy", "show", "--json").stdout)["tiny"]["policy"] == "shortest"
     changed = system.control("policy", "set", "slo_aware", "--placement", "round_robin", "--set", "late=refuse")
     assert changed.stdout == "tiny follows policy=slo_aware, placement=round_robin, late=refuse.\n"
     shown = system.control("policy", "show", "--model", "tiny").stdout
     assert "slo_aware" in shown
     assert "late=refuse" in shown
-    system.control("policy", "set", "priority", "--set", "late=", "--placement", "least_loaded")
+    system.control("policy", "set", "shortest", "--set", "late=", "--placement", "kv_cost")
     assert json.loads(system.control("policy", "show", "--json").stdout)["tiny"]["set"] == {}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sagellm_control.scheduler.policy_settings import DEFAULT_ORDER
 from sagellm_control.wire.states import RequestState
 
 from ..waiting import wait_until
@@ -142,12 +143,12 @@ async def test_why_it_waits_is_told(busy_engine: SimulatedEngine, start_system: 
         await occupy(stack, system, "runs", "first", "second")
         async with system.session.get(system.url + "/v1/requests/second/explain") as response:
             told = await response.json()
-        assert (told["state"], told["position"], told["policy"]) == ("waiting", 1, "priority")
+        assert (told["state"], told["position"], told["policy"]) == ("waiting", 1, DEFAULT_ORDER)
         assert told["waits_for"].startswith("1 requests that are ahead of it")
         assert [(e["could_take_it"], e["why"]) for e in told["engines"]] == [(False, "all of its 1 places are taken")]
         async with system.session.get(system.url + "/v1/requests/runs/explain") as response:
             told = await response.json()
-        assert told["chosen"].endswith("was chosen by least_loaded; 0 other requests were on it then")
+        assert told["chosen"].endswith("was chosen by kv_cost; 0 other requests were on it then")
         async with system.session.get(system.url + "/v1/requests/nobody/explain") as response:
             assert response.status == 404
 
