@@ -153,7 +153,8 @@ case ${1-} in
         shift
         install dev
         cd "$ROOT"
-        exec "$PYTHON" -m pytest "$@"
+        # They mostly wait (for leases, processes, timeouts): one process a core, whoever is done takes over from the others.
+        exec "$PYTHON" -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal "$@"
         ;;
     *)
         sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2

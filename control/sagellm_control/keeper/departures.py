@@ -47,6 +47,6 @@ class DepartureKeeper:
         known = {row.engine_id for row in await engine_rows(self.store, self.pool, engines)}
         for engine in set(engines) - known:
             if await remove_engine(self.store, self.pool, engine) == "forgotten":
-                log.info("pool %s: engine %s is forgotten", self.pool, engine)
+                log.info("pool %s: engine %r is forgotten", self.pool, engine)
         if not known and await forget_pool(self.store, self.pool):
             log.info("pool %s is forgotten: it has neither engines nor requests", self.pool)

@@ -71,6 +71,6 @@ class LapseKeeper:
             count = retired.given_back
             metrics.LAPSED.labels(self.pool).inc(int(retired.had_holder))
             metrics.REQUEUED.labels(self.pool).inc(count)
-            log.warning("pool %s: engine %s lost its worker, %d requests given back", self.pool, engine, count)
+            log.warning("pool %s: engine %r lost its worker, %d requests given back", self.pool, engine, count)
             given_back += count
         return given_back

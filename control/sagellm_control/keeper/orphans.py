@@ -87,7 +87,7 @@ class OrphanKeeper:
             if until is None or until <= now:
                 await cancel(self.store, self.pool, request_id)
                 metrics.ORPHANS.labels(self.pool).inc()
-                log.warning("pool %s: request %s is cancelled: its gateway is gone", self.pool, request_id)
+                log.warning("pool %s: request %r is cancelled: its gateway is gone", self.pool, request_id)
                 ended += 1
             elif _all_gone(request, leases, now):
                 await note_orphan(self.store, self.pool, request_id, until)

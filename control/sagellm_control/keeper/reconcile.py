@@ -90,7 +90,7 @@ class Reconciler:
         chosen = self._next_engines(engines)
         repairs = await heal(self.store, self.pool, chosen, grace_ms=LEASE_GRACE_MS) if chosen else []
         for repair, engine in repairs:
-            self._note(repair, f"engine {engine}")
+            self._note(repair, f"engine {engine!r}")
         return len(repairs)
 
     async def _suspects_in_waiting(self) -> list[tuple[str, str | None]]:
@@ -175,7 +175,7 @@ class Reconciler:
         repaired = 0
         for request_id, engine in suspects:
             for repair in await mend(self.store, self.pool, request_id, engine):
-                self._note(repair, f"request {request_id}")
+                self._note(repair, f"request {request_id!r}")
                 repaired += 1
         return repaired
 

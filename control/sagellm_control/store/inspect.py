@@ -98,7 +98,7 @@ async def engine_rows(store: Store, pool: str, engines: Sequence[str]) -> list[E
             if fields:
                 found.append(read_engine_row(name, texts(fields)))
         except ValueError as error:
-            log.error("pool %s: the row of engine %s cannot be read: %s", pool, name, error)
+            log.error("pool %s: the row of engine %r cannot be read: %s", pool, name, error)
     return found
 
 

@@ -50,7 +50,7 @@ async def registrations(store: Store) -> list[Registration]:
             try:
                 found.append(Registration.decode(value))
             except ValueError as error:
-                log.error("pool %s: the registration of engine %s cannot be read: %s", pool, engine_id, error)
+                log.error("pool %s: the registration of engine %r cannot be read: %s", pool, engine_id, error)
     return sorted(found, key=lambda registration: (registration.created_at, registration.engine_id))
 
 
