@@ -15,6 +15,7 @@ from sagellm_control.keeper.reconcile import MOST_ENGINES, MOST_REQUESTS, UNHEAR
 from sagellm_control.store.connect import Store
 from sagellm_control.store.steps.engines import renew_engine
 from sagellm_control.store.steps.mend import Repair, census
+from sagellm_control.store.steps.policy import set_policy
 from sagellm_control.wire.states import RequestState
 
 from ..pool_driver import LEASE_MS, PoolDriver
@@ -81,6 +82,14 @@ async def test_what_is_broken_is_repaired_once(
     assert {request_id: await pool.state(request_id) for request_id in before} == before
     await ten_look(pool)
     assert repairs(pool) == found, "something was repaired again"
+
+
+async def test_what_comes_back_under_another_policy_gets_a_new_rank(busy_pool: PoolDriver, keeper: Reconciler) -> None:
+    pool = busy_pool
+    await assigned_to_nobody(pool)
+    await set_policy(pool.store, pool.name, {"policy": "lifo"}, {})
+    await keeper.look()
+    assert await pool.store.commands.smembers(pool.keys.misranked) == {b"assigned-1"}
 
 
 async def test_what_is_sound_is_left_alone(busy_pool: PoolDriver) -> None:

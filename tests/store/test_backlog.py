@@ -13,6 +13,7 @@ from sagellm_control.store.steps.assign import Late, Placement
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.displace import displace
 from sagellm_control.store.steps.expire import expire_waiting
+from sagellm_control.store.steps.mend import Repair, heal
 from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.states import Outcome, Reason
@@ -51,7 +52,9 @@ async def test_straight_to_an_engine_it_counts_no_more(pool: PoolDriver) -> None
 
 async def test_a_wrong_count_heals_when_nothing_waits(pool: PoolDriver) -> None:
     await pool.store.commands.hset(pool.keys.backlog, mapping={"requests/2": 999, "tenant_requests/gone": 3})
+    assert await heal(pool.store, pool.name, [], grace_ms=1000) == [(Repair.WRONG_BACKLOG, "")]
     await pool.accept("a", body=b"123")
+    assert await heal(pool.store, pool.name, [], grace_ms=1000) == []
     assert await backlog(pool) == {"requests/2": 1, "bytes/2": 3}
 
 

@@ -22,15 +22,11 @@ local bounds = {}
 for bound in string.gmatch(ARGV[5], '%S+') do bounds[#bounds + 1] = tonumber(bound) end
 local depth = redis.call('ZCARD', waiting)
 for level = 0, 4 do depth = depth + redis.call('XLEN', KEYS[4 + level]) end
--- Nothing waits, so nothing is counted, whatever got lost. It is not deleted here: a server whose memory is full refuses
--- the first write of this step only if that is one that needs memory.
-local nothing_counts = depth == 0
 local served = anyway or redis.call('ZCARD', room) > 0
 
 -- What waits under a name, this call's requests included.
 local function waits(name)
-  local known = not nothing_counts and tonumber(redis.call('HGET', backlog, name) or 0) or 0
-  return known + (backlog_changes[name] or 0)
+  return number(redis.call('HGET', backlog, name), 0) + (backlog_changes[name] or 0)
 end
 
 local function pool_bytes()
@@ -95,6 +91,5 @@ for i = 1, tonumber(ARGV[6]) do
     answers[i] = {'accepted', arrived}
   end
 end
-if nothing_counts and next(backlog_changes) then redis.call('DEL', backlog) end
 write_backlog(backlog)
 return answers

@@ -32,13 +32,9 @@ for i = 1, tonumber(ARGV[6]) do
       end_request(now, record, body, output, counters, id, major, minor, outcome, payload)
       results[i] = outcome
     else
-      redis.call('HSET', record, 'state', 'waiting', 'stage', 'decode', 'transfer', transfer, 'prefilled_ms', ms(now))
-      redis.call('HDEL', record, 'engine', 'entry')
-      redis.call('ZADD', waiting, number(r[8]) and r[8] or ms(now), id)
-      count_waiting(1, r[9], r[10], redis.call('STRLEN', body))
-      if r[12] then count_ranked(1, r[10] or '') end
-      -- Its rank is of a policy that holds no longer: a scheduler will give it a new one.
-      if epoch and r[11] ~= epoch then redis.call('SADD', KEYS[10], id) end
+      redis.call('HSET', record, 'stage', 'decode', 'transfer', transfer, 'prefilled_ms', ms(now))
+      wait_again(now, id, record, body,
+        {rank = r[8], priority = r[9], tenant = r[10], epoch = r[11], start = r[12]}, waiting, epoch, KEYS[10])
       increase(counters, 'prefilled', 1)
       results[i] = 'waiting'
     end
@@ -46,8 +42,6 @@ for i = 1, tonumber(ARGV[6]) do
 end
 write_backlog(KEYS[8])
 note_room(now, room, engine, row, reservations)
--- Any engine with room may answer what came back, or take what waits for the place that is free now.
-local open = redis.call('ZREVRANGEBYSCORE', room, '+inf', 1, 'WITHSCORES', 'LIMIT', 0, 1)
-if open[1] then announce(freed, waiting, open[1], tonumber(open[2])) end
+announce_any(freed, waiting, room)
 send_published()
 return results

@@ -5,8 +5,9 @@
 -- KEYS[8] room   KEYS[9] backlog   KEYS[10] virtual time   KEYS[11] tenants
 -- ARGV[1] now   ARGV[2] id   ARGV[3] the engine that KEYS[7] belongs to   ARGV[4] outcome: cancelled | expired
 -- ARGV[5] payload of the end event   ARGV[6] '1': only if it waits and no engine of the pool is READY
--- Output: 'unknown' | 'served' (not so: it has an engine, or there is one) | 'finished' (it had ended before) | 'ended' (now) | 'stopping' (its worker has been told)
---   | 'moved' (it is on another engine: read the record and call again)
+-- Output: 'unknown' | 'served' (not so: it has an engine, or there is one) | 'finished' (it had ended before)
+--   | 'ended' (now) | 'stopping' (its worker has been told) | 'moved' (it is on another engine: read the record and
+--   call again)
 
 local record, body, output, waiting, counters, intake, assigned = unpack(KEYS, 1, 7)
 local now, id = clock(ARGV[1]), ARGV[2]

@@ -16,10 +16,9 @@ end
 
 for i = 1, tonumber(ARGV[3]) do
   local engine, row, reservations = ARGV[3 + i], KEYS[10 + 2 * i], KEYS[11 + 2 * i]
-  local noted = redis.call('ZSCORE', room, engine)
-  if noted and tonumber(noted) < 0 and -tonumber(noted) <= now then noted = nil end  -- its pace lets it open by now
-  local free = places_now(now, read_room(row, reservations))
-  if noted and tonumber(noted) ~= free or not noted and free and not redis.call('ZSCORE', room, engine) then
+  local noted = tonumber(redis.call('ZSCORE', room, engine) or nil)
+  local opens_by_now = noted and noted < 0 and -noted <= now  -- its pace let it; the next step notes it
+  if not opens_by_now and noted ~= places_now(now, read_room(row, reservations)) then
     announce(freed, waiting, engine, (note_room(now, room, engine, row, reservations)))
     repaired('wrong_room', engine)
   end

@@ -2,7 +2,7 @@
 --
 -- KEYS[1] record   KEYS[2] body   KEYS[3] output   KEYS[4] waiting   KEYS[5] counters   KEYS[6] room   KEYS[7] freed
 -- KEYS[8] intake stream of its priority   KEYS[9] row   KEYS[10] reservations   KEYS[11] assigned
--- KEYS[12] backlog   KEYS[13] virtual time   KEYS[14] tenants
+-- KEYS[12] backlog   KEYS[13] virtual time   KEYS[14] tenants   KEYS[15] settings   KEYS[16] misranked
 -- ARGV[1] now   ARGV[2] id   ARGV[3] engine that KEYS[9..11] belong to: the one it is on, or one that has it
 -- ARGV[4] payload of the end event "expired"   ARGV[5] number of fields of an intake entry, then their names
 -- Output: what was put right: {'stray_in_waiting' | 'stray_reservation' | 'lost_from_intake' | 'lost_from_waiting'
@@ -12,7 +12,7 @@
 local record, body, output, waiting, counters, room, freed, intake, row, reservations, assigned = unpack(KEYS, 1, 11)
 local now, id, engine = clock(ARGV[1]), ARGV[2], ARGV[3]
 local r = redis.call('HMGET', record, 'state', 'engine', 'attempt', 'entry', 'arrived_ms', 'timeout_ms', 'rank',
-  'priority', 'tenant', 'charge', 'start')
+  'priority', 'tenant', 'charge', 'start', 'epoch')
 local state, attempt, entry = r[1], r[3] or 0, r[4]
 local here = (state == 'assigned' or state == 'running') and r[2] == engine
 local waits = redis.call('ZSCORE', waiting, id)
@@ -22,12 +22,6 @@ local repairs = {}
 local function repaired(what) repairs[#repairs + 1] = what end
 
 local function there(stream) return entry and #redis.call('XRANGE', stream, entry, entry) > 0 end
-
-local function wait_again()
-  redis.call('ZADD', waiting, r[7] or r[5] or ms(now), id)
-  local open = redis.call('ZREVRANGEBYSCORE', room, '+inf', 1, 'WITHSCORES', 'LIMIT', 0, 1)
-  if open[1] then announce(freed, waiting, open[1], tonumber(open[2])) end
-end
 
 if waits and state ~= 'waiting' then
   redis.call('ZREM', waiting, id)
@@ -59,22 +53,18 @@ elseif state == 'waiting' and expired(now, r[5], r[6]) then
   end_request(now, record, body, output, counters, id, major, minor, 'expired', ARGV[4])
   repaired('expired_waiting')
 elseif state == 'waiting' and not waits then
-  wait_again()
+  redis.call('ZADD', waiting, number(r[7]) and r[7] or ms(now), id)
+  announce_any(freed, waiting, room)
   repaired('lost_from_waiting')
 elseif here and (redis.call('HGET', row, 'worker') or '') == '' then
   if not holds then repaired('ownerless') end
 elseif here and state == 'assigned' and not there(assigned) then
   release(id, nil, row, reservations, assigned)
-  count_waiting(1, r[8], r[9], redis.call('STRLEN', body))
-  if r[11] then count_ranked(1, r[9] or '') end
-  redis.call('HSET', record, 'state', 'waiting')
-  redis.call('HDEL', record, 'engine', 'entry')
+  wait_again(now, id, record, body, {rank = r[7], priority = r[8], tenant = r[9], start = r[11], epoch = r[12]},
+    waiting, redis.call('HGET', KEYS[15], 'epoch'), KEYS[16])
   -- Its worker may have thrown the entry away because it could not read it: another one goes first.
-  local excluded = redis.call('HGET', record, 'excluded')
-  if not string.find(' ' .. (excluded or '') .. ' ', ' ' .. engine .. ' ', 1, true) then
-    redis.call('HSET', record, 'excluded', excluded and (excluded .. ' ' .. engine) or engine)
-  end
-  wait_again()
+  exclude(record, redis.call('HGET', record, 'excluded'), engine)
+  announce_any(freed, waiting, room)
   repaired('lost_from_assigned')
 elseif here and not holds then
   redis.call('HSET', reservations, id, 0)  -- what it holds of the KV cache is not known any more

@@ -103,6 +103,8 @@ async def mend(store: Store, pool: str, request_id: str, engine: str | None = No
         keys.backlog,
         keys.virtual_time,
         keys.tenants,
+        keys.settings,
+        keys.misranked,
     ]
     arguments: list[Argument] = [store.now(), request_id, place, EXPIRED_WAITING, len(_ENTRY_FIELDS), *_ENTRY_FIELDS]
     repairs = [Repair(name.decode()) for name in await _MEND(store, names, arguments)]

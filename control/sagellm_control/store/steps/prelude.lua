@@ -101,6 +101,12 @@ local function announce(freed, waiting, engine, free)
   end
 end
 
+-- The same for an engine of the pool that takes most: what waits may go to any, not only to the one that is free now.
+local function announce_any(freed, waiting, room)
+  local open = redis.call('ZREVRANGEBYSCORE', room, '+inf', 1, 'WITHSCORES', 'LIMIT', 0, 1)
+  if open[1] then announce(freed, waiting, open[1], tonumber(open[2])) end
+end
+
 -- Gives back the place that a request holds on an engine, and its KV tokens.
 local function release(id, entry, row, reservations, assigned)
   local tokens = number(redis.call('HGET', reservations, id), 0)
@@ -133,6 +139,13 @@ local function end_request(now, record, body, output, counters, id, attempt, seq
   redis.call('PEXPIRE', output, keep)
   increase(counters, outcome, 1)
   publish(known[1], id, attempt, sequence, 'end', payload)
+end
+
+-- A request's next attempt goes elsewhere. `excluded`: what the record says so far.
+local function exclude(record, excluded, engine)
+  if not string.find(' ' .. (excluded or '') .. ' ', ' ' .. engine .. ' ', 1, true) then
+    redis.call('HSET', record, 'excluded', excluded and (excluded .. ' ' .. engine) or engine)
+  end
 end
 
 -- Adds a line to a request's history: which attempt went wrong on which engine, and how.

@@ -141,6 +141,18 @@ local function read_record(record)
     charge = r[14], late = r[15], after = r[16], stage = r[17]}
 end
 
+-- A request that was on an engine waits again at its old rank. `known`: rank, priority, tenant, start and epoch, as the
+-- record has them.   `epoch`: that of the pool's policy
+local function wait_again(now, id, record, body, known, waiting, epoch, misranked)
+  redis.call('HSET', record, 'state', 'waiting')
+  redis.call('HDEL', record, 'engine', 'entry')
+  redis.call('ZADD', waiting, number(known.rank) and known.rank or ms(now), id)
+  count_waiting(1, known.priority, known.tenant, redis.call('STRLEN', body))
+  if known.start then count_ranked(1, known.tenant or '') end
+  -- Its rank is of a policy that holds no longer: a scheduler will give it a new one.
+  if epoch and known.epoch ~= epoch then redis.call('SADD', misranked, id) end
+end
+
 -- A request leaves the queue without having run: it counts as waiting no more, and its tenant is not charged for it.
 local function leave_queue(now, known, body, backlog, virtual_time, tenants)
   local tenant = known.tenant or ''

@@ -86,18 +86,11 @@ for i = 1, tonumber(ARGV[12]) do
       end_request(now, record, body, output, counters, id, major, minor, outcome, payload)
       results[i] = outcome
     else
-      redis.call('HSET', record, 'state', 'waiting')
-      redis.call('HDEL', record, 'engine', 'entry')
+      wait_again(now, id, record, body,
+        {rank = r[8], priority = r[10], tenant = r[11], epoch = r[12], start = r[13]}, waiting, epoch, KEYS[12])
       if last or cause ~= 'returned' then redis.call('HDEL', record, 'stage', 'transfer', 'prefilled_ms') end
       if last then redis.call('HSET', record, 'after', last[1]) end
-      if blamed and not string.find(' ' .. (r[9] or '') .. ' ', ' ' .. engine .. ' ', 1, true) then
-        redis.call('HSET', record, 'excluded', r[9] and (r[9] .. ' ' .. engine) or engine)
-      end
-      redis.call('ZADD', waiting, number(r[8]) and r[8] or ms(now), id)
-      count_waiting(1, r[10], r[11], redis.call('STRLEN', body))
-      if r[13] then count_ranked(1, r[11] or '') end
-      -- Its rank is of a policy that holds no longer: a scheduler will give it a new one.
-      if epoch and r[12] ~= epoch then redis.call('SADD', KEYS[12], id) end
+      if blamed then exclude(record, r[9], engine) end
       increase(counters, 'requeued', 1)
       results[i] = 'waiting'
     end
@@ -105,8 +98,6 @@ for i = 1, tonumber(ARGV[12]) do
 end
 write_backlog(KEYS[10])
 note_room(now, room, engine, row, reservations)
--- Any engine with room may take what came back, not only this one.
-local open = redis.call('ZREVRANGEBYSCORE', room, '+inf', 1, 'WITHSCORES', 'LIMIT', 0, 1)
-if open[1] then announce(freed, waiting, open[1], tonumber(open[2])) end
+announce_any(freed, waiting, room)
 send_published()
 return results
