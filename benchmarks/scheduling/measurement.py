@@ -113,8 +113,9 @@ class Measurement:
             async with empty_pool(persist=self._persist, server_binary=self._server_binary) as pool:
                 if waiting:
                     filled[waiting] = await cases.fill(pool, waiting)
-                    reranked[waiting] = await cases.rerank(pool, waiting)
                 found[waiting] = {n: await cases.queued(pool, n, effort.requests) for n in effort.engines}
+                if waiting:
+                    reranked[waiting] = await cases.rerank(pool, waiting)
         base = found[effort.waiting[0]][effort.engines[0]].us
         report.table(
             "Queued: intake → waiting set → engine, past a backlog of less urgent requests",
