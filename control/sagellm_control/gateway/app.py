@@ -11,7 +11,7 @@ from aiohttp.web_protocol import RequestPayloadError
 from redis.exceptions import RedisError
 
 from .endpoints import OpenAIEndpoints, too_large
-from .errors import UNAVAILABLE_RETRY_S, ApiError, bad_request
+from .errors import ApiError, bad_request, unavailable
 from .settings import GatewaySettings
 
 log = logging.getLogger(__name__)
@@ -46,9 +46,8 @@ def make_app(settings: GatewaySettings, openai: OpenAIEndpoints, *others: Endpoi
             return _refuse(request, bad_request(f"The body cannot be read: {said}.", None, "invalid_body"))
         except ConnectionError:
             return _cut(request)  # the client has gone
-        except RedisError as error:
-            reason = f"The queue cannot be reached: {error}"
-            return _refuse(request, ApiError(503, reason, code="queue_unavailable", retry_after_s=UNAVAILABLE_RETRY_S))
+        except (RedisError, OSError) as error:
+            return _refuse(request, unavailable(error))
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
             return _refuse(request, ApiError(500, "The gateway failed unexpectedly.", code="internal_error"))

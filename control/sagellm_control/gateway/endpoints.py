@@ -18,7 +18,7 @@ from ..wire.states import Outcome, RequestKind
 from . import metrics
 from .answering import AnswerWriter
 from .api_keys import ApiKeys, Caller
-from .errors import ApiError, from_queue
+from .errors import ApiError, from_queue, unavailable
 from .event_ids import EventNumbering
 from .rate_limits import rate_limits
 from .request_body import RequestBody, read_body
@@ -115,8 +115,9 @@ class OpenAIEndpoints:
             if isinstance(error, ConnectionResetError):
                 outcome = str(Outcome.CANCELLED)
                 raise
-            outcome = "queue_unavailable"
-            raise ApiError(503, f"The queue is not available: {error}", code=outcome, retry_after_s=1) from error
+            refusal = unavailable(error)
+            outcome = refusal.code
+            raise refusal from error
         except asyncio.CancelledError:
             outcome = str(Outcome.CANCELLED)
             raise

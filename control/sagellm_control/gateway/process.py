@@ -18,7 +18,6 @@ from .admin_endpoints import AdminEndpoints
 from .api_keys import ApiKeys
 from .app import make_app
 from .endpoints import OpenAIEndpoints
-from .explain_endpoint import ExplainEndpoint
 from .request_endpoints import RequestEndpoints
 from .settings import GatewaySettings
 from .status_endpoints import StatusEndpoints
@@ -69,8 +68,7 @@ async def serve_from(settings: GatewaySettings, store: Store, *, at_once: bool =
     async with queue.running(at_once=at_once):
         openai = OpenAIEndpoints(queue, settings, keys)
         requests = RequestEndpoints(queue, settings, openai)
-        others = (StatusEndpoints(queue, openai), ExplainEndpoint(queue, openai), AdminEndpoints(queue, openai))
-        app = make_app(settings, openai, requests, *others)
+        app = make_app(settings, openai, requests, StatusEndpoints(queue, openai), AdminEndpoints(queue, openai))
         # A handler is cancelled when its client leaves: that is how a request is known to be abandoned.
         runner = web.AppRunner(
             app,
