@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestPayloadError
 from redis.exceptions import RedisError
 
 from ..client.errors import QueueError, QueueFull, RequestConflict
@@ -95,7 +96,7 @@ class OpenAIEndpoints:
     async def _handle(self, request: web.Request, kind: RequestKind) -> web.StreamResponse:
         began = time.monotonic()
         metrics.OPEN.inc()
-        priority, outcome = "", "refused"
+        priority, outcome = "", "internal_error"
         try:
             wanted = await self._read(request, kind)
             priority = wanted.priority.label
@@ -110,6 +111,12 @@ class OpenAIEndpoints:
             raise refusal from error
         except ApiError as error:
             outcome = error.code
+            raise
+        except web.HTTPRequestEntityTooLarge:
+            outcome = "body_too_large"
+            raise
+        except RequestPayloadError:
+            outcome = "invalid_body"
             raise
         except (RedisError, OSError) as error:
             if isinstance(error, ConnectionResetError):
