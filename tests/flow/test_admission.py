@@ -91,6 +91,7 @@ async def test_a_class_waits_no_longer_than_its_ttl(busy_engine: SimulatedEngine
         await occupy(stack, system, "runs")
         async with asyncio.timeout(5), post_chat(system, {}) as response:
             assert response.status == 503
+            assert int(response.headers["Retry-After"]) >= 1
             assert (await error_of(response))["code"] == "queue_ttl_exceeded"
 
 
@@ -109,6 +110,7 @@ async def test_a_late_request_is_refused_where_it_asks_for_that(
             response = await asking
         async with response:
             assert response.status == 503
+            assert int(response.headers["Retry-After"]) >= 1
             assert (await error_of(response))["code"] == "too_late"
 
 

@@ -13,7 +13,7 @@ from ..client.answer import Answer
 from ..client.queue_client import QueueClient
 from ..wire.event import CHUNK, END, EVENT_STREAM, Ending, Event
 from ..wire.states import Outcome
-from .errors import error_body, from_ending
+from .errors import COME_BACK, error_body, from_ending
 from .event_ids import EventNumbering
 from .queue_position import queue_position
 
@@ -157,7 +157,11 @@ class AnswerWriter:
                 headers["Retry-After"] = str(max(1, round(ending.retry_after_s)))
             headers["Content-Type"] = ending.content_type
             return web.Response(status=ending.status, body=before + ending.body, headers=headers)
-        response = from_ending(ending).response()
+        error = from_ending(ending)
+        if error.status in COME_BACK and error.retry_after_s is None:
+            # Whoever ended it knows nothing of the rate at which the pool drains.
+            error.retry_after_s = self._queue.pools.retry_after_s(self._answer.pool)
+        response = error.response()
         response.headers.update(self._headers)
         return response
 

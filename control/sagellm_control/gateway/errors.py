@@ -40,6 +40,8 @@ _TYPES = {
     504: "timeout_error",
 }
 
+COME_BACK = (429, 503)
+"""Statuses that come with a Retry-After."""
 _FINAL = (408, 409, 504)
 
 
