@@ -88,7 +88,7 @@ async def test_the_limit_itself_is_allowed(system: InProcessSystem, chunked: boo
         assert response.status == 200, await response.text()
 
 
-async def test_a_compressed_body(system: InProcessSystem) -> None:
+async def test_a_compressed_body(system: InProcessSystem, caplog: pytest.LogCaptureFixture) -> None:
     headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
     path = system.url + CHAT_PATH
     async with system.session.post(path, data=gzip.compress(chat_bytes(max_tokens=1)), headers=headers) as response:
@@ -97,4 +97,9 @@ async def test_a_compressed_body(system: InProcessSystem) -> None:
         assert response.status == 413
     async with system.session.post(path, data=b"no gzip", headers=headers) as response:
         assert response.status == 400
-        assert (await error_of(response))["code"] == "invalid_body"
+        error = await error_of(response)
+    assert (error["code"], error["message"]) == (
+        "invalid_body",
+        "The body cannot be read: Can not decode content-encoding: gzip.",
+    )
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []

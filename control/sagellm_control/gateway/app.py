@@ -42,7 +42,7 @@ def make_app(settings: GatewaySettings, openai: OpenAIEndpoints, *others: Endpoi
                 response.headers["Allow"] = error.headers["Allow"]
             return response
         except RequestPayloadError as error:
-            said = " ".join(str(error).split())
+            said = " ".join(str(error).split()).removeprefix("400, message: ")
             return _refuse(request, bad_request(f"The body cannot be read: {said}.", None, "invalid_body"))
         except ConnectionError:
             return _cut(request)  # the client has gone

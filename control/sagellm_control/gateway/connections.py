@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.web_protocol import RequestPayloadError
 
 from .errors import ApiError
 
@@ -33,6 +35,7 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
+        """The answer to an error that no endpoint has handled."""
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
         error = _no_http(exc)
@@ -40,6 +43,11 @@ class Connection(web.RequestHandler):
         response = error.response()
         response.force_close()
         return response
+
+    def log_exception(self, *args: Any, **details: Any) -> None:
+        """Log an exception; but for a body that cannot be read: its sender has been told."""
+        if not isinstance(details.get("exc_info"), RequestPayloadError):
+            super().log_exception(*args, **details)
 
 
 async def listen(runner: web.AppRunner, host: str, port: int) -> asyncio.Server:
