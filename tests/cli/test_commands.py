@@ -44,7 +44,7 @@ def long_answer(system: Up) -> Generator[tuple[subprocess.Popen[str], IO[str], I
 
 
 def engine_of(system: Up) -> str:
-    (engine,) = json.loads(system.control("engines", "list", "--json").stdout)
+    (engine,) = json.loads(system.control("engines", "list", "--model", "tiny", "--json").stdout)
     return engine["engine_id"]
 
 
@@ -153,6 +153,7 @@ def test_what_is_not_there(system: Up) -> None:
             "Error: there is no request 'nope': it never was, or its record is gone\n",
         ),
         (("requests", "list", "--model", "nope"), "Error: no pool serves 'nope'; known: tiny\n"),
+        (("engines", "list", "--model", "nope"), "Error: no pool serves 'nope'; known: tiny\n"),
         (("engines", "drain", "nope"), f"Error: there is no engine 'nope'; known: {engine_of(system)}\n"),
     ]:
         done = system.control(*words)

@@ -66,10 +66,10 @@ class RequestView(BaseModel):
     """The whole record."""
 
 
-async def list_engines(store: Store) -> list[EngineView]:
-    """Every engine of every pool."""
+async def list_engines(store: Store, only_pool: str | None = None) -> list[EngineView]:
+    """Every engine of every pool, or of one."""
     views: list[EngineView] = []
-    for pool in await list_pools(store):
+    for pool in [only_pool] if only_pool else await list_pools(store):
         now = await server_ms(store, pool)
         keys = store.keys.pool(pool)
         ids = sorted(read_name(name) for name in await store.commands.smembers(keys.engines))
