@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
 import pytest
+
+from sagellm_control.cli import main
 
 from .conftest import Command
 
@@ -50,3 +55,16 @@ def test_wrong_words_of_the_simulator(words: str, says: str, command: Command) -
     done = command(*PLAY, *words.split())
     assert done.exit_code == 2, done.stderr
     assert says in done.stderr
+
+
+def test_ctrl_c_before_the_command_has_begun(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "sagellm_control.cli.root", Interrupted("root"))
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert (stopped.value.code, capsys.readouterr().err) == (130, "")

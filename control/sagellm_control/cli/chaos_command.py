@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from . import INTERRUPTED
 from .failures import Problems
 from .flag_types import NewFile, Number, write_text
 from .tables import print_table
@@ -21,9 +22,6 @@ from .tables import print_table
 if TYPE_CHECKING:
     from ..chaos.plan import ChaosPlan
     from ..chaos.report import ChaosReport
-
-_INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 
 _PROCESSES = click.IntRange(1, 64)
 
@@ -95,7 +93,7 @@ def chaos(json_file: Path | None, seed: int | None, folder: Path | None, **sizes
         if not keep:
             shutil.rmtree(place, ignore_errors=True)
     if report is None:
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
     if json_file is not None:
         write_text(json_file, report.as_json())
     print_table(("FIGURE", "VALUE", "MEANING"), report.rows(), "")

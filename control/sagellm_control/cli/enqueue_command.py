@@ -9,11 +9,9 @@ from typing import Any, BinaryIO, cast
 import click
 
 from ..wire.priority import RequestPriority
+from . import INTERRUPTED
 from .flag_types import Number
 from .options import REDIS_FLAGS, Loaded, SettingsCommand, takes_settings
-
-_INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 
 
 @click.command(cls=SettingsCommand)
@@ -77,7 +75,7 @@ def enqueue(
     )
     answered = uvloop.run(ask(loaded.settings.redis, question))
     if answered is None:
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
     if not answered:
         sys.exit(1)
 
