@@ -195,10 +195,7 @@ def load_settings(flags: Sequence[Flag] = (), config: Path | None = None) -> Loa
     environment = EnvironmentSource(Settings)
     problems = [*_unknown_keys(tables, file), *environment.problems()]
     origins: dict[tuple[str, str], Origin] = {
-        (section, key): Origin("file", f"{file}: {section}.{key}")
-        for section, table in tables.items()
-        if isinstance(table, dict)
-        for key in typing.cast(dict[str, Any], table)
+        (section, key): Origin("file", f"{file}: {section}.{key}") for section, table in tables.items() for key in table
     }
     origins |= environment.origins()
     given: dict[str, dict[str, Any]] = {}
@@ -219,26 +216,29 @@ def load_settings(flags: Sequence[Flag] = (), config: Path | None = None) -> Loa
     raise SettingsError(problems)
 
 
-def _tables(file: Path | None) -> dict[str, Any]:
+def _tables(file: Path | None) -> dict[str, dict[str, Any]]:
     if file is None:
         return {}
     try:
         with file.open("rb") as text:
-            return tomllib.load(text)
+            tables = tomllib.load(text)
     except OSError as error:
         raise SettingsError([f"{file}: cannot be read: {error.strerror}"]) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError([f"{file}: is no valid TOML: {error}"]) from None
+    if loose := [name for name, table in tables.items() if not isinstance(table, dict)]:
+        raise SettingsError([f"{file}: {name} must be a table: [{name}]" for name in loose])
+    return tables
 
 
-def _unknown_keys(tables: dict[str, Any], file: Path | None) -> Iterator[str]:
+def _unknown_keys(tables: dict[str, dict[str, Any]], file: Path | None) -> Iterator[str]:
     known = sections()
     for section, table in tables.items():
         if section not in known:
             yield f"{file}: [{section}]: no such section{_nearest(section, list(known))}"
-        elif isinstance(table, dict):
+        else:
             fields = list(known[section].model_fields)
-            for key in typing.cast(dict[str, Any], table):
+            for key in table:
                 if key not in fields:
                     yield f"{file}: {section}.{key}: no such setting{_nearest(key, fields)}"
 

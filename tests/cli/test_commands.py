@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import IO
 
 import pytest
 
@@ -22,8 +24,27 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         yield up
 
 
+@contextmanager
+def long_answer(system: Up) -> Generator[tuple[subprocess.Popen[str], IO[str], IO[str], str]]:
+    """``enqueue`` while it prints: the process, its two outputs, and the request's id."""
+    command = [sys.executable, "-um", "sagellm_control", "enqueue", "--redis-url", system.redis]
+    asking = subprocess.Popen(
+        [*command, "--max-tokens", "100000", "Hello"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_environment(),
+    )
+    with asking:
+        assert asking.stdout is not None
+        assert asking.stderr is not None
+        request_id = asking.stderr.readline().split()[1].rstrip(",")
+        assert asking.stdout.read(6) == "Answer"
+        yield asking, asking.stdout, asking.stderr, request_id
+
+
 def engine_of(system: Up) -> str:
-    (engine,) = json.loads(system.control("engines", "list", "--json").stdout)
+    (engine,) = json.loads(system.control("engines", "list", "--model", "tiny", "--json").stdout)
     return engine["engine_id"]
 
 
@@ -87,26 +108,14 @@ def test_enqueue_says_what_is_wrong(words: tuple[str, ...], text: str | None, co
 
 
 def test_ctrl_c_cancels_what_was_enqueued(system: Up) -> None:
-    command = [sys.executable, "-um", "sagellm_control", "enqueue", "--redis-url", system.redis]
-    asking = subprocess.Popen(
-        [*command, "--max-tokens", "100000", "Hello"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=clean_environment(),
-    )
-    with asking:
-        assert asking.stdout is not None
-        assert asking.stderr is not None
-        request_id = asking.stderr.readline().split()[1].rstrip(",")
-        assert asking.stdout.read(6) == "Answer"
+    with long_answer(system) as (asking, _, notes, request_id):
         asking.send_signal(signal.SIGINT)
         assert asking.wait(30) == 130
-        assert asking.stderr.read() == f"cancelling {request_id}\n"
+        assert notes.read() == f"cancelling {request_id}\n"
     eventually(lambda: '"cancelled"' in system.control("requests", "show", request_id, "--json").stdout, "cancelled")
 
 
-def test_requests_that_wait_are_listed_and_cancelled(system: Up) -> None:
+def test_a_drained_engine_gets_nothing_until_it_is_undone(system: Up) -> None:
     engine = engine_of(system)
     drained = system.control("engines", "drain", engine)
     assert drained.stdout == f"{engine} gets no more requests; it finishes the 0 that it has.\n"
@@ -122,19 +131,7 @@ def test_requests_that_wait_are_listed_and_cancelled(system: Up) -> None:
 
 
 def test_requests_list_and_cancel(system: Up) -> None:
-    command = [sys.executable, "-um", "sagellm_control", "enqueue", "--redis-url", system.redis]
-    asking = subprocess.Popen(
-        [*command, "--max-tokens", "100000", "Hello"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=clean_environment(),
-    )
-    with asking:
-        assert asking.stdout is not None
-        assert asking.stderr is not None
-        request_id = asking.stderr.readline().split()[1].rstrip(",")
-        assert asking.stdout.read(6) == "Answer"
+    with long_answer(system) as (asking, output, notes, request_id):
         (listed,) = json.loads(system.control("requests", "list", "--state", "running", "--json").stdout)
         assert listed["request_id"] == request_id
         table = system.control("requests", "list", "--model", "tiny").stdout
@@ -142,9 +139,9 @@ def test_requests_list_and_cancel(system: Up) -> None:
         assert "running" in table
         cancelled = system.control("requests", "cancel", request_id)
         assert cancelled.stdout == f"{request_id} is being stopped by its worker.\n"
-        asking.stdout.read()
+        output.read()
         assert asking.wait(30) == 1
-        assert "cancelled" in asking.stderr.read()
+        assert "cancelled" in notes.read()
     assert system.control("requests", "cancel", request_id).stdout == f"{request_id} had ended before.\n"
     assert system.control("requests", "list", "--state", "waiting").stdout == "No request is waiting.\n"
 
@@ -155,7 +152,8 @@ def test_what_is_not_there(system: Up) -> None:
             ("requests", "show", "nope"),
             "Error: there is no request 'nope': it never was, or its record is gone\n",
         ),
-        (("requests", "list", "--model", "nope"), "Error: no engine serves 'nope'; known: tiny\n"),
+        (("requests", "list", "--model", "nope"), "Error: no pool serves 'nope'; known: tiny\n"),
+        (("engines", "list", "--model", "nope"), "Error: no pool serves 'nope'; known: tiny\n"),
         (("engines", "drain", "nope"), f"Error: there is no engine 'nope'; known: {engine_of(system)}\n"),
     ]:
         done = system.control(*words)
@@ -208,7 +206,7 @@ def test_the_policy_is_shown_and_changed(system: Up) -> None:
         (["--set", "colour=red"], "unknown setting 'colour'"),
         (["--set", "aging_s"], "give NAME=VALUE"),
         ([], "name a policy"),
-        (["fifo", "--model", "nobody"], "no engine serves 'nobody'"),
+        (["fifo", "--model", "nobody"], "no pool serves 'nobody'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -76,7 +76,7 @@ async def test_retry(dead: Dead, entry: str, pool: PoolDriver) -> None:
     )
     garbage = await dead("retry", "unreadable")
     assert garbage.exit_code == 1
-    assert garbage.stderr.endswith("never was a request: no id\n")
+    assert garbage.stderr.endswith("is no whole request: no id\n")
     assert (await dead("retry", "--all")).stdout == "Nothing was sent again.\n"
 
 

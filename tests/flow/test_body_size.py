@@ -1,8 +1,9 @@
-"""Bodies over the limit are refused before they are read whole."""
+"""Bodies over the limit are refused before they are read whole; so are those that cannot be decoded."""
 
 from __future__ import annotations
 
 import asyncio
+import gzip
 import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 import orjson
 import pytest
 
-from .asking import CHAT_PATH, chat_bytes
+from .asking import CHAT_PATH, chat_bytes, error_of
 from .conftest import SimulatedEngine, StartEngine, StartSystem
 from .in_process import InProcessSystem
 
@@ -85,3 +86,20 @@ async def test_the_limit_itself_is_allowed(system: InProcessSystem, chunked: boo
 
     async with system.session.post(system.url + CHAT_PATH, data=pieces() if chunked else body) as response:
         assert response.status == 200, await response.text()
+
+
+async def test_a_compressed_body(system: InProcessSystem, caplog: pytest.LogCaptureFixture) -> None:
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    path = system.url + CHAT_PATH
+    async with system.session.post(path, data=gzip.compress(chat_bytes(max_tokens=1)), headers=headers) as response:
+        assert response.status == 200
+    async with system.session.post(path, data=gzip.compress(b" " * (LIMIT + 1)), headers=headers) as response:
+        assert response.status == 413
+    async with system.session.post(path, data=b"no gzip", headers=headers) as response:
+        assert response.status == 400
+        error = await error_of(response)
+    assert (error["code"], error["message"]) == (
+        "invalid_body",
+        "The body cannot be read: Can not decode content-encoding: gzip.",
+    )
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []

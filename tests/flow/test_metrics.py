@@ -57,15 +57,22 @@ async def test_finished_requests_are_counted_and_timed(start_engine: StartEngine
 async def test_refusals_are_counted_by_their_reason(start_engine: StartEngine, start_system: StartSystem) -> None:
     system = await start_system(await start_engine())
     before = await _scrape(system)
-    for fields in ({"model": "nobody"}, {"messages": []}, {"n": 10**6}):
+    for fields in ({"model": "nobody"}, {"messages": []}, {"n": 10**6}, {"n": 10**6, "stream": True}):
         async with system.session.post(system.url + CHAT_PATH, json=chat() | fields) as response:
             await response.read()
+    garbled = {"Content-Encoding": "gzip"}
+    async with system.session.post(system.url + CHAT_PATH, data=b"no gzip", headers=garbled) as response:
+        assert response.status == 400
     after = await _scrape(system)
-    name = "sagellm_control_requests_total"
-    for outcome in ("model_not_found", "invalid_value", "refused"):
-        counted = sum(s.value for s in after.samples if s.name == name and s.labels["outcome"] == outcome)
-        counted -= sum(s.value for s in before.samples if s.name == name and s.labels["outcome"] == outcome)
-        assert counted == 1, outcome
+
+    def counted(scrape: _Scrape, outcome: str) -> float:
+        name = "sagellm_control_requests_total"
+        return sum(s.value for s in scrape.samples if s.name == name and s.labels["outcome"] == outcome)
+
+    for outcome, times in {"model_not_found": 1, "invalid_value": 1, "refused": 2, "invalid_body": 1}.items():
+        assert counted(after, outcome) - counted(before, outcome) == times, outcome
+    ttft = "sagellm_control_request_ttft_seconds_count"
+    assert after.value(ttft, **CHAT_NORMAL) == before.value(ttft, **CHAT_NORMAL), "an error is no first token"
 
 
 async def test_a_missed_slo_is_counted(start_engine: StartEngine, start_system: StartSystem) -> None:

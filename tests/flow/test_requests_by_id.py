@@ -25,14 +25,16 @@ async def system(engine: SimulatedEngine, start_system: StartSystem) -> InProces
     return await start_system(engine, gateways=2)
 
 
-@pytest.mark.parametrize(
-    ("method", "rest"), [("GET", ""), ("GET", "/events"), ("GET", "/result"), ("DELETE", "")], ids=str
-)
+WAYS_TO_ASK = (("GET", ""), ("GET", "/events"), ("GET", "/result"), ("GET", "/explain"), ("DELETE", ""))
+
+
+@pytest.mark.parametrize(("method", "rest"), WAYS_TO_ASK, ids=str)
 @pytest.mark.parametrize("request_id", ["never-sent", "a:b", "x" * 200])
 async def test_an_unknown_request(system: InProcessSystem, method: str, rest: str, request_id: str) -> None:
     async with system.session.request(method, requests(system, request_id, rest)) as response:
         assert response.status == 404
-        assert (await error_of(response))["code"] == "request_not_found"
+        error = await error_of(response)
+        assert (error["code"], error["param"]) == ("request_not_found", "id")
 
 
 async def test_another_tenants_request_is_unknown(
@@ -48,7 +50,7 @@ async def test_another_tenants_request_is_unknown(
     system = await start_system(engine, gateway_api_keys=keys)
     request_id, _ = await ask(system, tokens=2, Authorization="Bearer anna-1")
     for key, status in (("anna-1", 200), ("anna-2", 200), ("ben", 404), ("nobody", 401)):
-        for method, rest in (("GET", ""), ("GET", "/events"), ("GET", "/result"), ("DELETE", "")):
+        for method, rest in WAYS_TO_ASK:
             headers = {"Authorization": f"Bearer {key}"}
             async with system.session.request(method, requests(system, request_id, rest), headers=headers) as response:
                 assert response.status == status, (key, method, rest)

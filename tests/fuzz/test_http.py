@@ -45,8 +45,7 @@ def check(answer: Answer, words: bytes) -> None:
     """No failure of the gateway's own; and an error says what is wrong as OpenAI's clients expect it."""
     said = f"{answer.status} {answer.body[:300]!r} to {words[:600]!r}"
     assert 200 <= answer.status < 500 or answer.status in CLEAN, said
-    # What is no HTTP is refused before it reaches any code of ours, and aiohttp says so in its own way.
-    if answer.status >= 400 and answer.body and not answer.head.startswith("HTTP/1.0 400"):
+    if answer.status >= 400 and answer.body:
         assert answer.is_json, said
         error = json.loads(answer.body)["error"]
         assert isinstance(error["message"], str), said
@@ -70,7 +69,30 @@ async def test_requests_that_nobody_would_send(system: InProcessSystem, words: b
 @given(words=broken_requests())
 async def test_bytes_that_are_no_request(system: InProcessSystem, words: bytes) -> None:
     answer = await say(system.url, words, patience_s=PATIENCE_S)
-    assert answer.status < 500 or answer.status in CLEAN, f"{answer.status} {answer.body[:300]!r} to {words!r}"
+    if answer.status:
+        check(answer, words)
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "says"),
+    [
+        (f"GET /health HTTP/1.1\r\nHost: x\r\nX-Long: {'secret' * 2000}\r\n", 431, "8190 bytes"),
+        (f"GET /{'x' * 9000} HTTP/1.1\r\nHost: x\r\n", 431, "8190 bytes"),
+        ("GET /health HTTP/1.1\r\nHost: x\r\n" + "".join(f"X-{n}: 1\r\n" for n in range(200)), 431, "128 headers"),
+        ("GET /health HTTP/1.1\r\nHost: x\r\nno header\r\n", 400, "no HTTP request"),
+        ("\x16\x03\x01 hello TLS\r\n", 400, "no HTTP request"),
+    ],
+    ids=["header", "address", "headers", "line", "tls"],
+)
+async def test_what_no_endpoint_sees(
+    system: InProcessSystem, caplog: pytest.LogCaptureFixture, head: str, status: int, says: str
+) -> None:
+    answer = await say(system.url, f"{head}\r\n".encode("latin-1"))
+    check(answer, head.encode())
+    assert answer.status == status
+    assert says in json.loads(answer.body)["error"]["message"]
+    assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
+    assert "secret" not in caplog.text + answer.body.decode()
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -70,6 +70,17 @@ async def test_a_client_that_leaves_while_it_is_written_to_is_no_error(caplog: p
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
+@pytest.mark.parametrize(("error", "status"), [(TimeoutError("slow"), 503), (RuntimeError("a bug"), 500)])
+async def test_what_a_handler_fails_with(error: Exception, status: int) -> None:
+    async def fail(request: web.Request) -> web.StreamResponse:
+        raise error
+
+    async with _serving(fail) as url, aiohttp.ClientSession() as session, session.get(url) as answer:
+        assert answer.status == status
+        assert answer.headers.get("Retry-After") == ("1" if status == 503 else None)
+        assert "a bug" not in await answer.text()
+
+
 async def test_a_failure_in_mid_stream_cuts_it_and_writes_no_second_answer_into_it() -> None:
     async def fail(request: web.Request) -> web.StreamResponse:
         await _begin(request)

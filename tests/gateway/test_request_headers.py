@@ -15,6 +15,11 @@ from sagellm_control.wire.request import is_request_id
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
 NAMES = [
+    "X-SLO-TPOT-Ms",
+    "X-SLO-Reject",
+    "X-Session-ID",
+    "X-Event-IDs",
+    "X-Mid-Stream-Retry",
     "X-Request-Priority",
     "X-Request-Timeout-Ms",
     "X-SLO-Deadline-Ms",
@@ -72,6 +77,40 @@ def test_deadlines_are_milliseconds(text: str, seconds: float) -> None:
 def test_another_deadline_is_refused(name: str, text: str) -> None:
     with pytest.raises(ApiError, match=f"from 1 to {LONGEST_MS}") as caught:
         _read_all({name: text})
+    assert (caught.value.status, caught.value.param) == (400, name)
+
+
+@pytest.mark.parametrize("name", ["X-SLO-Reject", "X-Event-IDs"])
+def test_flags(name: str) -> None:
+    def flag(text: str) -> bool:
+        read = _read_all({name: text})
+        return read.reject_late if name == "X-SLO-Reject" else read.event_ids
+
+    assert [flag(text) for text in ("true", "True", "1", "false", "0")] == [True, True, True, False, False]
+    for text in ("", "yes", "2"):
+        with pytest.raises(ApiError, match=f"{name} must be true or false"):
+            flag(text)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "X-Request-Priority",
+        "X-Request-Timeout-Ms",
+        "X-SLO-Deadline-Ms",
+        "X-SLO-TPOT-Ms",
+        "X-Request-ID",
+        "Idempotency-Key",
+    ],
+)
+def test_a_header_that_says_two_things_is_refused(name: str) -> None:
+    def read(*values: str) -> RequestHeaders:
+        return read_headers(CIMultiDictProxy(CIMultiDict([(name, value) for value in values])))
+
+    # A proxy may have repeated it.
+    assert read("4", "4") == read("4")
+    with pytest.raises(ApiError, match=f"{name} was sent more than once") as caught:
+        read("4", "3")
     assert (caught.value.status, caught.value.param) == (400, name)
 
 

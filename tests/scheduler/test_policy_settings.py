@@ -37,6 +37,7 @@ def test_what_is_recorded_is_read_back() -> None:
         ("bound", "1", "bound must be greater than 1, not '1'"),
         ("late", "never", "late must be 'step_back', 'refuse' or 'serve', not 'never'"),
         ("stretch", "nan", "stretch must be less than or equal to 10000, not 'nan'"),
+        ("inner", "priority", "inner must be 'fifo', 'slo_aware' or 'shortest', not 'priority'"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_limit(field: str, text: str, says: str) -> None:

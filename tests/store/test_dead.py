@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
@@ -108,7 +109,7 @@ async def test_garbage_is_listed_and_is_not_retried(pool: PoolDriver) -> None:
     await pool.store.commands.xadd(pool.keys.dead, {"reason": "no id", "request": "unreadable", "x": b"\xff<b>"})
     (letter,) = await list_dead(pool.store, pool.name)
     assert (letter.can_retry, letter.record) == (False, {"x": "\ufffd<b>"})
-    with pytest.raises(NotRetried, match="never was a request: no id"):
+    with pytest.raises(NotRetried, match="is no whole request: no id"):
         await retry_dead(pool.store, letter)
     assert await drop_dead(pool.store, [letter]) == 1
     assert await drop_dead(pool.store, [letter]) == 0
@@ -128,3 +129,19 @@ async def test_pages(pool: PoolDriver) -> None:
     assert await find_dead(pool.store, third.entry) == [third]
     assert await find_dead(pool.store, "r99") == []
     assert await find_dead(pool.store, "0-1") == []
+
+
+async def test_records_that_somebody_damaged(pool: PoolDriver) -> None:
+    await pool.engine("e0")
+    for record in (
+        {"kind": "chat", "priority": "77"},
+        {"kind": "tea", "priority": "1", "attempt": "x"},
+        {"lapses": "-"},
+    ):
+        fields = {"request": "r", "reason": "why", "body": "{}", "record": json.dumps(record)}
+        await pool.store.commands.xadd(pool.keys.dead, fields)
+    letters = await list_dead(pool.store)
+    assert [(letter.can_retry, letter.deliveries, letter.lapses) for letter in letters] == [(False, 0, 0)] * 3
+    for letter in letters:
+        with pytest.raises(NotRetried, match="is no whole request: why"):
+            await retry_dead(pool.store, letter)

@@ -108,6 +108,20 @@ async def test_one_request(busy: PoolDriver) -> None:
     assert await find_request(busy.store, "never-heard-of") is None
 
 
+@pytest.mark.parametrize(
+    "damage", [{"state": "odd"}, {"priority": "9"}, {"attempt": "x"}, {"arrived_ms": "x"}], ids=str
+)
+async def test_a_damaged_record_hides_no_other(
+    busy: PoolDriver, damage: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    await busy.store.commands.hset(busy.keys.record("first"), mapping=damage)
+    views = await list_requests(busy.store)
+    assert [view.request_id for view in views] == ["assigned", "runs", "second", "new"]
+    assert await find_request(busy.store, "first") is None
+    assert "the record of request 'first' cannot be read" in caplog.text
+    await busy.store.commands.delete(busy.keys.record("first"), busy.keys.body("first"))
+
+
 async def test_the_head_of_the_waiting_set(busy: PoolDriver) -> None:
     await busy.requeue("runs")
     line = WaitingLine(busy.store, busy.name)

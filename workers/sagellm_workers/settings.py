@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -158,4 +159,11 @@ class WorkerSettings(BaseModel):
         for url in urls:
             if not url.startswith(("http://", "https://")):
                 raise ValueError(f"{url!r} is not a URL: it must begin with http:// or https://")
+            try:
+                where = urlsplit(url)
+                fine = bool(where.hostname) and where.port != 0
+            except ValueError:
+                fine = False
+            if not fine:
+                raise ValueError(f"{url!r} is not a URL: it needs a host, and a port from 1 to 65535 if any")
         return urls

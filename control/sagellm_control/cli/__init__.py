@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+
 __all__ = ["main"]
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 
 def main() -> None:
     """What the installed command and ``python -m sagellm_control`` run."""
-    from .root import root
-
+    try:
+        from .root import root
+    except KeyboardInterrupt:
+        # It takes a moment, and click is not there yet to say it without a traceback.
+        sys.exit(INTERRUPTED)
     root(prog_name="sagellm-control")

@@ -7,6 +7,7 @@ import json
 import click
 
 from ..wire.priority import RequestPriority
+from .flag_types import Number
 
 
 @click.command("api-key")
@@ -20,7 +21,7 @@ from ..wire.priority import RequestPriority
 )
 @click.option(
     "--weight",
-    type=click.FloatRange(min=0, min_open=True, max=1000),
+    type=Number(min=0, min_open=True, max=1000),
     default=1.0,
     show_default=True,
     help="The tenant's share among tenants.",
@@ -37,7 +38,10 @@ def api_key(tenant: str, max_priority: str, weight: float) -> None:
       sagellm-control gateway --api-keys keys.toml
     """
     from ..gateway.api_keys import hash_key, new_key
+    from ..gateway.request_body import LONGEST_TENANT
 
+    if not 1 <= len(tenant) <= LONGEST_TENANT:
+        raise click.BadParameter(f"it must have 1 to {LONGEST_TENANT} characters", param_hint="--tenant")
     key = new_key()
     click.echo(f"The key, shown this once: {key}", err=True)
     click.echo(f'[[keys]]\nsha256 = "{hash_key(key)}"\ntenant = {json.dumps(tenant, ensure_ascii=False)}')

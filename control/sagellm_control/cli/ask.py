@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 import orjson
+from redis.exceptions import RedisError
 
 from ..client import QueueClient, QueueError
 from ..stopping import run_until, stop_requested
@@ -88,8 +89,9 @@ async def _ask(queue: QueueClient, question: Question) -> bool:
         return await _print_answer(queue, request_id, question, started)
     except asyncio.CancelledError:
         _note(f"cancelling {request_id}")
-        with contextlib.suppress(TimeoutError, QueueError):
-            await asyncio.wait_for(queue.cancel(request_id), _CANCEL_WITHIN_S)
+        with contextlib.suppress(TimeoutError, RedisError, OSError):
+            async with asyncio.timeout(_CANCEL_WITHIN_S):
+                await queue.cancel(request_id)
         raise
 
 

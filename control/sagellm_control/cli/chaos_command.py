@@ -14,43 +14,38 @@ from typing import TYPE_CHECKING
 
 import click
 
+from . import INTERRUPTED
 from .failures import Problems
+from .flag_types import NewFile, Number, write_text
 from .tables import print_table
 
 if TYPE_CHECKING:
     from ..chaos.plan import ChaosPlan
     from ..chaos.report import ChaosReport
 
-_INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
-
 _PROCESSES = click.IntRange(1, 64)
 
 
 @click.command()
-@click.option(
-    "--seconds", type=click.FloatRange(1, 86_400), default=60.0, show_default=True, help="How long to disturb."
-)
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures there.")
+@click.option("--seconds", type=Number(1, 86_400), default=60.0, show_default=True, help="How long to disturb.")
+@click.option("--json", "json_file", type=NewFile(), help="Write the figures there ('-': standard output).")
 @click.option("--seed", type=click.IntRange(0), help="Of all the dice.  [default: a random one, which is printed]")
 @click.option("--gateways", type=_PROCESSES, default=2, show_default=True, help="Gateway processes.")
 @click.option("--schedulers", type=_PROCESSES, default=3, show_default=True, help="Scheduler processes.")
 @click.option("--workers", type=_PROCESSES, default=4, show_default=True, help="Worker processes.")
 @click.option("--engines", type=_PROCESSES, default=4, show_default=True, help="Simulated engines.")
 @click.option("--clients", type=click.IntRange(1, 1000), default=16, show_default=True, help="Clients at a time.")
-@click.option(
-    "--lease-s", type=click.FloatRange(1, 60), default=5.0, show_default=True, help="Lease of the workers (s)."
-)
+@click.option("--lease-s", type=Number(1, 60), default=5.0, show_default=True, help="Lease of the workers (s).")
 @click.option(
     "--every-s",
-    type=click.FloatRange(0.1, 600),
+    type=Number(0.1, 600),
     default=1.5,
     show_default=True,
     help="Mean time between two disturbances (s).",
 )
 @click.option(
     "--settle-s",
-    type=click.FloatRange(1, 3600),
+    type=Number(1, 3600),
     default=60.0,
     show_default=True,
     help="So long (s) after the last disturbance everything must have ended.",
@@ -77,15 +72,16 @@ def chaos(json_file: Path | None, seed: int | None, folder: Path | None, **sizes
     from ..chaos.system import SystemDidNotStart
 
     plan = ChaosPlan(seed=secrets.randbelow(10**6) if seed is None else seed, **sizes)  # type: ignore[arg-type]
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise click.UsageError(f"--json {json_file}: its folder does not exist")
     if folder is not None and folder.is_dir() and any(folder.iterdir()):
         raise click.UsageError(f"--folder {folder}: it is not empty, and what an earlier run left would be counted")
-    place = folder or Path(tempfile.mkdtemp(prefix="sagellm-control-chaos-"))
+    try:
+        place = folder or Path(tempfile.mkdtemp(prefix="sagellm-control-chaos-"))
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.UsageError(f"--folder {folder}: it cannot be made: {error.strerror}") from None
     report: ChaosReport | None = None
     keep = folder is not None
     try:
-        place.mkdir(parents=True, exist_ok=True)
         # What the client library says in this process.
         logging.basicConfig(filename=place / "clients.log", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         report = asyncio.run(_run(plan, place.absolute()))
@@ -97,9 +93,9 @@ def chaos(json_file: Path | None, seed: int | None, folder: Path | None, **sizes
         if not keep:
             shutil.rmtree(place, ignore_errors=True)
     if report is None:
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
     if json_file is not None:
-        json_file.write_text(report.as_json())
+        write_text(json_file, report.as_json())
     print_table(("FIGURE", "VALUE", "MEANING"), report.rows(), "")
     for detail in report.details:
         click.echo(detail, err=True)

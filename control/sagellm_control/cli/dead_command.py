@@ -51,7 +51,7 @@ def list_(loaded: Loaded, model: str | None, limit: int, before: str, as_json: b
       sagellm-control dead list --limit 20 --before 1795343459271-0
       sagellm-control dead list --json | jq -r '.[].request_id'
     """
-    if before != "+" and not all(part.isdecimal() for part in before.split("-", 1)):
+    if before != "+" and not all(part.isdecimal() and int(part) < 2**64 for part in before.split("-", 1)):
         raise click.BadParameter(f"{before!r} is no entry: give one that 'dead list' showed", param_hint="--before")
     letters = asyncio.run(_list(loaded.settings.redis, model, limit, before))
     if as_json:
@@ -124,6 +124,7 @@ def retry(loaded: Loaded, words: tuple[str, ...], everything: bool, model: str |
       sagellm-control dead retry chatcmpl-1234
       sagellm-control dead retry --all --model my-model
     """
+    _either(words, everything)
     retried = asyncio.run(_retry(loaded.settings.redis, words, everything, model))
     if as_json:
         print_json({"retried": [{"entry": r.letter.entry, "request_id": r.request_id} for r in retried]})
@@ -148,11 +149,17 @@ def drop(loaded: Loaded, words: tuple[str, ...], everything: bool, model: str | 
       sagellm-control dead drop 1795343459271-0
       sagellm-control dead drop --all --model my-model
     """
+    _either(words, everything)
     dropped = asyncio.run(_drop(loaded.settings.redis, words, everything, model))
     if as_json:
         print_json({"dropped": dropped})
         return
     click.echo(f"{dropped} dropped.")
+
+
+def _either(words: tuple[str, ...], everything: bool) -> None:
+    if everything == bool(words):
+        raise click.UsageError("give the entries (or request ids), or --all")
 
 
 async def _list(redis: RedisSettings, model: str | None, limit: int, before: str) -> list[DeadLetter]:
@@ -193,8 +200,6 @@ async def _drop(redis: RedisSettings, words: tuple[str, ...], everything: bool, 
 async def _chosen(store: Store, words: tuple[str, ...], everything: bool, model: str | None) -> list[DeadLetter]:
     from ..store.dead import find_dead, list_dead
 
-    if everything == bool(words):
-        raise click.UsageError("give the entries (or request ids), or --all")
     pool = await _pool(store, model)
     chosen: list[DeadLetter] = []
     while everything and (page := await list_dead(store, pool, before=chosen[-1].entry if chosen else "+")):
@@ -211,12 +216,6 @@ async def _chosen(store: Store, words: tuple[str, ...], everything: bool, model:
 
 
 async def _pool(store: Store, model: str | None) -> str | None:
-    from ..store.inspect import list_pools, model_index
+    from .named_pools import pool_of
 
-    if model is None:
-        return None
-    pool = (await model_index(store)).get(model, model)
-    pools = await list_pools(store)
-    if pool not in pools:
-        raise click.ClickException(f"no pool serves {model!r}; known: {', '.join(pools) or 'none'}")
-    return pool
+    return None if model is None else await pool_of(store, model)

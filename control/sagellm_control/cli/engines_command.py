@@ -29,9 +29,10 @@ def engines() -> None:
 
 
 @engines.command("list", cls=SettingsCommand)
+@click.option("--model", metavar="NAME", help="Only those of the pool that serves this model.")
 @click.option("--json", "as_json", is_flag=True, help="For machines: a JSON list.")
 @takes_settings(REDIS_FLAGS)
-def list_(loaded: Loaded, as_json: bool) -> None:
+def list_(loaded: Loaded, model: str | None, as_json: bool) -> None:
     """Show every engine: state, how much of it is in use, and who runs it.
 
     KV is how many tokens of its KV cache are promised, PACE how many uncached prompt tokens may start on it while
@@ -41,9 +42,10 @@ def list_(loaded: Loaded, as_json: bool) -> None:
     \b
     Examples:
       sagellm-control engines list
+      sagellm-control engines list --model my-model
       sagellm-control engines list --json --redis-url redis://queue:6379/0
     """
-    views = asyncio.run(_list(loaded.settings.redis))
+    views = asyncio.run(_list(loaded.settings.redis, model))
     if as_json:
         print_json(views)
         return
@@ -113,12 +115,13 @@ def remove(loaded: Loaded, engine_id: str, as_json: bool) -> None:
         click.echo(f"{engine_id} is removed.")
 
 
-async def _list(redis: RedisSettings) -> list[EngineView]:
+async def _list(redis: RedisSettings, model: str | None) -> list[EngineView]:
     from ..store.connect import open_store
     from ..store.views import list_engines
+    from .named_pools import pool_of
 
     async with open_store(redis) as store:
-        return await list_engines(store)
+        return await list_engines(store, await pool_of(store, model) if model else None)
 
 
 async def _drain(redis: RedisSettings, engine_id: str, undo: bool) -> int:

@@ -9,10 +9,9 @@ from typing import Any, BinaryIO, cast
 import click
 
 from ..wire.priority import RequestPriority
+from . import INTERRUPTED
+from .flag_types import Number
 from .options import REDIS_FLAGS, Loaded, SettingsCommand, takes_settings
-
-_INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 
 
 @click.command(cls=SettingsCommand)
@@ -26,13 +25,8 @@ _INTERRUPTED = 130
     help=f"How urgent it is: {', '.join(RequestPriority.__members__)}.",
 )
 @click.option("--tenant", metavar="NAME", default="", help="On whose account it goes.")
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens of the answer.")
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Seconds until it is given up.",
-)
+@click.option("--max-tokens", type=click.IntRange(1, 2**31 - 1), help="Most tokens of the answer.")
+@click.option("--timeout", "timeout_s", type=Number(0.001, 86_400), help="Seconds until it is given up.")
 @click.option("--system", metavar="TEXT", help="System message before the prompt.")
 @click.option("--json", "raw", type=click.File("rb"), help="An OpenAI request instead of a prompt; - reads stdin.")
 @click.option("--no-stream", is_flag=True, help="Print the answer when it is whole.")
@@ -72,7 +66,7 @@ def enqueue(
     if no_stream:
         body["stream"] = False
     question = Question(
-        model=model or cast(str | None, body.get("model")),
+        model=model or _model_of(body),
         body=body,
         priority=_read_priority(priority),
         tenant=tenant,
@@ -81,7 +75,7 @@ def enqueue(
     )
     answered = uvloop.run(ask(loaded.settings.redis, question))
     if answered is None:
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
     if not answered:
         sys.exit(1)
 
@@ -103,6 +97,13 @@ def _read_json(raw: BinaryIO) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise click.UsageError("--json: an OpenAI request is a JSON object")
     return cast(dict[str, Any], body)
+
+
+def _model_of(body: dict[str, Any]) -> str | None:
+    model = body.get("model")
+    if model is not None and not isinstance(model, str):
+        raise click.UsageError("--json: model must be the name of a model")
+    return model
 
 
 def _read_priority(text: str) -> RequestPriority:

@@ -137,11 +137,7 @@ async def _set(redis: RedisSettings, model: str | None, wanted: dict[str, str]) 
 
 
 async def _pools(store: Store, model: str | None) -> list[str]:
-    from ..store.inspect import list_pools, model_index
+    from ..store.inspect import list_pools
+    from .named_pools import pool_of
 
-    if model is None:
-        return await list_pools(store)
-    index = await model_index(store)
-    if model not in index:
-        raise click.ClickException(f"no engine serves {model!r}; known: {', '.join(sorted(index)) or 'none'}")
-    return [index[model]]
+    return await list_pools(store) if model is None else [await pool_of(store, model)]

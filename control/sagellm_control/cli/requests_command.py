@@ -154,9 +154,10 @@ def cancel(loaded: Loaded, request_id: str, as_json: bool) -> None:
 async def _list(redis: RedisSettings, state: str | None, model: str | None, limit: int) -> list[RequestView]:
     from ..store.connect import open_store
     from ..store.views import list_requests
+    from .named_pools import pool_of
 
     async with open_store(redis) as store:
-        pool = await _pool_of(store, model) if model else None
+        pool = await pool_of(store, model) if model else None
         return await list_requests(store, pool, RequestState(state) if state else None, limit)
 
 
@@ -194,12 +195,3 @@ async def _require(store: Store, request_id: str) -> RequestView:
     if view is None:
         raise click.ClickException(f"there is no request {request_id!r}: it never was, or its record is gone")
     return view
-
-
-async def _pool_of(store: Store, model: str) -> str:
-    from ..store.inspect import model_index
-
-    index = await model_index(store)
-    if model not in index:
-        raise click.ClickException(f"no engine serves {model!r}; known: {', '.join(sorted(index)) or 'none'}")
-    return index[model]

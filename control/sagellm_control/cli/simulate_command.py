@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from .flag_types import NewFile, Number, write_text
 from .simulate_flags import cases_of_flags, setting_of_flags, workload_of_flags
 from .tables import print_table
 
@@ -24,7 +25,7 @@ from .tables import print_table
 @click.option("--speeds", default="1", show_default=True, metavar="F,…", help="Speed factors, in turn: 1,0.5.")
 @click.option(
     "--prefill-tps",
-    type=click.FloatRange(1, 1e9),
+    type=Number(1, 1e9),
     default=20_000.0,
     show_default=True,
     help="Prompt tokens a second of an engine at speed factor 1.",
@@ -38,16 +39,14 @@ from .tables import print_table
 )
 @click.option("--policy", default="shortest", show_default=True, metavar="NAME,…|all", help="Who is next.")
 @click.option("--placement", default="kv_cost", show_default=True, metavar="NAME,…|all", help="On which engine.")
-@click.option(
-    "--load", type=click.FloatRange(0.001, 1000), help="Times the knee, which is looked for first.  [default: 1]"
-)
-@click.option("--rate", type=click.FloatRange(0.000001), help="Requests a second instead of --load: no knee is needed.")
-@click.option("--knee-rate", type=click.FloatRange(0.000001), help="The knee (requests/s), where it is known already.")
-@click.option("--batch-share", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Part that is batch.")
+@click.option("--load", type=Number(0.001, 1000), help="Times the knee, which is looked for first.  [default: 1]")
+@click.option("--rate", type=Number(0.000001), help="Requests a second instead of --load: no knee is needed.")
+@click.option("--knee-rate", type=Number(0.000001), help="The knee (requests/s), where it is known already.")
+@click.option("--batch-share", type=Number(0, 1), default=0.0, show_default=True, help="Part that is batch.")
 @click.option("--tenants", type=click.IntRange(1, 10_000), default=1, show_default=True, help="How many tenants.")
 @click.option(
     "--aggressive",
-    type=click.FloatRange(1),
+    type=Number(1),
     default=1.0,
     show_default=True,
     help="Times the others' requests that tenant-0 sends.",
@@ -80,17 +79,8 @@ from .tables import print_table
 @click.option("--seed", type=int, default=0, show_default=True, help="Of classes, tenants and made-up arrivals.")
 @click.option("--only-ours", is_flag=True, help="Without the rows to compare with.")
 @click.option("--processes", type=click.IntRange(0), default=0, help="Rows run at once; 0: one a core.")
-@click.option(
-    "--json",
-    "json_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the rows to this file ('-': standard output).",
-)
-@click.option(
-    "--plot",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write a page with plots (HTML, nothing from the network).",
-)
+@click.option("--json", "json_file", type=NewFile(), help="Write the rows to this file ('-': standard output).")
+@click.option("--plot", type=NewFile(), help="Write a page with plots (HTML, nothing from the network).")
 def simulate(
     trace: Path | None,
     synthetic: str | None,
@@ -176,14 +166,14 @@ def simulate(
             seed=seed,
             rows=rows,
         )
-        _write(json_file, json.dumps(report, indent=2) + "\n")
+        write_text(json_file, json.dumps(report, indent=2) + "\n")
     if plot is not None:
         from ..simulator.plot_page import plot_page
 
         facts = [f"{len(workload.jobs)} requests of {workload.name}, {rate:.2f} a second, {engines} engines"]
         if knee_rate:
             facts.append(f"knee: {knee_rate:.2f} requests/s; load: {rate / knee_rate:.2f} times the knee")
-        _write(plot, plot_page("sagellm-control simulate", facts, rows))
+        write_text(plot, plot_page("sagellm-control simulate", facts, rows))
 
 
 def _tell_step(rate: float, router: str | None) -> None:
@@ -194,13 +184,3 @@ def _tell(line: str) -> None:
     # For whoever watches; a script's log stays short.
     if sys.stderr.isatty():
         click.echo(line, err=True)
-
-
-def _write(path: Path, text: str) -> None:
-    if str(path) == "-":
-        click.echo(text, nl=False)
-        return
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise click.ClickException(f"{path}: {error.strerror}") from None

@@ -54,25 +54,24 @@ def setting_of_flags(
     """Engines and pool, as the flags say."""
     from dataclasses import replace
 
-    from pydantic import ValidationError
-
-    from ..scheduler.policy_settings import PolicySettings, describe
+    from ..scheduler.policy_settings import read_policy_settings
+    from ..scheduler.pool_policy import check_settings
     from ..simulator.engine_model import NEVER_FORGETS, EngineModel
     from ..simulator.engine_worker import PaceRule
     from ..simulator.fleet import FleetModel
     from ..simulator.rows import Setting
     from ..simulator.workload import Objectives
 
-    given: dict[str, object] = {"tpot_slo_ms": round(Objectives().tpot_ms), "late": late}
+    given = {"tpot_slo_ms": str(round(Objectives().tpot_ms)), "late": late}
     for parameter in parameters:
         name, equals, value = parameter.partition("=")
         if not equals or name in ("policy", "placement"):
             raise click.UsageError(f"--set takes NAME=VALUE of a pool's parameter, not {parameter[:60]!r}")
         given[name] = value
     try:
-        pool = PolicySettings.model_validate(given)
-    except ValidationError as error:
-        raise click.UsageError("--set: " + "; ".join(describe(given, error))) from None
+        check_settings(given)
+    except ValueError as error:
+        raise click.UsageError(f"--set: {error}") from None
     rule = PaceRule()
     if pace != "learned":
         rule = PaceRule(learned=False, share=0.0 if pace == "off" else _number("--pace", pace, 0.01, 10))
@@ -83,7 +82,7 @@ def setting_of_flags(
         speeds=tuple(_number("--speeds", one, 0.001, 1000) for one in speeds.split(",")),
         failures=tuple(_failure(text, engines) for text in failures),
     )
-    return Setting(fleet, pool, rule)
+    return Setting(fleet, read_policy_settings(given), rule)
 
 
 def _number(flag: str, text: str, least: float, most: float) -> float:

@@ -13,7 +13,7 @@ from ..store.connect import Store
 from ..store.steps.cancel import give_up
 from ..store.wake import wake
 from ..wire.event import Ending
-from ..wire.states import Outcome
+from ..wire.states import Outcome, Reason
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class HeldRequests:
         ending = Ending(
             Outcome.EXPIRED,
             status=503,
-            code="no_engine",
+            code=Reason.NO_ENGINE,
             message=f"No engine became ready within {self._hold_s:g} s.",
             retry_after_s=retry_after_s,
         )

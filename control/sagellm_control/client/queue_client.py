@@ -36,6 +36,8 @@ from .submission import Result, Submission
 IDLE_S = 5.0
 """A stream that hears nothing for so long looks into the output log."""
 SUBSCRIBE_TIMEOUT_S = 5.0
+LONGEST_S = 1e9
+"""Of any time that is given (s): thirty years. Schedulers do not read one that is much longer."""
 
 
 class QueueClient:
@@ -141,7 +143,7 @@ class QueueClient:
 
         Raises:
             UnknownModel, NoEngineReady, QueueFull, TooLate, RequestConflict, QueueUnavailable.
-            ValueError: the request id has characters that it must not have.
+            ValueError: the request id has characters that it must not have, or a time is none.
         """
         if request_id is not None and not is_request_id(request_id):
             raise ValueError("request_id must be 1 to 64 letters, digits or ._~@=+-")
@@ -164,14 +166,14 @@ class QueueClient:
             tenant=tenant,
             model="" if model == pool else model,
             stream=stream,
-            timeout_ms=_milliseconds(timeout_s),
-            slo_ms=_milliseconds(slo_s),
+            timeout_ms=_milliseconds("timeout_s", timeout_s),
+            slo_ms=_milliseconds("slo_s", slo_s),
             prompt_tokens=prompt_tokens,
             max_tokens=max_tokens,
             trace_id=trace_id,
             traceparent=traceparent,
             continuable=continuable,
-            orphan_grace_ms=_milliseconds(orphan_grace_s),
+            orphan_grace_ms=_milliseconds("orphan_grace_s", orphan_grace_s),
             **hints,
         )
         if self.pools.is_too_late(request):
@@ -264,5 +266,9 @@ class QueueClient:
         raise UnknownRequest(request_id)
 
 
-def _milliseconds(seconds: float | None) -> int:
-    return 0 if seconds is None else max(1, round(seconds * 1000))
+def _milliseconds(name: str, seconds: float | None) -> int:
+    if seconds is None:
+        return 0
+    if not 0 <= seconds <= LONGEST_S:
+        raise ValueError(f"{name} must be a time from 0 to {LONGEST_S:.0f} seconds, not {seconds!r}")
+    return max(1, round(seconds * 1000))

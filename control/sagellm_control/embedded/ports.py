@@ -35,7 +35,8 @@ def require_free(host: str, port: int, setting: str) -> None:
         elif error.errno == errno.EACCES:
             reason = f"needs privileges; choose one above 1023 with {setting}"
         else:
-            reason = f"cannot be bound ({error.strerror or error}); choose another address with {setting}"
+            host_setting = setting.replace("port", "host").replace("PORT", "HOST")
+            reason = f"cannot be bound ({error.strerror or error}); choose another address with {host_setting}"
         raise PortInUseError(error.errno or 0, f"port {port} on {host} {reason}") from None
 
 

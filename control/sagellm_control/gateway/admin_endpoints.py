@@ -42,10 +42,12 @@ class AdminEndpoints:
         pools = await self._pools(wanted.pop("model", None))
         if not wanted:
             raise bad_request(f"Name at least one of {', '.join(PolicySettings.model_fields)}.", "policy")
-        try:
-            settings = check_settings({name: str(value) for name, value in wanted.items()})
-        except ValueError as error:
-            raise bad_request(f"{error}.", None) from None
+        settings = {name: str(value) for name, value in wanted.items()}
+        for name, value in settings.items():
+            try:
+                check_settings({name: value})
+            except ValueError as error:
+                raise bad_request(f"{error}.", name) from None
         epochs = {pool: await record_settings(self._queue.store, pool, settings) for pool in pools}
         return web.json_response({"status": "ok", **settings, "pools": pools, "epochs": epochs})
 
@@ -63,9 +65,11 @@ class AdminEndpoints:
         if model is None:
             await self._queue.pools.look()
             return sorted(set(self._queue.pools.models.values()))
-        pool = await self._queue.pools.find(model) if isinstance(model, str) else None
+        if not isinstance(model, str):
+            raise bad_request("model must be the name of a model.", "model")
+        pool = await self._queue.pools.find(model)
         if pool is None:
-            raise from_queue(UnknownModel(str(model)[:80], list(self._queue.pools.models)))
+            raise from_queue(UnknownModel(model[:80], list(self._queue.pools.models)))
         return [pool]
 
     def _authorize(self, request: web.Request) -> None:

@@ -13,7 +13,7 @@ from ..client.answer import Answer
 from ..client.queue_client import QueueClient
 from ..wire.event import CHUNK, END, EVENT_STREAM, Ending, Event
 from ..wire.states import Outcome
-from .errors import error_body, from_ending
+from .errors import COME_BACK, error_body, from_ending
 from .event_ids import EventNumbering
 from .queue_position import queue_position
 
@@ -53,7 +53,7 @@ class AnswerWriter:
         self._numbering = numbering
         """None: events leave as the engine wrote them."""
         self.first_byte_at: float | None = None
-        """Monotonic time of the answer's first byte."""
+        """Monotonic time of the first byte of an answer; an error is none."""
         self.outcome = Outcome.FAILED
 
     async def write_stream(self, *, always: bool = False) -> web.StreamResponse:
@@ -71,15 +71,14 @@ class AnswerWriter:
                 response = response or await self._open_stream()
                 await response.write(await self._comment())
                 continue
-            if self.first_byte_at is None:
-                self.first_byte_at = time.monotonic()
             if event.type == CHUNK:
+                self._answers()
                 response = response or await self._open_stream()
                 if piece := self._numbered(event, event.payload):
                     await response.write(piece)
             elif event.type == END:
                 ending = Ending.decode(event.payload)
-                self.outcome = ending.outcome
+                self._ends(ending)
                 if response is None and not _is_stream(ending) and not always:
                     return self._whole(ending, b"")
                 piece = self._numbered(event, _last_piece(ending))
@@ -99,10 +98,18 @@ class AnswerWriter:
             if event.type == CHUNK:
                 pieces.append(event.payload)
             elif event.type == END:
-                self.first_byte_at = time.monotonic()
                 ending = Ending.decode(event.payload)
-                self.outcome = ending.outcome
+                self._ends(ending)
                 return self._whole(ending, b"".join(pieces))
+
+    def _answers(self) -> None:
+        if self.first_byte_at is None:
+            self.first_byte_at = time.monotonic()
+
+    def _ends(self, ending: Ending) -> None:
+        self.outcome = ending.outcome
+        if ending.outcome is Outcome.COMPLETED:
+            self._answers()
 
     async def _next(self) -> Event | None:
         left = self._deadline - time.monotonic()
@@ -150,7 +157,11 @@ class AnswerWriter:
                 headers["Retry-After"] = str(max(1, round(ending.retry_after_s)))
             headers["Content-Type"] = ending.content_type
             return web.Response(status=ending.status, body=before + ending.body, headers=headers)
-        response = from_ending(ending).response()
+        error = from_ending(ending)
+        if error.status in COME_BACK and error.retry_after_s is None:
+            # Whoever ended it knows nothing of the rate at which the pool drains.
+            error.retry_after_s = self._queue.pools.retry_after_s(self._answer.pool)
+        response = error.response()
         response.headers.update(self._headers)
         return response
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ..wire.priority import RequestPriority
+from .request_body import LONGEST_TENANT
 
 
 class ApiKeysUnreadable(Exception):
@@ -33,7 +34,7 @@ class Caller(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    tenant: str = Field(min_length=1, max_length=64)
+    tenant: str = Field(min_length=1, max_length=LONGEST_TENANT)
     max_priority: RequestPriority = RequestPriority.CRITICAL
     weight: float = Field(default=1.0, gt=0, le=1000)
     admin: bool = False

@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from aiohttp import HttpVersion11, web
+from aiohttp.web_protocol import RequestPayloadError
 from redis.exceptions import RedisError
 
 from .endpoints import OpenAIEndpoints, too_large
-from .errors import UNAVAILABLE_RETRY_S, ApiError
+from .errors import ApiError, bad_request, unavailable
 from .settings import GatewaySettings
 
 log = logging.getLogger(__name__)
@@ -40,11 +41,13 @@ def make_app(settings: GatewaySettings, openai: OpenAIEndpoints, *others: Endpoi
             if "Allow" in error.headers:
                 response.headers["Allow"] = error.headers["Allow"]
             return response
+        except RequestPayloadError as error:
+            said = " ".join(str(error).split()).removeprefix("400, message: ")
+            return _refuse(request, bad_request(f"The body cannot be read: {said}.", None, "invalid_body"))
         except ConnectionError:
             return _cut(request)  # the client has gone
-        except RedisError as error:
-            reason = f"The queue cannot be reached: {error}"
-            return _refuse(request, ApiError(503, reason, code="queue_unavailable", retry_after_s=UNAVAILABLE_RETRY_S))
+        except (RedisError, OSError) as error:
+            return _refuse(request, unavailable(error))
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
             return _refuse(request, ApiError(500, "The gateway failed unexpectedly.", code="internal_error"))
@@ -86,8 +89,8 @@ def _refuse(request: web.Request, error: ApiError) -> web.Response:
         # A stream has begun: a second response would be written into it.
         return _cut(request)
     response = error.response()
-    if error.status == 413:
-        # What is left of the body is not worth reading.
+    if error.status == 413 or error.code == "invalid_body":
+        # What is left of the body is not worth reading, or cannot be read.
         response.force_close()
     if (request_id := request.headers.get("X-Request-ID")) and error.param != "X-Request-ID":
         response.headers["X-Request-ID"] = request_id

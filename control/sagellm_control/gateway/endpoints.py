@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestPayloadError
 from redis.exceptions import RedisError
 
 from ..client.errors import QueueError, QueueFull, RequestConflict
@@ -18,7 +19,7 @@ from ..wire.states import Outcome, RequestKind
 from . import metrics
 from .answering import AnswerWriter
 from .api_keys import ApiKeys, Caller
-from .errors import ApiError, from_queue
+from .errors import ApiError, from_queue, unavailable
 from .event_ids import EventNumbering
 from .rate_limits import rate_limits
 from .request_body import RequestBody, read_body
@@ -95,7 +96,7 @@ class OpenAIEndpoints:
     async def _handle(self, request: web.Request, kind: RequestKind) -> web.StreamResponse:
         began = time.monotonic()
         metrics.OPEN.inc()
-        priority, outcome = "", "refused"
+        priority, outcome = "", "internal_error"
         try:
             wanted = await self._read(request, kind)
             priority = wanted.priority.label
@@ -111,12 +112,19 @@ class OpenAIEndpoints:
         except ApiError as error:
             outcome = error.code
             raise
+        except web.HTTPRequestEntityTooLarge:
+            outcome = "body_too_large"
+            raise
+        except RequestPayloadError:
+            outcome = "invalid_body"
+            raise
         except (RedisError, OSError) as error:
             if isinstance(error, ConnectionResetError):
                 outcome = str(Outcome.CANCELLED)
                 raise
-            outcome = "queue_unavailable"
-            raise ApiError(503, f"The queue is not available: {error}", code=outcome, retry_after_s=1) from error
+            refusal = unavailable(error)
+            outcome = refusal.code
+            raise refusal from error
         except asyncio.CancelledError:
             outcome = str(Outcome.CANCELLED)
             raise

@@ -27,17 +27,21 @@ _TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
+    405: "invalid_request_error",
     408: "timeout_error",
     409: "conflict_error",
     413: "invalid_request_error",
+    417: "invalid_request_error",
     422: "invalid_request_error",
     429: "rate_limit_error",
+    431: "invalid_request_error",
     499: "cancelled_error",
     503: "service_unavailable_error",
     504: "timeout_error",
 }
 
-
+COME_BACK = (429, 503)
+"""Statuses that come with a Retry-After."""
 _FINAL = (408, 409, 504)
 
 
@@ -93,6 +97,23 @@ def error_body(status: int, message: str, *, code: str, param: str | None = None
 def bad_request(message: str, param: str | None, code: str = "invalid_value") -> ApiError:
     """A 400 that names the field."""
     return ApiError(400, message, code=code, param=param)
+
+
+def unknown_request(request_id: str) -> ApiError:
+    """There is no request of this id, or it is not this caller's."""
+    return ApiError(
+        404,
+        f"There is no request with the id {request_id!r}, or its result has expired.",
+        code="request_not_found",
+        param="id",
+    )
+
+
+def unavailable(error: Exception) -> ApiError:
+    """Redis is away, or takes nothing now."""
+    return ApiError(
+        503, f"The queue is not available: {error}", code="queue_unavailable", retry_after_s=UNAVAILABLE_RETRY_S
+    )
 
 
 def from_queue(error: QueueError) -> ApiError:

@@ -17,20 +17,16 @@ from ..store.settings import RedisSettings
 from .admin_endpoints import AdminEndpoints
 from .api_keys import ApiKeys
 from .app import make_app
+from .connections import listen
 from .endpoints import OpenAIEndpoints
-from .explain_endpoint import ExplainEndpoint
 from .request_endpoints import RequestEndpoints
 from .settings import GatewaySettings
 from .status_endpoints import StatusEndpoints
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 4096
-"""Connections that may wait to be accepted: a burst of clients must not be refused."""
 LINGER_S = 0.25
 """After the listener is closed, connections stay for so long (s): a request may be on its way on them."""
-KEEPALIVE_S = 75.0
-"""Longer than the 60 s for which load balancers keep idle connections, so that they close them and not we."""
 
 
 async def run(settings: GatewaySettings, redis: RedisSettings) -> None:
@@ -69,29 +65,27 @@ async def serve_from(settings: GatewaySettings, store: Store, *, at_once: bool =
     async with queue.running(at_once=at_once):
         openai = OpenAIEndpoints(queue, settings, keys)
         requests = RequestEndpoints(queue, settings, openai)
-        others = (StatusEndpoints(queue, openai), ExplainEndpoint(queue, openai), AdminEndpoints(queue, openai))
-        app = make_app(settings, openai, requests, *others)
+        app = make_app(settings, openai, requests, StatusEndpoints(queue, openai), AdminEndpoints(queue, openai))
         # A handler is cancelled when its client leaves: that is how a request is known to be abandoned.
         runner = web.AppRunner(
             app,
             handler_cancellation=True,
-            access_log=None,
-            keepalive_timeout=KEEPALIVE_S,
             # aiohttp takes 0 for "for ever".
             shutdown_timeout=max(settings.shutdown_s, 0.01),
         )
         await runner.setup()
-        site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)
         try:
-            await site.start()
-            host, port = runner.addresses[0][:2]
-            yield f"http://{host}:{port}"
+            listener = await listen(runner, settings.host, settings.port)
+            host, port = listener.sockets[0].getsockname()[:2]
+            try:
+                yield f"http://{host}:{port}"
+            finally:
+                openai.stopping = True
+                # Nobody new gets in; who is connected already may be about to send a request.
+                listener.close()
+                if runner.server is not None and runner.server.connections:
+                    await asyncio.sleep(min(LINGER_S, settings.shutdown_s / 20))
         finally:
-            openai.stopping = True
-            # Nobody new gets in; who is connected already may be about to send a request.
-            await site.stop()
-            if runner.server is not None and runner.server.connections:
-                await asyncio.sleep(min(LINGER_S, settings.shutdown_s / 20))
             await runner.cleanup()
 
 

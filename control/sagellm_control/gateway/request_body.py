@@ -11,12 +11,10 @@ import orjson
 from ..client.continuable import may_continue
 from ..wire.states import RequestKind
 from .errors import bad_request
-from .prompt_prefix import BLOCK_CHARACTERS, prefix_blocks
+from .prompt_prefix import BLOCK_CHARACTERS, DEEPEST_CONTENT, prefix_blocks
 
 CHARACTERS_A_TOKEN = 4
 """A coarse estimate; engines count for themselves."""
-DEEPEST_CONTENT = 3
-"""A list of prompts, each a list of tokens, is the deepest that any API has."""
 LONGEST_MODEL = 256
 LONGEST_TENANT = 64
 

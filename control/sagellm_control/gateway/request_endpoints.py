@@ -1,4 +1,4 @@
-"""A request by its id: how it stands, its events from any position on, its result, its end.
+"""A request by its id: how it stands and why, its events from any position on, its result, its end.
 
 Any gateway answers for any request, as all of it is in Redis.
 """
@@ -11,19 +11,20 @@ import time
 from typing import Any
 
 from aiohttp import web
-from redis.exceptions import RedisError
 
 from ..client.errors import UnknownRequest
 from ..client.queue_client import QueueClient
 from ..client.submission import Submission
+from ..scheduler.explain import explain_request
 from ..store.steps.cancel import CancelResult
 from ..store.views import RequestView, find_request
 from ..wire.request import is_request_id
 from ..wire.states import RequestState
 from .answering import AnswerWriter
 from .endpoints import OpenAIEndpoints
-from .errors import UNAVAILABLE_RETRY_S, ApiError, bad_request
+from .errors import bad_request, unknown_request
 from .event_ids import EventId, EventNumbering
+from .queue_position import queue_position
 from .settings import GatewaySettings
 
 LAST_EVENT_ID = "Last-Event-ID"
@@ -46,6 +47,7 @@ class RequestEndpoints:
             web.delete("/v1/requests/{id}", self.cancel),
             web.get("/v1/requests/{id}/events", self.events),
             web.get("/v1/requests/{id}/result", self.result),
+            web.get("/v1/requests/{id}/explain", self.explain),
         ]
 
     async def status(self, request: web.Request) -> web.Response:
@@ -55,12 +57,9 @@ class RequestEndpoints:
     async def cancel(self, request: web.Request) -> web.Response:
         """End the request wherever it is. Sent again it changes nothing."""
         view = await self._find(request)
-        try:
-            result = await self._queue.cancel(view.request_id)
-        except (RedisError, OSError) as error:
-            raise _unavailable(error) from error
+        result = await self._queue.cancel(view.request_id)
         if result is CancelResult.UNKNOWN:
-            raise _unknown(view.request_id)
+            raise unknown_request(view.request_id)
         return web.json_response({"id": view.request_id, "object": "request.cancellation", "result": str(result)})
 
     async def events(self, request: web.Request) -> web.StreamResponse:
@@ -80,6 +79,19 @@ class RequestEndpoints:
         """The whole answer, as the request itself would have had it; waits for it."""
         return await self._answer(request, await self._find(request), None, stream=False)
 
+    async def explain(self, request: web.Request) -> web.Response:
+        """Why the request waits, or why it is where it is: an ``Explanation``. Admins may ask it of any request.
+
+        It is made of the rows of now, with the very policy objects that the schedulers use.
+        """
+        view = await self._find(request, admin_too=True)
+        explanation = await explain_request(self._queue.store, view.request_id)
+        if explanation is None:
+            raise unknown_request(view.request_id)
+        if (place := await queue_position(self._queue, explanation.pool, view.request_id)) is not None:
+            explanation.position, explanation.wait_s = place.position, place.wait_s
+        return web.json_response(explanation.model_dump())
+
     async def _answer(
         self, request: web.Request, view: RequestView, after: EventId | None, *, stream: bool
     ) -> web.StreamResponse:
@@ -97,27 +109,24 @@ class RequestEndpoints:
                 )
                 return await (writer.write_stream(always=True) if stream else writer.write_whole())
         except UnknownRequest:
-            raise _unknown(view.request_id) from None
+            raise unknown_request(view.request_id) from None
         except (asyncio.CancelledError, ConnectionError):
             if not self._openai.stopping:
                 # Who came back once may do so again.
                 self._queue.abandon(Submission(view.request_id, view.pool, existed=True), patient=True)
             raise
-        except (RedisError, OSError) as error:
-            raise _unavailable(error) from error
 
-    async def _find(self, request: web.Request) -> RequestView:
+    async def _find(self, request: web.Request, *, admin_too: bool = False) -> RequestView:
         caller = self._openai.authenticate(request)
         request_id = request.match_info["id"]
         if not is_request_id(request_id):
-            raise _unknown(request_id)
-        try:
-            view = await find_request(self._queue.store, request_id)
-        except (RedisError, OSError) as error:
-            raise _unavailable(error) from error
-        # Another tenant's is not told from one that does not exist.
-        if view is None or (caller is not None and view.tenant != caller.tenant):
-            raise _unknown(request_id)
+            raise unknown_request(request_id)
+        view = await find_request(self._queue.store, request_id)
+        if view is None:
+            raise unknown_request(request_id)
+        if caller is not None and view.tenant != caller.tenant and not (admin_too and caller.admin):
+            # Another tenant's is not told from one that does not exist.
+            raise unknown_request(request_id)
         return view
 
 
@@ -149,15 +158,3 @@ def _shown(view: RequestView) -> dict[str, Any]:
         shown["status"] = int(fields.get("status") or 0) or None
         shown["message"] = fields.get("message")
     return shown
-
-
-def _unknown(request_id: str) -> ApiError:
-    return ApiError(
-        404, f"There is no request with the id {request_id!r}, or its result has expired.", code="request_not_found"
-    )
-
-
-def _unavailable(error: Exception) -> ApiError:
-    return ApiError(
-        503, f"The queue cannot be reached: {error}", code="queue_unavailable", retry_after_s=UNAVAILABLE_RETRY_S
-    )

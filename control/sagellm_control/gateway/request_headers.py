@@ -48,23 +48,23 @@ def read_headers(headers: CIMultiDictProxy[str]) -> RequestHeaders:
         ApiError: 400, names the header and what is allowed.
     """
     priority = RequestPriority.NORMAL
-    if (text := headers.get("X-Request-Priority")) is not None:
+    if (text := _value(headers, "X-Request-Priority")) is not None:
         try:
             priority = RequestPriority.parse(text)
         except ValueError as error:
             raise bad_request(f"X-Request-Priority: {error}.", "X-Request-Priority") from None
-    request_id = headers.get("X-Request-ID")
+    request_id = _value(headers, "X-Request-ID")
     if request_id is not None and not is_request_id(request_id):
         raise bad_request(f"X-Request-ID must be 1 to {MAX_ID_LENGTH} letters, digits or ._~@=+-", "X-Request-ID")
-    idempotency_key = headers.get("Idempotency-Key")
+    idempotency_key = _value(headers, "Idempotency-Key")
     if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
         raise bad_request("Idempotency-Key must have 1 to 255 characters.", "Idempotency-Key")
     traceparent = headers.get("traceparent", "").strip()
     match = _TRACEPARENT.fullmatch(traceparent)
-    trace_id = headers.get("X-Trace-ID")
+    trace_id = _value(headers, "X-Trace-ID")
     if trace_id is not None and not _TRACE_ID.fullmatch(trace_id):
         raise bad_request("X-Trace-ID must be 1 to 64 printable characters without spaces.", "X-Trace-ID")
-    session = headers.get("X-Session-ID", "")
+    session = _value(headers, "X-Session-ID") or ""
     if session and not _SESSION.fullmatch(session):
         raise bad_request("X-Session-ID must be 1 to 128 printable characters without spaces.", "X-Session-ID")
     return RequestHeaders(
@@ -79,16 +79,25 @@ def read_headers(headers: CIMultiDictProxy[str]) -> RequestHeaders:
         trace_id=trace_id or (match[1] if match else ""),
         # A traceparent that is malformed is to be ignored, says W3C.
         traceparent=traceparent if match else "",
-        mid_stream_retry=_one_of(headers, "X-Mid-Stream-Retry", ("auto", "never")) != "never",
-        event_ids=_one_of(headers, "X-Event-IDs", ("false", "true")) == "true",
+        mid_stream_retry=_mid_stream_retry(headers),
+        event_ids=_flag(headers, "X-Event-IDs"),
     )
 
 
+def _value(headers: CIMultiDictProxy[str], name: str) -> str | None:
+    values = headers.getall(name, None)
+    if values is None:
+        return None
+    if len(values) > 1 and len(set(values)) > 1:
+        raise bad_request(f"{name} was sent more than once, with different values.", name)
+    return values[0]
+
+
 def _flag(headers: CIMultiDictProxy[str], name: str) -> bool:
-    text = headers.get(name, "false").strip().lower()
-    if text not in ("true", "false", "1", "0"):
+    text = _value(headers, name)
+    if text is not None and text.strip().lower() not in ("true", "false", "1", "0"):
         raise bad_request(f"{name} must be true or false.", name)
-    return text in ("true", "1")
+    return text is not None and text.strip().lower() in ("true", "1")
 
 
 def idempotent_id(tenant: str, key: str) -> str:
@@ -96,15 +105,15 @@ def idempotent_id(tenant: str, key: str) -> str:
     return "idem-" + hashlib.blake2b(f"{tenant}\0{key}".encode(), digest_size=20).hexdigest()
 
 
-def _one_of(headers: CIMultiDictProxy[str], name: str, allowed: tuple[str, ...]) -> str:
-    text = headers.get(name, allowed[0]).strip().lower()
-    if text not in allowed:
-        raise bad_request(f"{name} must be one of {', '.join(allowed)}.", name)
-    return text
+def _mid_stream_retry(headers: CIMultiDictProxy[str]) -> bool:
+    text = _value(headers, "X-Mid-Stream-Retry")
+    if text is not None and text.strip().lower() not in ("auto", "never"):
+        raise bad_request("X-Mid-Stream-Retry must be auto or never.", "X-Mid-Stream-Retry")
+    return text is None or text.strip().lower() == "auto"
 
 
 def _seconds(headers: CIMultiDictProxy[str], name: str) -> float | None:
-    text = headers.get(name)
+    text = _value(headers, name)
     if text is None:
         return None
     if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:12]) <= LONGEST_MS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -42,7 +43,10 @@ class PolicySettings(BaseModel):
     aging_s: float = Field(
         default=DEFAULT_AGING_S, ge=0, le=86_400, description="Head start (s) of a priority class over the next"
     )
-    inner: str = Field(default="fifo", description="fair: the order inside a tenant")
+    inner: Literal["fifo", "slo_aware", "shortest"] = Field(
+        default="fifo",
+        description="fair: the order inside a tenant; none that looks at the class, which comes before the tenant",
+    )
     stretch: float = Field(
         default=20.0,
         ge=0,

@@ -11,12 +11,14 @@ import orjson
 from pydantic import BaseModel
 
 from ..wire.priority import RequestPriority
-from ..wire.request import NewRequest
+from ..wire.request import NewRequest, is_count
 from ..wire.states import RequestKind
 from .connect import Store
 from .inspect import list_pools, server_ms, texts
 from .steps.accept import Accepted, AcceptLimits, Full, accept
 
+_KINDS = frozenset(map(str, RequestKind))
+_LEVELS = frozenset(str(int(priority)) for priority in RequestPriority)
 _ENTRY = re.compile(r"\d{1,19}-\d{1,19}")
 PAGE = 500
 """Entries read at once when a request is looked for."""
@@ -51,7 +53,7 @@ class DeadLetter(BaseModel):
     """``ATTEMPT ENGINE WHAT``, oldest first."""
     body_bytes: int = 0
     can_retry: bool = False
-    """False: it never was a request, only an entry that nobody could read."""
+    """False: it never was a request, only an entry that nobody could read, or its body is gone."""
     record: dict[str, str] = {}
     """The request's record, or the fields of an entry that could not be read."""
 
@@ -104,7 +106,7 @@ async def retry_dead(store: Store, letter: DeadLetter) -> Retried:
         NotRetried: it was no request, its body is gone, or the queue is full.
     """
     if not letter.can_retry:
-        raise NotRetried(f"{letter.entry} never was a request: {letter.reason}")
+        raise NotRetried(f"{letter.entry} is no whole request: {letter.reason}")
     keys = store.keys.pool(letter.pool)
     entries = await store.commands.xrange(keys.dead, min=letter.entry, max=letter.entry)
     if not entries:
@@ -133,7 +135,7 @@ async def retry_dead(store: Store, letter: DeadLetter) -> Retried:
         prompt_tokens=_count(known, "prompt_tokens"),
         max_tokens=_count(known, "max_tokens"),
     )
-    limits = AcceptLimits(without_engine=True, keep_result_ms=int(known.get("keep_ms") or 600_000))
+    limits = AcceptLimits(without_engine=True, keep_result_ms=_count(known, "keep_ms") or 600_000)
     match (await accept(store, letter.pool, [request], limits))[0]:
         case Accepted():
             await drop_dead(store, [letter])
@@ -170,13 +172,13 @@ def _read(pool: str, entry: bytes, raw: dict[bytes, bytes], now: float) -> DeadL
     level = record.get("priority", "")
     letter.record = record
     letter.kind, letter.tenant = record.get("kind", ""), record.get("tenant", "")
-    letter.priority = RequestPriority(int(level)).label if level.isdecimal() and int(level) < 5 else level
-    letter.deliveries = int(record.get("attempt") or 0)
-    letter.failures, letter.lapses = int(record.get("failures") or 0), int(record.get("lapses") or 0)
+    letter.priority = RequestPriority(int(level)).label if level in _LEVELS else level
+    letter.deliveries = _count(record, "attempt")
+    letter.failures, letter.lapses = _count(record, "failures"), _count(record, "lapses")
     letter.engines = list(dict.fromkeys(tried))
     letter.errors = record.get("errors", "").splitlines()
     letter.body_bytes = len(body or b"")
-    letter.can_retry = bool(body) and {"kind", "priority"} <= record.keys()
+    letter.can_retry = bool(body) and letter.kind in _KINDS and level in _LEVELS
     return letter
 
 
@@ -189,4 +191,5 @@ def _record(text: str) -> dict[str, str] | None:
 
 
 def _count(record: Mapping[str, str], name: str) -> int:
-    return int(record.get(name) or 0)
+    text = record.get(name, "")
+    return int(text) if is_count(text) else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 
@@ -13,6 +14,8 @@ from ..wire.priority import RequestPriority
 from ..wire.states import EngineState, RequestState
 from .connect import Store
 from .inspect import engine_rows, list_pools, server_ms, texts
+
+log = logging.getLogger(__name__)
 
 
 class EngineView(BaseModel):
@@ -63,10 +66,10 @@ class RequestView(BaseModel):
     """The whole record."""
 
 
-async def list_engines(store: Store) -> list[EngineView]:
-    """Every engine of every pool."""
+async def list_engines(store: Store, only_pool: str | None = None) -> list[EngineView]:
+    """Every engine of every pool, or of one."""
     views: list[EngineView] = []
-    for pool in await list_pools(store):
+    for pool in [only_pool] if only_pool else await list_pools(store):
         now = await server_ms(store, pool)
         keys = store.keys.pool(pool)
         ids = sorted(read_name(name) for name in await store.commands.smembers(keys.engines))
@@ -193,20 +196,25 @@ async def _request_views(
         fields = texts(record)
         if "state" not in fields or (state and fields["state"] != state):
             continue
-        level = fields.get("priority", "")
-        views.append(
-            RequestView(
-                pool=pool,
-                request_id=request_id,
-                state=RequestState(fields["state"]),
-                priority=RequestPriority(int(level)).label if level.isdecimal() else level,
-                kind=fields.get("kind", ""),
-                tenant=fields.get("tenant", ""),
-                age_s=round((now - float(fields.get("arrived_ms") or now)) / 1000, 3),
-                engine=fields.get("engine", ""),
-                attempt=int(fields.get("attempt") or 0),
-                outcome=fields.get("outcome", ""),
-                fields=fields,
-            )
-        )
+        try:
+            views.append(_request_view(pool, request_id, fields, now))
+        except ValueError as error:
+            log.error("pool %s: the record of request %r cannot be read: %s", pool, request_id, error)
     return views
+
+
+def _request_view(pool: str, request_id: str, fields: dict[str, str], now: float) -> RequestView:
+    level = fields.get("priority", "")
+    return RequestView(
+        pool=pool,
+        request_id=request_id,
+        state=RequestState(fields["state"]),
+        priority=RequestPriority(int(level)).label if level.isdecimal() else level,
+        kind=fields.get("kind", ""),
+        tenant=fields.get("tenant", ""),
+        age_s=round((now - float(fields.get("arrived_ms") or now)) / 1000, 3),
+        engine=fields.get("engine", ""),
+        attempt=int(fields.get("attempt") or 0),
+        outcome=fields.get("outcome", ""),
+        fields=fields,
+    )

@@ -16,8 +16,7 @@ WIRE_VERSION = 1
 MAX_ID_LENGTH = 64
 """Characters in a request id; longer values would leave Redis's compact hash encoding."""
 
-
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._~@=+-]{1,64}")
+_REQUEST_ID = re.compile(rf"[A-Za-z0-9._~@=+-]{{1,{MAX_ID_LENGTH}}}")
 
 
 def is_request_id(text: str) -> bool:

@@ -16,8 +16,6 @@ from .slo_aware import SloAwareOrder
 
 
 def _fair(settings: PolicySettings) -> FairOrder:
-    if settings.inner not in INNER:
-        raise ValueError(f"inner must be one of {', '.join(INNER)}, not {settings.inner[:40]!r}")
     return FairOrder(
         ORDERS[settings.inner](settings),
         settings.aging_ms,
@@ -51,9 +49,6 @@ ORDERS: dict[str, Callable[[PolicySettings], Order]] = {
 }
 """Name -> maker."""
 
-INNER = ("fifo", "slo_aware", "shortest")
-"""Orders that may rank inside a tenant: those that do not look at the class, which comes before the tenant."""
-
 
 def make_order(name: str, settings: PolicySettings = DEFAULTS) -> Order:
     """The order of this name, with the pool's parameters.
@@ -68,7 +63,6 @@ def make_order(name: str, settings: PolicySettings = DEFAULTS) -> Order:
 
 __all__ = [
     "DEFAULT_ORDER",
-    "INNER",
     "ORDERS",
     "AdaptiveOrder",
     "FairOrder",

@@ -1,0 +1,70 @@
+"""Every command says in a line or two what is wrong with its words, and shows no traceback."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import pytest
+
+from sagellm_control.cli import main
+
+from .conftest import Command
+
+PLAY = ("simulate", "--synthetic", "poisson", "--requests", "20")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("enqueue --timeout nan x", "'nan' is no finite number"),
+        ("enqueue --timeout 1e300 x", "0.001<=x<=86400"),
+        ("enqueue --max-tokens 99999999999 x", "1<=x<=2147483647"),
+        ("api-key --tenant x --weight nan", "no finite number"),
+        (f"api-key --tenant {'x' * 65}", "1 to 64 characters"),
+        ("dead retry", "give the entries"),
+        ("dead drop --all 1-1", "give the entries"),
+        ("dead list --before 99999999999999999999999-0", "is no entry"),
+        ("chaos --seconds nan", "no finite number"),
+        ("chaos --json /nowhere/x", "there is no folder /nowhere that can be written to"),
+        ("chaos --folder /dev/null/x --seconds 1", "--folder /dev/null/x: it cannot be made"),
+        ("worker --engine http://x:99999", "a port from 1 to 65535"),
+        ("worker --engine http://", "it needs a host"),
+        ("gateway --host 192.0.2.1 --port 0", "choose another address with --host"),
+    ],
+    ids=lambda text: text[:40],
+)
+def test_wrong_words(words: str, says: str, command: Command) -> None:
+    done = command(*words.split())
+    assert done.exit_code in (1, 2), done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--rate nan", "no finite number"),
+        ("--rate 1 --json /nowhere/x", "there is no folder /nowhere"),
+        ("--rate 1 --plot /nowhere/x", "there is no folder /nowhere"),
+        ("--rate 1 --set nope=1", "--set: unknown setting 'nope': use one of policy, placement"),
+        ("--rate 1 --set inner=priority", "--set: inner must be 'fifo', 'slo_aware' or 'shortest'"),
+    ],
+)
+def test_wrong_words_of_the_simulator(words: str, says: str, command: Command) -> None:
+    done = command(*PLAY, *words.split())
+    assert done.exit_code == 2, done.stderr
+    assert says in done.stderr
+
+
+def test_ctrl_c_before_the_command_has_begun(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "sagellm_control.cli.root", Interrupted("root"))
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert (stopped.value.code, capsys.readouterr().err) == (130, "")

@@ -1,0 +1,36 @@
+"""docs/http.md names every header that is read, every path, and every code that the queue gives."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from sagellm_control.gateway import admin_endpoints, endpoints, request_endpoints, request_headers, status_endpoints
+from sagellm_control.store.steps import endings
+from sagellm_control.wire.event import Ending
+from sagellm_control.wire.states import Reason
+
+PAGE = (Path(__file__).parents[2] / "docs/http.md").read_text()
+
+
+def test_every_header() -> None:
+    read = set(re.findall(r'"(X-[A-Za-z-]+|Idempotency-Key|traceparent)"', inspect.getsource(request_headers)))
+    assert len(read) > 10
+    assert [name for name in read if f"`{name}" not in PAGE] == []
+
+
+@pytest.mark.parametrize("module", [admin_endpoints, endpoints, request_endpoints, status_endpoints])
+def test_every_path(module: object) -> None:
+    paths = set(re.findall(r'"(/[a-z][a-z0-9/_]*)', inspect.getsource(module)))  # type: ignore[arg-type]
+    assert paths
+    assert [path for path in paths if path.rstrip("/") not in PAGE] == []
+
+
+def test_every_code() -> None:
+    written = {value for value in vars(endings).values() if isinstance(value, bytes)}
+    codes = {Ending.decode(value).code for value in written} | set(map(str, Reason))
+    assert len(codes) > len(Reason)
+    assert [code for code in codes if f"`{code}`" not in PAGE] == []
