@@ -12,6 +12,7 @@ from sagellm_control.scheduler import process
 from sagellm_control.scheduler.settings import SchedulerSettings
 from sagellm_control.store.inspect import list_pools, model_index
 from sagellm_control.store.steps.engines import remove_engine, retire_engine
+from sagellm_control.store.steps.policy import set_policy
 from sagellm_control.store.steps.pools import forget_pool
 from sagellm_control.store.steps.take import reclaim
 from sagellm_control.wire.keys import SCHEDULER_GROUP
@@ -46,6 +47,16 @@ async def test_a_pool_goes_with_its_last_engine(pool: PoolDriver) -> None:
     assert await list_pools(pool.store) == []
     assert await model_index(pool.store) == {}
     assert await namespace_keys(pool.store) == []
+
+
+async def test_the_settings_that_somebody_chose_outlast_their_pool(pool: PoolDriver) -> None:
+    await pool.engine()
+    epoch = await set_policy(pool.store, pool.name, {"policy": "fair"}, {})
+    await gone(pool)
+    await DepartureKeeper(pool.store, pool.name).look()
+    assert await list_pools(pool.store) == []
+    settings = await pool.store.commands.hgetall(pool.keys.settings)
+    assert settings == {b"policy": b"fair", b"epoch": epoch.encode()}
 
 
 async def test_a_pool_in_which_somebody_waits_stays(pool: PoolDriver) -> None:

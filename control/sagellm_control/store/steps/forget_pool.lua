@@ -1,4 +1,4 @@
--- forget_pool: a pool without engines and without requests leaves no key behind.
+-- forget_pool: a pool without engines and without requests leaves no key behind but its settings, which somebody chose.
 --
 -- KEYS[1] waiting   KEYS[2] engines   KEYS[3] dead   KEYS[4..8] intake streams   KEYS[9…] the pool's other keys
 -- ARGV[1] for how long (ms) the dead stream can still be read

@@ -32,7 +32,6 @@ async def forget_pool(store: Store, pool: str) -> bool:
         keys.freed,
         keys.room,
         keys.leases,
-        keys.settings,
         keys.counters,
         keys.orphans,
         keys.retries,
