@@ -259,20 +259,27 @@ async def test_11_a_stream_without_an_end_ends_with_an_error(plane: Plane, start
     assert end.error is not None
 
 
-@pytest.mark.skipif(not TELLS_ALL, reason="version 0.4 of the protocol cannot ask for an answer without chance")
-async def test_11_an_engine_that_dies_in_mid_stream_is_replaced(plane: Plane, start_engine: StartEngine) -> None:
-    plane.register("dies", await start_engine(cut_rate=1.0, cut_after_tokens=3))
+@pytest.mark.parametrize("chat", [False, True], ids=["prompt", "messages"])
+async def test_11_an_engine_that_dies_in_mid_stream_is_replaced(
+    start_plane: StartPlane, start_engine: StartEngine, chat: bool
+) -> None:
+    plane = await start_plane(routing_strategy="round_robin")
+    dies = await start_engine(cut_rate=1.0, cut_after_tokens=3)
+    plane.register("dies", dies)
     plane.register("lives", await start_engine())
     await plane.ready("dies", "lives")
-    asked: dict[str, Any] = {"max_tokens": 8, "temperature": 0}
+    asked: dict[str, Any] = {"max_tokens": 8, **({"prompt": "", "messages": HELLO} if chat else {})}
     for number in range(4):
         events = [event async for event in plane.manager.stream_request(a_request(f"r{number}", **asked))]
-        *_, end = events
+        start, *deltas, end = events
+        assert isinstance(start, StreamEventStart)
         assert isinstance(end, StreamEventEnd)
         assert end.error is None
-        said = "".join(event.content for event in events if isinstance(event, StreamEventDelta))
-        whole = await plane.manager.execute_request(a_request("whole", **asked))
+        said = "".join(event.content for event in deltas if isinstance(event, StreamEventDelta))
+        whole = await plane.manager.execute_request(a_request(f"whole{number}", **asked))
         assert end.content == said == whole.output_text
+        assert len(end.output_tokens) == 8
+    assert (await dies.state())["faulted"] > 0
 
 
 async def test_12_scaling_without_a_launcher_says_what_to_configure(plane: Plane) -> None:

@@ -27,6 +27,8 @@ class Job:
     body: bytes
     """OpenAI's JSON."""
     stream: bool = False
+    continuable: bool = False
+    """Another engine may go on with its stream."""
     priority: RequestPriority = RequestPriority.NORMAL
     tenant: str = ""
     timeout_s: float | None = None
@@ -141,6 +143,12 @@ class Backend(Protocol):
 def no_engine(model: str) -> str:
     """What a caller is told when no engine takes requests for a model."""
     return f"No healthy engines available for model {model}"
+
+
+def reservation_kind(wish: Wish) -> RequestKind:
+    """As what a wish stands in line."""
+    vectors = wish.request_type == RequestType.EMBEDDING
+    return RequestKind.VECTOR_RESERVATION if vectors else RequestKind.RESERVATION
 
 
 def unserved(wish: Wish) -> SchedulingDecision:

@@ -6,7 +6,8 @@ from collections import Counter
 from typing import Any
 
 from ..types import EngineInfo, EngineState
-from ..wire.registration import DEFAULT_ROOM
+from ..wire.registration import DEFAULT_ROOM, instance_type_of, kinds_of
+from ..wire.states import RequestKind
 
 
 class EngineBoard:
@@ -72,7 +73,7 @@ class EngineBoard:
     def status(self) -> dict[str, Any]:
         """What ``get_status`` says of the engines."""
         healthy = sum(info.state == EngineState.READY for info in self.engines.values())
-        types = Counter(instance_type(info) for info in self.engines.values())
+        types = Counter(instance_type_of(info.metadata) for info in self.engines.values())
         return {
             "total_engines": len(self.engines),
             "healthy_engines": healthy,
@@ -82,20 +83,9 @@ class EngineBoard:
         }
 
 
-def instance_type(info: EngineInfo) -> str:
-    """What the engine is for, by its registration."""
-    return str((info.metadata or {}).get("instance_type", "general"))
-
-
 def makes_vectors(info: EngineInfo) -> bool:
     """Whether the engine takes embedding requests."""
-    return info.engine_kind == "embedding" or instance_type(info) in ("embedding", "llm_embedding")
-
-
-def makes_text(info: EngineInfo) -> bool:
-    """Whether the engine takes text requests."""
-    kind = instance_type(info)
-    return kind == "llm_embedding" or (info.engine_kind != "embedding" and kind != "embedding")
+    return RequestKind.EMBEDDING in kinds_of(info.engine_kind, instance_type_of(info.metadata))
 
 
 def room_of(info: EngineInfo, default: int = DEFAULT_ROOM) -> int:

@@ -8,6 +8,8 @@ from typing import Any, cast
 import orjson
 from sagellm_protocol import ErrorCode, Request
 
+from ..client.continuable import may_continue
+from ..client.prompt_prefix import prefix_blocks
 from ..client.scheduling_hints import SchedulingHints
 from ..wire.priority import RequestPriority
 from ..wire.states import RequestKind
@@ -34,20 +36,26 @@ def job_of(request: Request, *, stream: bool, timeout_s: float | None, default_t
         raise _invalid(f"timeout_s must be more than 0, not {timeout_s!r}")
     limits = [timeout_s] if timeout_s is not None else []
     limits += [limit_s / 1000] if limit_s else []
+    kind = RequestKind.CHAT if chat else RequestKind.COMPLETION
+    body = _body(request, stream=stream)
+    hints = _hints(metadata)
+    if prefix := prefix_blocks(request.model, body):
+        hints["prefix"] = prefix
     return Job(
         request_id=request.request_id,
         trace_id=request.trace_id,
         model=request.model,
-        kind=RequestKind.CHAT if chat else RequestKind.COMPLETION,
-        body=orjson.dumps(_body(request, stream=stream), default=str),
+        kind=kind,
+        body=orjson.dumps(body, default=str),
         stream=stream,
+        continuable=stream and may_continue(kind, body),
         priority=_priority(metadata.get("priority")),
         tenant=str(metadata.get("tenant") or ""),
         timeout_s=min(limits) if limits else default_timeout_s,
         slo_ms=round(_milliseconds(metadata, "slo_deadline_ms")),
         prompt_tokens=_characters(request) // CHARACTERS_A_TOKEN,
         max_tokens=request.max_tokens,
-        hints=_hints(metadata),
+        hints=hints,
     )
 
 

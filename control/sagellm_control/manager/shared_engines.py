@@ -126,7 +126,7 @@ class SharedEngines:
 
     async def _serve(self, info: EngineInfo, registration: Registration) -> None:
         adapter = await self._backend.adapters.find(info)
-        session = engine_session(
+        session = await engine_session(
             self._backend.queue.store, adapter, registration, f"{socket.gethostname()}-{self._backend.id}"
         )
         ended = asyncio.Event()

@@ -119,6 +119,7 @@ async def _submit(queue: QueueClient, job: Job, request_id: str | None) -> Submi
         prompt_tokens=job.prompt_tokens,
         max_tokens=job.max_tokens,
         trace_id=job.trace_id,
+        continuable=job.continuable,
         **job.hints,
     )
 

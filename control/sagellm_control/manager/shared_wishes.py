@@ -17,8 +17,8 @@ from ..client import Submission
 from ..engine_access import data_of
 from ..types import EngineState, RequestStatus, SchedulingDecision
 from ..wire.event import CHUNK, Ending
-from ..wire.states import RequestKind, RequestState
-from .backend import Job, RequestFailed, Wish, no_engine, refused, unserved
+from ..wire.states import RequestState
+from .backend import Job, RequestFailed, Wish, no_engine, refused, reservation_kind, unserved
 from .board import room_of
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class SharedWishes:
             f"place-{secrets.token_hex(8)}",
             wish.trace_id or "",
             wish.model,
-            RequestKind.RESERVATION,
+            reservation_kind(wish),
             orjson.dumps({"holder": self._backend.id, "request": wish.request_id}, default=str),
             priority=wish.priority,
             slo_ms=int(wish.deadline_ms or 0),

@@ -123,9 +123,13 @@ class OpenEngines(EngineLedger):
         """Whether an engine is kept free for a request."""
         return bool(self._kept)
 
-    def answers_to(self, model: str, kind: str = "") -> bool:
-        """Whether a READY engine answers to this name and takes this kind of request."""
-        return bool(self._index_for((model, kind, "")).ready)
+    def answers_to(self, model: str) -> bool:
+        """Whether a READY engine answers to this name."""
+        return bool(self._index_for((model, "", "")).ready)
+
+    def serves(self, request: Arrival) -> bool:
+        """Whether a READY engine takes such a request, open or not."""
+        return bool(self._index(request).ready)
 
     def takes_whole(self, request: Arrival) -> bool:
         """Whether a READY engine takes both stages of it."""

@@ -6,7 +6,17 @@ import asyncio
 import time
 
 import pytest
-from sagellm_protocol import ChatMessage, ErrorCode, Response, StreamEventDelta, StreamEventEnd, StreamEventStart
+from sagellm_protocol import (
+    ChatMessage,
+    ErrorCode,
+    Request,
+    Response,
+    StreamEventDelta,
+    StreamEventEnd,
+    StreamEventStart,
+)
+
+from sagellm_control import RequestType
 
 from ...flow.conftest import ENDLESS
 from ...waiting import wait_until
@@ -203,3 +213,39 @@ async def test_embeddings(start_plane: StartPlane, start_engine: StartEngine) ->
     with pytest.raises(ValueError, match="No embedding engines available"):
         await plane.manager.get_embeddings(["one"], "others")
     await wait_until(lambda: all(info.active_requests == 0 for info in plane.manager.list_engines()))
+
+
+async def test_engines_of_one_model_get_what_they_are_for(start_plane: StartPlane, start_engine: StartEngine) -> None:
+    plane = await start_plane()
+    text, vectors = await start_engine(), await start_engine()
+    plane.register("text", text)
+    plane.register("vectors", vectors, engine_kind="embedding")
+    await plane.ready("text", "vectors")
+    manager = plane.manager
+    for number in range(3):
+        assert (await manager.execute_request(a_request(f"r{number}"))).error is None
+        assert await manager.get_embeddings(["one"], "simulated-1")
+    for number, kind, wanted in ((1, RequestType.EMBEDDING, "vectors"), (2, RequestType.LLM_CHAT, "text")):
+        for turn in range(2):
+            name = f"s{number}-{turn}"
+            decision = await manager.schedule_request(name, "t", "simulated-1", request_type=kind)
+            assert decision.engine_id == wanted
+    assert [(await engine.state())["finished"] for engine in (text, vectors)] == [3, 3]
+
+
+class SeveralAnswers(Request):
+    """A program may add fields of its own."""
+
+    n: int = 2
+
+
+async def test_what_cannot_be_separated_is_not(start_plane: StartPlane, start_engine: StartEngine) -> None:
+    plane = await start_plane()
+    prefill, decode = await start_engine(), await start_engine()
+    plane.register("p", prefill, instance_type="prefilling")
+    plane.register("d", decode, instance_type="decoding")
+    await plane.ready("p", "d")
+    request = SeveralAnswers.model_validate(a_request().model_dump())
+    response = await plane.manager.execute_request(request)
+    assert response.error is None
+    assert ((await prefill.state())["prefills_kept"], (await decode.state())["finished"]) == (0, 1)
