@@ -117,11 +117,6 @@ class Reservations:
             reason=f"All engines of model {waiting.wish.model} are full",
         )
 
-    def close(self) -> None:
-        """Nobody waits any more."""
-        for waiting in list(self._waiting.values()):
-            self.leave(waiting)
-
     def _grant(self, waiting: Waiting, engine_id: str | None) -> None:
         if engine_id is None:
             late = waiting.ticket.late
