@@ -295,27 +295,3 @@ def test_the_line_keeps_its_order() -> None:
         line.pop(0)
     assert line.position(ranked[300]) == 99
     assert list(line) == ranked[200:250] + ranked[251:]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        ({"health_check_interval_s": "often"}, "health_check_interval_s"),
-        ({"max_consecutive_failures": None, "health_check_interval_s": float("nan")}, "health_check_interval_s"),
-        ({"max_consecutive_failures": "three"}, "max_consecutive_failures"),
-    ],
-)
-def test_arguments_that_are_no_numbers(arguments: dict[str, Any], named: str) -> None:
-    with pytest.raises(TypeError, match=named):
-        ControlPlaneManager(**arguments)
-
-
-@pytest.mark.parametrize(
-    ("metadata", "error"), [("x", TypeError), ({"kv_tokens": 0}, ValueError), ({"kv_tokens": True}, ValueError)]
-)
-def test_metadata_that_cannot_be_used(metadata: Any, error: type[Exception]) -> None:
-    manager = ControlPlaneManager()
-    with pytest.raises(error, match="metadata"):
-        manager.register_engine("e1", MODEL, "127.0.0.1", 1, metadata=metadata)
-    assert manager.get_engine("e1") is None
-    assert not manager.list_engines(EngineState.READY)

@@ -189,7 +189,8 @@ async def test_an_engine_that_is_not_there(client: EngineClient) -> None:
 def test_the_pauses_of_the_client() -> None:
     def delays(policy: RetryPolicy) -> list[float]:
         client = EngineClient(ClientConfig(retry_policy=policy, max_retry_delay_s=3))
-        return [client._calculate_retry_delay(attempt) for attempt in range(4)]
+        delay: Any = client._calculate_retry_delay  # pyright: ignore[reportPrivateUsage] - programs use it
+        return [delay(attempt) for attempt in range(4)]
 
     assert delays(RetryPolicy.EXPONENTIAL_BACKOFF) == [0.5, 1.0, 2.0, 3.0]
     assert delays(RetryPolicy.LINEAR_BACKOFF) == [0.5, 1.0, 1.5, 2.0]
@@ -198,7 +199,11 @@ def test_the_pauses_of_the_client() -> None:
 
 async def test_the_lifecycle(start_echo: StartEcho) -> None:
     changes: list[tuple[str, EngineState, EngineState]] = []
-    lifecycle = EngineLifecycleManager(0.02, on_state_change=lambda *change: changes.append(change))
+
+    def changed(engine_id: str, before: EngineState, now: EngineState) -> None:
+        changes.append((engine_id, before, now))
+
+    lifecycle = EngineLifecycleManager(0.02, on_state_change=changed)
     engine = await start_echo()
     info = info_of(engine)
     lifecycle.register(info)

@@ -44,8 +44,9 @@ async def plane(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Plane, None]:
 @pytest.mark.parametrize("argument", ["scheduling_policy", "routing_strategy", "mode"])
 def test_1_an_unknown_name_is_refused_and_the_known_ones_are_listed(argument: str) -> None:
     known = {"scheduling_policy": "fifo", "routing_strategy": "least_loaded", "mode": "http"}
+    arguments: dict[str, Any] = {argument: "bogus"}
     with pytest.raises(ValueError, match=f"{argument} 'bogus'.*{known[argument]}"):
-        ControlPlaneManager(**{argument: "bogus"})
+        ControlPlaneManager(**arguments)
 
 
 @pytest.mark.parametrize("policy", ["fifo", "priority", "slo_aware", "adaptive", "kv_aware"])

@@ -9,6 +9,8 @@ from ..types import EngineInfo, EngineState
 from ..wire.registration import DEFAULT_ROOM, instance_type_of, kinds_of
 from ..wire.states import RequestKind
 
+LEAST_LOADED = "least loaded"
+
 
 class EngineBoard:
     """Engines in the order of their registration, and by model."""
@@ -48,6 +50,17 @@ class EngineBoard:
     def of_model(self, model_id: str) -> list[EngineInfo]:
         """The engines that were registered with this model."""
         return list(self._models.get(model_id, {}).values())
+
+    def words_for(self, engine_id: str, otherwise: str) -> str:
+        """What made an engine the choice: that none of its model has fewer requests, as far as the board knows."""
+        info = self.engines.get(engine_id)
+        if info is None:
+            return otherwise
+        others = (
+            other for other in self._models[self._model_of[engine_id]].values() if other.state == EngineState.READY
+        )
+        least = min((other.active_requests for other in others), default=0)
+        return LEAST_LOADED if info.active_requests <= least else otherwise
 
     def embedding(self) -> list[EngineInfo]:
         """The engines that make vectors."""

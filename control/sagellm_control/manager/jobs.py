@@ -17,6 +17,8 @@ from .backend import Job, RequestFailed
 
 CHARACTERS_A_TOKEN = 4
 MOST_SESSION_CHARACTERS = 256
+LONGEST_TIME_MS = 1e12
+"""Thirty years."""
 OWN_FIELDS = frozenset({"request_id", "trace_id", "prompt", "messages", "stream", "sampling_params"})
 """Fields of a ``Request`` that do not go into the body as they are."""
 SAMPLING_DEFAULTS = frozenset({"strategy", "beam_size", "alpha", "penalty_alpha", "n_speculative_tokens"})
@@ -32,8 +34,8 @@ def job_of(request: Request, *, stream: bool, timeout_s: float | None, default_t
     metadata = request.metadata or {}
     chat = bool(request.messages)
     limit_s = _milliseconds(metadata, "timeout_ms") or _milliseconds(metadata, "deadline_ms")
-    if timeout_s is not None and not timeout_s > 0:
-        raise _invalid(f"timeout_s must be more than 0, not {timeout_s!r}")
+    if timeout_s is not None and not _is_time(timeout_s, LONGEST_TIME_MS / 1000):
+        raise _invalid(f"timeout_s must be a number of seconds above 0, not {timeout_s!r}")
     limits = [timeout_s] if timeout_s is not None else []
     limits += [limit_s / 1000] if limit_s else []
     kind = RequestKind.CHAT if chat else RequestKind.COMPLETION
@@ -130,9 +132,13 @@ def _milliseconds(metadata: dict[str, Any], name: str) -> float:
     value = cast(object, metadata.get(name))
     if value is None:
         return 0.0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
+    if not _is_time(value, LONGEST_TIME_MS):
         raise _invalid(f"metadata[{name!r}] must be a number of milliseconds above 0, not {value!r}")
-    return float(value)
+    return float(cast(float, value))
+
+
+def _is_time(value: object, most: float) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and 0 < value < most
 
 
 def _invalid(message: str) -> RequestFailed:

@@ -8,21 +8,19 @@ from collections.abc import AsyncGenerator
 
 from ..engine_access import EngineError
 from ..lifecycle import CHECK_TIMEOUT_S, EngineLifecycleManager
-from ..scheduler.placement import Placement
 from ..types import EngineInfo, EngineState, SchedulingDecision
 from ..wire.request import Arrival
 from .backend import Job, Piece, Reply, Wish, refused, reservation_kind, unserved
-from .board import EngineBoard, kv_tokens_of, room_of
+from .board import LEAST_LOADED, EngineBoard, kv_tokens_of, room_of
 from .engine_adapters import EngineAdapters
 from .load import Misses
 from .local_policy import LocalPolicy
 from .local_queue import ModelQueue
 from .local_run import LocalRun
-from .orders import Handicaps, make_policy, make_strategy
+from .orders import Chooses, Handicaps, make_policy, make_strategy
 from .reservations import Reservations, Waiting
 from .settings import ManagerSettings
 
-LEAST_LOADED = "least loaded"
 NO_ENGINE_GRACE_S = 10.0
 """Those that wait when the last engine goes are told so after this, unless one has come back."""
 
@@ -31,7 +29,7 @@ class LocalBackend:
     """A line a model, places by request id, and runs on the engines' own wires."""
 
     def __init__(
-        self, policy: str | Handicaps, strategy: str | Placement, settings: ManagerSettings, *, instances: bool
+        self, policy: str | Handicaps, strategy: str | Chooses, settings: ManagerSettings, *, instances: bool
     ) -> None:
         self.board = EngineBoard()
         self.adapters = EngineAdapters(trust_env=settings.trust_env, instances=instances)

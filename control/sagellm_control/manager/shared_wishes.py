@@ -146,7 +146,8 @@ class SharedWishes:
             self._collect(reservation)
             if reservation.engine_id is None:
                 return refused(reservation.wish.request_id, reservation.failure)
-            reason = f"Routed to {reservation.engine_id} (by the scheduler)"
+            words = self._backend.board.words_for(reservation.engine_id, otherwise="by the scheduler")
+            reason = f"Routed to {reservation.engine_id} ({words})"
             return SchedulingDecision(reservation.wish.request_id, reservation.engine_id, reason=reason)
         self._keep(reservation)
         position = await self._position(reservation)

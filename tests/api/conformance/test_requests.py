@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 from sagellm_protocol import (
@@ -23,6 +24,7 @@ from ...waiting import wait_until
 from ..conftest import TELLS_ALL, StartEngine, StartPlane, a_request, prompt_tokens
 
 WIRES = ("openai", "sagellm")
+HELLO: dict[str, Any] = {"prompt": "", "messages": [ChatMessage(role="user", content="Hello")]}
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -31,7 +33,7 @@ async def test_a_request_is_answered(start_plane: StartPlane, start_engine: Star
     plane = await start_plane()
     plane.register("e1", await start_engine(wire=wire))
     await plane.ready("e1")
-    what = {"prompt": "", "messages": [ChatMessage(role="user", content="Hello")]} if chat else {}
+    what: dict[str, Any] = HELLO if chat else {}
     response = await plane.manager.execute_request(a_request(**what))
     assert isinstance(response, Response)
     assert response.error is None
@@ -75,12 +77,13 @@ async def test_a_request_is_streamed(start_plane: StartPlane, start_engine: Star
     plane = await start_plane()
     plane.register("e1", await start_engine(wire=wire))
     await plane.ready("e1")
-    what = {"prompt": "", "messages": [ChatMessage(role="user", content="Hello")]} if chat else {}
+    what: dict[str, Any] = HELLO if chat else {}
     whole = await plane.manager.execute_request(a_request(**what))
-    start, *deltas, end = [event async for event in plane.manager.stream_request(a_request(**what))]
+    start, *between, end = [event async for event in plane.manager.stream_request(a_request(**what))]
     assert isinstance(start, StreamEventStart)
     assert (start.request_id, start.trace_id, start.engine_id) == ("r-1", "t-1", "e1")
-    assert all(isinstance(delta, StreamEventDelta) for delta in deltas)
+    deltas = [event for event in between if isinstance(event, StreamEventDelta)]
+    assert len(deltas) == len(between)
     assert isinstance(end, StreamEventEnd)
     assert end.error is None
     assert end.engine_id == "e1"

@@ -17,7 +17,7 @@ async def test_a_place_at_once(start_plane: StartPlane, start_engine: StartEngin
     assert isinstance(decision, SchedulingDecision)
     assert decision.is_scheduled
     assert (decision.engine_id, decision.queue_position, decision.estimated_wait_ms) == ("e1", 0, 0.0)
-    assert decision.reason.startswith("Routed to e1 (")
+    assert decision.reason == "Routed to e1 (least loaded)"
     await plane.active("e1", 1)
     plane.manager.complete_request("r1", "e1")
     await plane.active("e1", 0)
