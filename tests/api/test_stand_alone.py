@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,6 +19,7 @@ from sagellm_control import (
     EngineLifecycleManager,
     EngineRequestError,
     EngineState,
+    EngineTimeoutError,
     EngineUnavailableError,
     FIFOPolicy,
     LoadBalancer,
@@ -177,6 +179,15 @@ async def test_the_client_tries_again(client: EngineClient, start_echo: StartEch
     assert (raised.value.status_code, raised.value.retryable) == (status, attempts == 2)
     assert context.attempts == attempts
     assert context.last_error is raised.value
+
+
+def test_errors_travel_between_processes() -> None:
+    error = EngineRequestError("Request error: 429 - busy", 429)
+    error.retry_after_s = 3.0
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.__dict__) == (str(error), error.__dict__)
+    assert (copy.status_code, copy.retryable) == (429, True)
+    assert pickle.loads(pickle.dumps(EngineTimeoutError("slow"))).retryable
 
 
 async def test_an_engine_that_is_not_there(client: EngineClient) -> None:

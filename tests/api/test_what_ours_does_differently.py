@@ -246,7 +246,8 @@ async def test_10_embeddings_are_balanced_and_counted(plane: Plane, start_engine
         await plane.manager.get_embeddings(["x"], "u")
 
 
-async def test_11_a_stream_without_an_end_ends_with_an_error(plane: Plane, start_echo: StartEcho) -> None:
+async def test_11_a_stream_without_an_end_ends_with_an_error(start_plane: StartPlane, start_echo: StartEcho) -> None:
+    plane = await start_plane()
     engine = await start_echo()
     plane.register("e1", engine, model="echo-1", wire="openai")
     await plane.ready("e1")
