@@ -281,6 +281,7 @@ async def test_11_an_engine_that_dies_in_mid_stream_is_replaced(
         whole = await plane.manager.execute_request(a_request(f"whole{number}", **asked))
         assert end.content == said == whole.output_text
         assert len(end.output_tokens) == 8
+        assert end.engine_id == "lives"
     assert (await dies.state())["faulted"] > 0
 
 

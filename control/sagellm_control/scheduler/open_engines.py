@@ -114,6 +114,11 @@ class OpenEngines(EngineLedger):
         return len(self._speeds) > 1 and max(self._speeds) - min(self._speeds) > 1
 
     @property
+    def kinds_differ(self) -> bool:
+        """Whether some engines take kinds of request that others do not; else each takes what comes."""
+        return len(self._taken_kinds) > 1
+
+    @property
     def bounded(self) -> bool:
         """Whether a READY engine has a KV budget."""
         return self._budgets > 0

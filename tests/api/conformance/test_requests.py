@@ -178,9 +178,9 @@ async def test_metadata_that_is_wrong(start_plane: StartPlane, start_engine: Sta
 
 async def test_the_urgent_request_goes_first(start_plane: StartPlane, start_engine: StartEngine) -> None:
     plane = await start_plane(scheduling_policy="priority")
-    engine = await start_engine(tpot_ms=40)
-    plane.register("e1", engine, max_concurrent_requests=1)
+    plane.register("e1", await start_engine(), max_concurrent_requests=1)
     await plane.ready("e1")
+    assert (await plane.manager.schedule_request("holder", "t", "simulated-1")).is_scheduled
     done: list[str] = []
 
     async def run(name: str, priority: str) -> None:
@@ -188,13 +188,12 @@ async def test_the_urgent_request_goes_first(start_plane: StartPlane, start_engi
         assert response.error is None
         done.append(name)
 
-    first = asyncio.create_task(run("first", "NORMAL"))
-    await engine.until(running=1)
-    late = [asyncio.create_task(run("patient", "LOW"))]
-    await asyncio.sleep(0.02)
-    late.append(asyncio.create_task(run("urgent", "CRITICAL")))
-    await asyncio.gather(first, *late)
-    assert done == ["first", "urgent", "patient"]
+    async with asyncio.TaskGroup() as tasks:
+        for number, (name, priority) in enumerate((("patient", "LOW"), ("urgent", "CRITICAL")), start=1):
+            tasks.create_task(run(name, priority))
+            await wait_until(lambda number=number: plane.manager.get_load()[0].waiting == number)
+        plane.manager.complete_request("holder", "e1")
+    assert done == ["urgent", "patient"]
 
 
 async def test_embeddings(start_plane: StartPlane, start_engine: StartEngine) -> None:
