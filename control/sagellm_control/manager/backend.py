@@ -15,6 +15,10 @@ from ..wire.states import EngineState, RequestKind
 from .board import EngineBoard
 from .load import Misses
 
+TOO_LATE = "The deadline passed while it waited"
+ASKED_AGAIN_S = 60.0
+"""A caller that waits is expected to ask again within this; a place that is held for it is then given on."""
+
 
 @dataclass(slots=True)
 class Job:
@@ -154,6 +158,18 @@ def reservation_kind(wish: Wish) -> RequestKind:
 def unserved(wish: Wish) -> SchedulingDecision:
     """No engine takes requests for the wish's model."""
     return SchedulingDecision(wish.request_id, None, status=RequestStatus.FAILED, reason=no_engine(wish.model))
+
+
+def queued(wish: Wish, position: int, wait_ms: float) -> SchedulingDecision:
+    """The wish waits at this place in line (from 1)."""
+    return SchedulingDecision(
+        wish.request_id,
+        None,
+        queue_position=position,
+        estimated_wait_ms=wait_ms,
+        status=RequestStatus.QUEUED,
+        reason=f"All engines of model {wish.model} are full",
+    )
 
 
 def refused(request_id: str, reason: str) -> SchedulingDecision:
