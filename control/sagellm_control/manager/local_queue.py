@@ -10,7 +10,7 @@ import asyncio
 import time
 
 from ..engine_access import EngineObservation
-from ..scheduler.engine_load import Reservation
+from ..scheduler.engine_load import EngineRoom, Reservation
 from ..scheduler.head_of_line import Action, Candidate, HeadOfLine, Look
 from ..scheduler.open_engines import OpenEngines
 from ..types import EngineInfo, EngineState
@@ -47,6 +47,8 @@ class ModelQueue:
         self._speeds = EngineSpeeds()
         self._infos: dict[str, EngineInfo] = {}
         self._rows: dict[str, EngineRow] = {}
+        self._kv_held: dict[str, float] = {}
+        """By what runs on the engine, also while it is not READY."""
         self._line = Line()
         self._serving = False
         self._sampled_at = 0.0
@@ -90,7 +92,7 @@ class ModelQueue:
             role=role_of(instance_type),
         )
         self._infos[info.engine_id] = info
-        self._rows[info.engine_id] = row
+        self._rows[info.engine_id], self._kv_held[info.engine_id] = row, 0.0
         self._engines.learn([row])
         info.watch(self._changed)
         self._follow(info)
@@ -98,7 +100,7 @@ class ModelQueue:
     def remove(self, info: EngineInfo) -> None:
         """An engine goes."""
         info.watch(None)
-        del self._infos[info.engine_id], self._rows[info.engine_id]
+        del self._infos[info.engine_id], self._rows[info.engine_id], self._kv_held[info.engine_id]
         self._speeds.forget(info.engine_id)
         self._engines.forget(info.engine_id)
 
@@ -108,7 +110,11 @@ class ModelQueue:
 
     def _follow(self, info: EngineInfo) -> None:
         if info.state == EngineState.READY:
-            self._engines.set_places(info.engine_id, self._rows[info.engine_id].slots - info.active_requests)
+            free = self._rows[info.engine_id].slots - info.active_requests
+            if self._engines.load_of(info.engine_id) is None:
+                self._engines.set_room(info.engine_id, EngineRoom(free, self._kv_held[info.engine_id]))
+            else:
+                self._engines.set_places(info.engine_id, free)
             self.serve()
         else:
             self._engines.close(info.engine_id)
@@ -153,6 +159,7 @@ class ModelQueue:
 
     def _place(self, ticket: Ticket, taken: Reservation) -> None:
         ticket.taken = taken
+        self._kv_held[taken.engine] += taken.kv_tokens
         self._infos[taken.engine].__dict__["active_requests"] += 1  # past the watcher: this is no news
         self._policy.placed(ticket)
 
@@ -163,6 +170,7 @@ class ModelQueue:
         self._policy.finished(ticket, output_tokens)
         taken, ticket.taken = ticket.taken, None
         if taken is not None and self._infos.get(info.engine_id) is info:
+            self._kv_held[taken.engine] -= taken.kv_tokens
             taken.uncached_tokens = 0.0  # its prompt has been read
             self._engines.give_back(taken)
             if self._line:
