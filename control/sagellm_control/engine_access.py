@@ -21,9 +21,11 @@ from sagellm_workers.adapters.base import (
 from sagellm_workers.adapters.chunks import WholeBody
 from sagellm_workers.adapters.engine_http import retry_after_s
 from sagellm_workers.adapters.sse import data_of
-from sagellm_workers.answer_length import AnswerLength
-from sagellm_workers.discovery import ADAPTERS, adapter_for
-from sagellm_workers.prefill_decode import decode_body, prefill
+from sagellm_workers.answer_watch import AnswerWatch
+from sagellm_workers.discovery import ADAPTERS, adapter_for, kind_of
+from sagellm_workers.observation import EngineObservation
+from sagellm_workers.prefill_decode import NotSeparable, Stale, read_prefill, staged_call
+from sagellm_workers.takeover import CannotContinue, Takeover
 from sagellm_workers.transport import EngineClient as EngineHttpClient
 from sagellm_workers.transport import engine_client as engine_http_client
 
@@ -35,32 +37,42 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADAPTERS",
-    "AnswerLength",
+    "AnswerWatch",
+    "CannotContinue",
     "EngineAdapter",
     "EngineBroken",
     "EngineCall",
     "EngineError",
     "EngineFacts",
     "EngineHttpClient",
+    "EngineObservation",
     "EngineReply",
     "EngineTimeout",
     "EngineUnreachable",
+    "NotSeparable",
+    "Stale",
+    "Takeover",
     "WholeBody",
     "adapter_for",
     "data_of",
-    "decode_body",
     "engine_http_client",
     "engine_session",
-    "prefill",
+    "kind_of",
+    "read_prefill",
     "retry_after_s",
+    "staged_call",
 ]
 
 
-def engine_session(store: Store, adapter: object, registration: Registration, worker: str) -> EngineSession:
-    """A session that serves an engine of this process as a worker would; it needs a store, so it is loaded late."""
+async def engine_session(store: Store, adapter: object, registration: Registration, worker: str) -> EngineSession:
+    """A session that serves an engine of this process as a worker would; it needs a store, so it is loaded late.
+
+    Raises EngineUnreachable.
+    """
     from sagellm_workers.adoption import row_of
     from sagellm_workers.engine_session import EngineSession
     from sagellm_workers.settings import WorkerSettings
 
     served = cast(EngineAdapter, adapter)
-    return EngineSession(store, served, row_of(registration, served, worker), WorkerSettings())
+    row = row_of(registration, await kind_of(served), worker)
+    return EngineSession(store, served, row, WorkerSettings())

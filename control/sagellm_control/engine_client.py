@@ -101,6 +101,9 @@ class EngineRequestError(EngineClientError):
         self.status_code = status_code
         self.retry_after_s: float | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.status_code), self.__dict__
+
 
 class EngineClient:
     """Talks sageLLM's own wire, over connections that it keeps. After ``close`` it can be used again."""

@@ -40,7 +40,8 @@ class LocalEngine:
         )
 
     async def stream(self, request: Request) -> AsyncIterator[Any]:
-        ids = {"request_id": request.request_id, "trace_id": request.trace_id, "engine_id": self.engine_id}
+        ids: dict[str, Any] = {"engine_id": self.engine_id}
+        ids |= {"request_id": request.request_id, "trace_id": request.trace_id}
         yield StreamEventStart(**ids, prompt_tokens=3)
         yield StreamEventDelta(**ids, content="Hi ", content_tokens=[1])
         yield StreamEventDelta(**ids, content="there", content_tokens=[2])
@@ -63,8 +64,10 @@ async def test_an_engine_object_is_scheduled_like_any_other(start_plane: StartPl
     assert (response.output_text, response.output_tokens, response.metrics.ttft_ms) == ("Hi there", [1, 2], 12.5)
     assert engine.seen[0].metadata == {"x": 1}
     start, *deltas, end = [event async for event in plane.manager.stream_request(a_request("r-2", model="m"))]
+    assert isinstance(start, StreamEventStart)
     assert start.prompt_tokens == 3
-    assert [delta.content_tokens for delta in deltas] == [[1], [2]]
+    assert [delta.content_tokens for delta in deltas if isinstance(delta, StreamEventDelta)] == [[1], [2]]
+    assert isinstance(end, StreamEventEnd)
     assert (end.content, end.output_tokens, end.error) == ("Hi there", [1, 2], None)
     with pytest.raises(TypeError, match="engine_instance"):
         plane.manager.register_engine("no", "m", "local", 0, metadata={"engine_instance": object()})

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import time
 from collections.abc import AsyncGenerator
 
 import pytest
+from sagellm_protocol import Request, Response
 
 from sagellm_control import ControlPlaneManager, EngineState, ScalingManager
 from sagellm_control.manager.load import ModelLoad
@@ -13,6 +16,7 @@ from sagellm_control.scaling import ProcessLauncher, ScalingLimits, advise
 
 from ..waiting import wait_until
 from .conftest import HURRY, a_request
+from .test_engine_instance import LocalEngine
 
 LIMITS = ScalingLimits(max_engines=4)
 SIMULATED = f"{sys.executable} -m sagellm_control engine --port {{port}} --model {{model}} --engine-id {{engine_id}}"
@@ -129,3 +133,32 @@ async def test_the_control_loop_keeps_the_least_number(manager: ControlPlaneMana
 def test_a_command_without_a_port() -> None:
     with pytest.raises(ValueError, match=r"\{port\}"):
         ProcessLauncher("serve {model}")
+
+
+async def test_objectives_that_were_missed_in_the_queue_count(manager: ControlPlaneManager) -> None:
+    """What an engine says of its first token knows nothing of the wait before."""
+    engine = QuickEngine()
+    metadata = {"engine_instance": engine, "pre_verified_healthy": True, "max_concurrent_requests": 1}
+    manager.register_engine("e1", "m", "local", 0, metadata=metadata)
+    held = await manager.schedule_request("first", "t", "m")
+    asked = a_request(model="m", metadata={"slo_deadline_ms": 1})
+    asking = asyncio.create_task(manager.execute_request(asked))
+    await wait_until(lambda: manager.get_load()[0].waiting == 1)
+    late = time.monotonic() + 0.002
+    await wait_until(lambda: time.monotonic() > late)
+    assert held.engine_id is not None
+    manager.complete_request("first", held.engine_id)
+    assert (await asking).error is None
+    assert manager.get_load()[0].slo_miss_rate == 1.0
+    in_time = await manager.execute_request(a_request("r-2", model="m", metadata={"slo_deadline_ms": 1e6}))
+    assert in_time.error is None
+    assert manager.get_load()[0].slo_miss_rate == pytest.approx(0.5, abs=0.01)
+
+
+class QuickEngine(LocalEngine):
+    """Says of each answer that its first token was there at once."""
+
+    async def execute(self, request: Request) -> Response:
+        response = await super().execute(request)
+        response.metrics.ttft_ms = 0.01
+        return response

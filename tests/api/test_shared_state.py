@@ -24,8 +24,8 @@ async def planes(redis_settings: RedisSettings) -> AsyncGenerator[tuple[Plane, P
         await stack.enter_async_context(schedulers_and_workers(redis_settings, workers=2))
         made: list[Plane] = []
         for _ in range(2):
-            where = {"redis_url": redis_settings.url, "namespace": redis_settings.namespace}
-            made.append(Plane(ControlPlaneManager(**where), Mode.SHARED))
+            manager = ControlPlaneManager(redis_url=redis_settings.url, namespace=redis_settings.namespace)
+            made.append(Plane(manager, Mode.SHARED))
             await made[-1].manager.start()
             stack.push_async_callback(made[-1].manager.stop)
         yield made[0], made[1]

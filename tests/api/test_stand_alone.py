@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,6 +19,7 @@ from sagellm_control import (
     EngineLifecycleManager,
     EngineRequestError,
     EngineState,
+    EngineTimeoutError,
     EngineUnavailableError,
     FIFOPolicy,
     LoadBalancer,
@@ -179,6 +181,15 @@ async def test_the_client_tries_again(client: EngineClient, start_echo: StartEch
     assert context.last_error is raised.value
 
 
+def test_errors_travel_between_processes() -> None:
+    error = EngineRequestError("Request error: 429 - busy", 429)
+    error.retry_after_s = 3.0
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.__dict__) == (str(error), error.__dict__)
+    assert (copy.status_code, copy.retryable) == (429, True)
+    assert pickle.loads(pickle.dumps(EngineTimeoutError("slow"))).retryable
+
+
 async def test_an_engine_that_is_not_there(client: EngineClient) -> None:
     nobody = EngineInfo("e", "m", "127.0.0.1", 1)
     with pytest.raises(EngineUnavailableError, match=r"^Connection failed: "):
@@ -189,7 +200,8 @@ async def test_an_engine_that_is_not_there(client: EngineClient) -> None:
 def test_the_pauses_of_the_client() -> None:
     def delays(policy: RetryPolicy) -> list[float]:
         client = EngineClient(ClientConfig(retry_policy=policy, max_retry_delay_s=3))
-        return [client._calculate_retry_delay(attempt) for attempt in range(4)]
+        delay: Any = client._calculate_retry_delay  # pyright: ignore[reportPrivateUsage] - programs use it
+        return [delay(attempt) for attempt in range(4)]
 
     assert delays(RetryPolicy.EXPONENTIAL_BACKOFF) == [0.5, 1.0, 2.0, 3.0]
     assert delays(RetryPolicy.LINEAR_BACKOFF) == [0.5, 1.0, 1.5, 2.0]
@@ -198,7 +210,11 @@ def test_the_pauses_of_the_client() -> None:
 
 async def test_the_lifecycle(start_echo: StartEcho) -> None:
     changes: list[tuple[str, EngineState, EngineState]] = []
-    lifecycle = EngineLifecycleManager(0.02, on_state_change=lambda *change: changes.append(change))
+
+    def changed(engine_id: str, before: EngineState, now: EngineState) -> None:
+        changes.append((engine_id, before, now))
+
+    lifecycle = EngineLifecycleManager(0.02, on_state_change=changed)
     engine = await start_echo()
     info = info_of(engine)
     lifecycle.register(info)

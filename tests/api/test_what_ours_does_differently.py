@@ -44,8 +44,9 @@ async def plane(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Plane, None]:
 @pytest.mark.parametrize("argument", ["scheduling_policy", "routing_strategy", "mode"])
 def test_1_an_unknown_name_is_refused_and_the_known_ones_are_listed(argument: str) -> None:
     known = {"scheduling_policy": "fifo", "routing_strategy": "least_loaded", "mode": "http"}
+    arguments: dict[str, Any] = {argument: "bogus"}
     with pytest.raises(ValueError, match=f"{argument} 'bogus'.*{known[argument]}"):
-        ControlPlaneManager(**{argument: "bogus"})
+        ControlPlaneManager(**arguments)
 
 
 @pytest.mark.parametrize("policy", ["fifo", "priority", "slo_aware", "adaptive", "kv_aware"])
@@ -245,7 +246,8 @@ async def test_10_embeddings_are_balanced_and_counted(plane: Plane, start_engine
         await plane.manager.get_embeddings(["x"], "u")
 
 
-async def test_11_a_stream_without_an_end_ends_with_an_error(plane: Plane, start_echo: StartEcho) -> None:
+async def test_11_a_stream_without_an_end_ends_with_an_error(start_plane: StartPlane, start_echo: StartEcho) -> None:
+    plane = await start_plane()
     engine = await start_echo()
     plane.register("e1", engine, model="echo-1", wire="openai")
     await plane.ready("e1")
@@ -259,20 +261,28 @@ async def test_11_a_stream_without_an_end_ends_with_an_error(plane: Plane, start
     assert end.error is not None
 
 
-@pytest.mark.skipif(not TELLS_ALL, reason="version 0.4 of the protocol cannot ask for an answer without chance")
-async def test_11_an_engine_that_dies_in_mid_stream_is_replaced(plane: Plane, start_engine: StartEngine) -> None:
-    plane.register("dies", await start_engine(cut_rate=1.0, cut_after_tokens=3))
+@pytest.mark.parametrize("chat", [False, True], ids=["prompt", "messages"])
+async def test_11_an_engine_that_dies_in_mid_stream_is_replaced(
+    start_plane: StartPlane, start_engine: StartEngine, chat: bool
+) -> None:
+    plane = await start_plane(routing_strategy="round_robin")
+    dies = await start_engine(cut_rate=1.0, cut_after_tokens=3)
+    plane.register("dies", dies)
     plane.register("lives", await start_engine())
     await plane.ready("dies", "lives")
-    asked: dict[str, Any] = {"max_tokens": 8, "temperature": 0}
+    asked: dict[str, Any] = {"max_tokens": 8, **({"prompt": "", "messages": HELLO} if chat else {})}
     for number in range(4):
         events = [event async for event in plane.manager.stream_request(a_request(f"r{number}", **asked))]
-        *_, end = events
+        start, *deltas, end = events
+        assert isinstance(start, StreamEventStart)
         assert isinstance(end, StreamEventEnd)
         assert end.error is None
-        said = "".join(event.content for event in events if isinstance(event, StreamEventDelta))
-        whole = await plane.manager.execute_request(a_request("whole", **asked))
+        said = "".join(event.content for event in deltas if isinstance(event, StreamEventDelta))
+        whole = await plane.manager.execute_request(a_request(f"whole{number}", **asked))
         assert end.content == said == whole.output_text
+        assert len(end.output_tokens) == 8
+        assert end.engine_id == "lives"
+    assert (await dies.state())["faulted"] > 0
 
 
 async def test_12_scaling_without_a_launcher_says_what_to_configure(plane: Plane) -> None:

@@ -74,7 +74,8 @@ BELOW: dict[str, tuple[str, ...]] = {
         *("client", "store", "wire", "settings", "scheduler.order", "scheduler.placement", "scheduler.open_engines"),
         # What a scheduler is made of, but for what it does with the store.
         *("scheduler.forecast", "scheduler.engine_load", "scheduler.estimates", "scheduler.guarded"),
-        *("scheduler.lateness", "scheduler.passing", "scheduler.tenant_clock"),
+        *("scheduler.head_of_line", "scheduler.lateness", "scheduler.overload", "scheduler.policy_settings"),
+        *("scheduler.tenant_clock",),
         *("engine_access", "engine_client", "lifecycle", "local_engine_client", "types"),
     ),
     "scaling": ("manager", "types"),

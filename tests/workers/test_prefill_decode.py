@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Any, cast
 
 import orjson
 import pytest
 
-from sagellm_control.wire.assignment import Assignment
 from sagellm_control.wire.engine import EngineRole
-from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.registration import Registration
-from sagellm_control.wire.states import RequestKind, Stage
+from sagellm_control.wire.states import Stage
 from sagellm_workers.adapters.base import EngineAdapter, EngineBroken, EngineCall, EngineFacts, ModelFacts
 from sagellm_workers.adoption import row_of
 from sagellm_workers.observation import EngineObservation
@@ -50,19 +47,14 @@ def call(**fields: Any) -> EngineCall:
     return EngineCall("r", None, None, "chat", True, orjson.dumps(BODY | fields), 2)
 
 
-def assignment(stage: Stage, transfer: bytes = b"", age_ms: float = 0.0) -> Assignment:
-    made = Assignment("1-1", "r", 1, RequestKind.CHAT, RequestPriority.NORMAL, True, 0, 500, 0, "", "", "", (0, 0), b"")
-    return replace(made, stage=stage, transfer=transfer, prefilled_ms=500 - age_ms)
-
-
 def staged(stage: Stage, transfer: bytes = b"", *, age_ms: float = 0.0, kind: str = "vllm", **fields: Any) -> Any:
-    made = staged_call(call(**fields), assignment(stage, transfer, age_ms), kind, OPENAI)
+    made = staged_call(call(**fields), stage, kind, OPENAI, handed=transfer, age_ms=age_ms)
     return made.stream, orjson.loads(made.body)
 
 
 def test_a_whole_request_is_left_alone() -> None:
     asked = call()
-    assert staged_call(asked, assignment(Stage.WHOLE), "vllm", OPENAI) is asked
+    assert staged_call(asked, Stage.WHOLE, "vllm", OPENAI) is asked
 
 
 def test_the_prefill_asks_for_one_token_and_the_blocks() -> None:
@@ -87,12 +79,12 @@ def test_without_a_connector_the_decode_is_the_whole_request(reply: bytes) -> No
 
 def test_on_the_own_wire_the_phase_is_told() -> None:
     own = cast(EngineAdapter, Wire("sagellm"))
-    first = staged_call(call(), assignment(Stage.PREFILL), "sagellm", own)
+    first = staged_call(call(), Stage.PREFILL, "sagellm", own)
     assert orjson.loads(first.body)["phase"] == "prefill"
     handed = hand_over("sagellm", b"{}")
-    second = staged_call(call(), assignment(Stage.DECODE, handed), "sagellm", own)
+    second = staged_call(call(), Stage.DECODE, "sagellm", own, handed=handed)
     assert orjson.loads(second.body) == {**BODY, "phase": "decode"}
-    assert staged_call(call(), assignment(Stage.DECODE), "sagellm", own) == call(), "nobody has read it"
+    assert staged_call(call(), Stage.DECODE, "sagellm", own) == call(), "nobody has read it"
 
 
 def test_blocks_of_another_kind_of_engine_are_left_alone() -> None:
@@ -166,4 +158,4 @@ def test_engines_of_sglang_get_whole_requests(caplog: pytest.LogCaptureFixture) 
 )
 def test_the_type_of_a_registered_engine_is_its_role(instance_type: str | None, role: EngineRole) -> None:
     registration = Registration("e1", "m", "127.0.0.1", 1, metadata={"instance_type": instance_type})
-    assert row_of(registration, OPENAI, "w").role is role
+    assert row_of(registration, "openai", "w").role is role

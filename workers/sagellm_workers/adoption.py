@@ -8,7 +8,6 @@ import logging
 import os
 import random
 import socket
-from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -17,11 +16,11 @@ from sagellm_control.store.inspect import engine_rows, server_ms
 from sagellm_control.store.registrations import registrations
 from sagellm_control.store.steps.engines import remove_engine
 from sagellm_control.store.trouble import log_trouble
-from sagellm_control.wire.engine import EngineRole, EngineRow
-from sagellm_control.wire.registration import DEFAULT_ROOM, Registration
+from sagellm_control.wire.engine import EngineRow
+from sagellm_control.wire.registration import DEFAULT_ROOM, Registration, instance_type_of, kinds_of, role_of
 
 from .adapters.base import EngineAdapter, EngineError
-from .discovery import adapter_for
+from .discovery import adapter_for, kind_of
 from .engine_session import EngineSession
 from .settings import WorkerSettings
 from .transport import EngineClient
@@ -99,7 +98,11 @@ class Adopter:
         adapter = await self._find(registration, ended)
         if adapter is None:
             return
-        session = EngineSession(self._store, adapter, row_of(registration, adapter, self.name), self._settings)
+        try:
+            row = row_of(registration, await kind_of(adapter), self.name)
+        except EngineError:
+            return  # gone again; the next look begins anew
+        session = EngineSession(self._store, adapter, row, self._settings)
         await session.serve(ended)
         await self._clean_up(registration)
 
@@ -135,25 +138,19 @@ class Adopter:
                 await remove_engine(self._store, registration.model_id, registration.engine_id)
 
 
-def row_of(registration: Registration, adapter: Any, worker: str) -> EngineRow:
-    """The row of a registered engine."""
+def row_of(registration: Registration, kind: str, worker: str) -> EngineRow:
+    """The row of a registered engine; ``kind``: which server it is."""
+    instance_type = instance_type_of(registration.metadata)
     room, kv_tokens = (registration.metadata.get(name) for name in ("max_concurrent_requests", "kv_tokens"))
     return EngineRow(
         engine_id=registration.engine_id,
         pool=registration.model_id,
         url=registration.url,
-        kind=adapter.name,
+        kind=kind,
         slots=room if isinstance(room, int) and room > 0 else DEFAULT_ROOM,
         models=(registration.model_id,),
+        kinds=kinds_of(registration.engine_kind, instance_type),
         kv_tokens=kv_tokens if isinstance(kv_tokens, int) and kv_tokens > 0 else 0,
         worker=worker,
-        role=role_of(registration),
+        role=role_of(instance_type),
     )
-
-
-def role_of(registration: Registration) -> EngineRole:
-    """Which stages the engine takes, from its ``instance_type``; a type that is no role takes both."""
-    try:
-        return EngineRole(str(registration.metadata.get("instance_type")))
-    except ValueError:
-        return EngineRole.GENERAL

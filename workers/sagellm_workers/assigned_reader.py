@@ -17,7 +17,7 @@ from sagellm_control.store.stream_answer import stream_entries
 from sagellm_control.wire.assignment import Assignment, CancelNotice, read_assigned
 from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.keys import WORKER_GROUP
-from sagellm_control.wire.states import Outcome, RequestKind
+from sagellm_control.wire.states import RESERVATIONS, Outcome
 
 from . import metrics
 from .adapters.base import EngineAdapter
@@ -176,7 +176,7 @@ class AssignedReader:
                 body = await self._insist(lambda: self._store.commands.get(keys.body(assignment.request_id)))
             if body is None:
                 attempt.end(Outcome.FAILED, 500, "body_lost", "The request's body is gone.")
-            elif assignment.kind is RequestKind.RESERVATION:
+            elif assignment.kind in RESERVATIONS:
                 await hold(attempt, self._store, body)
             elif assignment.after == (0, 0):
                 await attempt.run(body)

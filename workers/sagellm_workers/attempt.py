@@ -156,7 +156,8 @@ class Attempt:
             priority=int(a.priority),
         )
         try:
-            staged = staged_call(call, a, self.engine_kind, self.adapter)
+            age_ms = a.assigned_ms - a.prefilled_ms
+            staged = staged_call(call, a.stage, self.engine_kind, self.adapter, handed=a.transfer, age_ms=age_ms)
             self.watch.prefilled_elsewhere = staged is not call and a.stage is Stage.DECODE
             with self.watch.calling():
                 async with self.adapter.run(staged) as reply:

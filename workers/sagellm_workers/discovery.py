@@ -87,6 +87,17 @@ async def adapter_for(
         raise EngineUnreachable(str(error)) from error
 
 
+async def kind_of(adapter: EngineAdapter) -> str:
+    """Which server the engine is (see ``EngineFacts.kind``); the wire that it speaks, where it does not say.
+
+    Raises EngineUnreachable if it does not answer.
+    """
+    try:
+        return (await adapter.probe()).kind
+    except ValueError:
+        return adapter.name
+
+
 async def _get(http: EngineHttp, path: str) -> Answer | EngineUnreachable:
     try:
         return await http.get(path)

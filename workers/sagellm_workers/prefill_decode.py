@@ -10,12 +10,11 @@ itself. So it does where a request cannot be separated, or its prompt was read b
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from sagellm_control.wire.assignment import Assignment
 from sagellm_control.wire.states import Stage
 
 from .adapters.base import EngineAdapter, EngineBroken, EngineCall, EngineReply
@@ -38,25 +37,6 @@ OWN_KIND = "sagellm"
 STALE_AFTER_MS = 100_000.0
 """KV blocks that nobody has fetched for so long are not asked for any more. Their engine frees them at some time (vLLM:
 ``VLLM_NIXL_ABORT_REQUEST_TIMEOUT``, never below two minutes by default), and they may then hold another prompt."""
-MOST_REPLY_BYTES = 16 * 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class Prefilled:
-    """The answer of the prefilling engine."""
-
-    status: int
-    body: bytes
-    """Its reply; where the status is an error, what the client is told."""
-    retry_after_s: float | None = None
-
-    @property
-    def transfer(self) -> dict[str, Any]:
-        """Where the KV blocks lie, for the decoding engine; empty: it does not say."""
-        try:
-            return mapping(mapping(orjson.loads(self.body)).get(FIELD))
-        except orjson.JSONDecodeError:
-            return {}
 
 
 async def read_prefill(reply: EngineReply, engine_kind: str, watch: AnswerWatch) -> bytes:
@@ -80,9 +60,24 @@ class NotSeparable(Exception):
     """The engine that answers has to read the prompt itself."""
 
 
-def staged_call(call: EngineCall, assignment: Assignment, engine_kind: str, adapter: EngineAdapter) -> EngineCall:
-    """The call for the stage that is assigned. Raises Stale, NotSeparable."""
-    match assignment.stage:
+def staged_call(
+    call: EngineCall,
+    stage: Stage,
+    engine_kind: str,
+    adapter: EngineAdapter,
+    *,
+    handed: bytes = b"",
+    age_ms: float = 0.0,
+) -> EngineCall:
+    """The call for a stage of a request.
+
+    Args:
+        handed: what the prefilling engine handed over (see ``hand_over``), and how long ago that was.
+
+    Raises:
+        Stale, NotSeparable
+    """
+    match stage:
         case Stage.WHOLE:
             return call
         case Stage.PREFILL:
@@ -90,8 +85,7 @@ def staged_call(call: EngineCall, assignment: Assignment, engine_kind: str, adap
                 raise NotSeparable
             return replace(call, stream=False, body=prefill_body(call.body, own_wire=adapter.name == "sagellm"))
         case Stage.DECODE:
-            age_ms = assignment.assigned_ms - assignment.prefilled_ms
-            transfer = take_over(engine_kind, assignment.transfer, age_ms)
+            transfer = take_over(engine_kind, handed, age_ms)
             if transfer is None:
                 return call
             return replace(call, body=decode_body(call.body, transfer, own_wire=adapter.name == "sagellm"))
@@ -145,22 +139,6 @@ def take_over(engine_kind: str, handed: bytes, age_ms: float) -> dict[str, Any] 
     if age_ms > STALE_AFTER_MS:
         raise Stale
     return mapping(fields.get(FIELD))
-
-
-async def prefill(adapter: EngineAdapter, call: EngineCall) -> Prefilled:
-    """Have an engine read the prompt of a request. Raises EngineError."""
-    asked = replace(call, stream=False, body=prefill_body(call.body, own_wire=adapter.name == "sagellm"))
-    async with adapter.run(asked) as reply:
-        pieces: list[bytes] = []
-        size = 0
-        async for chunk in reply.chunks:
-            pieces.append(chunk)
-            size += len(chunk)
-            if size > MOST_REPLY_BYTES:
-                raise EngineBroken(
-                    f"engine {adapter.url}: the reply to a prefill is longer than {MOST_REPLY_BYTES} bytes"
-                )
-        return Prefilled(reply.status, b"".join(pieces), reply.retry_after_s)
 
 
 def prefill_body(body: bytes, *, own_wire: bool = False) -> bytes:

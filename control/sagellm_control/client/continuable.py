@@ -52,7 +52,7 @@ def may_continue(kind: RequestKind, body: Mapping[str, Any]) -> bool:
             prompt = body.get("prompt")
             # Token ids would have to be continued by the ids of the answer, which engines do not tell.
             return isinstance(prompt, str) or _is_one_text(prompt)
-        case RequestKind.EMBEDDING | RequestKind.RESERVATION:
+        case RequestKind.EMBEDDING | RequestKind.RESERVATION | RequestKind.VECTOR_RESERVATION:
             return False
 
 

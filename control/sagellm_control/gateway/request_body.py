@@ -9,9 +9,9 @@ from typing import Any, cast
 import orjson
 
 from ..client.continuable import may_continue
+from ..client.prompt_prefix import BLOCK_CHARACTERS, DEEPEST_CONTENT, prefix_blocks
 from ..wire.states import RequestKind
 from .errors import bad_request
-from .prompt_prefix import BLOCK_CHARACTERS, DEEPEST_CONTENT, prefix_blocks
 
 CHARACTERS_A_TOKEN = 4
 """A coarse estimate; engines count for themselves."""
@@ -66,7 +66,7 @@ def read_body(raw: bytes, kind: RequestKind) -> RequestBody:
             characters = _read_prompt(body.get("prompt"), "prompt")
         case RequestKind.EMBEDDING:
             characters = _read_prompt(body.get("input"), "input")
-        case RequestKind.RESERVATION:
+        case RequestKind.RESERVATION | RequestKind.VECTOR_RESERVATION:
             raise bad_request("A reservation is made by a program, not over HTTP.", "model")
     user = body.get("user")
     if user is not None and not isinstance(user, str):

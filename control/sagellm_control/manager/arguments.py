@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import cast
 
-from sagellm_protocol import ErrorCode
+from sagellm_protocol import ErrorCode, Request
 
 from ..engine_client import EngineClientError, EngineRequestError, EngineTimeoutError, EngineUnavailableError
-from ..types import EngineState, RequestPriority
-from .backend import RequestFailed
+from ..types import EngineState, RequestPriority, RequestType
+from .backend import RequestFailed, Wish
+from .jobs import CHARACTERS_A_TOKEN
 
 
 def engine_state(state: object) -> EngineState:
@@ -27,6 +30,63 @@ def request_priority(priority: object) -> RequestPriority:
     if isinstance(priority, int):
         return RequestPriority(min(max(priority, RequestPriority.CRITICAL), RequestPriority.BACKGROUND))
     return RequestPriority.parse(str(priority)) if isinstance(priority, str) else RequestPriority.NORMAL
+
+
+def scheduling_wish(
+    request_id: str,
+    trace_id: str,
+    model_id: str,
+    prompt: str,
+    max_tokens: int,
+    priority: object,
+    request_type: RequestType,
+    deadline_ms: float | None,
+) -> Wish:
+    """What ``schedule_request`` is asked for; what is missing or negative does not count.
+
+    Raises:
+        TypeError: names the argument.
+    """
+    if not isinstance(prompt, str | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"prompt must be a string, not {prompt!r}")
+    limit_ms = number("deadline_ms", deadline_ms or 0)
+    return Wish(
+        request_id,
+        trace_id,
+        model_id,
+        request_type,
+        request_priority(priority),
+        len(prompt or "") // CHARACTERS_A_TOKEN,
+        int(max(0, number("max_tokens", max_tokens or 0))),
+        limit_ms if limit_ms > 0 else None,
+    )
+
+
+def number(name: str, value: object) -> float:
+    """A finite number. Raises TypeError, ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, not {value!r}")
+    return value
+
+
+def protocol_request(request: object) -> Request:
+    """A request of the protocol. Raises TypeError."""
+    if not isinstance(request, Request):
+        raise TypeError(f"request must be a sagellm_protocol.Request, not {request!r}")
+    return request
+
+
+def texts_to_embed(texts: object) -> list[str]:
+    """A list of strings. Raises TypeError."""
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise TypeError(f"texts must be a list of strings, not {texts!r}")
+    found = list(cast(Iterable[object], texts))
+    for at, text in enumerate(found):
+        if not isinstance(text, str):
+            raise TypeError(f"texts[{at}] must be a string, not {text!r}")
+    return cast(list[str], found)
 
 
 def client_error(failure: RequestFailed) -> EngineClientError:

@@ -15,6 +15,10 @@ from ..wire.states import EngineState, RequestKind
 from .board import EngineBoard
 from .load import Misses
 
+TOO_LATE = "The deadline passed while it waited"
+ASKED_AGAIN_S = 60.0
+"""A caller that waits is expected to ask again within this; a place that is held for it is then given on."""
+
 
 @dataclass(slots=True)
 class Job:
@@ -27,6 +31,8 @@ class Job:
     body: bytes
     """OpenAI's JSON."""
     stream: bool = False
+    continuable: bool = False
+    """Another engine may go on with its stream."""
     priority: RequestPriority = RequestPriority.NORMAL
     tenant: str = ""
     timeout_s: float | None = None
@@ -143,9 +149,27 @@ def no_engine(model: str) -> str:
     return f"No healthy engines available for model {model}"
 
 
+def reservation_kind(wish: Wish) -> RequestKind:
+    """As what a wish stands in line."""
+    vectors = wish.request_type == RequestType.EMBEDDING
+    return RequestKind.VECTOR_RESERVATION if vectors else RequestKind.RESERVATION
+
+
 def unserved(wish: Wish) -> SchedulingDecision:
     """No engine takes requests for the wish's model."""
     return SchedulingDecision(wish.request_id, None, status=RequestStatus.FAILED, reason=no_engine(wish.model))
+
+
+def queued(wish: Wish, position: int, wait_ms: float) -> SchedulingDecision:
+    """The wish waits at this place in line (from 1)."""
+    return SchedulingDecision(
+        wish.request_id,
+        None,
+        queue_position=position,
+        estimated_wait_ms=wait_ms,
+        status=RequestStatus.QUEUED,
+        reason=f"All engines of model {wish.model} are full",
+    )
 
 
 def refused(request_id: str, reason: str) -> SchedulingDecision:

@@ -6,7 +6,10 @@ from collections import Counter
 from typing import Any
 
 from ..types import EngineInfo, EngineState
-from ..wire.registration import DEFAULT_ROOM
+from ..wire.registration import DEFAULT_ROOM, instance_type_of, kinds_of
+from ..wire.states import RequestKind
+
+LEAST_LOADED = "least loaded"
 
 
 class EngineBoard:
@@ -48,6 +51,17 @@ class EngineBoard:
         """The engines that were registered with this model."""
         return list(self._models.get(model_id, {}).values())
 
+    def words_for(self, engine_id: str, otherwise: str) -> str:
+        """What made an engine the choice: that none of its model has fewer requests, as far as the board knows."""
+        info = self.engines.get(engine_id)
+        if info is None:
+            return otherwise
+        others = (
+            other for other in self._models[self._model_of[engine_id]].values() if other.state == EngineState.READY
+        )
+        least = min((other.active_requests for other in others), default=0)
+        return LEAST_LOADED if info.active_requests <= least else otherwise
+
     def embedding(self) -> list[EngineInfo]:
         """The engines that make vectors."""
         return [info for info in self.engines.values() if makes_vectors(info)]
@@ -72,7 +86,7 @@ class EngineBoard:
     def status(self) -> dict[str, Any]:
         """What ``get_status`` says of the engines."""
         healthy = sum(info.state == EngineState.READY for info in self.engines.values())
-        types = Counter(instance_type(info) for info in self.engines.values())
+        types = Counter(instance_type_of(info.metadata) for info in self.engines.values())
         return {
             "total_engines": len(self.engines),
             "healthy_engines": healthy,
@@ -82,20 +96,9 @@ class EngineBoard:
         }
 
 
-def instance_type(info: EngineInfo) -> str:
-    """What the engine is for, by its registration."""
-    return str((info.metadata or {}).get("instance_type", "general"))
-
-
 def makes_vectors(info: EngineInfo) -> bool:
     """Whether the engine takes embedding requests."""
-    return info.engine_kind == "embedding" or instance_type(info) in ("embedding", "llm_embedding")
-
-
-def makes_text(info: EngineInfo) -> bool:
-    """Whether the engine takes text requests."""
-    kind = instance_type(info)
-    return kind == "llm_embedding" or (info.engine_kind != "embedding" and kind != "embedding")
+    return RequestKind.EMBEDDING in kinds_of(info.engine_kind, instance_type_of(info.metadata))
 
 
 def room_of(info: EngineInfo, default: int = DEFAULT_ROOM) -> int:

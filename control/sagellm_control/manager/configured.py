@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..scheduler.placement import Placement
 from ..settings import Loaded, SettingsError, load_settings
+from .arguments import number
 from .backend import Backend
 from .given import given
 from .local_backend import LocalBackend
-from .orders import Handicaps, make_policy, make_strategy
+from .orders import Chooses, Handicaps, make_policy, make_strategy
 from .settings import ManagerSettings
 
 MODES = ("local", "http", "shared")
@@ -29,7 +28,7 @@ class Configured:
 
 def configured(
     policy: str | Handicaps,
-    strategy: str | Placement,
+    strategy: str | Chooses,
     mode: str,
     health_check_interval_s: float,
     max_consecutive_failures: int,
@@ -50,9 +49,9 @@ def configured(
     strategy = strategy if strategy_given else settings.routing_strategy
     changes: dict[str, Any] = {}
     if given(health_check_interval_s):
-        changes["health_check_interval_s"] = _number("health_check_interval_s", health_check_interval_s)
+        changes["health_check_interval_s"] = number("health_check_interval_s", health_check_interval_s)
     if given(max_consecutive_failures):
-        changes["max_consecutive_failures"] = int(_number("max_consecutive_failures", max_consecutive_failures))
+        changes["max_consecutive_failures"] = int(number("max_consecutive_failures", max_consecutive_failures))
     settings = settings.model_copy(update=changes)
     order, placement = make_policy(policy), make_strategy(strategy)
     names = (
@@ -75,12 +74,6 @@ def configured(
             instances=mode != "http",
         )
     return Configured(backend, settings, *names)
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise TypeError(f"{name} must be a number, not {value!r}")
-    return float(value)
 
 
 def _redis(loaded: Loaded, url: str | None, namespace: str | None) -> Any:

@@ -7,19 +7,18 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from sagellm_protocol import Request, Response, StreamEvent
+from sagellm_protocol import ErrorCode, Request, Response, StreamEvent
 
-from ..scheduler.placement import Placement
 from ..types import EngineInfo, EngineState, RequestPriority, RequestType, SchedulingDecision
-from .arguments import client_error, engine_state, request_priority
-from .backend import Job, RequestFailed, Wish
+from .arguments import client_error, engine_state, protocol_request, scheduling_wish, texts_to_embed
+from .backend import Job, RequestFailed
 from .configured import configured
 from .events import EventWriter
 from .given import DefaultFloat, DefaultInt, DefaultText
-from .jobs import CHARACTERS_A_TOKEN, embedding_job, job_of
+from .jobs import embedding_job, job_of
 from .load import ModelLoad, load_of
-from .orders import Handicaps
-from .responses import failed_response, response, vectors
+from .orders import Chooses, Handicaps
+from .responses import failed_response, response, seen_ttft_ms, vectors
 
 _POLICY, _STRATEGY = DefaultText("fifo"), DefaultText("round_robin")
 _INTERVAL_S, _FAILURES = DefaultFloat(10.0), DefaultInt(3)
@@ -50,7 +49,7 @@ class ControlPlaneManager:
     def __init__(
         self,
         scheduling_policy: str | Handicaps = _POLICY,
-        routing_strategy: str | Placement = _STRATEGY,
+        routing_strategy: str | Chooses = _STRATEGY,
         mode: str = "local",
         health_check_interval_s: float = _INTERVAL_S,
         max_consecutive_failures: int = _FAILURES,
@@ -208,18 +207,12 @@ class ControlPlaneManager:
 
         Args:
             deadline_ms: from now; one that waits longer fails.
+
+        Raises:
+            TypeError, ValueError: prompt, max_tokens or deadline_ms are none.
         """
         return await self._backend.schedule(
-            Wish(
-                request_id,
-                trace_id,
-                model_id,
-                request_type,
-                request_priority(priority),
-                len(prompt or "") // CHARACTERS_A_TOKEN,
-                max(0, max_tokens or 0),
-                deadline_ms if deadline_ms is not None and deadline_ms > 0 else None,
-            )
+            scheduling_wish(request_id, trace_id, model_id, prompt, max_tokens, priority, request_type, deadline_ms)
         )
 
     async def wait_scheduled(self, request_id: str, timeout_s: float | None = None) -> SchedulingDecision | None:
@@ -238,20 +231,28 @@ class ControlPlaneManager:
 
         Args:
             timeout_s: from now to the answer, waiting and retries included.
+
+        Raises:
+            TypeError: it is no request.
         """
-        began = time.monotonic()
+        began, request, job = time.monotonic(), protocol_request(request), None
         try:
             job = job_of(request, stream=False, timeout_s=timeout_s, default_timeout_s=self._settings.request_timeout_s)
             reply = await self._backend.ask(job)
             made = response(request, reply.body, began)
-            self._note(job, made.metrics.ttft_ms)
+            self._note(job, seen_ttft_ms(made, began))
             return made
         except RequestFailed as failure:
+            self._note_failure(job, failure)
             return failed_response(request, failure)
 
     async def stream_request(self, request: Request) -> AsyncGenerator[StreamEvent, None]:
-        """Run a request and give its events: one start, deltas, one end; what goes wrong is an error in the end."""
-        writer = EventWriter(request)
+        """Run a request and give its events: one start, deltas, one end; what goes wrong is an error in the end.
+
+        Raises:
+            TypeError: it is no request.
+        """
+        writer, job = EventWriter(protocol_request(request)), None
         try:
             job = job_of(request, stream=True, timeout_s=None, default_timeout_s=self._settings.request_timeout_s)
             async with aclosing(self._backend.stream(job)) as pieces:
@@ -261,6 +262,7 @@ class ControlPlaneManager:
             last = writer.end()
             self._note(job, writer.ttft_ms)
         except RequestFailed as failure:
+            self._note_failure(job, failure)
             last = writer.fail(failure)
         for event in last:
             yield event
@@ -273,16 +275,21 @@ class ControlPlaneManager:
         Raises:
             ValueError: there is no engine for it, or its answer is not what was asked for.
             EngineClientError: the engine failed.
+            TypeError: the texts are none.
         """
-        if not texts:
+        if not (texts := texts_to_embed(texts)):
             return []
         model = self._backend.board.embedding_model(model_id)
-        job = embedding_job(list(texts), model, trace_id, self._settings.request_timeout_s)
+        job = embedding_job(texts, model, trace_id, self._settings.request_timeout_s)
         try:
             reply = await self._backend.ask(job)
         except RequestFailed as failure:
             raise client_error(failure) from failure
         return vectors(reply.body, len(texts))
+
+    def _note_failure(self, job: Job | None, failure: RequestFailed) -> None:
+        if job is not None and failure.code == ErrorCode.DEADLINE_EXCEEDED:
+            self._note(job, float("inf"))
 
     def _note(self, job: Job, ttft_ms: float) -> None:
         if job.slo_ms and self._backend.board.of_model(job.model):

@@ -11,6 +11,7 @@ from ..engine_access import (
     EngineHttpClient,
     adapter_for,
     engine_http_client,
+    kind_of,
 )
 from ..types import EngineInfo
 from .instance_adapter import InstanceAdapter
@@ -27,6 +28,7 @@ class EngineAdapters:
         self._client: EngineHttpClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._adapters: dict[str, Adapter] = {}
+        self._kinds: dict[str, str] = {}
 
     def check(self, info: EngineInfo) -> None:
         """Whether the registration can be used.
@@ -44,6 +46,7 @@ class EngineAdapters:
     def forget(self, engine_id: str) -> None:
         """The engine has gone."""
         self._adapters.pop(engine_id, None)
+        self._kinds.pop(engine_id, None)
 
     def known(self, engine_id: str) -> Adapter | None:
         """The engine's adapter, if it has been found and belongs to this event loop."""
@@ -62,6 +65,17 @@ class EngineAdapters:
         if adapter is None:
             adapter = self._adapters[info.engine_id] = await self._make(info, client)
         return adapter
+
+    async def kind(self, engine_id: str, adapter: Adapter) -> str:
+        """Which server the engine is (see ``EngineRow.kind``); asked when it first matters.
+
+        Raises:
+            EngineUnreachable: it does not answer.
+        """
+        kind = self._kinds.get(engine_id)
+        if kind is None:
+            kind = self._kinds[engine_id] = await kind_of(adapter)
+        return kind
 
     async def close(self) -> None:
         """Close the connections."""

@@ -142,9 +142,10 @@ class EventWriter:
         return [UNKNOWN_TOKEN] * number
 
     def _output_tokens(self) -> list[int]:
-        if told := self._extra.get("output_tokens"):
+        told, counted = self._extra.get("output_tokens"), self._usage.get("completion_tokens")
+        # An engine that has gone on with another one's answer tells only of its own part.
+        if told and counted in (None, len(told)):
             return told
-        counted = self._usage.get("completion_tokens")
         if counted is None or (len(self._tokens) == counted and UNKNOWN_TOKEN not in self._tokens):
             return self._tokens
         return [UNKNOWN_TOKEN] * counted

@@ -7,12 +7,9 @@ from typing import Any, cast
 import orjson
 from sagellm_protocol import ErrorCode
 
+from ..engine_client import BUSY_STATUSES, MOST_ERROR_TEXT
 from .backend import RequestFailed
 
-BUSY_STATUSES = frozenset({408, 429})
-"""With these an engine says "not now"; another one may take the request."""
-MOST_ERROR_TEXT = 2000
-"""Characters of an engine's error body that go into a message."""
 _CODE_OF_STATUS = {
     408: ErrorCode.DEADLINE_EXCEEDED,
     429: ErrorCode.RESOURCE_EXHAUSTED,

@@ -37,7 +37,8 @@ class InstanceAdapter:
         return f"local:{self._engine.engine_id}"
 
     async def probe(self) -> EngineFacts:
-        return EngineFacts("instance", "", (), None, None)
+        # It takes and gives what engines on sageLLM's wire do.
+        return EngineFacts("sagellm", "", (), None, None)
 
     async def healthy(self) -> bool:
         try:

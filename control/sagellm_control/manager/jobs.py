@@ -8,6 +8,8 @@ from typing import Any, cast
 import orjson
 from sagellm_protocol import ErrorCode, Request
 
+from ..client.continuable import may_continue
+from ..client.prompt_prefix import prefix_blocks
 from ..client.scheduling_hints import SchedulingHints
 from ..wire.priority import RequestPriority
 from ..wire.states import RequestKind
@@ -15,6 +17,8 @@ from .backend import Job, RequestFailed
 
 CHARACTERS_A_TOKEN = 4
 MOST_SESSION_CHARACTERS = 256
+LONGEST_TIME_MS = 1e12
+"""Thirty years."""
 OWN_FIELDS = frozenset({"request_id", "trace_id", "prompt", "messages", "stream", "sampling_params"})
 """Fields of a ``Request`` that do not go into the body as they are."""
 SAMPLING_DEFAULTS = frozenset({"strategy", "beam_size", "alpha", "penalty_alpha", "n_speculative_tokens"})
@@ -30,24 +34,30 @@ def job_of(request: Request, *, stream: bool, timeout_s: float | None, default_t
     metadata = request.metadata or {}
     chat = bool(request.messages)
     limit_s = _milliseconds(metadata, "timeout_ms") or _milliseconds(metadata, "deadline_ms")
-    if timeout_s is not None and not timeout_s > 0:
-        raise _invalid(f"timeout_s must be more than 0, not {timeout_s!r}")
+    if timeout_s is not None and not _is_time(timeout_s, LONGEST_TIME_MS / 1000):
+        raise _invalid(f"timeout_s must be a number of seconds above 0, not {timeout_s!r}")
     limits = [timeout_s] if timeout_s is not None else []
     limits += [limit_s / 1000] if limit_s else []
+    kind = RequestKind.CHAT if chat else RequestKind.COMPLETION
+    body = _body(request, stream=stream)
+    hints = _hints(metadata)
+    if prefix := prefix_blocks(request.model, body):
+        hints["prefix"] = prefix
     return Job(
         request_id=request.request_id,
         trace_id=request.trace_id,
         model=request.model,
-        kind=RequestKind.CHAT if chat else RequestKind.COMPLETION,
-        body=orjson.dumps(_body(request, stream=stream), default=str),
+        kind=kind,
+        body=orjson.dumps(body, default=str),
         stream=stream,
+        continuable=stream and may_continue(kind, body),
         priority=_priority(metadata.get("priority")),
         tenant=str(metadata.get("tenant") or ""),
         timeout_s=min(limits) if limits else default_timeout_s,
         slo_ms=round(_milliseconds(metadata, "slo_deadline_ms")),
         prompt_tokens=_characters(request) // CHARACTERS_A_TOKEN,
         max_tokens=request.max_tokens,
-        hints=_hints(metadata),
+        hints=hints,
     )
 
 
@@ -122,9 +132,13 @@ def _milliseconds(metadata: dict[str, Any], name: str) -> float:
     value = cast(object, metadata.get(name))
     if value is None:
         return 0.0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
+    if not _is_time(value, LONGEST_TIME_MS):
         raise _invalid(f"metadata[{name!r}] must be a number of milliseconds above 0, not {value!r}")
-    return float(value)
+    return float(cast(float, value))
+
+
+def _is_time(value: object, most: float) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and 0 < value < most
 
 
 def _invalid(message: str) -> RequestFailed:

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from ..scheduler.engine_load import Reservation
 from ..scheduler.forecast import Forecast
 from ..wire.request import Arrival
 
@@ -31,8 +32,8 @@ class Ticket:
     charged: bool = False
     late: bool = False
     """It has stepped back, or is refused."""
-    kv_tokens: float = 0.0
-    """Reserved on its engine."""
+    taken: Reservation | None = None
+    """What it holds of its engine."""
 
     @property
     def refused(self) -> bool:

@@ -8,17 +8,16 @@ from collections.abc import AsyncGenerator
 
 from ..engine_access import EngineError
 from ..lifecycle import CHECK_TIMEOUT_S, EngineLifecycleManager
-from ..scheduler.placement import Placement
 from ..types import EngineInfo, EngineState, SchedulingDecision
 from ..wire.request import Arrival
-from .backend import Job, Piece, Reply, Wish, refused, unserved
-from .board import EngineBoard, kv_tokens_of, room_of
+from .backend import Job, Piece, Reply, Wish, refused, reservation_kind, unserved
+from .board import LEAST_LOADED, EngineBoard, kv_tokens_of, room_of
 from .engine_adapters import EngineAdapters
 from .load import Misses
 from .local_policy import LocalPolicy
-from .local_queue import ANYTHING, ModelQueue
+from .local_queue import ModelQueue
 from .local_run import LocalRun
-from .orders import Handicaps, make_policy, make_strategy
+from .orders import Chooses, Handicaps, make_policy, make_strategy
 from .reservations import Reservations, Waiting
 from .settings import ManagerSettings
 
@@ -30,7 +29,7 @@ class LocalBackend:
     """A line a model, places by request id, and runs on the engines' own wires."""
 
     def __init__(
-        self, policy: str | Handicaps, strategy: str | Placement, settings: ManagerSettings, *, instances: bool
+        self, policy: str | Handicaps, strategy: str | Chooses, settings: ManagerSettings, *, instances: bool
     ) -> None:
         self.board = EngineBoard()
         self.adapters = EngineAdapters(trust_env=settings.trust_env, instances=instances)
@@ -94,16 +93,15 @@ class LocalBackend:
         waiting = self._wishes.find(wish.request_id)
         if waiting is None:
             queue = self._queues.get(wish.model)
-            ability = queue.ability(wish.request_type) if queue is not None else ""
-            if queue is None or not queue.ready(ability):
+            arrival = _arrival(wish)
+            if queue is None or not queue.serves(arrival):
                 return unserved(wish)
-            ticket = queue.ticket(_arrival(wish, ability))
-            engine_id = queue.choose(ticket)
+            ticket = queue.ticket(arrival)
+            engine_id = queue.take(ticket)
             if engine_id is not None:
                 words = self._placement_words
-                if words != "least loaded" and queue.is_least_loaded(engine_id, ticket.arrival):
-                    words = "least loaded"
-                queue.take(engine_id, ticket)
+                if words != LEAST_LOADED and queue.was_least_loaded(engine_id, arrival):
+                    words = LEAST_LOADED
                 self._wishes.hold(engine_id, ticket)
                 return SchedulingDecision(wish.request_id, engine_id, reason=f"Routed to {engine_id} ({words})")
             if len(queue) >= self.settings.max_waiting:
@@ -159,7 +157,7 @@ class LocalBackend:
 
     def _tidy(self, queue: ModelQueue) -> None:
         """What to do about a line whose engines may all have gone."""
-        if len(queue) and not queue.ready(ANYTHING):
+        if len(queue) and not queue.any_ready:
             try:
                 asyncio.get_running_loop().call_later(NO_ENGINE_GRACE_S, self._give_up, queue)
             except RuntimeError:  # called outside of the loop
@@ -168,18 +166,18 @@ class LocalBackend:
             del self._queues[queue.model]
 
     def _give_up(self, queue: ModelQueue) -> None:
-        if not queue.ready(ANYTHING):
+        if not queue.any_ready:
             queue.dismiss()
             self._tidy(queue)
 
 
-def _arrival(wish: Wish, ability: str) -> Arrival:
+def _arrival(wish: Wish) -> Arrival:
     return Arrival(
         wish.request_id,
         wish.priority,
         time.time() * 1000,
-        kind=ability,
-        slo_ms=int(wish.deadline_ms or 0) if wish.deadline_ms and wish.deadline_ms > 0 else 0,
+        kind=reservation_kind(wish),
+        slo_ms=int(wish.deadline_ms or 0),
         prompt_tokens=wish.prompt_tokens,
         max_tokens=wish.max_tokens,
     )

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 
 from ..scheduler.estimates import Estimates
 from ..scheduler.guarded import GuardedOrder, GuardedPlacement
-from ..scheduler.lateness import LATE_HANDICAP_MS, Lateness, Verdict
+from ..scheduler.lateness import LATE_HANDICAP_MS, Lateness
 from ..scheduler.order import AdaptiveOrder, Order, PoolLoad
+from ..scheduler.overload import OverloadMode
 from ..scheduler.placement import Placement
+from ..scheduler.policy_settings import DEFAULTS
 from ..scheduler.tenant_clock import TenantClock
+from ..wire.engine import EngineSpeed
 from ..wire.request import Arrival
 from .line import Line, Ticket
 
-SAMPLE_EVERY_S = 0.5
-"""How often the adaptive order is shown the line, while anything happens."""
 SAMPLED = 64
 """Waiting requests that are asked whether they have an objective."""
 
@@ -28,11 +30,11 @@ class LocalPolicy:
     def __init__(self, order: Order, placement: Placement) -> None:
         self.order = GuardedOrder(order)
         self.placement = GuardedPlacement(placement)
+        self.lateness = Lateness.of(DEFAULTS)
+        self.overload = OverloadMode(DEFAULTS)
         self.estimates = Estimates()
         self._adaptive = order if isinstance(order, AdaptiveOrder) else None
-        self._lateness = Lateness()
         self._clock = TenantClock(time.time() * 1000)
-        self._sampled_at = 0.0
 
     def ticket(self, arrival: Arrival) -> Ticket:
         """A request that wants a place."""
@@ -74,33 +76,16 @@ class LocalPolicy:
             cost_ms = self.order.charge(arrival, actual, arrival.weight)
             self._clock.settle(arrival.tenant, cost_ms - ticket.charge_ms)
 
-    def judge(self, ticket: Ticket, now_ms: float) -> Verdict:
-        """Whether who is at the head can still make its objective; who steps back has its new rank then."""
-        arrival = ticket.arrival
-        if not arrival.slo_ms:
-            return Verdict.PLACE
-        verdict = self._lateness.judge(arrival, ticket.forecast, now_ms, stepped_back=ticket.late)
-        if verdict is not Verdict.PLACE:
-            ticket.late = True
-        return verdict
-
-    def step_back(self, ticket: Ticket) -> None:
-        """It goes behind those that can still make theirs."""
-        ticket.rank += LATE_HANDICAP_MS
-
-    def adapt(self, line: Line, places: int, batch: float, missed: float) -> bool:
-        """Show the adaptive order the line, every now and then; whether it moved and all ranks are to be new.
+    def adapt(self, line: Line, speeds: Iterable[EngineSpeed], places: int, batch: float, missed: float) -> bool:
+        """Take over how the engines are, and show the adaptive order the line; whether it moved and all ranks are to
+        be new.
 
         Args:
             places: of the READY engines.
             batch: requests that run on an engine.
             missed: share of the objectives missed lately.
         """
-        now = time.monotonic()
-        if now - self._sampled_at < SAMPLE_EVERY_S:
-            return False
-        self._sampled_at = now
-        self.estimates.batch = max(1.0, batch)
+        self.estimates.learn_speed(speeds, batch)
         if self._adaptive is None:
             return False
         tenants = Counter(ticket.arrival.tenant for ticket in line)
@@ -121,8 +106,7 @@ class LocalPolicy:
         self._clock = TenantClock(time.time() * 1000)
         for ticket in line.clear():
             ticket.charged = False
-            late = ticket.late
             self.rank(ticket)
-            if late:
-                self.step_back(ticket)
+            if ticket.late:
+                ticket.rank += LATE_HANDICAP_MS
             line.add(ticket)

@@ -1,35 +1,32 @@
-"""The only module that hands requests to the scheduler's orders and placements within this process.
+"""The only module that hands requests to the scheduler's decisions within this process.
 
-One line a model: those that wait under their ranks, and the engines that may take them. A scheduler does the same
-with scripts on shared state.
+One line a model: those that wait under their ranks, and the engines that may take them. What becomes of who is at its
+head says ``HeadOfLine``, as it does in a scheduler, which has scripts carry it out, and in the simulator.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 
-from ..scheduler.engine_load import Reservation
-from ..scheduler.lateness import Verdict
+from ..engine_access import EngineObservation
+from ..scheduler.engine_load import EngineRoom, Reservation
+from ..scheduler.head_of_line import Action, Candidate, HeadOfLine, Look
 from ..scheduler.open_engines import OpenEngines
-from ..scheduler.passing import may_pass
-from ..scheduler.placement import Hold
-from ..types import EngineInfo, EngineState, RequestType
-from ..wire.engine import EngineRow
+from ..types import EngineInfo, EngineState
+from ..wire.engine import EngineRole, EngineRow
+from ..wire.registration import instance_type_of, kinds_of, role_of
 from ..wire.request import Arrival
-from .board import instance_type, makes_text, makes_vectors
+from .engine_speeds import EngineSpeeds
 from .line import Line, Ticket
 from .load import Misses
 from .local_policy import LocalPolicy
 
-ANYTHING = ""
-TEXT, VECTORS, PREFILL, DECODE = "text", "embedding", "prefill", "decode"
-"""The kinds of request that engines of one model tell apart."""
-KEPT_FREE_MS = 2_000.0
-"""An engine is kept free for a large request for so long; then it is looked at again whether that is still needed."""
 DEEPEST_LOOK = 256
 """So many at the head may be unable to use what is free; beyond them nobody is looked for."""
+SAMPLE_EVERY_S = 0.5
+"""How often it is looked how fast the engines are, and how long the line, while anything happens."""
+SHORTEST_PAUSE_S = 0.001
 
 UNKNOWN_SERVICE_S = 1.0
 """How long a request is taken to hold a place while nothing has been measured."""
@@ -46,11 +43,15 @@ class ModelQueue:
         self._policy = policy
         self._misses = misses
         self._engines = OpenEngines()
+        self._head = HeadOfLine(policy, self._engines)
+        self._speeds = EngineSpeeds()
         self._infos: dict[str, EngineInfo] = {}
-        self._rooms: dict[str, int] = {}
-        self._abilities: Counter[str] = Counter()
+        self._rows: dict[str, EngineRow] = {}
+        self._kv_held: dict[str, float] = {}
+        """By what runs on the engine, also while it is not READY."""
         self._line = Line()
         self._serving = False
+        self._sampled_at = 0.0
         self._gave_back_at = 0.0
         self._interval_s: float | None = None
         self._look_again: asyncio.TimerHandle | None = None
@@ -65,21 +66,33 @@ class ModelQueue:
         return not self._infos and not len(self)
 
     @property
+    def any_ready(self) -> bool:
+        """Whether an engine is READY."""
+        return self._engines.ready > 0
+
+    @property
     def places(self) -> int:
         """Places of all READY engines, taken or free."""
-        return sum(self._rooms[name] for name, info in self._infos.items() if info.state == EngineState.READY)
+        return sum(self._rows[name].slots for name, info in self._infos.items() if info.state == EngineState.READY)
 
     # Engines
 
     def add(self, info: EngineInfo, room: int, kv_tokens: int) -> None:
         """An engine of this model; watched from now on. ``kv_tokens``: that its KV cache holds; 0: unknown."""
-        abilities = _abilities(info)
-        self._infos[info.engine_id] = info
-        self._rooms[info.engine_id] = room
-        self._abilities.update(abilities)
+        instance_type = instance_type_of(info.metadata)
         row = EngineRow(
-            info.engine_id, "", info.endpoint, info.engine_kind, room, models=(), kinds=abilities, kv_tokens=kv_tokens
+            info.engine_id,
+            "",
+            info.endpoint,
+            info.engine_kind,
+            room,
+            models=(),
+            kinds=kinds_of(info.engine_kind, instance_type),
+            kv_tokens=kv_tokens,
+            role=role_of(instance_type),
         )
+        self._infos[info.engine_id] = info
+        self._rows[info.engine_id], self._kv_held[info.engine_id] = row, 0.0
         self._engines.learn([row])
         info.watch(self._changed)
         self._follow(info)
@@ -87,8 +100,8 @@ class ModelQueue:
     def remove(self, info: EngineInfo) -> None:
         """An engine goes."""
         info.watch(None)
-        del self._infos[info.engine_id], self._rooms[info.engine_id]
-        self._abilities.subtract(_abilities(info))
+        del self._infos[info.engine_id], self._rows[info.engine_id], self._kv_held[info.engine_id]
+        self._speeds.forget(info.engine_id)
         self._engines.forget(info.engine_id)
 
     def _changed(self, info: EngineInfo, name: str) -> None:
@@ -97,41 +110,36 @@ class ModelQueue:
 
     def _follow(self, info: EngineInfo) -> None:
         if info.state == EngineState.READY:
-            self._engines.set_places(info.engine_id, self._rooms[info.engine_id] - info.active_requests)
+            free = self._rows[info.engine_id].slots - info.active_requests
+            if self._engines.load_of(info.engine_id) is None:
+                self._engines.set_room(info.engine_id, EngineRoom(free, self._kv_held[info.engine_id]))
+            else:
+                self._engines.set_places(info.engine_id, free)
             self.serve()
         else:
             self._engines.close(info.engine_id)
 
-    # Who may take what
-
-    def ability(self, request_type: RequestType) -> str:
-        """What an engine must be able to do; anything where all can, and where none says so."""
-        wanted = VECTORS if request_type == RequestType.EMBEDDING else TEXT
-        able = self._abilities[wanted]
-        return wanted if 0 < able < len(self._infos) else ANYTHING
-
-    def ready(self, ability: str) -> bool:
-        """Whether a READY engine can do it."""
-        return self._engines.answers_to("", ability)
-
-    @property
-    def separated(self) -> bool:
-        """Whether prefill and decode have READY engines of their own."""
-        return (
-            self._abilities[PREFILL] > 0 and self._abilities[DECODE] > 0 and self.ready(PREFILL) and self.ready(DECODE)
-        )
+    def serves(self, arrival: Arrival) -> bool:
+        """Whether a READY engine takes such a request."""
+        return self._engines.serves(arrival)
 
     def others(self, excluded: frozenset[str]) -> bool:
         """Whether a READY engine is not among the excluded."""
         return any(info.state == EngineState.READY and name not in excluded for name, info in self._infos.items())
 
-    def is_least_loaded(self, engine_id: str, arrival: Arrival) -> bool:
-        """Whether no engine with room has fewer requests; asked before the place is taken."""
-        active = self._infos[engine_id].active_requests
-        if not active:
-            return True
-        least = next(self._engines.by_load(arrival), None)
-        return least is None or active <= self._infos[least].active_requests
+    def only_prefills(self, engine_id: str) -> bool:
+        """Whether the engine reads prompts, and leaves the answers to others."""
+        row = self._rows.get(engine_id)
+        return row is not None and row.role is EngineRole.PREFILL
+
+    def observation(self, engine_id: str) -> EngineObservation:
+        """Who watches how fast the engine is."""
+        return self._speeds.observation(engine_id) if engine_id in self._rows else EngineObservation()
+
+    def was_least_loaded(self, engine_id: str, arrival: Arrival) -> bool:
+        """Whether no engine with room had fewer requests, before the place on this one was taken."""
+        before = self._infos[engine_id].active_requests - 1
+        return before <= 0 or not self._engines.open_to(arrival) or before <= self._engines.fewest(arrival)
 
     # Requests
 
@@ -139,21 +147,20 @@ class ModelQueue:
         """A request that wants a place."""
         return self._policy.ticket(arrival)
 
-    def choose(self, ticket: Ticket) -> str | None:
-        """An engine for it now, if nobody waits; the place is not taken yet."""
+    def take(self, ticket: Ticket) -> str | None:
+        """A place now, on the engine named; None: somebody waits, or no engine has room for it."""
         if self._line:
             return None
-        return self._chosen(ticket, ticket.arrival.arrived_ms)
+        taken = self._head.choose(ticket.arrival, ticket.forecast, ticket.arrival.arrived_ms)
+        if not isinstance(taken, Reservation):
+            return None
+        self._place(ticket, taken)
+        return taken.engine
 
-    def take(self, engine_id: str, ticket: Ticket) -> None:
-        """Take a place."""
-        fields = self._infos[engine_id].__dict__  # past the watcher: this is no news
-        fields["active_requests"] += 1
-        if self._engines.bounded:
-            taken = self._engines.reserve(engine_id, ticket.arrival, ticket.forecast, ticket.arrival.arrived_ms)
-            ticket.kv_tokens = taken.kv_tokens
-        else:
-            self._engines.take(engine_id)
+    def _place(self, ticket: Ticket, taken: Reservation) -> None:
+        ticket.taken = taken
+        self._kv_held[taken.engine] += taken.kv_tokens
+        self._infos[taken.engine].__dict__["active_requests"] += 1  # past the watcher: this is no news
         self._policy.placed(ticket)
 
     def give_back(self, info: EngineInfo, ticket: Ticket, output_tokens: int | None = None) -> None:
@@ -161,12 +168,16 @@ class ModelQueue:
         fields = info.__dict__
         fields["active_requests"] = max(0, fields["active_requests"] - 1)
         self._policy.finished(ticket, output_tokens)
-        if self._infos.get(info.engine_id) is info:
-            bounded = self._engines.bounded
-            self._engines.give_back(Reservation(info.engine_id, ticket.kv_tokens) if bounded else info.engine_id)
+        taken, ticket.taken = ticket.taken, None
+        if taken is not None and self._infos.get(info.engine_id) is info:
+            self._kv_held[taken.engine] -= taken.kv_tokens
+            taken.uncached_tokens = 0.0  # its prompt has been read
+            self._engines.give_back(taken)
             if self._line:
                 self._measure()
                 self.serve()
+            elif output_tokens is not None:
+                self._sample()
 
     def wait(self, ticket: Ticket) -> None:
         """Stand in line; granted at once if it is its turn."""
@@ -177,8 +188,8 @@ class ModelQueue:
     def leave(self, ticket: Ticket) -> None:
         """Stand in line no more."""
         if self._line.remove(ticket):
-            self._policy.dropped(ticket)
-            self._engines.release_kept(ticket.arrival.id)
+            self._drop(ticket)
+            self.serve()  # room may have been kept for it
 
     def position(self, ticket: Ticket) -> int:
         """Its place in line, from 1; 0: it does not wait."""
@@ -193,8 +204,13 @@ class ModelQueue:
     def dismiss(self) -> None:
         """No engine is left: nobody waits any more."""
         for ticket in self._line.clear():
-            self._policy.dropped(ticket)
+            self._drop(ticket)
             ticket.granted(None)
+
+    def _drop(self, ticket: Ticket) -> None:
+        self._policy.dropped(ticket)
+        self._head.forget(ticket.arrival.id)
+        self._engines.release_kept(ticket.arrival.id)
 
     def serve(self) -> None:
         """Give out places while there are any, in the order of the ranks."""
@@ -202,9 +218,7 @@ class ModelQueue:
             return
         self._serving = True
         try:
-            engines = self._engines
-            if self._policy.adapt(self._line, self.places, engines.mean_requests(), self._misses.rate(self.model)):
-                self._policy.rank_again(self._line)
+            self._sample()
             self._give_out(time.time() * 1000)
         finally:
             self._serving = False
@@ -212,62 +226,52 @@ class ModelQueue:
     def _give_out(self, now_ms: float) -> None:
         engines, line = self._engines, self._line
         engines.open_due(now_ms)
-        at = 0
-        blocked: Ticket | None = None
-        while (engines.places > 0 or engines.keeps) and at < min(len(line), DEEPEST_LOOK):
+        at, look = 0, Look()
+        while at < min(len(line), DEEPEST_LOOK):
             ticket = line[at]
-            match self._policy.judge(ticket, now_ms):
-                case Verdict.STEP_BACK:
-                    line.pop(at)
-                    self._policy.step_back(ticket)
-                    line.add(ticket)
-                    continue
-                case Verdict.REFUSE:
-                    line.pop(at)
-                    self._policy.dropped(ticket)
-                    ticket.granted(None)
-                    continue
-                case Verdict.PLACE:
-                    pass
-            if blocked is not None and not may_pass(ticket.rank, blocked.rank, self._policy.order.patience_ms):
-                self._keep_free(blocked, now_ms)
-            engine_id = self._chosen(ticket, now_ms)
-            if engine_id is None:
-                if blocked is None and engines.roomiest(ticket.arrival, ticket.forecast) is not None:
-                    blocked = ticket
+            candidate = Candidate(ticket.arrival, ticket.forecast, ticket.rank, ticket.late)
+            decision = self._head.decide(candidate, look, now_ms)
+            if decision.action is Action.STOP:
+                break
+            if decision.action is Action.PASS:
                 at += 1
                 continue
             line.pop(at)
-            self.take(engine_id, ticket)
-            ticket.granted(engine_id)
-        if line and (opens_ms := engines.next_opening_ms) is not None:
-            self._look_again_at(opens_ms, now_ms)
+            if decision.taken is not None:
+                self._head.forget(ticket.arrival.id)
+                self._place(ticket, decision.taken)
+                ticket.granted(decision.taken.engine)
+                continue
+            ticket.late = True
+            if decision.action is Action.STEP_BACK:
+                ticket.rank = decision.rank
+                line.add(ticket)
+            else:
+                self._drop(ticket)
+                ticket.granted(None)
+        self._wake_at(min(look.next_hold_ms, engines.next_opening_ms or float("inf")), now_ms)
 
-    def _keep_free(self, blocked: Ticket, now_ms: float) -> None:
-        """What comes free is kept for one that fits nowhere, once those behind it have passed it for long enough."""
-        engines, request_id = self._engines, blocked.arrival.id
-        if engines.kept_for(request_id) is None:
-            roomiest = engines.roomiest(blocked.arrival, blocked.forecast)
-            if roomiest is not None:
-                engines.keep_free(roomiest, request_id, now_ms + KEPT_FREE_MS)
+    def _wake_at(self, at_ms: float, now_ms: float) -> None:
+        # An engine opens by time, or a hold ends: nothing else would look.
+        if self._look_again is not None:
+            self._look_again.cancel()
+            self._look_again = None
+        if self._line and at_ms < float("inf"):
+            pause_s = max(SHORTEST_PAUSE_S, (at_ms - now_ms) / 1000)
+            self._look_again = asyncio.get_running_loop().call_later(pause_s, self.serve)
 
-    def _chosen(self, ticket: Ticket, now_ms: float) -> str | None:
-        arrival, forecast, engines = ticket.arrival, ticket.forecast, self._engines
-        kept = engines.kept(arrival, forecast) if engines.keeps else None
-        choice = kept or self._policy.placement.choose(arrival, forecast, engines, now_ms)
-        if not isinstance(choice, Hold):
-            return choice
-        self._look_again_at(choice.until_ms, now_ms)
-        return None
-
-    def _look_again_at(self, at_ms: float, now_ms: float) -> None:
-        if self._look_again is None:
-            delay_s = max(0.001, (at_ms - now_ms) / 1000)
-            self._look_again = asyncio.get_running_loop().call_later(delay_s, self._hold_over)
-
-    def _hold_over(self) -> None:
-        self._look_again = None
-        self.serve()
+    def _sample(self) -> None:
+        now = time.monotonic()
+        if now - self._sampled_at < SAMPLE_EVERY_S:
+            return
+        self._sampled_at = now
+        for row in self._speeds.learned(self._rows):
+            self._rows[row.engine_id] = row
+            self._engines.learn([row])
+        speeds = [load.row.speed for load in self._engines.loads()]
+        missed = self._misses.rate(self.model)
+        if self._policy.adapt(self._line, speeds, self.places, self._engines.mean_requests(), missed):
+            self._policy.rank_again(self._line)
 
     def _measure(self) -> None:
         now = time.monotonic()
@@ -276,15 +280,3 @@ class ModelQueue:
         if interval_s < LONGEST_INTERVAL_S:
             before = interval_s if self._interval_s is None else self._interval_s
             self._interval_s = before + (interval_s - before) * INTERVAL_WEIGHT
-
-
-def _abilities(info: EngineInfo) -> tuple[str, ...]:
-    kind = instance_type(info)
-    abilities = [TEXT] if makes_text(info) else []
-    if makes_vectors(info):
-        abilities.append(VECTORS)
-    if kind == "prefilling":
-        abilities.append(PREFILL)
-    if kind in ("decoding", "hybrid", "general"):
-        abilities.append(DECODE)
-    return tuple(abilities)

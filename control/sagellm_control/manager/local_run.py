@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import AsyncGenerator
@@ -10,23 +11,28 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from ..engine_access import (
-    AnswerLength,
+    AnswerWatch,
+    CannotContinue,
     EngineAdapter,
+    EngineBroken,
     EngineCall,
     EngineError,
     EngineReply,
     EngineTimeout,
-    decode_body,
-    prefill,
+    NotSeparable,
+    Stale,
+    Takeover,
+    read_prefill,
+    staged_call,
 )
-from ..types import EngineInfo, RequestType
+from ..types import EngineInfo
 from ..wire.request import Arrival
-from ..wire.states import RequestKind
+from ..wire.states import Stage
 from .backend import Job, Piece, Reply, RequestFailed, no_engine
-from .failures import deadline_failure, is_worth_another, objective_failure, queue_full, status_failure, unavailable
+from .failures import deadline_failure, is_worth_another, status_failure, unavailable
 from .line import Ticket
-from .local_queue import DECODE, PREFILL, ModelQueue
-from .replay import Replay
+from .local_place import Place, wait_for_place
+from .local_queue import ModelQueue
 
 if TYPE_CHECKING:
     from .local_backend import LocalBackend
@@ -34,9 +40,6 @@ if TYPE_CHECKING:
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 """Before the same engine is tried again: doubled each time, with jitter. Another engine is tried at once."""
 MOST_ERROR_BYTES = 1 << 20
-
-Place = tuple[EngineInfo, Ticket]
-"""An engine, and what was taken of it."""
 
 
 class LocalRun:
@@ -48,8 +51,15 @@ class LocalRun:
         self._queue = queue
         self._arrived_ms = time.time() * 1000
         self._excluded: frozenset[str] = frozenset()
-        self._replay = Replay(job)
+        self._failure: RequestFailed | None = None
+        self._stage = Stage.WHOLE
+        self._handed = b""
+        """What the engine that read the prompt has handed over, if that was another one."""
+        self._handed_at = 0.0
+        self._given: list[bytes] = []
+        """What the client has of a stream with which another engine may go on."""
         self._sent = False
+        self._answered = False
         self._retry_after_s: float | None = None
 
     async def ask(self) -> Reply:
@@ -78,118 +88,135 @@ class LocalRun:
                 yield piece
 
     async def _pieces(self) -> AsyncGenerator[Piece, None]:
-        failure: RequestFailed | None = None
-        for attempt in range(self._backend.settings.max_attempts):
-            if failure is not None and not self._another():
-                await asyncio.sleep(self._pause_s(attempt))
+        failures = 0
+        while not self._answered:
             try:
-                async with aclosing(self._attempt(failure)) as pieces:
+                async with aclosing(self._attempt()) as pieces:
                     async for piece in pieces:
                         yield piece
-                return
             except AttemptFailed as failed:
-                failure = failed.failure
+                failures += 1
+                self._failure = failed.failure
                 self._excluded |= {failed.engine_id}
-                if self._sent and not self._replay.rewind():
-                    break
-        assert failure is not None
-        raise failure
+                self._stage, self._handed = Stage.WHOLE, b""
+                if failures >= self._backend.settings.max_attempts or (self._sent and not self._job.continuable):
+                    raise failed.failure from failed
+                if not self._another():
+                    await asyncio.sleep(self._pause_s(failures))
 
-    async def _attempt(self, before: RequestFailed | None) -> AsyncGenerator[Piece, None]:
+    async def _attempt(self) -> AsyncGenerator[Piece, None]:
+        """One engine for the request, or for a stage of it; ``_answered`` says whether that was all."""
         job, queue = self._job, self._queue
         if queue is None:
             raise unavailable(no_engine(job.model))
-        body = job.body
-        ability = queue.ability(RequestType.EMBEDDING if job.kind is RequestKind.EMBEDDING else RequestType.LLM_CHAT)
-        transfer = None
-        if job.kind is not RequestKind.EMBEDDING and queue.separated:
-            transfer = await self._prefill(queue, before)
-            ability = DECODE
-        info, ticket = await self._place(queue, ability, before)
-        length = AnswerLength()
+        info, ticket = await self._place(queue)
+        if not self._stage and queue.only_prefills(info.engine_id):
+            self._stage = Stage.PREFILL
+        watch = AnswerWatch(queue.observation(info.engine_id), job.kind, _uncached_tokens(ticket))
         output_tokens: int | None = None
         try:
             adapter = await self._adapter(info)
-            if transfer is not None:
-                body = decode_body(body, transfer, own_wire=adapter.name == "sagellm")
-            async with adapter.run(_call(job, body)) as reply:
-                if reply.status >= 400:
-                    await self._refused(reply, info.engine_id)
-                if job.stream and reply.is_event_stream:
-                    async for chunk in reply.chunks:
-                        length.event(chunk)
-                        if chunk := self._replay.pass_on(chunk):
-                            self._sent = True
-                            yield Piece(info.engine_id, chunk)
-                else:
-                    whole = b"".join([chunk async for chunk in reply.chunks])
-                    length.body(whole)
-                    yield Piece(info.engine_id, whole, events=reply.is_event_stream)
-            output_tokens = length.output_tokens
+            call, takeover = await self._ask(info, adapter, watch)
+            if call is None:
+                self._answered = True
+                yield Piece(info.engine_id, takeover.closing() if takeover else b"")
+                return
+            with watch.calling():
+                async with adapter.run(call) as reply:
+                    if reply.status >= 400:
+                        await self._refused(reply, info.engine_id)
+                    if self._stage is Stage.PREFILL:
+                        kind = await self._backend.adapters.kind(info.engine_id, adapter)
+                        self._hand_on(await read_prefill(reply, kind, watch))
+                        return
+                    async for piece in self._read(reply, info, watch, takeover):
+                        yield piece
+            output_tokens = watch.length.output_tokens
+            self._answered = True
+        except NotSeparable:
+            self._hand_on(b"")
+        except Stale:
+            self._stage, self._handed = Stage.WHOLE, b""
+        except CannotContinue as why:
+            text = f"The engine was lost in the middle of the answer, and {why}."
+            failure = unavailable(text, engine_id=info.engine_id)
+            if why.anywhere:
+                raise failure from why
+            raise AttemptFailed(failure, info.engine_id) from why
         except EngineError as error:
             raise self._broken(info, error) from error
         finally:
             queue.give_back(info, ticket, output_tokens)
 
-    async def _prefill(self, queue: ModelQueue, before: RequestFailed | None) -> dict[str, object]:
-        info, ticket = await self._place(queue, PREFILL, before)
-        try:
-            done = await prefill(await self._adapter(info), _call(self._job, self._job.body))
-        except EngineError as error:
-            raise self._broken(info, error) from error
-        finally:
-            queue.give_back(info, ticket)
-        if done.status >= 400:
-            self._refuse(done.status, done.body, done.retry_after_s, info.engine_id)
-        return done.transfer
+    async def _read(
+        self, reply: EngineReply, info: EngineInfo, watch: AnswerWatch, takeover: Takeover | None
+    ) -> AsyncGenerator[Piece, None]:
+        if self._job.stream and reply.is_event_stream:
+            async for chunk in takeover.chunks(reply.chunks) if takeover else reply.chunks:
+                watch.events(chunk)
+                self._sent = True
+                if self._job.continuable:
+                    self._given.append(chunk)
+                yield Piece(info.engine_id, chunk)
+            watch.stream_ended()
+            return
+        if takeover is not None:
+            raise EngineBroken(f"engine {info.engine_id} was to go on with a stream, and answered with none")
+        pieces: list[bytes] = []
+        async for piece in reply.chunks:
+            watch.piece()
+            pieces.append(piece)
+        whole = b"".join(pieces)
+        watch.body(whole)
+        yield Piece(info.engine_id, whole, events=reply.is_event_stream)
 
-    async def _place(self, queue: ModelQueue, ability: str, before: RequestFailed | None) -> Place:
-        """A place on an engine, when it is this request's turn."""
+    async def _ask(
+        self, info: EngineInfo, adapter: EngineAdapter, watch: AnswerWatch
+    ) -> tuple[EngineCall | None, Takeover | None]:
+        """What the engine is asked for (None: nothing is left to ask for), and what is made of its answer.
+
+        Raises:
+            NotSeparable, Stale, CannotContinue
+        """
+        job, stage = self._job, self._stage
+        if not stage and not self._given:
+            return _call(job, job.body), None
+        kind = await self._backend.adapters.kind(info.engine_id, adapter)
+        takeover, body = None, job.body
+        if self._given:
+            takeover = Takeover(kind, job.kind, self._given, body)
+            if takeover.body is None:
+                return None, takeover
+            body = takeover.body
+        call, age_ms = _call(job, body), (time.monotonic() - self._handed_at) * 1000
+        staged = staged_call(call, stage, kind, adapter, handed=self._handed, age_ms=age_ms)
+        watch.prefilled_elsewhere = staged is not call and stage is Stage.DECODE
+        return staged, takeover
+
+    def _hand_on(self, handed: bytes) -> None:
+        """The prompt has been read, and another engine answers."""
+        self._stage, self._handed, self._handed_at = Stage.DECODE, handed, time.monotonic()
+
+    async def _place(self, queue: ModelQueue) -> Place:
+        """A place on an engine, when it is this request's turn. Raises RequestFailed."""
         job = self._job
-        if not queue.ready(ability):
-            raise before or unavailable(no_engine(job.model))
         arrival = Arrival(
             job.request_id,
             job.priority,
             self._arrived_ms,
             job.tenant,
-            kind=ability,
+            kind=job.kind,
             slo_ms=job.slo_ms,
             prompt_tokens=job.prompt_tokens,
             max_tokens=job.max_tokens,
             excluded=self._excluded,
+            stage=self._stage,
             **job.hints,
         )
-        ticket = queue.ticket(arrival)
-        engine_id = queue.choose(ticket)
-        if engine_id is not None:
-            queue.take(engine_id, ticket)
-            return self._backend.board.engines[engine_id], ticket
-        if len(queue) >= self._backend.settings.max_waiting:
-            raise queue_full(job.model, len(queue))
-        turn: asyncio.Future[EngineInfo | None] = asyncio.get_running_loop().create_future()
-
-        def granted(name: str | None) -> None:
-            info = self._backend.board.engines[name] if name is not None else None
-            if not turn.done():
-                turn.set_result(info)
-            elif info is not None:
-                queue.give_back(info, ticket)
-
-        ticket.granted = granted
-        queue.wait(ticket)
-        try:
-            info = await turn
-        except asyncio.CancelledError:
-            queue.leave(ticket)
-            if turn.done() and not turn.cancelled() and (info := turn.result()) is not None:
-                queue.give_back(info, ticket)
-            raise
-        if info is None and ticket.refused:
-            raise objective_failure(job.slo_ms)
-        if info is None:
-            raise before or unavailable(no_engine(job.model))
-        return info, ticket
+        place = await wait_for_place(queue, arrival, self._backend.board.engines, self._backend.settings.max_waiting)
+        if place is None:
+            raise self._failure or unavailable(no_engine(job.model))
+        return place
 
     async def _adapter(self, info: EngineInfo) -> EngineAdapter:
         adapter = self._backend.adapters.known(info.engine_id)
@@ -232,6 +259,10 @@ class AttemptFailed(Exception):
         super().__init__(str(failure))
         self.failure = failure
         self.engine_id = engine_id
+
+
+def _uncached_tokens(ticket: Ticket) -> int:
+    return math.ceil(ticket.taken.uncached_tokens) if ticket.taken is not None else 0
 
 
 def _call(job: Job, body: bytes) -> EngineCall:

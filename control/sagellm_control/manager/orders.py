@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Protocol
 
 from ..scheduler.forecast import Forecast
+from ..scheduler.open_engines import OpenEngines
 from ..scheduler.order import ORDERS, Order, make_order
 from ..scheduler.order.base import PATIENCE_MS
-from ..scheduler.placement import PLACEMENTS, Placement, make_placement
+from ..scheduler.placement import PLACEMENTS, Hold, Placement, make_placement
 from ..wire.request import Arrival
 
 POLICIES = tuple(ORDERS)
@@ -61,15 +62,23 @@ def make_policy(policy: str | Handicaps) -> Order:
     return make_order(policy)
 
 
+class Chooses(Protocol):
+    """All that a placement of a program's own must have."""
+
+    def choose(self, request: Arrival, forecast: Forecast, engines: OpenEngines, now_ms: float) -> str | Hold | None:
+        """See ``Placement.choose``."""
+        ...
+
+
 class OwnPlacement:
     """A program's placement, with a name."""
 
-    def __init__(self, own: Placement) -> None:
+    def __init__(self, own: Chooses) -> None:
         self.name = str(getattr(own, "name", type(own).__name__))
         self.choose = own.choose
 
 
-def make_strategy(strategy: str | Placement) -> Placement:
+def make_strategy(strategy: str | Chooses) -> Placement:
     """The placement of this name; a placement of the caller's own is taken as it is.
 
     Raises:

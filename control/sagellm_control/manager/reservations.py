@@ -5,14 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from ..types import EngineInfo, RequestStatus, SchedulingDecision
-from .backend import Wish, no_engine, refused
+from ..types import EngineInfo, SchedulingDecision
+from .backend import ASKED_AGAIN_S, TOO_LATE, Wish, no_engine, queued, refused
 from .line import Ticket
 from .local_queue import ModelQueue
-
-TOO_LATE = "The deadline passed while it waited"
-ASKED_AGAIN_S = 60.0
-"""A caller that waits is expected to ask again within this; a place that is held for it is then given on."""
 
 
 @dataclass(slots=True, eq=False)
@@ -108,19 +104,7 @@ class Reservations:
         if waiting.engine_id is not None:
             return SchedulingDecision(request_id, waiting.engine_id, reason=f"Routed to {waiting.engine_id} (waited)")
         position = waiting.queue.position(waiting.ticket)
-        return SchedulingDecision(
-            request_id,
-            None,
-            queue_position=position,
-            estimated_wait_ms=waiting.queue.wait_ms(position),
-            status=RequestStatus.QUEUED,
-            reason=f"All engines of model {waiting.wish.model} are full",
-        )
-
-    def close(self) -> None:
-        """Nobody waits any more."""
-        for waiting in list(self._waiting.values()):
-            self.leave(waiting)
+        return queued(waiting.wish, position, waiting.queue.wait_ms(position))
 
     def _grant(self, waiting: Waiting, engine_id: str | None) -> None:
         if engine_id is None:

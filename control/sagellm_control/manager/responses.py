@@ -64,6 +64,17 @@ def response(request: Request, body: bytes, began: float) -> Response:
         raise unreadable(error) from error
 
 
+def seen_ttft_ms(made: Response, began: float) -> float:
+    """From the call (monotonic) to the first token of an answer that came as a whole.
+
+    What the engine says of its first token knows nothing of the wait before; how long the others took, it may tell.
+    """
+    took_ms = (time.monotonic() - began) * 1000
+    told: Any = made.metrics
+    token_ms = float(told.tpot_ms or told.tbt_ms)
+    return took_ms - max(0, len(made.output_tokens) - 1) * token_ms
+
+
 def vectors(body: bytes, texts: int) -> list[list[float]]:
     """The vectors of OpenAI's reply, in the order of the texts.
 

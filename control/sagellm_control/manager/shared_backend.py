@@ -14,7 +14,6 @@ from contextlib import AsyncExitStack
 
 from ..client import QueueClient
 from ..scheduler.order import ORDERS
-from ..scheduler.placement import Placement
 from ..store.settings import RedisSettings
 from ..store.steps.accept import AcceptLimits
 from ..types import EngineInfo, EngineState, SchedulingDecision
@@ -22,7 +21,7 @@ from .backend import Job, Piece, Reply, Wish
 from .board import EngineBoard, kv_tokens_of, room_of
 from .engine_adapters import EngineAdapters
 from .load import Misses
-from .orders import Handicaps
+from .orders import Chooses, Handicaps
 from .settings import ManagerSettings
 from .shared_engines import SharedEngines
 from .shared_run import SharedRun
@@ -40,7 +39,7 @@ class SharedBackend:
         settings: ManagerSettings,
         *,
         policy: str | Handicaps | None,
-        strategy: str | Placement | None,
+        strategy: str | Chooses | None,
         instances: bool,
     ) -> None:
         self.board = EngineBoard()
@@ -147,7 +146,7 @@ class SharedBackend:
             yield piece
 
 
-def _recorded(policy: str | Handicaps | None, strategy: str | Placement | None) -> dict[str, str]:
+def _recorded(policy: str | Handicaps | None, strategy: str | Chooses | None) -> dict[str, str]:
     recorded: dict[str, str] = {}
     for name, value, argument in (("policy", policy, "scheduling_policy"), ("placement", strategy, "routing_strategy")):
         if value is None:

@@ -19,7 +19,7 @@ from ..store.registrations import announce_pool, register, registrations, replac
 from ..store.steps.engines import drain_engine, remove_engine
 from ..store.views import EngineView, list_engines
 from ..types import EngineInfo, EngineState
-from ..wire.registration import Registration
+from ..wire.registration import DEFAULT_ROOM, Registration
 
 if TYPE_CHECKING:
     from .shared_backend import SharedBackend
@@ -52,6 +52,8 @@ class SharedEngines:
         """See ``Backend.register``."""
         metadata = {name: value for name, value in (info.metadata or {}).items() if name != "engine_instance"}
         own = (info.metadata or {}).get("engine_instance") is not None
+        if (room := self._backend.settings.max_concurrent_requests) != DEFAULT_ROOM:
+            metadata.setdefault("max_concurrent_requests", room)  # the worker does not know this manager's settings
         registration = Registration(
             info.engine_id,
             info.model_id,
@@ -126,7 +128,7 @@ class SharedEngines:
 
     async def _serve(self, info: EngineInfo, registration: Registration) -> None:
         adapter = await self._backend.adapters.find(info)
-        session = engine_session(
+        session = await engine_session(
             self._backend.queue.store, adapter, registration, f"{socket.gethostname()}-{self._backend.id}"
         )
         ended = asyncio.Event()

@@ -50,7 +50,7 @@ class SharedRun:
         until = None if job.timeout_s is None else loop.time() + job.timeout_s + LATE_S
         submission = await submitted(self._queue, job)
         ended = False
-        engine_id = ""
+        engine_id, attempt = "", 0
         events = self._queue.stream(submission.request_id)
         try:
             while True:
@@ -62,8 +62,8 @@ class SharedRun:
                 except TimeoutError:
                     raise deadline_failure(job.timeout_s) from None
                 if event.type == CHUNK:
-                    if not engine_id:
-                        engine_id = await self._engine_of(submission)
+                    if event.attempt != attempt:  # the first one, or another engine goes on
+                        engine_id, attempt = await self._engine_of(submission), event.attempt
                     yield Piece(engine_id, event.payload)
                     continue
                 ended = True
@@ -119,6 +119,7 @@ async def _submit(queue: QueueClient, job: Job, request_id: str | None) -> Submi
         prompt_tokens=job.prompt_tokens,
         max_tokens=job.max_tokens,
         trace_id=job.trace_id,
+        continuable=job.continuable,
         **job.hints,
     )
 

@@ -15,10 +15,21 @@ import orjson
 
 from ..client import Submission
 from ..engine_access import data_of
-from ..types import EngineState, RequestStatus, SchedulingDecision
+from ..types import EngineState, SchedulingDecision
 from ..wire.event import CHUNK, Ending
-from ..wire.states import RequestKind, RequestState
-from .backend import Job, RequestFailed, Wish, no_engine, refused, unserved
+from ..wire.states import RequestState
+from .backend import (
+    ASKED_AGAIN_S,
+    TOO_LATE,
+    Job,
+    RequestFailed,
+    Wish,
+    no_engine,
+    queued,
+    refused,
+    reservation_kind,
+    unserved,
+)
 from .board import room_of
 
 if TYPE_CHECKING:
@@ -27,8 +38,6 @@ if TYPE_CHECKING:
 LOOK_EVERY_S = 0.02
 """How soon a wish that waits is told so."""
 LONGEST_LOOK_S = 2.0
-ASKED_AGAIN_S = 60.0
-"""A caller that waits is expected to ask again within this."""
 UNKNOWN_SERVICE_MS = 1000.0
 
 
@@ -115,7 +124,7 @@ class SharedWishes:
             f"place-{secrets.token_hex(8)}",
             wish.trace_id or "",
             wish.model,
-            RequestKind.RESERVATION,
+            reservation_kind(wish),
             orjson.dumps({"holder": self._backend.id, "request": wish.request_id}, default=str),
             priority=wish.priority,
             slo_ms=int(wish.deadline_ms or 0),
@@ -146,18 +155,12 @@ class SharedWishes:
             self._collect(reservation)
             if reservation.engine_id is None:
                 return refused(reservation.wish.request_id, reservation.failure)
-            reason = f"Routed to {reservation.engine_id} (by the scheduler)"
+            words = self._backend.board.words_for(reservation.engine_id, otherwise="by the scheduler")
+            reason = f"Routed to {reservation.engine_id} ({words})"
             return SchedulingDecision(reservation.wish.request_id, reservation.engine_id, reason=reason)
         self._keep(reservation)
         position = await self._position(reservation)
-        return SchedulingDecision(
-            reservation.wish.request_id,
-            None,
-            queue_position=position,
-            estimated_wait_ms=self._wait_ms(reservation, position),
-            status=RequestStatus.QUEUED,
-            reason=f"All engines of model {reservation.wish.model} are full",
-        )
+        return queued(reservation.wish, position, self._wait_ms(reservation, position))
 
     async def _waits(self, reservation: Reservation) -> bool:
         store, submission = self._backend.queue.store, reservation.submission
@@ -204,7 +207,7 @@ class SharedWishes:
         if not late or reservation.decided.is_set():
             self._end(reservation)  # its caller has not come for it
             return
-        reservation.failure = "The deadline passed while it waited"
+        reservation.failure = TOO_LATE
         reservation.until = float("inf")
         self._backend.queue.withdraw(reservation.submission)
         reservation.decided.set()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from enum import StrEnum
 
 from ..wire.engine import EngineRole, EngineRow
+from ..wire.states import RESERVATIONS, RequestKind
 
 Demand = tuple[str, str, str]
 """A model's name ("": the pool's own), a kind of request ("": any) and a ``Part``."""
 
 ANY: Demand = ("", "", "")
 
-NOT_SEPARABLE = frozenset({"embedding", "reservation"})
+NOT_SEPARABLE = frozenset({RequestKind.EMBEDDING, *RESERVATIONS})
 """Kinds of request that have no decode, or that a program runs itself."""
 
 

@@ -29,7 +29,7 @@ class EngineLedger:
         self._loads: dict[str, EngineLoad] = {}
         self._any = EngineIndex()
         self._indexes: dict[Demand, EngineIndex] = {ANY: self._any}
-        self._kinds, self._parts = {""}, {""}
+        self._kinds, self._parts, self._taken_kinds = {""}, {""}, set[tuple[str, ...]]()
         self.separated = False
         """Whether the pool has had engines that take only one of the two stages."""
         self._due: list[tuple[float, str]] = []
@@ -76,8 +76,9 @@ class EngineLedger:
             self._rows[row.engine_id] = row
             self.separated = self.separated or is_separated(row)
             self.prefixes.set_capacity(row.engine_id, row.kv_tokens)
-            if row.kinds:
-                self._kinds.update(row.kinds)
+            self._taken_kinds.add(row.kinds)
+            if len(self._taken_kinds) > 1:  # where all are alike, each takes what comes, or says why not
+                self._kinds.update(*self._taken_kinds)
             if load is not None:
                 load.row = row
                 self._add(load)

@@ -8,7 +8,7 @@ from ..store.connect import Store
 from ..store.views import RequestView, find_request
 from ..wire.request import Arrival, BadEntry, read_arrival
 from ..wire.states import RequestState
-from .demand import NOT_SEPARABLE, Part, meets
+from .demand import NOT_SEPARABLE, Part, meets, takes
 from .engine_load import EngineLoad
 from .engine_watch import EngineWatch
 from .forecast import Forecast
@@ -150,7 +150,7 @@ def _considered(
         why = "it has room"
     elif arrival.model and arrival.model not in row.models:
         why = f"it does not serve {arrival.model}"
-    elif row.kinds and arrival.kind not in row.kinds:
+    elif engines.kinds_differ and not takes(row, arrival.kind):
         why = f"it takes no requests of the kind {arrival.kind}"
     elif not meets(row, ("", "", engines.part(arrival))):
         why = f"its role is {row.role}"

@@ -114,6 +114,11 @@ class OpenEngines(EngineLedger):
         return len(self._speeds) > 1 and max(self._speeds) - min(self._speeds) > 1
 
     @property
+    def kinds_differ(self) -> bool:
+        """Whether some engines take kinds of request that others do not; else each takes what comes."""
+        return len(self._taken_kinds) > 1
+
+    @property
     def bounded(self) -> bool:
         """Whether a READY engine has a KV budget."""
         return self._budgets > 0
@@ -123,9 +128,13 @@ class OpenEngines(EngineLedger):
         """Whether an engine is kept free for a request."""
         return bool(self._kept)
 
-    def answers_to(self, model: str, kind: str = "") -> bool:
-        """Whether a READY engine answers to this name and takes this kind of request."""
-        return bool(self._index_for((model, kind, "")).ready)
+    def answers_to(self, model: str) -> bool:
+        """Whether a READY engine answers to this name."""
+        return bool(self._index_for((model, "", "")).ready)
+
+    def serves(self, request: Arrival) -> bool:
+        """Whether a READY engine takes such a request, open or not."""
+        return bool(self._index(request).ready)
 
     def takes_whole(self, request: Arrival) -> bool:
         """Whether a READY engine takes both stages of it."""

@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import orjson
 
-from .states import EngineState
+from .engine import EngineRole
+from .states import EngineState, RequestKind
 
 DEFAULT_ROOM = 256
 """Requests on an engine at once, where its registration does not say."""
+
+_TEXT = (RequestKind.CHAT, RequestKind.COMPLETION, RequestKind.RESERVATION)
+_VECTORS = (RequestKind.EMBEDDING, RequestKind.VECTOR_RESERVATION)
+
+
+def instance_type_of(metadata: Mapping[str, Any] | None) -> str:
+    """What an engine is for, by what its registration says; ``general`` where that says nothing."""
+    return str((metadata or {}).get("instance_type", "general"))
+
+
+def kinds_of(engine_kind: str, instance_type: str) -> tuple[RequestKind, ...]:
+    """The kinds of request that an engine takes, where others of its model take other ones."""
+    if instance_type == "llm_embedding":
+        return _TEXT + _VECTORS
+    return _VECTORS if "embedding" in (engine_kind, instance_type) else _TEXT
+
+
+def role_of(instance_type: str) -> EngineRole:
+    """Which stages an engine takes; a type that is no role takes both."""
+    try:
+        return EngineRole(instance_type)
+    except ValueError:
+        return EngineRole.GENERAL
 
 
 @dataclass(slots=True, frozen=True)

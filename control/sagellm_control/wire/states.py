@@ -92,3 +92,8 @@ class RequestKind(StrEnum):
     EMBEDDING = "embedding"
     RESERVATION = "reservation"
     """None: a place that a program holds, which runs its request on the engine itself."""
+    VECTOR_RESERVATION = "vector_reservation"
+    """The same on an engine that makes vectors."""
+
+
+RESERVATIONS = frozenset({RequestKind.RESERVATION, RequestKind.VECTOR_RESERVATION})

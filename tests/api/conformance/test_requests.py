@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
-from sagellm_protocol import ChatMessage, ErrorCode, Response, StreamEventDelta, StreamEventEnd, StreamEventStart
+from sagellm_protocol import (
+    ChatMessage,
+    ErrorCode,
+    Request,
+    Response,
+    StreamEventDelta,
+    StreamEventEnd,
+    StreamEventStart,
+)
+
+from sagellm_control import RequestType
 
 from ...flow.conftest import ENDLESS
 from ...waiting import wait_until
 from ..conftest import TELLS_ALL, StartEngine, StartPlane, a_request, prompt_tokens
 
 WIRES = ("openai", "sagellm")
+HELLO: dict[str, Any] = {"prompt": "", "messages": [ChatMessage(role="user", content="Hello")]}
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -21,7 +33,7 @@ async def test_a_request_is_answered(start_plane: StartPlane, start_engine: Star
     plane = await start_plane()
     plane.register("e1", await start_engine(wire=wire))
     await plane.ready("e1")
-    what = {"prompt": "", "messages": [ChatMessage(role="user", content="Hello")]} if chat else {}
+    what: dict[str, Any] = HELLO if chat else {}
     response = await plane.manager.execute_request(a_request(**what))
     assert isinstance(response, Response)
     assert response.error is None
@@ -65,12 +77,13 @@ async def test_a_request_is_streamed(start_plane: StartPlane, start_engine: Star
     plane = await start_plane()
     plane.register("e1", await start_engine(wire=wire))
     await plane.ready("e1")
-    what = {"prompt": "", "messages": [ChatMessage(role="user", content="Hello")]} if chat else {}
+    what: dict[str, Any] = HELLO if chat else {}
     whole = await plane.manager.execute_request(a_request(**what))
-    start, *deltas, end = [event async for event in plane.manager.stream_request(a_request(**what))]
+    start, *between, end = [event async for event in plane.manager.stream_request(a_request(**what))]
     assert isinstance(start, StreamEventStart)
     assert (start.request_id, start.trace_id, start.engine_id) == ("r-1", "t-1", "e1")
-    assert all(isinstance(delta, StreamEventDelta) for delta in deltas)
+    deltas = [event for event in between if isinstance(event, StreamEventDelta)]
+    assert len(deltas) == len(between)
     assert isinstance(end, StreamEventEnd)
     assert end.error is None
     assert end.engine_id == "e1"
@@ -165,9 +178,9 @@ async def test_metadata_that_is_wrong(start_plane: StartPlane, start_engine: Sta
 
 async def test_the_urgent_request_goes_first(start_plane: StartPlane, start_engine: StartEngine) -> None:
     plane = await start_plane(scheduling_policy="priority")
-    engine = await start_engine(tpot_ms=40)
-    plane.register("e1", engine, max_concurrent_requests=1)
+    plane.register("e1", await start_engine(), max_concurrent_requests=1)
     await plane.ready("e1")
+    assert (await plane.manager.schedule_request("holder", "t", "simulated-1")).is_scheduled
     done: list[str] = []
 
     async def run(name: str, priority: str) -> None:
@@ -175,13 +188,12 @@ async def test_the_urgent_request_goes_first(start_plane: StartPlane, start_engi
         assert response.error is None
         done.append(name)
 
-    first = asyncio.create_task(run("first", "NORMAL"))
-    await engine.until(running=1)
-    late = [asyncio.create_task(run("patient", "LOW"))]
-    await asyncio.sleep(0.02)
-    late.append(asyncio.create_task(run("urgent", "CRITICAL")))
-    await asyncio.gather(first, *late)
-    assert done == ["first", "urgent", "patient"]
+    async with asyncio.TaskGroup() as tasks:
+        for number, (name, priority) in enumerate((("patient", "LOW"), ("urgent", "CRITICAL")), start=1):
+            tasks.create_task(run(name, priority))
+            await wait_until(lambda number=number: plane.manager.get_load()[0].waiting == number)
+        plane.manager.complete_request("holder", "e1")
+    assert done == ["urgent", "patient"]
 
 
 async def test_embeddings(start_plane: StartPlane, start_engine: StartEngine) -> None:
@@ -203,3 +215,39 @@ async def test_embeddings(start_plane: StartPlane, start_engine: StartEngine) ->
     with pytest.raises(ValueError, match="No embedding engines available"):
         await plane.manager.get_embeddings(["one"], "others")
     await wait_until(lambda: all(info.active_requests == 0 for info in plane.manager.list_engines()))
+
+
+async def test_engines_of_one_model_get_what_they_are_for(start_plane: StartPlane, start_engine: StartEngine) -> None:
+    plane = await start_plane()
+    text, vectors = await start_engine(), await start_engine()
+    plane.register("text", text)
+    plane.register("vectors", vectors, engine_kind="embedding")
+    await plane.ready("text", "vectors")
+    manager = plane.manager
+    for number in range(3):
+        assert (await manager.execute_request(a_request(f"r{number}"))).error is None
+        assert await manager.get_embeddings(["one"], "simulated-1")
+    for number, kind, wanted in ((1, RequestType.EMBEDDING, "vectors"), (2, RequestType.LLM_CHAT, "text")):
+        for turn in range(2):
+            name = f"s{number}-{turn}"
+            decision = await manager.schedule_request(name, "t", "simulated-1", request_type=kind)
+            assert decision.engine_id == wanted
+    assert [(await engine.state())["finished"] for engine in (text, vectors)] == [3, 3]
+
+
+class SeveralAnswers(Request):
+    """A program may add fields of its own."""
+
+    n: int = 2
+
+
+async def test_what_cannot_be_separated_is_not(start_plane: StartPlane, start_engine: StartEngine) -> None:
+    plane = await start_plane()
+    prefill, decode = await start_engine(), await start_engine()
+    plane.register("p", prefill, instance_type="prefilling")
+    plane.register("d", decode, instance_type="decoding")
+    await plane.ready("p", "d")
+    request = SeveralAnswers.model_validate(a_request().model_dump())
+    response = await plane.manager.execute_request(request)
+    assert response.error is None
+    assert ((await prefill.state())["prefills_kept"], (await decode.state())["finished"]) == (0, 1)

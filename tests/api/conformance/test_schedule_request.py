@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from sagellm_control import RequestStatus, SchedulingDecision
 
 from ..conftest import StartEngine, StartPlane
@@ -17,7 +19,7 @@ async def test_a_place_at_once(start_plane: StartPlane, start_engine: StartEngin
     assert isinstance(decision, SchedulingDecision)
     assert decision.is_scheduled
     assert (decision.engine_id, decision.queue_position, decision.estimated_wait_ms) == ("e1", 0, 0.0)
-    assert decision.reason.startswith("Routed to e1 (")
+    assert decision.reason == "Routed to e1 (least loaded)"
     await plane.active("e1", 1)
     plane.manager.complete_request("r1", "e1")
     await plane.active("e1", 0)
@@ -54,6 +56,22 @@ async def test_a_full_engine_makes_a_queue(start_plane: StartPlane, start_engine
     manager.complete_request("r3", "e1")  # it does not want to wait any longer
     assert await manager.wait_scheduled("r3") is None
     manager.complete_request("r2", "e1")
+    await plane.active("e1", 0)
+
+
+async def test_the_room_of_engines_that_do_not_say(
+    start_plane: StartPlane, start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAGELLM_CONTROL_MANAGER_MAX_CONCURRENT_REQUESTS", "1")
+    plane = await start_plane()
+    plane.register("e1", await start_engine())
+    await plane.ready("e1")
+    assert (await plane.manager.schedule_request("r1", "t", "simulated-1")).is_scheduled
+    assert (await plane.manager.schedule_request("r2", "t", "simulated-1")).status is RequestStatus.QUEUED
+    (load,) = plane.manager.get_load()
+    assert load.places == 1
+    for name in ("r2", "r1"):
+        plane.manager.complete_request(name, "e1")
     await plane.active("e1", 0)
 
 

@@ -12,7 +12,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from sagellm_workers.adapters import EngineAdapter, EngineCall
+from sagellm_workers.adapters.base import EngineAdapter, EngineCall
 from sagellm_workers.transport import EngineClient, engine_client
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

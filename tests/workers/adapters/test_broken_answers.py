@@ -8,8 +8,9 @@ from collections.abc import AsyncGenerator
 import httpx
 import pytest
 
-from sagellm_workers.adapters import EngineBroken, OpenAIHttpAdapter
+from sagellm_workers.adapters.base import EngineBroken
 from sagellm_workers.adapters.chunks import PlainChunks
+from sagellm_workers.adapters.openai_http import OpenAIHttpAdapter
 from sagellm_workers.adapters.sse import EVENT_LIMIT_BYTES
 from sagellm_workers.transport import EngineClient
 

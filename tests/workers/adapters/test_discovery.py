@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from sagellm_workers.adapters import EngineUnreachable, ModelFacts
+from sagellm_workers.adapters.base import EngineUnreachable, ModelFacts
 from sagellm_workers.discovery import discover
 from sagellm_workers.transport import EngineClient
 

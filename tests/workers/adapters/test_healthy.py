@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from sagellm_workers.adapters import OpenAIHttpAdapter
 from sagellm_workers.adapters.engine_http import EngineHttp
+from sagellm_workers.adapters.openai_http import OpenAIHttpAdapter
 from sagellm_workers.transport import EngineClient
 
 from .conftest import Serve, StartTalk

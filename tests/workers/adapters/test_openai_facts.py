@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from sagellm_workers.adapters import EngineUnreachable, ModelFacts
+from sagellm_workers.adapters.base import EngineUnreachable, ModelFacts
 from sagellm_workers.adapters.engine_http import Answer
 from sagellm_workers.adapters.engine_priority import HIGH_FIRST, LOW_FIRST
 from sagellm_workers.adapters.openai_facts import kind_of_owner, model_rows, read_facts

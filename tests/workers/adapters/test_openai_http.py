@@ -10,7 +10,8 @@ from email.utils import format_datetime
 import pytest
 from aiohttp import web
 
-from sagellm_workers.adapters import EngineBroken, EngineError, OpenAIHttpAdapter
+from sagellm_workers.adapters.base import EngineBroken, EngineError
+from sagellm_workers.adapters.openai_http import OpenAIHttpAdapter
 from sagellm_workers.transport import EngineClient
 
 from .conftest import CHAT, EVENT_STREAM_HEAD, Serve, StartTalk, ask, chunked, read_request

@@ -10,7 +10,8 @@ import orjson
 import pytest
 from aiohttp import web
 
-from sagellm_workers.adapters import EngineBroken, SageLLMAdapter
+from sagellm_workers.adapters.base import EngineBroken
+from sagellm_workers.adapters.sagellm import SageLLMAdapter
 from sagellm_workers.adapters.sagellm_reply import Head
 from sagellm_workers.adapters.sagellm_stream import StreamTranslator
 from sagellm_workers.transport import EngineClient

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from sagellm_workers.adapters import EngineTimeout, OpenAIHttpAdapter
+from sagellm_workers.adapters.base import EngineTimeout
+from sagellm_workers.adapters.openai_http import OpenAIHttpAdapter
 from sagellm_workers.transport import EngineClient
 
 from .conftest import CHAT, EVENT_STREAM_HEAD, StartTalk, ask, chunked, read_request

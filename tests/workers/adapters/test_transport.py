@@ -11,7 +11,8 @@ import orjson
 import pytest
 from aiohttp import web
 
-from sagellm_workers.adapters import EngineBroken, EngineUnreachable, OpenAIHttpAdapter
+from sagellm_workers.adapters.base import EngineBroken, EngineUnreachable
+from sagellm_workers.adapters.openai_http import OpenAIHttpAdapter
 from sagellm_workers.transport import BIG_BODY_BYTES, EngineClient, engine_client
 
 from .conftest import EVENT_STREAM_HEAD, Serve, StartTalk, ask, chunked, read_request

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sagellm_control.gateway.prompt_prefix import BLOCK_CHARACTERS, MOST_BLOCKS, prefix_blocks
+from sagellm_control.client.prompt_prefix import BLOCK_CHARACTERS, MOST_BLOCKS, prefix_blocks
 
 
 def chat(*texts: str, **fields: Any) -> dict[str, Any]:
