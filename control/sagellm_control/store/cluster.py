@@ -20,6 +20,8 @@ from redis.asyncio.client import Pipeline
 from redis.crc import key_slot
 from redis.exceptions import AskError, ConnectionError, MovedError, ResponseError, TimeoutError
 
+from .deadline import close_pools
+
 MOST_REDIRECTS = 16
 """A slot that moves gives two or three; a cluster that sends us in circles is broken."""
 TRY_AGAIN_S, LONGEST_TRY_AGAIN_S = 0.005, 0.1
@@ -70,6 +72,7 @@ class ClusterClient(redis.Redis):
         self._stale = True
         self._looked_at = float("-inf")
         self._looking = asyncio.Lock()
+        self._closed = False
 
     # What a client of one server has
 
@@ -112,9 +115,13 @@ class ClusterClient(redis.Redis):
         return ClusterPipeline(self, transaction)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
-        """Close the connections to all nodes."""
-        for client in self._clients.values():
-            await client.aclose()
+        """Close the connections to all nodes; none is made after that."""
+        await close_pools(self.retire())
+
+    def retire(self) -> list[Any]:
+        """The pools to close (see ``close_pools``); there will be no other."""
+        self._closed = True
+        return [client.connection_pool for client in self._clients.values()]
 
     # What only a cluster has
 
@@ -133,9 +140,15 @@ class ClusterClient(redis.Redis):
         return list(dict.fromkeys([*self._owners, *self._replicas, *self._start]))
 
     def at(self, address: Address) -> redis.Redis:
-        """The client of one node."""
+        """The client of one node.
+
+        Raises:
+            ConnectionError: it is a new one, and this client was closed.
+        """
         client = self._clients.get(address)
         if client is None:
+            if self._closed:
+                raise ConnectionError("the connections to the cluster were closed")
             client = self._clients[address] = self._connect(address)
         return client
 
