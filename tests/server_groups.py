@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,8 @@ DOWN_AFTER_MS = 1000
 """The same for Sentinel, where a test means to kill the master; else a loaded machine must not make it fail over."""
 NEVER_DOWN_MS = 30_000
 SERVICE = "mymaster"
+PLAIN: Mapping[str, str] = {}
+"""No TLS."""
 
 
 @dataclass
@@ -38,12 +40,16 @@ class ClusterServers:
     """Three masters and a replica of each."""
 
     nodes: list[EmbeddedValkey]
+    tls_ports: list[int]
+    """One a node, beside its plain one, which only tests use then; empty: no TLS."""
     killed: set[int] = field(default_factory=set[int])
 
     @property
     def url(self) -> str:
         """With two of the nodes, as an operator would write it."""
-        return "redis+cluster://" + ",".join(f"{LOOPBACK}:{node.port}" for node in self.nodes[:2])
+        ports = self.tls_ports or [node.port for node in self.nodes]
+        scheme = "rediss" if self.tls_ports else "redis"
+        return f"{scheme}+cluster://" + ",".join(f"{LOOPBACK}:{port}" for port in ports[:2])
 
     async def ask(self, number: int, *words: Any) -> Any:
         """One command to one node."""
@@ -109,8 +115,9 @@ class ClusterServers:
             await self.ask(number, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             start, stop = number * share, min(SLOTS, (number + 1) * share) - 1
             await self.ask(number, "CLUSTER", "ADDSLOTSRANGE", start, stop)
+        port = (self.tls_ports or [first.port])[0]
         for number in range(1, len(self.nodes)):
-            await self.ask(number, "CLUSTER", "MEET", LOOPBACK, first.port, await self._bus_port(0))
+            await self.ask(number, "CLUSTER", "MEET", LOOPBACK, port, await self._bus_port(0))
         for number in range(MASTERS, len(self.nodes)):
             master_id = (await self.ask(number - MASTERS, "CLUSTER", "MYID")).decode()
             await wait_until(lambda n=number, m=master_id: self._replicates(n, m), 20, what="a replica follows")
@@ -127,8 +134,15 @@ class ClusterServers:
 
 
 @asynccontextmanager
-async def cluster_servers(backend: Backend, folder: Path) -> AsyncGenerator[ClusterServers, None]:
-    """A running cluster; append-only, so that a node that was killed comes back with what it had."""
+async def cluster_servers(
+    backend: Backend, folder: Path, *, tls: Mapping[str, str] = PLAIN
+) -> AsyncGenerator[ClusterServers, None]:
+    """A running cluster; append-only, so that a node that was killed comes back with what it had.
+
+    Args:
+        tls: options of servers that are reached over TLS, but for the port.
+    """
+    tls_ports = [free_port() for _ in range(2 * MASTERS)] if tls else []
     async with AsyncExitStack() as stack:
         nodes: list[EmbeddedValkey] = []
         for number in range(2 * MASTERS):
@@ -140,9 +154,11 @@ async def cluster_servers(backend: Backend, folder: Path) -> AsyncGenerator[Clus
                 "cluster-require-full-coverage": "no",
                 "repl-diskless-sync-delay": "0",
             }
+            if tls:
+                options |= {**tls, "tls-port": str(tls_ports[number])}
             node = EmbeddedValkey(folder / f"node-{number}", options=options, binary=server_binary(backend))
             nodes.append(await stack.enter_async_context(node))
-        servers = ClusterServers(nodes)
+        servers = ClusterServers(nodes, tls_ports)
         await servers.form()
         yield servers
 
@@ -152,18 +168,22 @@ class SentinelServers:
     """A master, a replica, and three Sentinels that watch them."""
 
     nodes: list[EmbeddedValkey]
+    node_ports: list[int]
+    """Under which the Sentinels know the nodes."""
     sentinels: list[int]
     """Their ports."""
+    tls_sentinels: list[int]
+    """Their other ports; empty: no TLS."""
 
     @property
     def url(self) -> str:
-        places = ",".join(f"{LOOPBACK}:{port}" for port in self.sentinels)
-        return f"redis+sentinel://{places}/{SERVICE}"
+        places = ",".join(f"{LOOPBACK}:{port}" for port in self.tls_sentinels or self.sentinels)
+        return f"{'rediss' if self.tls_sentinels else 'redis'}+sentinel://{places}/{SERVICE}"
 
     async def master(self) -> int:
         """Number of the node that the Sentinels call the master."""
         _, port = await ask_server(self.sentinels[0], "SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
-        return [node.port for node in self.nodes].index(int(port))
+        return self.node_ports.index(int(port))
 
     async def kill(self, number: int) -> None:
         """kill -9 of one node."""
@@ -201,34 +221,47 @@ class SentinelServers:
 
 @asynccontextmanager
 async def sentinel_servers(
-    backend: Backend, folder: Path, *, down_after_ms: int = NEVER_DOWN_MS
+    backend: Backend, folder: Path, *, down_after_ms: int = NEVER_DOWN_MS, tls: Mapping[str, str] = PLAIN
 ) -> AsyncGenerator[SentinelServers, None]:
-    """A running set-up."""
-    options = {"repl-diskless-sync-delay": "0"}
-    binary = server_binary(backend)
-    async with (
-        EmbeddedValkey(folder / "one", options=options, binary=binary) as one,
-        EmbeddedValkey(folder / "two", options=options, binary=binary) as two,
-        AsyncExitStack() as stack,
-    ):
-        await ask_server(two.port, "REPLICAOF", LOOPBACK, one.port)
-        ports = [await stack.enter_async_context(_sentinel(backend, one.port, down_after_ms)) for _ in range(3)]
-        servers = SentinelServers([one, two], ports)
+    """A running set-up.
+
+    Args:
+        tls: options of servers and Sentinels that are reached over TLS, but for the port.
+    """
+    async with AsyncExitStack() as stack:
+        nodes: list[EmbeddedValkey] = []
+        tls_ports = [free_port() for _ in range(2)] if tls else []
+        for name in ("one", "two"):
+            options = {"repl-diskless-sync-delay": "0"}
+            if tls:
+                options |= {**tls, "tls-port": str(tls_ports[len(nodes)])}
+            node = EmbeddedValkey(folder / name, options=options, binary=server_binary(backend))
+            nodes.append(await stack.enter_async_context(node))
+        node_ports = tls_ports or [node.port for node in nodes]
+        await ask_server(nodes[1].port, "REPLICAOF", LOOPBACK, node_ports[0])
+        lines = [
+            f"sentinel monitor {SERVICE} {LOOPBACK} {node_ports[0]} 2",
+            f"sentinel down-after-milliseconds {SERVICE} {down_after_ms}",
+            f"sentinel failover-timeout {SERVICE} 4000",
+        ]
+        tls_sentinels = [free_port() for _ in range(3)] if tls else []
+        sentinels: list[int] = []
+        for number in range(3):
+            secured = {**tls, "tls-port": str(tls_sentinels[number])} if tls else PLAIN
+            words = [*lines, *(f"{name} {value}" for name, value in secured.items())]
+            sentinels.append(await stack.enter_async_context(_sentinel(backend, words)))
+        servers = SentinelServers(nodes, node_ports, sentinels, tls_sentinels)
         await wait_until(servers.formed, 30, what="a master, a replica and three Sentinels")
         yield servers
 
 
 @asynccontextmanager
-async def _sentinel(backend: Backend, master_port: int, down_after_ms: int) -> AsyncGenerator[int, None]:
+async def _sentinel(backend: Backend, lines: Sequence[str]) -> AsyncGenerator[int, None]:
     port = free_port()
     folder = Path(tempfile.mkdtemp(prefix="sagellm-control-sentinel-"))
     # Sentinel writes what it learns into its configuration, and will not start without one.
-    (folder / "sentinel.conf").write_text(
-        f"bind {LOOPBACK}\nport {port}\ndir {folder}\n"
-        f"sentinel monitor {SERVICE} {LOOPBACK} {master_port} 2\n"
-        f"sentinel down-after-milliseconds {SERVICE} {down_after_ms}\n"
-        f"sentinel failover-timeout {SERVICE} 4000\n"
-    )
+    head = [f"bind {LOOPBACK}", f"port {port}", f"dir {folder}"]
+    (folder / "sentinel.conf").write_text("\n".join([*head, *lines]) + "\n")
     with (folder / "sentinel.log").open("wb") as log:
         binary = str(server_binary(backend) or _embedded_binary())
         process = await asyncio.create_subprocess_exec(
