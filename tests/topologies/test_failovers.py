@@ -12,10 +12,11 @@ from sagellm_control.store.connect import open_store
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.views import list_engines
 
+from ..cluster_group import ClusterServers
 from ..flow.asking import MODEL
 from ..flow.conftest import StartEngine
 from ..flow.in_process import GATEWAY, InProcessSystem, in_process_system
-from ..server_groups import ClusterServers, SentinelServers
+from ..sentinel_group import SentinelServers
 from ..waiting import wait_until
 from .failing_over import SOON, impatient
 from .load import Load, under_load

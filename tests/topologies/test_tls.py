@@ -18,10 +18,11 @@ from sagellm_control.embedded.ports import free_port
 from sagellm_control.store.connect import StoreUnreachable, open_store
 from sagellm_control.store.settings import RedisSettings
 
+from ..cluster_group import ask_server, cluster_servers
 from ..flow.asking import CHAT_PATH, MODEL, chat, expected_text
 from ..flow.conftest import StartEngine
 from ..flow.in_process import InProcessSystem, in_process_system
-from ..server_groups import DOWN_AFTER_MS, ask_server, cluster_servers, sentinel_servers
+from ..sentinel_group import DOWN_AFTER_MS, sentinel_servers
 from ..servers import Backend, server_binary
 from ..waiting import wait_until
 from .certificates import Certificates, make_certificates
