@@ -127,7 +127,7 @@ class ClusterClient(redis.Redis):
 
     async def node_of(self, key: str) -> redis.Redis:
         """The client of the node that holds a key."""
-        return self.at(await self._owner(key_slot(key.encode())))
+        return self.at(await self._owner(_slot(key)))
 
     async def masters(self) -> list[redis.Redis]:
         """The clients of all nodes that hold slots."""
@@ -273,7 +273,12 @@ def slot_of(args: Sequence[Any]) -> int | None:
         key = args[1]
     else:
         raise ValueError(f"{name} names no key: run it on a node of its own (see masters)")
-    return None if key is None else key_slot(key.encode() if isinstance(key, str) else key)
+    return None if key is None else _slot(key)
+
+
+def _slot(key: str | bytes) -> int:
+    # It may contain a name that somebody wrote and that is no UTF-8 (see ``wire.keys.read_name``).
+    return key_slot(key.encode(errors="surrogateescape") if isinstance(key, str) else key)
 
 
 def _address(node: Sequence[Any], told_by: Address) -> Address:
