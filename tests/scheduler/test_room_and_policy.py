@@ -154,7 +154,7 @@ async def test_a_change_of_policy_while_requests_come_and_go(pool: PoolDriver, c
         assert violations(await read_state(pool.store, pool.keys)) == []
         await pool.engine(slots=4)
         async with instant_workers(pool, "e1") as (answered, workers):
-            await wait_until(lambda: len(answered) == 602, what="all are answered")
+            await wait_until(lambda: len(answered) == 602, 30, what="all are answered")
         assert workers[0].most_held <= 4
         if count == 1:
             assert answered[:602] == [*ids, "new-1", "new-2"]
