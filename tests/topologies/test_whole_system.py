@@ -109,3 +109,8 @@ async def test_a_key_that_is_no_text_is_found(store: Store) -> None:
     await store.commands.zadd(key, {"a": 1})
     assert await (await store.node_of(key)).zcard(key) == 1
     assert await store.commands.delete(key) == 1
+    stream = store.keys.pool("m").assigned("e\udcff")
+    entry = await store.commands.xadd(stream, {"a": "1"})
+    ((_, entries),) = await store.commands.xread({stream: "0"})
+    assert [entry_id for entry_id, _ in entries] == [entry]
+    assert await store.commands.delete(stream) == 1
