@@ -15,9 +15,10 @@ from sagellm_control.store.connect import Store
 from sagellm_control.store.settings import RedisSettings
 
 from .clock import Clock
+from .cluster_group import ClusterServers, cluster_servers
 from .leaks import delete_namespace, leaked_keys
 from .pool_driver import PoolDriver
-from .server_groups import ClusterServers, SentinelServers, cluster_servers, sentinel_servers
+from .sentinel_group import SentinelServers, sentinel_servers
 from .servers import (
     SERVER_VARIABLE,
     TOPOLOGY_VARIABLE,

@@ -104,7 +104,8 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
             up.process.send_signal(signal.SIGINT)
             assert up.process.wait(10) == 0
             asking.kill()
-    assert up.said.endswith("Stopping at once.\nStopped.\n")
+    assert "\nStopping at once.\n" in up.said
+    assert up.said.endswith("\nStopped.\n")
 
 
 def test_one_system_a_folder(tmp_path: Path) -> None:

@@ -14,25 +14,12 @@ from sagellm_control.wire.states import EngineState, RequestState
 
 from ..waiting import wait_until
 from .asking import CHAT_PATH, error_of
-from .conftest import StartEcho, StartSystem
+from .conftest import GOOD, StartEcho, StartSystem
 from .echo_engine import EVENTS, EchoEngine
 from .in_process import InProcessSystem
 
 ASKED = {"model": "echo-1", "messages": [{"role": "user", "content": "hi"}]}
-GOOD = b'{"good":true}'
 TOKEN = b'data: {"token":1}\n\n'
-
-
-@pytest.fixture
-async def bad(start_echo: StartEcho) -> EchoEngine:
-    return await start_echo()
-
-
-@pytest.fixture
-async def good(start_echo: StartEcho) -> EchoEngine:
-    engine = await start_echo()
-    engine.answer(GOOD)
-    return engine
 
 
 async def ask(system: InProcessSystem, request_id: str = "", **fields: object) -> tuple[int, bytes]:

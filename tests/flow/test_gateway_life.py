@@ -55,6 +55,39 @@ async def test_open_answers_finish_when_it_stops(start_engine: StartEngine, star
     assert await whole == expected_text("whole", 20)
 
 
+async def test_who_is_connected_may_still_ask_when_it_stops(
+    start_engine: StartEngine, start_system: StartSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that was made before, on which the request comes just after nobody new gets in."""
+    monkeypatch.setattr("sagellm_control.gateway.process.LINGER_S", 1.0)
+    system = await start_system(await start_engine(), gateways=0)
+    started: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    stop = asyncio.Event()
+
+    async def gateway() -> None:
+        async with serve(GATEWAY.model_copy(update={"shutdown_s": 20.0}), system.redis) as url:
+            started.set_result(url)
+            await stop.wait()
+
+    serving = asyncio.create_task(gateway())
+    url = await started
+    assert await _whole(system, url, "first", tokens=3) == expected_text("first", 3)
+    stop.set()
+    await wait_until(lambda: _refuses(url), what="nobody new gets in")
+    assert await _whole(system, url, "second", tokens=3) == expected_text("second", 3)
+    await serving
+
+
+async def _refuses(url: str) -> bool:
+    parts = urlsplit(url)
+    try:
+        _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    except (ConnectionRefusedError, ConnectionResetError):
+        return True
+    writer.close()
+    return False
+
+
 async def test_an_answer_that_outlasts_the_shutdown_is_not_cancelled(
     start_engine: StartEngine, start_system: StartSystem
 ) -> None:

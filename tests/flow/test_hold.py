@@ -14,12 +14,11 @@ from sagellm_control.wire.states import EngineState, RequestState
 
 from ..waiting import wait_until
 from .asking import CHAT_PATH, error_of, pieces
-from .conftest import StartEcho, StartSystem
+from .conftest import GOOD, StartEcho, StartSystem
 from .echo_engine import EchoEngine
 from .in_process import InProcessSystem
 
 ASKED = {"model": "echo-1", "messages": [{"role": "user", "content": "hi"}]}
-GOOD = b'{"good":true}'
 
 
 @pytest.fixture

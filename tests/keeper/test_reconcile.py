@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
-from prometheus_client import REGISTRY
 
 from sagellm_control.keeper.lapses import LapseKeeper
 from sagellm_control.keeper.reconcile import MOST_ENGINES, MOST_REQUESTS, UNHEARD_MS, Reconciler
@@ -20,6 +19,7 @@ from sagellm_control.wire.states import RequestState
 
 from ..pool_driver import LEASE_MS, PoolDriver
 from ..pool_state import read_state, violations
+from ..samples import sample
 from .damages import DAMAGES, assigned_to_nobody, lease_is_gone, queued_nowhere, waits_nowhere
 
 KEEPERS = 10
@@ -27,10 +27,7 @@ KEEPERS = 10
 
 def repairs(pool: PoolDriver) -> dict[str, float]:
     """What all keepers together counted."""
-    counted = {
-        kind: REGISTRY.get_sample_value("sagellm_control_keeper_repairs_total", {"pool": pool.name, "kind": kind})
-        for kind in Repair
-    }
+    counted = {kind: sample("sagellm_control_keeper_repairs_total", pool=pool.name, kind=str(kind)) for kind in Repair}
     return {str(kind): count for kind, count in counted.items() if count}
 
 

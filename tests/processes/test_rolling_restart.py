@@ -6,7 +6,6 @@ import asyncio
 import itertools
 
 import aiohttp
-import pytest
 
 from sagellm_control.embedded.ports import free_port
 
@@ -100,30 +99,3 @@ async def gateway(processes: RealProcesses, port: int) -> RealProcess:
 
 async def nothing_active(processes: RealProcesses) -> bool:
     return all(view.active == 0 for view in await processes.engines())
-
-
-async def test_a_gateway_that_stops_serves_who_is_connected(processes: RealProcesses) -> None:
-    """A connection that was made before SIGTERM, on which the request comes just after it."""
-    await processes.worker(await processes.engine("--tpot-ms", "1"))
-    await processes.start("scheduler")
-    old, url = await processes.gateway()
-    async with aiohttp.ClientSession() as session:
-        (await stream_chat(session, url, "the first one keeps the connection", 3)).check()
-        old.process.terminate()
-        port = int(url.rpartition(":")[2])
-
-        async def refuses() -> bool:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except ConnectionRefusedError:
-                return True
-            writer.close()
-            return False
-
-        await wait_until(refuses, what="nobody new gets in")
-        try:
-            chat = await stream_chat(session, url, "the second one uses it", 3)
-        except aiohttp.ClientConnectorError:
-            pytest.skip("the machine was too slow for the moment that is meant here")
-        chat.check()
-    assert await old.process.wait() == 0

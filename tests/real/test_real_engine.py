@@ -1,6 +1,7 @@
 """A real model behind the queue: llama.cpp's servers, `sagellm-control up`, and the official `openai` client.
 
-`examples/get_real_engine.sh FOLDER` fetches the engine and the weights and prints the two variables to set.
+`examples/get_real_engine.sh FOLDER` fetches the engine and the weights and prints the two variables to set; then
+`pytest -m real` runs these tests.
 """
 
 from __future__ import annotations
@@ -37,21 +38,13 @@ LONG = 1500
 EXAMPLE = Path(__file__).parents[2] / "examples" / "real_engine.py"
 
 
-def _file_named_by(variable: str) -> Path | None:
+pytestmark = pytest.mark.real
+
+
+def _file_named_by(variable: str) -> Path:
     path = Path(os.environ.get(variable, ""))
-    return path if path.is_file() else None
-
-
-SERVER = _file_named_by("SAGELLM_TEST_LLAMA_SERVER")
-WEIGHTS = _file_named_by("SAGELLM_TEST_GGUF")
-
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.skipif(
-        SERVER is None or WEIGHTS is None,
-        reason="SAGELLM_TEST_LLAMA_SERVER and SAGELLM_TEST_GGUF must name files: see examples/get_real_engine.sh",
-    ),
-]
+    assert path.is_file(), f"{variable} must name a file: see examples/get_real_engine.sh"
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +122,9 @@ class Queue:
 @pytest.fixture(scope="module")
 def running(example: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Generator[Running]:
     folder = tmp_path_factory.mktemp("real")
+    binary, weights = _file_named_by("SAGELLM_TEST_LLAMA_SERVER"), _file_named_by("SAGELLM_TEST_GGUF")
     with (
-        example.llama_servers(SERVER, WEIGHTS, folder, count=ENGINES, slots=SLOTS) as urls,
+        example.llama_servers(binary, weights, folder, count=ENGINES, slots=SLOTS) as urls,
         example.control_plane(urls, folder / "up") as system,
     ):
         yield Running(example, urls, system)

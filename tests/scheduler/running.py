@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from prometheus_client import REGISTRY
-
 from sagellm_control.scheduler.pool_scheduler import PoolScheduler
 from sagellm_control.scheduler.settings import SchedulerSettings
 from sagellm_control.store.connect import Store
@@ -16,6 +14,7 @@ from sagellm_control.wire.assignment import Assignment, read_assigned
 from sagellm_control.wire.keys import WORKER_GROUP
 
 from ..pool_driver import PoolDriver
+from ..samples import sample
 
 NO_SWEEP_S = 60.0
 """Longer than any test: what happens then happens without the sweep."""
@@ -89,8 +88,7 @@ async def instant_workers(pool: PoolDriver, *engines: str) -> AsyncIterator[tupl
 
 def metric(pool: PoolDriver, name: str, **labels: str) -> float:
     """A counter of the scheduler, for this pool."""
-    value = REGISTRY.get_sample_value(f"sagellm_control_scheduler_{name}_total", {"pool": pool.name} | labels)
-    return value or 0.0
+    return sample(f"sagellm_control_scheduler_{name}_total", pool=pool.name, **labels)
 
 
 async def everything_is_settled(pool: PoolDriver) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from prometheus_client import REGISTRY
 
 from sagellm_control.wire.engine import EngineSpeed
 
 from ..pool_driver import PoolDriver
+from ..samples import sample
 from ..waiting import wait_until
 from .running import everything_is_settled, metric, schedulers
 from .test_work_conserving import until_held, until_waiting
@@ -68,7 +68,6 @@ async def test_the_time_to_the_first_token_is_predicted_for_all_that_are_assigne
     assert predictions(pool) == (2, pytest.approx(1.0 + 7.0, abs=0.4))
 
 
-def predictions(pool: PoolDriver) -> tuple[float | None, float | None]:
+def predictions(pool: PoolDriver) -> tuple[float, float]:
     name = "sagellm_control_scheduler_predicted_ttft_seconds"
-    count, total = (REGISTRY.get_sample_value(f"{name}_{of}", {"pool": pool.name}) for of in ("count", "sum"))
-    return count, total
+    return sample(f"{name}_count", pool=pool.name), sample(f"{name}_sum", pool=pool.name)

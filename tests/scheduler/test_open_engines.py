@@ -208,5 +208,5 @@ QUESTIONS: dict[str, Callable[[OpenEngines], object]] = {
 def test_the_cost_does_not_grow_with_the_engines(question: str) -> None:
     ask = QUESTIONS[question]
     # A dozen: more than any placement compares.
-    few, many = crowd(12), crowd(2000)
+    few, many = crowd(12), crowd(500)
     assert calls_of(lambda: ask(many)) <= 1.5 * calls_of(lambda: ask(few)) + 5

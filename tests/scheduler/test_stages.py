@@ -119,7 +119,7 @@ def test_the_cost_does_not_grow_with_the_engines(placement: str, stage: str) -> 
         assert isinstance(chosen, str)
         engines.give_back(engines.reserve(chosen, asked, Forecast(100, 10.0, 10.0, 100.0), NOW_MS))
 
-    few, many = crowd(20), crowd(2000)
+    few, many = crowd(20), crowd(500)
     ask(few)
     ask(many)
     assert calls_of(lambda: ask(many)) <= 1.5 * calls_of(lambda: ask(few)) + 5

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError, RedisError
 
+from sagellm_control.store.cluster import ClusterClient
 from sagellm_control.store.connect import Store, mask_password
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.topology import MOST_CONNECTIONS
@@ -50,14 +52,15 @@ async def test_a_command_has_a_deadline(redis_settings: RedisSettings) -> None:
 
 async def test_a_burst_waits_for_connections_in_line(store: Store) -> None:
     """Who is cancelled while it waits, or in the middle of a command, takes no connection with it."""
+    server = await store.node_of("a")
     for _ in range(2):
-        pings = [asyncio.create_task(store.commands.ping()) for _ in range(5 * MOST_CONNECTIONS)]
+        pings = [asyncio.create_task(server.ping()) for _ in range(5 * MOST_CONNECTIONS)]
         await asyncio.sleep(0)
         for ping in pings[::3]:
             ping.cancel()
         results = await asyncio.gather(*pings, return_exceptions=True)
         assert all(result is True for i, result in enumerate(results) if i % 3)
-    pool = store.commands.connection_pool
+    pool = server.connection_pool
     assert len(pool._available_connections) <= MOST_CONNECTIONS
     assert not pool._in_use_connections
 
@@ -65,15 +68,73 @@ async def test_a_burst_waits_for_connections_in_line(store: Store) -> None:
 async def test_who_gets_no_connection_in_time_is_told(redis_settings: RedisSettings) -> None:
     store = Store(redis_settings.model_copy(update={"command_timeout_s": 0.2}))
     try:
-        pool = store.commands.connection_pool
+        server = await store.node_of("a")
+        pool = server.connection_pool
         taken = [await pool.get_connection() for _ in range(MOST_CONNECTIONS)]
         with pytest.raises(ConnectionError, match="No connection available"):
-            await store.commands.ping()
+            await server.ping()
         for connection in taken:
             await pool.release(connection)
-        assert await store.commands.ping()
+        assert await server.ping()
     finally:
         await store.close()
+
+
+async def test_closing_closes_a_connection_that_is_just_being_made(redis_settings: RedisSettings) -> None:
+    """Whichever step of it the closing meets: only the garbage collector would find what is left open."""
+    steps, in_time = 0, False
+    while not in_time:
+        store = Store(redis_settings)
+        command = asyncio.create_task(store.commands.get("nothing"))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        in_time = command.done()
+        await store.close()
+        (result,) = await asyncio.gather(command, return_exceptions=True)
+        assert result is None if in_time else isinstance(result, ConnectionError | None)
+        assert not any(connection.is_connected for connection in connections_of(store.commands))
+        steps += 1
+    assert steps > 2
+
+
+async def test_closing_that_is_cancelled_closes_all_the_same(redis_settings: RedisSettings) -> None:
+    steps, in_time = 1, False
+    while not in_time:
+        store = Store(redis_settings)
+        reader = store.blocking()
+        await asyncio.gather(*(client.ping() for client in (store.commands, reader, store.commands, reader)))
+        closing = asyncio.create_task(store.close())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        in_time = not closing.cancel()
+        await asyncio.wait([closing])
+        assert not any(c.is_connected for client in (reader, store.commands) for c in connections_of(client))
+        steps += 1
+
+
+async def test_a_closed_store_connects_to_nothing(redis_settings: RedisSettings) -> None:
+    store = Store(redis_settings)
+    reader = store.blocking()
+    subscription = store.pubsub()
+    assert await store.commands.ping()
+    assert await reader.ping()
+    await store.close()
+    for client in (store.commands, reader):
+        with pytest.raises(ConnectionError, match="closed"):
+            await client.ping()
+    with pytest.raises(ConnectionError, match="closed"):
+        await subscription.subscribe("anything")
+    with pytest.raises(ConnectionError, match="closed"):
+        store.blocking()
+    await store.close()  # a second time does no harm
+
+
+def connections_of(client: Any) -> list[Any]:
+    """Every connection that a client has made."""
+    if isinstance(client, ClusterClient):
+        return [connection for node in client._clients.values() for connection in connections_of(node)]
+    pool = client.connection_pool
+    return [*pool._available_connections, *pool._in_use_connections]
 
 
 def test_passwords_are_masked() -> None:

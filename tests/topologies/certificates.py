@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
+from sagellm_control.store.settings import RedisSettings
+
 
 @dataclass(frozen=True)
 class Certificates:
@@ -22,6 +24,25 @@ class Certificates:
 
     def key(self, name: str) -> Path:
         return self.folder / f"{name}.key"
+
+    @property
+    def server_options(self) -> dict[str, str]:
+        """Settings of a server that wants to see a client's certificate; its ``tls-port`` is not among them."""
+        return {
+            "tls-cert-file": str(self.certificate("server")),
+            "tls-key-file": str(self.key("server")),
+            "tls-ca-cert-file": str(self.authority),
+            "tls-auth-clients": "yes",
+        }
+
+    def client_settings(self, url: str) -> RedisSettings:
+        """All that such a server asks for."""
+        return RedisSettings(
+            url=url,
+            tls_ca_file=self.authority,
+            tls_cert_file=self.certificate("client"),
+            tls_key_file=self.key("client"),
+        )
 
 
 async def make_certificates(folder: Path) -> Certificates:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from ..cluster_group import ClusterServers, cluster_servers
 from ..flow.conftest import queue as queue
 from ..flow.conftest import start_engine as start_engine
 from ..flow.conftest import start_system as start_system
-from ..server_groups import DOWN_AFTER_MS, ClusterServers, SentinelServers, cluster_servers, sentinel_servers
+from ..sentinel_group import DOWN_AFTER_MS, SentinelServers, sentinel_servers
 from ..servers import Backend
 
 

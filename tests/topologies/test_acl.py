@@ -18,10 +18,10 @@ from sagellm_control.store.steps.engines import drain_engine
 from sagellm_control.store.views import list_requests
 from sagellm_control.wire.states import RequestState
 
+from ..cluster_group import ask_server
 from ..flow.asking import CHAT_PATH, MODEL, chat, chat_bytes, expected_text
 from ..flow.conftest import StartEngine
 from ..flow.in_process import in_process_system
-from ..server_groups import ask_server
 from ..servers import Backend, make_server
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "deploying-redis.md"

@@ -12,21 +12,18 @@ from sagellm_control.store.connect import open_store
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.views import list_engines
 
+from ..cluster_group import ClusterServers
 from ..flow.asking import MODEL
 from ..flow.conftest import StartEngine
-from ..flow.in_process import GATEWAY, SCHEDULER, InProcessSystem, in_process_system
-from ..server_groups import ClusterServers, SentinelServers
+from ..flow.in_process import GATEWAY, InProcessSystem, in_process_system
+from ..sentinel_group import SentinelServers
 from ..waiting import wait_until
+from .failing_over import SOON, impatient
 from .load import Load, under_load
 
 RECOVERS_WITHIN_S = 20.0
 
 
-def impatient(url: str) -> RedisSettings:
-    return RedisSettings(url=url, command_timeout_s=1.0, connect_timeout_s=0.5)
-
-
-SOON = SCHEDULER.model_copy(update={"reclaim_idle_s": 0.5})
 QUICK = GATEWAY.model_copy(update={"keepalive_s": 0.5})
 
 
@@ -51,7 +48,7 @@ async def nothing_left(system: InProcessSystem) -> None:
 async def test_the_master_behind_sentinels_dies(doomed_sentinels: SentinelServers, start_engine: StartEngine) -> None:
     engine = await start_engine(tpot_ms=5)
     async with in_process_system(
-        impatient(doomed_sentinels.url), [engine.url], gateway=QUICK, scheduler=SOON
+        impatient(RedisSettings(url=doomed_sentinels.url)), [engine.url], gateway=QUICK, scheduler=SOON
     ) as system:
         async with under_load(system) as load:
             await more(load)
@@ -65,7 +62,9 @@ async def test_the_master_behind_sentinels_dies(doomed_sentinels: SentinelServer
 
 async def test_a_master_of_a_cluster_dies(doomed_cluster: ClusterServers, start_engine: StartEngine) -> None:
     engine = await start_engine(tpot_ms=5)
-    async with in_process_system(impatient(doomed_cluster.url), [engine.url], gateway=QUICK, scheduler=SOON) as system:
+    async with in_process_system(
+        impatient(RedisSettings(url=doomed_cluster.url)), [engine.url], gateway=QUICK, scheduler=SOON
+    ) as system:
         async with under_load(system) as load:
             await more(load)
             key = system.store.keys.pool(MODEL).waiting
@@ -84,7 +83,9 @@ async def test_a_master_of_a_cluster_dies(doomed_cluster: ClusterServers, start_
 async def test_the_node_that_knows_the_pools_dies(doomed_cluster: ClusterServers, start_engine: StartEngine) -> None:
     """The names of pools and models are on other nodes than the pool: while they are away, what is known goes on."""
     engine = await start_engine(tpot_ms=5)
-    async with in_process_system(impatient(doomed_cluster.url), [engine.url], gateway=QUICK, scheduler=SOON) as system:
+    async with in_process_system(
+        impatient(RedisSettings(url=doomed_cluster.url)), [engine.url], gateway=QUICK, scheduler=SOON
+    ) as system:
         keys = system.store.keys
         owners = {await doomed_cluster.owner_of(key) for key in (keys.pools(), keys.models())}
         others = owners - {await doomed_cluster.owner_of(keys.pool(MODEL).waiting)}
@@ -102,7 +103,9 @@ async def test_the_node_that_knows_the_pools_dies(doomed_cluster: ClusterServers
 async def test_a_slot_moves_under_load(doomed_cluster: ClusterServers, start_engine: StartEngine) -> None:
     """With MOVED, ASK and TRYAGAIN on the way; there and back again."""
     engine = await start_engine(tpot_ms=5)
-    async with in_process_system(impatient(doomed_cluster.url), [engine.url], gateway=QUICK, scheduler=SOON) as system:
+    async with in_process_system(
+        impatient(RedisSettings(url=doomed_cluster.url)), [engine.url], gateway=QUICK, scheduler=SOON
+    ) as system:
         key = system.store.keys.pool(MODEL).waiting
         async with under_load(system) as load:
             await more(load)
@@ -121,7 +124,7 @@ async def test_the_master_behind_sentinels_hangs_and_comes_back(
     """SIGSTOP: connections stay and nobody answers. SIGCONT: it believes to be the master still."""
     engine = await start_engine(tpot_ms=5)
     async with in_process_system(
-        impatient(doomed_sentinels.url), [engine.url], gateway=QUICK, scheduler=SOON
+        impatient(RedisSettings(url=doomed_sentinels.url)), [engine.url], gateway=QUICK, scheduler=SOON
     ) as system:
         async with under_load(system) as load:
             await more(load)

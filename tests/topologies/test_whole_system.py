@@ -8,6 +8,7 @@ import pytest
 
 from sagellm_control.client import QueueClient
 from sagellm_control.keeper.departures import DepartureKeeper
+from sagellm_control.store.connect import Store
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.views import find_request, list_requests
 from sagellm_control.wire.states import RequestState
@@ -100,3 +101,16 @@ async def test_a_pipeline_over_several_slots_keeps_the_order_of_its_answers(pool
     for name in names:
         again.delete(name)
     assert await again.execute() == [1] * 20
+
+
+async def test_a_key_that_is_no_text_is_found(store: Store) -> None:
+    """Somebody gave a model, a request or an engine a name that is no UTF-8."""
+    key = store.keys.pool("m\udcff").waiting
+    await store.commands.zadd(key, {"a": 1})
+    assert await (await store.node_of(key)).zcard(key) == 1
+    assert await store.commands.delete(key) == 1
+    stream = store.keys.pool("m").assigned("e\udcff")
+    entry = await store.commands.xadd(stream, {"a": "1"})
+    ((_, entries),) = await store.commands.xread({stream: "0"})
+    assert [entry_id for entry_id, _ in entries] == [entry]
+    assert await store.commands.delete(stream) == 1

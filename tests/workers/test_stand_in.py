@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncGenerator
 
 import pytest
-from prometheus_client import REGISTRY
 
 from sagellm_control.store.connect import Store
 from sagellm_control.store.settings import RedisSettings
@@ -18,6 +17,7 @@ from sagellm_control.wire.states import EngineState
 from sagellm_workers.lease import Lease, LeaseLost
 from sagellm_workers.stand_in import StandIn
 
+from ..samples import sample
 from ..waiting import wait_until
 
 LEASE_S = 0.6
@@ -57,8 +57,7 @@ def block(seconds: float) -> None:
 
 
 def renewals() -> float:
-    labels = {"pool": "blocked", "engine": "e1"}
-    return REGISTRY.get_sample_value("sagellm_control_stand_in_renewals_total", labels) or 0.0
+    return sample("sagellm_control_stand_in_renewals_total", pool="blocked", engine="e1")
 
 
 async def test_a_blocked_loop_keeps_its_lease(real_store: Store, lease: Lease) -> None:

@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 
 import redis.asyncio as redis
 from redis.asyncio.client import Pipeline
-from redis.crc import key_slot
 from redis.exceptions import AskError, ConnectionError, MovedError, ResponseError, TimeoutError
+
+from .deadline import close_pools
+from .slots import slot_of, slot_of_key
 
 MOST_REDIRECTS = 16
 """A slot that moves gives two or three; a cluster that sends us in circles is broken."""
@@ -26,9 +28,6 @@ TRY_AGAIN_S, LONGEST_TRY_AGAIN_S = 0.005, 0.1
 """Pauses while keys of one slot are on two nodes: doubled each time."""
 LOOK_AGAIN_S = 0.1
 """The slots are not asked for more often than this, except when nothing is known of them."""
-
-_NO_KEY = frozenset({"INFO", "PING", "PUBLISH", "TIME", "CLUSTER", "CONFIG GET"})
-"""Commands for which any node will do. A client for a node (see ``ClusterClient.node_of``) takes every command."""
 
 
 class Address(NamedTuple):
@@ -70,6 +69,7 @@ class ClusterClient(redis.Redis):
         self._stale = True
         self._looked_at = float("-inf")
         self._looking = asyncio.Lock()
+        self._closed = False
 
     # What a client of one server has
 
@@ -112,15 +112,19 @@ class ClusterClient(redis.Redis):
         return ClusterPipeline(self, transaction)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
-        """Close the connections to all nodes."""
-        for client in self._clients.values():
-            await client.aclose()
+        """Close the connections to all nodes; none is made after that."""
+        await close_pools(self.retire())
+
+    def retire(self) -> list[Any]:
+        """The pools to close (see ``close_pools``); there will be no other."""
+        self._closed = True
+        return [client.connection_pool for client in self._clients.values()]
 
     # What only a cluster has
 
     async def node_of(self, key: str) -> redis.Redis:
         """The client of the node that holds a key."""
-        return self.at(await self._owner(key_slot(key.encode())))
+        return self.at(await self._owner(slot_of_key(key)))
 
     async def masters(self) -> list[redis.Redis]:
         """The clients of all nodes that hold slots."""
@@ -133,9 +137,15 @@ class ClusterClient(redis.Redis):
         return list(dict.fromkeys([*self._owners, *self._replicas, *self._start]))
 
     def at(self, address: Address) -> redis.Redis:
-        """The client of one node."""
+        """The client of one node.
+
+        Raises:
+            ConnectionError: it is a new one, and this client was closed.
+        """
         client = self._clients.get(address)
         if client is None:
+            if self._closed:
+                raise ConnectionError("the connections to the cluster were closed")
             client = self._clients[address] = self._connect(address)
         return client
 
@@ -244,23 +254,6 @@ class ClusterPipeline(Pipeline):
                 if isinstance(answer, ResponseError):
                     raise answer
         return answers
-
-
-def slot_of(args: Sequence[Any]) -> int | None:
-    """The slot of a command's first key; None: it has no key."""
-    name = str(args[0])
-    if name in ("EVAL", "EVALSHA"):
-        key = args[3] if int(args[2]) else None
-    elif name in ("XREAD", "XREADGROUP"):
-        words = [word.encode() if isinstance(word, str) else word for word in args]
-        key = args[words.index(b"STREAMS") + 1]
-    elif name in _NO_KEY:
-        key = None
-    elif len(args) > 1:
-        key = args[1]
-    else:
-        raise ValueError(f"{name} names no key: run it on a node of its own (see masters)")
-    return None if key is None else key_slot(key.encode() if isinstance(key, str) else key)
 
 
 def _address(node: Sequence[Any], told_by: Address) -> Address:

@@ -14,11 +14,12 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError, RedisError
 
 from ..wire.keys import Keys
 from .backoff import Backoff
 from .cluster import ClusterClient
+from .deadline import close_pools
 from .settings import RedisSettings
 from .topology import make_client
 
@@ -52,13 +53,19 @@ class Store:
         """Client for commands; all processes' ordinary calls go through it."""
         self._others: list[Any] = []
         self._subscriber: Any = None
+        self._closed = False
 
     def blocking(self, longest_s: float = 60.0) -> Any:
         """A client for reads that block for at most so long (s), closed by ``done_with`` or with the store.
 
         A server that has said nothing a while after that has gone without a word.
         """
-        client = make_client(self.settings, deadline_s=longest_s + self.settings.command_timeout_s)
+        return self._another(deadline_s=longest_s + self.settings.command_timeout_s)
+
+    def _another(self, *, deadline_s: float | None) -> Any:
+        if self._closed:
+            raise ConnectionError("the connections to the server were closed")
+        client = make_client(self.settings, deadline_s=deadline_s)
         self._others.append(client)
         return client
 
@@ -71,8 +78,7 @@ class Store:
         """A subscription connection; the caller closes it. In a cluster each call goes to some other node: a plain
         PUBLISH reaches all of them, so any will do, and one that is gone is not asked for ever."""
         if self._subscriber is None:
-            self._subscriber = make_client(self.settings, deadline_s=None)
-            self._others.append(self._subscriber)
+            self._subscriber = self._another(deadline_s=None)
         client = self._subscriber
         if isinstance(client, ClusterClient):
             assert isinstance(self.commands, ClusterClient)
@@ -117,9 +123,9 @@ class Store:
             await backoff.pause()
 
     async def close(self) -> None:
-        """Close every connection."""
-        for client in (*self._others, self.commands):
-            await client.aclose()
+        """Close every connection, for good: whoever asks for one after that gets a ``ConnectionError``."""
+        self._closed = True
+        await close_pools(pool for client in (*self._others, self.commands) for pool in client.retire())
 
 
 def _check(server: dict[str, Any], memory: dict[str, Any]) -> None:

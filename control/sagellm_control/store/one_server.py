@@ -10,6 +10,8 @@ import redis.asyncio as redis
 from redis.exceptions import ConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from .deadline import close_pools
+
 
 class OneServerPool(redis.ConnectionPool):
     """Connections of one server; a burst waits for one, in line, instead of opening one each.
@@ -62,6 +64,14 @@ class OneServerPool(redis.ConnectionPool):
 
 class OneServer(redis.Redis):
     """A client whose connections are a ``OneServerPool``'s, with ``CommandDeadline``."""
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        """Close its connections; none is made after that."""
+        await close_pools(self.retire())
+
+    def retire(self) -> list[Any]:
+        """The pools to close (see ``close_pools``); there will be no other."""
+        return [self.connection_pool]
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run a command, once.

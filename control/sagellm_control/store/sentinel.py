@@ -7,6 +7,8 @@ from typing import Any
 
 from redis.asyncio.sentinel import Sentinel
 
+from .deadline import close_pools
+
 
 class FollowsMaster:
     """Mixin for redis-py's connections: each time one is made, the Sentinels are asked where to."""
@@ -20,8 +22,7 @@ class FollowsMaster:
         try:
             self.host, self.port = await sentinels.discover_master(self.service)
         finally:
-            for client in sentinels.sentinels:
-                await client.aclose()
+            await close_pools(client.connection_pool for client in sentinels.sentinels)
         await super()._connect()  # pyright: ignore[reportAttributeAccessIssue]
 
 

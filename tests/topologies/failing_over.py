@@ -1,0 +1,14 @@
+"""Settings with which a system gets over the loss of a master quickly, so that a test need not wait for long."""
+
+from __future__ import annotations
+
+from sagellm_control.store.settings import RedisSettings
+
+from ..flow.in_process import SCHEDULER
+
+SOON = SCHEDULER.model_copy(update={"reclaim_idle_s": 0.5})
+
+
+def impatient(settings: RedisSettings) -> RedisSettings:
+    """The same with short timeouts."""
+    return settings.model_copy(update={"command_timeout_s": 1.0, "connect_timeout_s": 0.5})
