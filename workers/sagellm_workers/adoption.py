@@ -12,6 +12,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from sagellm_control.stopping import is_set_within
 from sagellm_control.store.connect import Store
 from sagellm_control.store.inspect import engine_rows, server_ms
 from sagellm_control.store.registrations import registrations
@@ -59,9 +60,7 @@ class Adopter:
                     await self._look(tasks)
                 except Exception as error:
                     log_trouble(log, "cannot look for registered engines", error)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_EVERY_S):
-                        await stop.wait()
+                await is_set_within(stop, LOOK_EVERY_S)
             for _, ended in self._served.values():
                 ended.set()
 
@@ -91,10 +90,7 @@ class Adopter:
 
     async def _serve(self, registration: Registration, ended: asyncio.Event) -> None:
         others_first_s = min(LONGEST_STAND_BACK_S, STAND_BACK_S * (len(self._served) - 1)) * random.uniform(0.5, 1.0)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(others_first_s):
-                await ended.wait()
-        if ended.is_set() or await self._is_held(registration):
+        if await is_set_within(ended, others_first_s) or await self._is_held(registration):
             return
         adapter = await self._find(registration, ended)
         if adapter is None:
@@ -122,9 +118,7 @@ class Adopter:
             if problem != told:
                 log.warning("waiting for registered engine %s: %s", registration.engine_id, problem)
                 told = problem
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PROBE_AGAIN_S):
-                    await ended.wait()
+            await is_set_within(ended, PROBE_AGAIN_S)
         return None
 
     async def _clean_up(self, registration: Registration) -> None:

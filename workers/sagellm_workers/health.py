@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from sagellm_control.stopping import is_set_within
 from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.states import EngineState
 
@@ -156,9 +157,5 @@ class HealthWatch:
             moments.append(now + open_s)
         if self._slow_start.limit(self._places) is not None:
             moments.append(now + self._slow_start.next_step_s(self._places))
-        try:
-            async with asyncio.timeout(max(0.0, min(moments) - now)):
-                await self._changed.wait()
-        except TimeoutError:
-            return
+        await is_set_within(self._changed, min(moments) - now)
         self._changed.clear()

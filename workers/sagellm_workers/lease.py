@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from redis.exceptions import RedisError
 
+from sagellm_control.stopping import is_set_within
 from sagellm_control.store.connect import Store
 from sagellm_control.store.steps.engines import renew_engine
 from sagellm_control.wire.engine import EngineRow
@@ -78,11 +79,7 @@ class Lease:
             LeaseLost: the lease is another's, or has lapsed while Redis could not be reached.
         """
         while True:
-            try:
-                async with asyncio.timeout(self.lease_s / RENEWALS_A_LEASE):
-                    await self._now.wait()
-            except TimeoutError:
-                pass
+            await is_set_within(self._now, self.lease_s / RENEWALS_A_LEASE)
             self._now.clear()
             await self.renew()
 

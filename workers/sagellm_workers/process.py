@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from prometheus_client import start_http_server
 
-from sagellm_control.stopping import run_until, stop_requested
+from sagellm_control.stopping import is_set_within, run_until, stop_requested
 from sagellm_control.store.connect import Store, open_store
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.wire.engine import EngineRole, EngineRow
@@ -98,11 +98,7 @@ async def find_engine(
         if problem != told and looks > 1:
             log.warning("waiting for engine %s: %s", url, problem)
             told = problem
-        try:
-            async with asyncio.timeout(LOOK_AGAIN_S):
-                await stop.wait()
-        except TimeoutError:
-            continue
+        await is_set_within(stop, LOOK_AGAIN_S)
     return None
 
 
