@@ -63,4 +63,4 @@ def engine_session(store: Store, adapter: object, registration: Registration, wo
     from sagellm_workers.settings import WorkerSettings
 
     served = cast(EngineAdapter, adapter)
-    return EngineSession(store, served, row_of(registration, served, worker), WorkerSettings())
+    return EngineSession(store, served, row_of(registration, served, None, worker), WorkerSettings())

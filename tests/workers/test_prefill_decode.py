@@ -166,4 +166,4 @@ def test_engines_of_sglang_get_whole_requests(caplog: pytest.LogCaptureFixture) 
 )
 def test_the_type_of_a_registered_engine_is_its_role(instance_type: str | None, role: EngineRole) -> None:
     registration = Registration("e1", "m", "127.0.0.1", 1, metadata={"instance_type": instance_type})
-    assert row_of(registration, OPENAI, "w").role is role
+    assert row_of(registration, OPENAI, None, "w").role is role

@@ -8,7 +8,6 @@ import logging
 import os
 import random
 import socket
-from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -21,8 +20,8 @@ from sagellm_control.store.trouble import log_trouble
 from sagellm_control.wire.engine import EngineRole, EngineRow
 from sagellm_control.wire.registration import DEFAULT_ROOM, Registration
 
-from .adapters.base import EngineAdapter, EngineError
-from .discovery import adapter_for
+from .adapters.base import EngineAdapter, EngineError, EngineFacts
+from .discovery import discover_registered
 from .engine_session import EngineSession
 from .settings import WorkerSettings
 from .transport import EngineClient
@@ -92,26 +91,29 @@ class Adopter:
         others_first_s = min(LONGEST_STAND_BACK_S, STAND_BACK_S * (len(self._served) - 1)) * random.uniform(0.5, 1.0)
         if await is_set_within(ended, others_first_s) or await self._is_held(registration):
             return
-        adapter = await self._find(registration, ended)
-        if adapter is None:
+        found = await self._find(registration, ended)
+        if found is None:
             return
-        session = EngineSession(self._store, adapter, row_of(registration, adapter, self.name), self._settings)
+        adapter, facts = found
+        row = row_of(registration, adapter, facts, self.name)
+        session = EngineSession(self._store, adapter, row, self._settings)
         await session.serve(ended)
         await self._clean_up(registration)
 
-    async def _find(self, registration: Registration, ended: asyncio.Event) -> EngineAdapter | None:
+    async def _find(
+        self, registration: Registration, ended: asyncio.Event
+    ) -> tuple[EngineAdapter, EngineFacts | None] | None:
         metadata = registration.metadata
+        options = self._settings.engine_options
+        if api_key := metadata.get("api_key"):
+            options["api_key"] = str(api_key)
         told = ""
         while not ended.is_set():
             try:
-                adapter = await adapter_for(
-                    registration.url,
-                    self._client,
-                    wire=str(metadata.get("wire") or "auto"),
-                    api_key=metadata.get("api_key") or self._settings.api_key,
-                )
-                if await adapter.healthy():
-                    return adapter
+                wire = str(metadata.get("wire") or "auto")
+                found = await discover_registered(registration.url, self._client, wire=wire, **options)
+                if await found[0].healthy():
+                    return found
                 problem = "it does not answer health probes"
             except (EngineError, ValueError) as error:
                 problem = str(error)
@@ -129,17 +131,20 @@ class Adopter:
                 await remove_engine(self._store, registration.model_id, registration.engine_id)
 
 
-def row_of(registration: Registration, adapter: Any, worker: str) -> EngineRow:
-    """The row of a registered engine."""
+def row_of(registration: Registration, adapter: EngineAdapter, facts: EngineFacts | None, worker: str) -> EngineRow:
+    """The row of a registered engine: its room as registered, and what it says about itself."""
     room, kv_tokens = (registration.metadata.get(name) for name in ("max_concurrent_requests", "kv_tokens"))
+    if not isinstance(kv_tokens, int) or kv_tokens < 0:
+        kv_tokens = facts.kv_tokens if facts else None
     return EngineRow(
         engine_id=registration.engine_id,
         pool=registration.model_id,
         url=registration.url,
-        kind=adapter.name,
+        kind=facts.kind if facts else adapter.name,
+        version=facts.version if facts else "",
         slots=room if isinstance(room, int) and room > 0 else DEFAULT_ROOM,
         models=(registration.model_id,),
-        kv_tokens=kv_tokens if isinstance(kv_tokens, int) and kv_tokens > 0 else 0,
+        kv_tokens=kv_tokens or 0,
         worker=worker,
         role=role_of(registration),
     )

@@ -61,30 +61,37 @@ async def _find(
     return openai, openai.learn(await survey_from(http, models))
 
 
-async def adapter_for(
+async def discover_registered(
     url: str, client: httpx.AsyncClient, *, wire: str = "auto", **options: Unpack[EngineOptions]
-) -> EngineAdapter:
-    """The adapter for an engine that somebody has registered, whatever it says about itself.
+) -> tuple[EngineAdapter, EngineFacts | None]:
+    """The adapter for an engine that somebody has registered, and its facts; None: nothing was asked, or told.
 
     Raises EngineUnreachable if it does not answer, ValueError if `wire` or the address is wrong.
     """
     match wire:
         case "openai":
-            return OpenAIHttpAdapter(url, client, **options)
+            return OpenAIHttpAdapter(url, client, **options), None
         case "sagellm":
-            return SageLLMAdapter(url, client, **options)
+            return SageLLMAdapter(url, client, **options), None
         case "auto":
             pass
         case _:
             raise ValueError(f"wire {wire!r} is none of {', '.join(ADAPTERS)}")
     own = SageLLMAdapter(url, client, **options)
     try:
-        return (await _find(url, client, **options))[0]
+        return await _find(url, client, **options)
     except ValueError as error:
         # It tells nothing about itself. What programs of the sageLLM control plane run speaks at least its wire.
         if await own.healthy():
-            return own
+            return own, None
         raise EngineUnreachable(str(error)) from error
+
+
+async def adapter_for(
+    url: str, client: httpx.AsyncClient, *, wire: str = "auto", **options: Unpack[EngineOptions]
+) -> EngineAdapter:
+    """The adapter alone; see ``discover_registered``."""
+    return (await discover_registered(url, client, wire=wire, **options))[0]
 
 
 async def _get(http: EngineHttp, path: str) -> Answer | EngineUnreachable:

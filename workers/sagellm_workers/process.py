@@ -78,17 +78,7 @@ async def find_engine(
     while not stop.is_set():
         looks += 1
         try:
-            adapter, facts = await discover(
-                url,
-                client,
-                adapter=settings.wire,
-                api_key=settings.api_key,
-                connect_timeout_s=settings.connect_timeout_s,
-                first_byte_timeout_s=settings.first_byte_timeout_s,
-                gap_timeout_s=settings.gap_timeout_s,
-                answer_limit_bytes=settings.answer_limit_bytes,
-                pass_priority=settings.pass_priority,
-            )
+            adapter, facts = await discover(url, client, adapter=settings.wire, **settings.engine_options)
             if facts.models:
                 return adapter, facts
             problem = "it lists no models"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sagellm_control.wire.engine import EngineRole
+
+if TYPE_CHECKING:
+    from .adapters.engine_http import EngineOptions
 
 
 class WorkerSettings(BaseModel):
@@ -159,3 +162,15 @@ class WorkerSettings(BaseModel):
             if not url.startswith(("http://", "https://")):
                 raise ValueError(f"{url!r} is not a URL: it must begin with http:// or https://")
         return urls
+
+    @property
+    def engine_options(self) -> EngineOptions:
+        """What an adapter has to know of these settings."""
+        return {
+            "api_key": self.api_key,
+            "pass_priority": self.pass_priority,
+            "connect_timeout_s": self.connect_timeout_s,
+            "first_byte_timeout_s": self.first_byte_timeout_s,
+            "gap_timeout_s": self.gap_timeout_s,
+            "answer_limit_bytes": self.answer_limit_bytes,
+        }
