@@ -25,6 +25,7 @@ from .in_process import GATEWAY, SCHEDULER, WORKER, InProcessSystem, in_process_
 
 # As fast as Python.
 FREE: dict[str, Any] = {"prefill_tokens_per_s": 0, "tpot_ms": 0, "tpot_per_running_ms": 0}
+GOOD = b'{"good":true}'
 # The first token comes at once, the second one never.
 ENDLESS: dict[str, Any] = {"prefill_tokens_per_s": 0, "tpot_ms": 3_600_000, "tpot_per_running_ms": 0}
 
@@ -97,6 +98,20 @@ async def start_echo() -> AsyncGenerator[StartEcho, None]:
             return await stack.enter_async_context(EchoEngine(slots=slots))
 
         yield start
+
+
+@pytest.fixture
+async def bad(start_echo: StartEcho) -> EchoEngine:
+    """An engine that a test has fail."""
+    return await start_echo()
+
+
+@pytest.fixture
+async def good(start_echo: StartEcho) -> EchoEngine:
+    """An engine that answers ``GOOD``."""
+    engine = await start_echo()
+    engine.answer(GOOD)
+    return engine
 
 
 @pytest.fixture

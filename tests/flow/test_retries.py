@@ -11,12 +11,11 @@ from sagellm_control.wire.states import EngineState
 
 from ..waiting import wait_until
 from .asking import CHAT_PATH, chat, data, delta_of, error_of, expected_text
-from .conftest import SimulatedEngine, StartEcho, StartEngine, StartSystem
+from .conftest import GOOD, SimulatedEngine, StartEcho, StartEngine, StartSystem
 from .echo_engine import EchoEngine
 from .in_process import InProcessSystem
 
 ASKED = {"model": "echo-1", "messages": [{"role": "user", "content": "hi"}]}
-GOOD = b'{"good":true}'
 GOOD_STREAM = [b'data: {"good":true}\n\n', b"data: [DONE]\n\n"]
 ROUND_ROBIN = {"scheduler_placement": "round_robin"}
 """So that the engine that fails is sure to be asked."""
@@ -25,18 +24,6 @@ ROUND_ROBIN = {"scheduler_placement": "round_robin"}
 async def _ask(system: InProcessSystem, **fields: object) -> tuple[int, bytes]:
     async with system.session.post(system.url + CHAT_PATH, json=ASKED | fields) as response:
         return response.status, await response.read()
-
-
-@pytest.fixture
-async def bad(start_echo: StartEcho) -> EchoEngine:
-    return await start_echo()
-
-
-@pytest.fixture
-async def good(start_echo: StartEcho) -> EchoEngine:
-    engine = await start_echo()
-    engine.answer(GOOD)
-    return engine
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 529, 408, 429])

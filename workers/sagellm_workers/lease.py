@@ -57,10 +57,13 @@ class Lease:
         """Attempts that the worker has on the engine."""
         return len(self._attempts())
 
-    def report(self, state: EngineState, reason: str = "", *, limit: int | None = None) -> None:
+    def report(
+        self, state: EngineState, reason: str = "", *, limit: int | None = None, last_resort: bool = False
+    ) -> None:
         """The engine's state, or how many requests it may be given, has changed; it is written at once."""
-        if (state, reason, limit) != (self.row.state, self.row.reason, self.row.limit):
-            self.row = replace(self.row, state=state, reason=reason, limit=limit)
+        row = replace(self.row, state=state, reason=reason, limit=limit, last_resort=last_resort)
+        if row != self.row:
+            self.row = row
             self._reported.clear()
             self._now.set()
 

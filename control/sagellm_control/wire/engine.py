@@ -72,7 +72,9 @@ class EngineRow:
     """The session that holds its lease; empty: nobody does."""
     version: str = ""
     reason: str = ""
-    """Why it is not READY."""
+    """Why it is not READY, or not with all its places."""
+    last_resort: bool = False
+    """It fails so many requests that it would be left alone if another engine took them."""
 
     def fields(self) -> dict[str, str]:
         """As the row's hash fields; state, worker and lease are the scripts' to write."""
@@ -94,6 +96,7 @@ class EngineRow:
         """The fields that its worker learns while it serves, written with each renewal."""
         return {
             "limit": "" if self.limit is None else str(self.limit),
+            "last_resort": "1" if self.last_resort else "",
             "prefill_tps": f"{self.speed.prefill_tps:.1f}",
             "step_ms": f"{self.speed.step_ms:.3f}",
             "step_ms_per_answer": f"{self.speed.step_ms_per_answer:.4f}",
@@ -130,4 +133,5 @@ def read_engine_row(engine_id: str, fields: Mapping[str, str]) -> EngineRow:
         worker=fields.get("worker", ""),
         version=fields.get("version", ""),
         reason=fields.get("reason", ""),
+        last_resort=fields.get("last_resort") == "1",
     )
