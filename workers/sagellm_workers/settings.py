@@ -108,8 +108,8 @@ class WorkerSettings(BaseModel):
         default=0.5,
         gt=0,
         le=1,
-        description="At this share of failed requests an engine's circuit opens: it gets none, then one as a trial, as long as "
-        "other engines take its requests",
+        description="At this share of failed requests an engine's circuit opens: it gets none, then one as a trial, as "
+        "long as other engines take its requests",
     )
     breaker_open_s: float = Field(
         default=5.0,

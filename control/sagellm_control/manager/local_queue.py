@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Collection
 
 from ..scheduler.engine_load import Reservation
 from ..scheduler.lateness import Verdict
@@ -121,7 +122,7 @@ class ModelQueue:
             self._abilities[PREFILL] > 0 and self._abilities[DECODE] > 0 and self.ready(PREFILL) and self.ready(DECODE)
         )
 
-    def others(self, excluded: frozenset[str]) -> bool:
+    def others(self, excluded: Collection[str]) -> bool:
         """Whether a READY engine is not among the excluded."""
         return any(info.state == EngineState.READY and name not in excluded for name, info in self._infos.items())
 

@@ -47,7 +47,7 @@ class LocalRun:
         self._job = job
         self._queue = queue
         self._arrived_ms = time.time() * 1000
-        self._excluded: frozenset[str] = frozenset()
+        self._excluded: tuple[str, ...] = ()
         self._replay = Replay(job)
         self._sent = False
         self._retry_after_s: float | None = None
@@ -89,7 +89,7 @@ class LocalRun:
                 return
             except AttemptFailed as failed:
                 failure = failed.failure
-                self._excluded |= {failed.engine_id}
+                self._excluded = (*(name for name in self._excluded if name != failed.engine_id), failed.engine_id)
                 if self._sent and not self._replay.rewind():
                     break
         assert failure is not None

@@ -9,8 +9,8 @@
 -- ARGV[10] retries allowed for each request that was accepted of late   ARGV[11] and retries on top of that, in a
 --   window of 10 s (no fewer than the engine has slots; 0: none)   ARGV[12] number of requests
 -- then for each: id, attempt ('': the current one), cause, payload of the end event "failed"
---   cause: 'failed' (counts as a failure, the engine is excluded) | 'lapsed' (counts as a lapse, the engine is
---   excluded) | 'returned' (given back untouched: counts as nothing) | 'stale' (what another engine has read of it is
+--   cause: 'failed' (counts as a failure, the engine is excluded: the last of those) | 'lapsed' (counts as a lapse, the
+--   engine is excluded) | 'returned' (given back untouched: counts as nothing) | 'stale' (what another engine has read of it is
 --   of no use any more: counts as nothing)
 -- Output, for each request: 'waiting' | 'lost' | the outcome with which it ended
 --
