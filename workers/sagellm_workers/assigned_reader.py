@@ -22,6 +22,7 @@ from sagellm_control.wire.states import Outcome, RequestKind
 from . import metrics
 from .adapters.base import EngineAdapter
 from .attempt import Attempt
+from .insistence import is_final
 from .observation import EngineObservation
 from .outbox import Outbox
 from .reservation import hold
@@ -205,6 +206,8 @@ class AssignedReader:
             try:
                 return await read()
             except (RedisError, OSError) as error:
+                if is_final(error):
+                    raise
                 log.warning("engine %s: cannot read a request: %s", self._row.engine_id, error)
                 await asyncio.sleep(RETRY_S)
 

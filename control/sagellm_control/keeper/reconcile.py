@@ -13,9 +13,12 @@ import random
 import re
 from collections.abc import AsyncGenerator, Iterable, Sequence
 
+from redis.exceptions import RedisError, ResponseError
+
 from ..store.connect import Store
 from ..store.inspect import server_ms
 from ..store.steps.mend import Census, Repair, census, heal, mend
+from ..store.steps.misplaced import is_misplaced, remove_misplaced
 from ..store.trouble import log_trouble
 from ..wire.keys import read_name
 from ..wire.states import RequestState
@@ -37,6 +40,9 @@ PAGE_PAUSE_S = 0.01
 """Between two pages of keys, or of the waiting set, so that they take no more than some percent of the server."""
 LEASE_GRACE_MS = 10_000
 """A holder whose lease was lost has so long to renew it."""
+TYPES_EVERY = 15
+"""Looks, between which the types of keys are compared: what one of a wrong type stops goes on after half a minute, and
+at once where a look stumbles over it."""
 UNHEARD_MS = 2000
 """So long after an assignment its worker should have taken it."""
 
@@ -54,6 +60,7 @@ class Reconciler:
         """Where the walk through the waiting set goes on."""
         self._turn, self._held_turn = 0, 0
         """Engines at which the walks through the engines, and through what they hold, go on."""
+        self._looks = 0
         self._unexplained = 0
         """Missing by the counters, and not found by a search: counters that somebody changed."""
 
@@ -68,6 +75,16 @@ class Reconciler:
 
     async def look(self) -> int:
         """Look once; how much was repaired."""
+        repaired = await self._remove_misplaced() if self._looks % TYPES_EVERY == 0 else 0
+        self._looks += 1
+        try:
+            return repaired + await self._compare()
+        except (RedisError, OSError) as error:
+            if not is_misplaced(error):
+                raise
+            return repaired + await self._remove_misplaced() + await self._compare()
+
+    async def _compare(self) -> int:
         engines = await self._engines()
         count = await census(self.store, self.pool, engines)
         repaired = await self._heal_engines(engines)
@@ -77,6 +94,18 @@ class Reconciler:
             repaired += await self._find_missing(count, engines)
         self._turn += MOST_ENGINES
         return repaired
+
+    async def _remove_misplaced(self, requests: Sequence[str] = ()) -> int:
+        try:
+            engines = self._next_engines(await self._engines(), self._turn)
+        except RedisError as error:
+            if not is_misplaced(error):
+                raise
+            engines = []
+        removed = await remove_misplaced(self.store, self.pool, engines, requests)
+        for name, kind in removed:
+            self._note(Repair.MISPLACED, f"key {name!r}, a {kind}")
+        return len(removed)
 
     async def _engines(self) -> list[str]:
         pipe = self.store.commands.pipeline(transaction=False)
@@ -180,7 +209,15 @@ class Reconciler:
         pipe = self.store.commands.pipeline(transaction=False)
         for request_id in ids:
             pipe.hmget(self.keys.record(request_id), *fields)
-        records = await pipe.execute() if ids else []
+        records = await pipe.execute(raise_on_error=False) if ids else []
+        misplaced = [i for i, r in enumerate(records) if isinstance(r, ResponseError) and is_misplaced(r)]
+        if misplaced:
+            await self._remove_misplaced([ids[i] for i in misplaced])
+            for i in misplaced:
+                records[i] = [None] * len(fields)
+        for error in records:
+            if isinstance(error, Exception):
+                raise error
         return [
             (request_id, [None if value is None else value.decode(errors="replace") for value in values])
             for request_id, values in zip(ids, records, strict=True)
