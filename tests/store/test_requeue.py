@@ -39,6 +39,15 @@ async def test_back_at_its_old_rank(
     assert await pool.events("a") == []
 
 
+@pytest.mark.parametrize("cause", list(Cause))
+async def test_a_prompt_stays_one(pool: PoolDriver, cause: Cause) -> None:
+    await pool.engine()
+    await pool.waiting("a", stage="prefill")
+    assert (await pool.assign(Placement("a", 0, "e1", stage="prefill"))).results == ["assigned"]
+    await pool.requeue("a", cause)
+    assert (await pool.record("a"))["stage"] == "prefill"
+
+
 async def test_each_engine_is_excluded_once_and_the_last_one_last(pool: PoolDriver) -> None:
     for engine in ("e1", "e2"):
         await pool.engine(engine)

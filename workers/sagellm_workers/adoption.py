@@ -23,6 +23,7 @@ from sagellm_control.wire.registration import DEFAULT_ROOM, Registration
 from .adapters.base import EngineAdapter, EngineError, EngineFacts
 from .discovery import discover_registered
 from .engine_session import EngineSession
+from .paired_request import paired_kinds, paired_role
 from .settings import WorkerSettings
 from .transport import EngineClient
 
@@ -146,7 +147,8 @@ def row_of(registration: Registration, adapter: EngineAdapter, facts: EngineFact
         models=(registration.model_id,),
         kv_tokens=kv_tokens or 0,
         worker=worker,
-        role=role_of(registration),
+        role=paired_role(facts) or role_of(registration),
+        kinds=paired_kinds(facts),
     )
 
 

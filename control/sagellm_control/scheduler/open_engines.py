@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 
 from ..wire.request import Arrival
+from ..wire.states import Stage
 from .demand import ANY, NOT_SEPARABLE, Demand, Part, meets
 from .engine_index import EngineIndex
 from .engine_ledger import EngineLedger
@@ -124,16 +125,22 @@ class OpenEngines(EngineLedger):
     def part(self, request: Arrival) -> Part:
         """Which part of the request an engine is wanted for now.
 
-        A prompt is read by a prefilling engine only while there is one that decodes. Where nobody takes whole
+        A prompt is read by a prefilling engine only while there is one that decodes; an engine that decodes in a pair
+        gets a request only while there is one that reads prompts for it. Where nobody takes whole
         requests, any engine takes those that cannot be separated.
         """
         if not self.separated:
             return Part.ANY
+        if request.stage == Stage.PREFILL:
+            return Part.PREFILL
         if request.stage:
             return Part.DECODE
         if request.kind in NOT_SEPARABLE:
             return Part.WHOLE if self.takes_whole(request) else Part.ANY
-        return Part.BEGIN if self._index_for((request.model, "", Part.DECODE)).ready else Part.WHOLE
+        begins = self._index_for((request.model, "", Part.DECODE)).ready
+        if self._index_for((request.model, "", Part.PREFILL)).ready:
+            return Part.BEGIN_OR_PAIR if begins else Part.WHOLE_OR_PAIR
+        return Part.BEGIN if begins else Part.WHOLE
 
     def _able(self, request: Arrival, forecast: Forecast, index: EngineIndex, engines: Iterable[str]) -> Iterator[str]:
         able = self._fitting(forecast, index, engines) if self._budgets else iter(engines)

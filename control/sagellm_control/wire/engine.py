@@ -38,6 +38,7 @@ class EngineSpeed:
 
 
 _TYPICAL = EngineSpeed()
+PAIRED_KIND = "sglang"
 
 
 @dataclass(slots=True, frozen=True)
@@ -75,6 +76,17 @@ class EngineRow:
     """Why it is not READY, or not with all its places."""
     last_resort: bool = False
     """It fails so many requests that it would be left alone if another engine took them."""
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether it holds a request together with another engine, one for the prompt and one for the answer, as
+        SGLang's engines with a ``--disaggregation-mode`` do."""
+        return self.kind == PAIRED_KIND and self.role in (EngineRole.PREFILL, EngineRole.DECODE)
+
+    @property
+    def only_answers(self) -> bool:
+        """Whether the prompts of its requests are read by another engine at the same time."""
+        return self.is_paired and self.role is EngineRole.DECODE
 
     def fields(self) -> dict[str, str]:
         """As the row's hash fields; state, worker and lease are the scripts' to write."""

@@ -75,6 +75,8 @@ class NewRequest:
     """Should its engine be lost in the middle of the answer, another one may go on with it."""
     orphan_grace_ms: int = 0
     """Cancelled when nobody has listened for so long; 0: it goes on for whoever may come."""
+    stage: str = ""
+    """``prefill``: only the prompt of another request, see ``Stage.PREFILL``; empty: a request."""
 
     @property
     def fingerprint(self) -> str:
@@ -110,7 +112,8 @@ class Arrival:
     """Engines on which an attempt of it failed, the last one last. It gets that one only if there is no other, and the
     others if none has room that has not failed it."""
     stage: str = ""
-    """``decode``: an engine has read its prompt, and another one is to answer; empty: nothing has been done yet."""
+    """``decode``: an engine has read its prompt, and another one is to answer; ``prefill``: it is the prompt of another
+    request, to be read for the engine that holds that one; empty: nothing has been done yet."""
 
 
 _LEVELS = tuple(str(int(priority)) for priority in RequestPriority)
