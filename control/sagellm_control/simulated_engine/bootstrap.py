@@ -45,11 +45,6 @@ class Rooms:
     def routes(self) -> list[web.RouteDef]:
         return [web.get(f"{PATH}/{{room}}", self.meet), web.get("/server_info", self.server_info)]
 
-    @property
-    def waiting(self) -> int:
-        """Prompts that have been sent, and not read yet."""
-        return len(self._rooms)
-
     async def enter(self, body: RequestBody) -> int:
         """Wait for the partner: of a prompt until somebody wants it, of an answer until its prompt has been read."""
         room = body.integer("bootstrap_room")
