@@ -22,7 +22,7 @@ from sagellm_workers.adapters.chunks import WholeBody
 from sagellm_workers.adapters.engine_http import retry_after_s
 from sagellm_workers.adapters.sse import data_of
 from sagellm_workers.answer_watch import AnswerWatch
-from sagellm_workers.discovery import ADAPTERS, adapter_for, kind_of
+from sagellm_workers.discovery import ADAPTERS, adapter_for, facts_of, kind_of
 from sagellm_workers.observation import EngineObservation
 from sagellm_workers.prefill_decode import NotSeparable, Stale, read_prefill, staged_call
 from sagellm_workers.takeover import CannotContinue, Takeover
@@ -74,5 +74,4 @@ async def engine_session(store: Store, adapter: object, registration: Registrati
     from sagellm_workers.settings import WorkerSettings
 
     served = cast(EngineAdapter, adapter)
-    row = row_of(registration, await kind_of(served), worker)
-    return EngineSession(store, served, row, WorkerSettings())
+    return EngineSession(store, served, row_of(registration, served, await facts_of(served), worker), WorkerSettings())

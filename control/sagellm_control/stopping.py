@@ -1,11 +1,11 @@
-"""How every process of the system is asked to stop."""
+"""How every process of the system is asked to stop, and how its loops pause without missing that."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 
@@ -22,6 +22,14 @@ async def stop_requested() -> AsyncGenerator[asyncio.Event, None]:
     finally:
         for number in signals:
             loop.remove_signal_handler(number)
+
+
+async def is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for the event, at most so long (s; not above 0: not at all); whether it is set."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
 
 
 async def run_until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:

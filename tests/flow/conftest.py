@@ -25,9 +25,9 @@ from .in_process import GATEWAY, SCHEDULER, WORKER, InProcessSystem, in_process_
 
 # As fast as Python.
 FREE: dict[str, Any] = {"prefill_tokens_per_s": 0, "tpot_ms": 0, "tpot_per_running_ms": 0}
+GOOD = b'{"good":true}'
 # The first token comes at once, the second one never.
 ENDLESS: dict[str, Any] = {"prefill_tokens_per_s": 0, "tpot_ms": 3_600_000, "tpot_per_running_ms": 0}
-GOOD = b'{"good":true}'
 
 
 @dataclass

@@ -27,10 +27,10 @@ def waits_beside_room(state: PoolState) -> list[str]:
     ready = {name for name, engine in state.engines.items() if engine.row["state"] == "READY"}
     for request_id in state.waiting:
         record = state.records[request_id]
-        excluded = set(record.get("excluded", "").split())
+        failed_last = set(record.get("excluded", "").split()[-1:])
         serving = {e for e in ready if not record.get("model") or record["model"] in ENGINES[e]}
-        allowed = serving - excluded or serving
-        asks = f"{request_id} (model {record.get('model')!r}, failed on {sorted(excluded)})"
+        allowed = serving - failed_last or serving
+        asks = f"{request_id} (model {record.get('model')!r}, failed last on {sorted(failed_last)})"
         found += [f"{asks} could go to {e} of {sorted(ready)}" for e in sorted(allowed) if state.room[e] > 0]
     return found
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from sagellm_control.keeper import reconcile
 from sagellm_control.keeper.lapses import LapseKeeper
 from sagellm_control.keeper.reconcile import MOST_ENGINES, MOST_REQUESTS, UNHEARD_MS, Reconciler
 from sagellm_control.store.connect import Store
@@ -230,6 +231,37 @@ async def test_it_goes_on_where_it_was(pool: PoolDriver, keeper: Reconciler) -> 
     for _ in range(4):
         await keeper.look()
     assert set((await pool.room()).values()) == {1}
+
+
+async def test_every_engines_reservations_get_their_turn(
+    pool: PoolDriver, keeper: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look goes no further than some reservations; the next one begins behind them."""
+    monkeypatch.setattr(reconcile, "MOST_REQUESTS", 2)
+    for engine in ("e1", "e2", "e3"):
+        await pool.engine(engine, slots=4)
+        await pool.running(f"{engine}-a", f"{engine}-b", engine=engine)
+    await pool.store.commands.hset(pool.keys.reservations("e3"), "nobody", 0)
+    for _ in range(2):
+        await keeper.look()
+        assert "nobody" in await pool.holds("e3")
+    await keeper.look()
+    assert await pool.holds("e3") == {"e3-a", "e3-b"}
+
+
+async def test_a_round_through_what_waits_takes_no_more_looks_than_are_meant(
+    pool: PoolDriver, keeper: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "MOST_REQUESTS", 10)
+    monkeypatch.setattr(reconcile, "LOOKS_A_ROUND", 4)
+    monkeypatch.setattr(reconcile, "PAGE_PAUSE_S", 0)
+    await pool.engine(slots=0)
+    ids = [f"r{n}" for n in range(400)]  # more than a server keeps in one piece
+    await pool.accept(*ids)
+    await pool.admit(*(pool.admission(entry) for entry in (await pool.take(arrivals=len(ids))).arrivals))
+    await pool.store.commands.zadd(pool.keys.waiting, {f"stray-{n}": n for n in range(200)})
+    # The first look counts the strays among what is placed; each puts right what it meets.
+    assert sum([await keeper.look() for _ in range(4 + 2)]) == 200
 
 
 async def test_half_of_everything_is_broken(pool: PoolDriver) -> None:

@@ -169,11 +169,11 @@ def crowd(size: int) -> OpenEngines:
     return engines
 
 
-def asking(model: str = "", excluded: frozenset[str] = frozenset()) -> Arrival:
+def asking(model: str = "", excluded: tuple[str, ...] = ()) -> Arrival:
     return Arrival("r", RequestPriority.NORMAL, 0.0, model=model, excluded=excluded, session="s", prefix=PREFIX)
 
 
-def place(name: str, model: str = "", excluded: frozenset[str] = frozenset()) -> Callable[[OpenEngines], object]:
+def place(name: str, model: str = "", excluded: tuple[str, ...] = ()) -> Callable[[OpenEngines], object]:
     placement = make_placement(name)
     request = asking(model, excluded)
 
@@ -197,7 +197,7 @@ QUESTIONS: dict[str, Callable[[OpenEngines], object]] = {
     for name in PLACEMENTS
     for case, question in {
         "any engine": place(name),
-        "not the first": place(name, excluded=frozenset({"e0"})),
+        "not the first": place(name, excluded=("e0",)),
         "a model that one serves": place(name, model="rare"),
         "a model that none serves": place(name, model="unknown"),
     }.items()

@@ -27,7 +27,7 @@ def engines(free: dict[str, int], *, slots: int = 4, lora_on: tuple[str, ...] = 
     return view
 
 
-def asking(model: str = "", excluded: frozenset[str] = frozenset()) -> Arrival:
+def asking(model: str = "", excluded: tuple[str, ...] = ()) -> Arrival:
     return Arrival("r", RequestPriority.NORMAL, 0.0, model=model, excluded=excluded)
 
 
@@ -89,21 +89,33 @@ def test_only_engines_that_serve_the_model(placement: Placement) -> None:
 
 def test_not_where_it_failed(placement: Placement) -> None:
     view = engines({"a": 4, "b": 1})
-    assert choices(placement, view, 2, asking(excluded=frozenset("a"))) == ["b", None]
+    assert choices(placement, view, 2, asking(excluded=("a",))) == ["b", None]
 
 
 @pytest.mark.parametrize(
     ("ready", "lora_on", "asked", "expected"),
     [
-        # It failed on every engine there is: any may try again.
-        ({"a": 1}, (), asking(excluded=frozenset("a")), "a"),
-        ({"a": 0, "b": 1}, (), asking(excluded=frozenset("ab")), "b"),
+        # It failed on every engine there is: any may try again, but for the last one, unless it is alone.
+        ({"a": 1}, (), asking(excluded=("a",)), "a"),
+        ({"a": 4, "b": 8}, (), asking(excluded=("a", "b")), "a"),
+        ({"a": 0, "b": 1}, (), asking(excluded=("a", "b")), None),
+        # One that failed it long ago may have recovered: better than waiting for one that has not.
+        ({"a": 1, "b": 8, "c": 0}, (), asking(excluded=("a", "b")), "a"),
+        ({"a": 8, "b": 8, "c": 1}, (), asking(excluded=("a", "b")), "c"),
         # The other has no room now, but will have.
-        ({"a": 1, "b": 0}, (), asking(excluded=frozenset("a")), None),
+        ({"a": 1, "b": 0}, (), asking(excluded=("a",)), None),
         # The other does not serve the model and never will: waiting for it would be waiting for ever.
-        ({"a": 1, "b": 1}, ("a",), asking("lora", frozenset("a")), "a"),
+        ({"a": 1, "b": 1}, ("a",), asking("lora", ("a",)), "a"),
     ],
-    ids=["the only one", "all of them", "one that is full", "the only one with the model"],
+    ids=[
+        "the only one",
+        "all of them",
+        "all of them, and the last has room",
+        "one before the last",
+        "one that has not",
+        "one that is full",
+        "the only one with the model",
+    ],
 )
 def test_where_it_failed_when_there_is_no_other(
     placement: Placement, ready: dict[str, int], lora_on: tuple[str, ...], asked: Arrival, expected: str | None

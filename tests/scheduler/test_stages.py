@@ -72,6 +72,61 @@ def test_who_may_go_where(pool: str, fields: dict[str, Any], takers: str, placem
     assert chosen is None or (isinstance(chosen, str) and chosen[0] in takers)
 
 
+@pytest.mark.parametrize(
+    ("pool", "fields", "takers"),
+    [
+        ("pd", {"kind": "chat"}, "d"),
+        ("pd", {"kind": "chat", "stage": "prefill"}, "p"),
+        ("pd", {"kind": "chat", "stage": "decode"}, ""),
+        ("pd", {"kind": "embedding"}, ""),
+        ("pdg", {"kind": "chat"}, "dg"),
+        ("pdg", {"kind": "chat", "stage": "prefill"}, "p"),
+        ("pdg", {"kind": "embedding"}, "g"),
+        ("d", {"kind": "chat"}, ""),
+        ("dg", {"kind": "chat"}, "g"),
+        ("p", {"kind": "chat"}, ""),
+    ],
+)
+def test_who_may_go_where_in_pairs(pool: str, fields: dict[str, Any], takers: str) -> None:
+    engines = OpenEngines()
+    ids = [f"{name}{n}" for n, name in enumerate(pool)]
+    for e in ids:
+        kinds = () if e[0] == "g" else ("chat", "completion")
+        engines.learn([EngineRow(e, "pool", "", "sglang", 4, ("pool",), role=ROLES[e[0]], kinds=kinds)])
+    engines.refresh(dict.fromkeys(ids, 4))
+    asked = request(**fields)
+    assert {engine[0] for engine in engines.by_load(asked)} == set(takers)
+    for engine in ids:
+        reads_nothing = engine[0] == "d" or fields.get("stage") == "decode"
+        assert (engines.uncached_tokens(engine, asked, forecast()) == 0) == reads_nothing
+
+
+def test_pairs_beside_engines_that_hand_over() -> None:
+    engines = view("pdg")
+    engines.learn(EngineRow(e, "pool", "", "sglang", 4, ("pool",), role=ROLES[e[0]]) for e in ("p8", "d9"))
+    engines.refresh(dict.fromkeys(("p0", "d1", "g2", "p8", "d9"), 4))
+    assert set(engines.by_load(request())) == {"p0", "g2", "d9"}
+    assert set(engines.by_load(request(stage="prefill"))) == {"p8"}
+    assert set(engines.by_load(request(stage="decode"))) == {"d1", "g2"}
+
+
+async def test_a_prompt_is_ahead_of_whatever_waits(pool: PoolDriver) -> None:
+    """Its request holds a place meanwhile."""
+    row: dict[str, Any] = {"kind": "sglang", "kinds": ("chat",)}
+    await pool.engine("d", role=EngineRole.DECODE, slots=0, **row)
+    await pool.engine("p", role=EngineRole.PREFILL, slots=0, **row)
+    async with schedulers(pool):
+        await pool.accept(*(f"r{n}" for n in range(20)))
+        await pool.accept("late", stage="prefill")
+        await pool.accept("urgent", stage="prefill", priority=RequestPriority.CRITICAL)
+
+        async def all_wait() -> bool:
+            return len(await pool.waiting_ids()) == 22
+
+        await wait_until(all_wait)
+    assert set((await pool.waiting_ids())[:2]) == {"late", "urgent"}
+
+
 def test_engines_come_and_go() -> None:
     engines = view("pd")
     assert list(engines.by_load(request())) == ["p0"]
@@ -87,9 +142,9 @@ def test_engines_come_and_go() -> None:
 
 def test_who_has_failed_it_gets_it_again_only_if_its_stage_has_no_other() -> None:
     engines = view("pddg")
-    assert set(engines.by_load(request(excluded=frozenset({"p0"})))) == {"g3"}
-    assert set(engines.by_load(request(stage="decode", excluded=frozenset({"d1", "g3"})))) == {"d2"}
-    assert set(view("pd").by_load(request(excluded=frozenset({"p0"})))) == {"p0"}
+    assert set(engines.by_load(request(excluded=("p0",)))) == {"g3"}
+    assert set(engines.by_load(request(stage="decode", excluded=("d1", "g3")))) == {"d2"}
+    assert set(view("pd").by_load(request(excluded=("p0",)))) == {"p0"}
 
 
 def test_each_stage_takes_the_room_that_it_needs() -> None:

@@ -127,7 +127,7 @@ async def test_the_head_of_the_waiting_set(busy: PoolDriver) -> None:
     line = WaitingLine(busy.store, busy.name)
     head = await line.read(0, 2)
     assert [(waiting.arrival.id, waiting.attempts) for waiting in head] == [("runs", 1), ("first", 0)]
-    assert head[0].arrival.excluded == {"e1"}
+    assert head[0].arrival.excluded == ("e1",)
     assert len(await line.read(0, 99)) == 3
     assert [waiting.arrival.id for waiting in await line.read(1, 1)] == ["first"]
 

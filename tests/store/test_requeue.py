@@ -39,14 +39,23 @@ async def test_back_at_its_old_rank(
     assert await pool.events("a") == []
 
 
-async def test_each_engine_is_excluded_once(pool: PoolDriver) -> None:
+@pytest.mark.parametrize("cause", list(Cause))
+async def test_a_prompt_stays_one(pool: PoolDriver, cause: Cause) -> None:
+    await pool.engine()
+    await pool.waiting("a", stage="prefill")
+    assert (await pool.assign(Placement("a", 0, "e1", stage="prefill"))).results == ["assigned"]
+    await pool.requeue("a", cause)
+    assert (await pool.record("a"))["stage"] == "prefill"
+
+
+async def test_each_engine_is_excluded_once_and_the_last_one_last(pool: PoolDriver) -> None:
     for engine in ("e1", "e2"):
         await pool.engine(engine)
     await pool.running("a", engine="e1")
     for attempt, engine in enumerate(("e1", "e2", "e1"), 1):
         await pool.requeue("a", attempt=attempt, engine=engine, max_failures=9)
         await pool.assign(Placement("a", attempt, "e2" if engine == "e1" else "e1"))
-    assert (await pool.record("a"))["excluded"] == "e1 e2"
+    assert (await pool.record("a"))["excluded"] == "e2 e1"
 
 
 async def test_with_the_last_failure_it_ends_with_that_error(pool: PoolDriver) -> None:

@@ -53,7 +53,7 @@ def test_read_arrival() -> None:
         timeout_ms=9000,
         prompt_tokens=12,
         max_tokens=34,
-        excluded=frozenset({"e1", "e2"}),
+        excluded=("e1", "e2"),
     )
 
 

@@ -26,10 +26,14 @@ class RememberingLease:
 
     def __init__(self) -> None:
         self.held = 0
+        self.last_resort = False
         self.last: tuple[EngineState, str, int | None] = (EngineState.READY, "", None)
         self.states: list[EngineState] = []
 
-    def report(self, state: EngineState, reason: str = "", *, limit: int | None = None) -> None:
+    def report(
+        self, state: EngineState, reason: str = "", *, limit: int | None = None, last_resort: bool = False
+    ) -> None:
+        self.last_resort = last_resort
         self.last = (state, reason, limit)
         self.states.append(state)
 
@@ -43,6 +47,10 @@ class Engine:
     def __init__(self) -> None:
         self.well = True
         self.probes = 0
+        self.others = True
+
+    async def others_serve(self) -> bool:
+        return self.others
 
     async def healthy(self) -> bool:
         self.probes += 1
@@ -61,7 +69,7 @@ def engine() -> Engine:
 
 @contextlib.asynccontextmanager
 async def watching(engine: Any, lease: Any, settings: HealthSettings = SETTINGS) -> Any:
-    watch = HealthWatch(engine, ROW, lease, settings)
+    watch = HealthWatch(engine, ROW, lease, settings, others_serve=engine.others_serve)
     task = asyncio.create_task(watch.run())
     try:
         yield watch
@@ -106,6 +114,43 @@ async def test_failures_open_the_circuit(engine: Engine, lease: RememberingLease
         await wait_until(lambda: lease.last == (EngineState.READY, "", None))
 
 
+async def test_the_circuit_takes_no_engine_away_that_is_the_last(engine: Engine, lease: RememberingLease) -> None:
+    patient = HealthSettings(interval_s=0.01, slow_start_s=3600, breaker=BreakerSettings(min_requests=4, open_s=3600))
+    engine.others = False
+    async with watching(engine, lease, patient) as watch:
+        for _ in range(4):
+            watch.attempt_ended("engine_error")
+        await wait_until(lambda: lease.last_resort)
+        assert set(lease.states) == {EngineState.READY}
+        assert lease.last[1].startswith("circuit open: it failed 4 of 4 requests")
+        assert lease.last[2] is None, "with all its places"
+        engine.others = True
+        await wait_until(lambda: lease.last[0] is EngineState.ERROR)
+        assert not lease.last_resort
+        engine.others = False
+        await wait_until(lambda: lease.last_resort)
+        engine.well = False
+        await wait_until(lambda: lease.last == (EngineState.ERROR, NOT_ANSWERING, None), what="it is dead")
+
+
+async def test_a_last_engine_whose_circuit_closes_is_not_started_slowly(
+    engine: Engine, lease: RememberingLease
+) -> None:
+    hasty = HealthSettings(interval_s=0.01, slow_start_s=3600, breaker=BreakerSettings(min_requests=4, open_s=0.01))
+    engine.others = False
+    async with watching(engine, lease, hasty) as watch:
+        for _ in range(4):
+            watch.attempt_ended("engine_error")
+        await wait_until(lambda: lease.last_resort)
+
+        def closed() -> bool:
+            watch.attempt_ended("completed")
+            return lease.last == (EngineState.READY, "", None)
+
+        await wait_until(closed)
+    assert set(lease.states) == {EngineState.READY}
+
+
 @pytest.mark.parametrize("result", ["cancelled", "expired", "returned", "lost", "engine_busy", "refused", "completed"])
 async def test_what_is_not_the_engines_failure_does_not(engine: Engine, lease: RememberingLease, result: str) -> None:
     async with watching(engine, lease) as watch:
@@ -124,11 +169,12 @@ async def test_a_pause_is_in_force_when_it_returns(engine: Engine, lease: Rememb
 
 
 async def test_who_drains_is_not_made_ready_by_a_pause(engine: Engine, lease: RememberingLease) -> None:
-    async with watching(engine, lease) as watch:
-        await wait_until(lambda: lease.states)
-        watch.stop()
-        lease.report(EngineState.DRAINING, "its worker is stopping")
-        await watch.pause(5)
-        watch.attempt_ended("engine_unreachable")
-        await asyncio.sleep(5 * SETTINGS.interval_s)
-        assert lease.last[0] is EngineState.DRAINING
+    watch = HealthWatch(engine, ROW, lease, SETTINGS, others_serve=engine.others_serve)  # type: ignore[arg-type]
+    running = asyncio.create_task(watch.run())
+    await wait_until(lambda: lease.states)
+    watch.stop()
+    lease.report(EngineState.DRAINING, "its worker is stopping")
+    await watch.pause(5)
+    watch.attempt_ended("engine_unreachable")
+    await running
+    assert lease.last[0] is EngineState.DRAINING

@@ -149,7 +149,21 @@ def test_engines_of_sglang_get_whole_requests(caplog: pytest.LogCaptureFixture) 
     with caplog.at_level(logging.WARNING):
         (row,) = engine_rows("http://127.0.0.1:1", facts, WorkerSettings(role=EngineRole.PREFILL))
     assert row.role is EngineRole.GENERAL
-    assert "SGLang" in caplog.text
+    assert "--disaggregation-mode" in caplog.text
+
+
+@pytest.mark.parametrize("wanted", [EngineRole.GENERAL, EngineRole.PREFILL, EngineRole.DECODE])
+@pytest.mark.parametrize(("mode", "role"), [("prefill", EngineRole.PREFILL), ("decode", EngineRole.DECODE)])
+def test_an_engine_in_a_pair_has_the_role_that_it_was_started_for(
+    mode: str, role: EngineRole, wanted: EngineRole, caplog: pytest.LogCaptureFixture
+) -> None:
+    facts = EngineFacts("sglang", "", (ModelFacts("m"),), 4, None, disaggregation=mode, bootstrap_port=8998)
+    with caplog.at_level(logging.WARNING):
+        (row,) = engine_rows("http://127.0.0.1:1", facts, WorkerSettings(role=wanted))
+    assert (row.role, row.kinds, row.is_paired) == (role, ("chat", "completion"), True)
+    assert bool(caplog.records) == (wanted not in (role, EngineRole.GENERAL))
+    adopted = row_of(Registration("e1", "m", "127.0.0.1", 1), OPENAI, facts, "w")
+    assert (adopted.role, adopted.kinds) == (role, row.kinds)
 
 
 @pytest.mark.parametrize(
@@ -158,4 +172,4 @@ def test_engines_of_sglang_get_whole_requests(caplog: pytest.LogCaptureFixture) 
 )
 def test_the_type_of_a_registered_engine_is_its_role(instance_type: str | None, role: EngineRole) -> None:
     registration = Registration("e1", "m", "127.0.0.1", 1, metadata={"instance_type": instance_type})
-    assert row_of(registration, "openai", "w").role is role
+    assert row_of(registration, OPENAI, None, "w").role is role

@@ -11,6 +11,7 @@ import socket
 
 from redis.exceptions import RedisError
 
+from sagellm_control.stopping import is_set_within
 from sagellm_control.store.connect import Store
 from sagellm_control.store.inspect import engine_rows, server_ms
 from sagellm_control.store.registrations import registrations
@@ -19,9 +20,10 @@ from sagellm_control.store.trouble import log_trouble
 from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.registration import DEFAULT_ROOM, Registration, instance_type_of, kinds_of, role_of
 
-from .adapters.base import EngineAdapter, EngineError
-from .discovery import adapter_for, kind_of
+from .adapters.base import EngineAdapter, EngineError, EngineFacts
+from .discovery import discover_registered, facts_of
 from .engine_session import EngineSession
+from .paired_request import paired_kinds, paired_role
 from .settings import WorkerSettings
 from .transport import EngineClient
 
@@ -58,9 +60,7 @@ class Adopter:
                     await self._look(tasks)
                 except Exception as error:
                     log_trouble(log, "cannot look for registered engines", error)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_EVERY_S):
-                        await stop.wait()
+                await is_set_within(stop, LOOK_EVERY_S)
             for _, ended in self._served.values():
                 ended.set()
 
@@ -90,44 +90,38 @@ class Adopter:
 
     async def _serve(self, registration: Registration, ended: asyncio.Event) -> None:
         others_first_s = min(LONGEST_STAND_BACK_S, STAND_BACK_S * (len(self._served) - 1)) * random.uniform(0.5, 1.0)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(others_first_s):
-                await ended.wait()
-        if ended.is_set() or await self._is_held(registration):
+        if await is_set_within(ended, others_first_s) or await self._is_held(registration):
             return
-        adapter = await self._find(registration, ended)
-        if adapter is None:
+        found = await self._find(registration, ended)
+        if found is None:
             return
-        try:
-            row = row_of(registration, await kind_of(adapter), self.name)
-        except EngineError:
-            return  # gone again; the next look begins anew
+        adapter, facts = found
+        row = row_of(registration, adapter, facts, self.name)
         session = EngineSession(self._store, adapter, row, self._settings)
         await session.serve(ended)
         await self._clean_up(registration)
 
-    async def _find(self, registration: Registration, ended: asyncio.Event) -> EngineAdapter | None:
+    async def _find(
+        self, registration: Registration, ended: asyncio.Event
+    ) -> tuple[EngineAdapter, EngineFacts | None] | None:
         metadata = registration.metadata
+        options = self._settings.engine_options
+        if api_key := metadata.get("api_key"):
+            options["api_key"] = str(api_key)
         told = ""
         while not ended.is_set():
             try:
-                adapter = await adapter_for(
-                    registration.url,
-                    self._client,
-                    wire=str(metadata.get("wire") or "auto"),
-                    api_key=metadata.get("api_key") or self._settings.api_key,
-                )
+                wire = str(metadata.get("wire") or "auto")
+                adapter, facts = await discover_registered(registration.url, self._client, wire=wire, **options)
                 if await adapter.healthy():
-                    return adapter
+                    return adapter, facts or await facts_of(adapter)
                 problem = "it does not answer health probes"
             except (EngineError, ValueError) as error:
                 problem = str(error)
             if problem != told:
                 log.warning("waiting for registered engine %s: %s", registration.engine_id, problem)
                 told = problem
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PROBE_AGAIN_S):
-                    await ended.wait()
+            await is_set_within(ended, PROBE_AGAIN_S)
         return None
 
     async def _clean_up(self, registration: Registration) -> None:
@@ -138,19 +132,22 @@ class Adopter:
                 await remove_engine(self._store, registration.model_id, registration.engine_id)
 
 
-def row_of(registration: Registration, kind: str, worker: str) -> EngineRow:
-    """The row of a registered engine; ``kind``: which server it is."""
+def row_of(registration: Registration, adapter: EngineAdapter, facts: EngineFacts | None, worker: str) -> EngineRow:
+    """The row of a registered engine: its room as registered, and what it says about itself."""
     instance_type = instance_type_of(registration.metadata)
     room, kv_tokens = (registration.metadata.get(name) for name in ("max_concurrent_requests", "kv_tokens"))
+    if not isinstance(kv_tokens, int) or kv_tokens < 0:
+        kv_tokens = facts.kv_tokens if facts else None
     return EngineRow(
         engine_id=registration.engine_id,
         pool=registration.model_id,
         url=registration.url,
-        kind=kind,
+        kind=facts.kind if facts else adapter.name,
+        version=facts.version if facts else "",
         slots=room if isinstance(room, int) and room > 0 else DEFAULT_ROOM,
         models=(registration.model_id,),
-        kinds=kinds_of(registration.engine_kind, instance_type),
-        kv_tokens=kv_tokens if isinstance(kv_tokens, int) and kv_tokens > 0 else 0,
+        kinds=paired_kinds(facts) or kinds_of(registration.engine_kind, instance_type),
+        kv_tokens=kv_tokens or 0,
         worker=worker,
-        role=role_of(instance_type),
+        role=paired_role(facts) or role_of(instance_type),
     )

@@ -17,13 +17,16 @@ from sagellm_control.store.stream_answer import stream_entries
 from sagellm_control.wire.assignment import Assignment, CancelNotice, read_assigned
 from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.keys import WORKER_GROUP
-from sagellm_control.wire.states import RESERVATIONS, Outcome
+from sagellm_control.wire.states import RESERVATIONS, Outcome, Stage
 
 from . import metrics
 from .adapters.base import EngineAdapter
 from .attempt import Attempt
+from .insistence import is_final
 from .observation import EngineObservation
 from .outbox import Outbox
+from .paired_decode import PairedAdapter
+from .paired_prefill import PromptAttempt
 from .reservation import hold
 
 log = logging.getLogger(__name__)
@@ -145,7 +148,13 @@ class AssignedReader:
         return key in self._attempts or self._outbox.is_reporting(key)
 
     def _take(self, assignment: Assignment, tasks: asyncio.TaskGroup) -> None:
-        attempt = Attempt(assignment, self._adapter, self._outbox, self._row.engine_id, self._row.kind, self._seen)
+        adapter, kind = self._adapter, Attempt
+        if self._row.is_paired and assignment.stage is Stage.PREFILL:
+            kind = PromptAttempt
+        elif self._row.is_paired:
+            adapter = PairedAdapter(adapter, self._store, self._client, self._row.pool, assignment)
+        attempt = kind(assignment, adapter, self._outbox, self._row.engine_id, self._row.kind, self._seen)
+        attempt.watch.prefilled_elsewhere = adapter is not self._adapter
         self._attempts[attempt.key] = attempt
         self._none_left.clear()
         if self._draining or attempt.key in self._ended_keys:
@@ -176,6 +185,8 @@ class AssignedReader:
                 body = await self._insist(lambda: self._store.commands.get(keys.body(assignment.request_id)))
             if body is None:
                 attempt.end(Outcome.FAILED, 500, "body_lost", "The request's body is gone.")
+            elif isinstance(attempt, PromptAttempt):
+                await attempt.read(body, self._store, self._row.pool)
             elif assignment.kind in RESERVATIONS:
                 await hold(attempt, self._store, body)
             elif assignment.after == (0, 0):
@@ -205,6 +216,8 @@ class AssignedReader:
             try:
                 return await read()
             except (RedisError, OSError) as error:
+                if is_final(error):
+                    raise
                 log.warning("engine %s: cannot read a request: %s", self._row.engine_id, error)
                 await asyncio.sleep(RETRY_S)
 

@@ -20,6 +20,8 @@ from .adapters.base import (
     EngineError,
     EngineReply,
     EngineTimeout,
+    PartnerFailed,
+    PartnerRefused,
 )
 from .answer_watch import AnswerWatch
 from .observation import EngineObservation
@@ -29,6 +31,8 @@ from .takeover import CannotContinue, Takeover
 
 MOST_PENDING_BYTES = 1 << 20
 """Output that may wait for Redis; beyond it the engine is read no further until some has been written."""
+
+CODES = {EngineTimeout: "engine_timeout", EngineBroken: "engine_broken", PartnerFailed: "prefill_failed"}
 
 MOST_ERROR_BYTES = 1 << 20
 """Of an engine's error body; more is of no use to anybody."""
@@ -156,9 +160,8 @@ class Attempt:
             priority=int(a.priority),
         )
         try:
-            age_ms = a.assigned_ms - a.prefilled_ms
-            staged = staged_call(call, a.stage, self.engine_kind, self.adapter, handed=a.transfer, age_ms=age_ms)
-            self.watch.prefilled_elsewhere = staged is not call and a.stage is Stage.DECODE
+            staged = self._staged(call)
+            self.watch.prefilled_elsewhere |= staged is not call and a.stage is Stage.DECODE
             with self.watch.calling():
                 async with self.adapter.run(staged) as reply:
                     await self._pass_on(reply)
@@ -168,16 +171,23 @@ class Attempt:
             self._reported = True
             self.result = "stale"
             self.outbox.requeue(self, Cause.STALE)
+        except PartnerRefused as refusal:
+            kind, body = refusal.content_type, refusal.body
+            ending = Ending(Outcome.REFUSED, refusal.status, content_type=kind, engine=self.engine_id, body=body)
+            self._finish(ending, "refused")
         except EngineError as error:
-            code = "engine_timeout" if isinstance(error, EngineTimeout) else "engine_unreachable"
-            if isinstance(error, EngineBroken):
-                code = "engine_broken"
+            code = next((name for kind, name in CODES.items() if isinstance(error, kind)), "engine_unreachable")
             status = 504 if isinstance(error, EngineTimeout) else 502
             ending = Ending(Outcome.FAILED, status, code=code, message=str(error), engine=self.engine_id)
             if isinstance(error, AnswerTooLong):
                 self._finish(ending, code)
             else:
                 self._fail(ending)
+
+    def _staged(self, call: EngineCall) -> EngineCall:
+        a = self.assignment
+        age_ms = a.assigned_ms - a.prefilled_ms
+        return staged_call(call, a.stage, self.engine_kind, self.adapter, handed=a.transfer, age_ms=age_ms)
 
     def _advance(self, transfer: bytes) -> None:
         self._reported = True

@@ -61,30 +61,45 @@ async def _find(
     return openai, openai.learn(await survey_from(http, models))
 
 
-async def adapter_for(
+async def discover_registered(
     url: str, client: httpx.AsyncClient, *, wire: str = "auto", **options: Unpack[EngineOptions]
-) -> EngineAdapter:
-    """The adapter for an engine that somebody has registered, whatever it says about itself.
+) -> tuple[EngineAdapter, EngineFacts | None]:
+    """The adapter for an engine that somebody has registered, and its facts; None: nothing was asked, or told.
 
     Raises EngineUnreachable if it does not answer, ValueError if `wire` or the address is wrong.
     """
     match wire:
         case "openai":
-            return OpenAIHttpAdapter(url, client, **options)
+            return OpenAIHttpAdapter(url, client, **options), None
         case "sagellm":
-            return SageLLMAdapter(url, client, **options)
+            return SageLLMAdapter(url, client, **options), None
         case "auto":
             pass
         case _:
             raise ValueError(f"wire {wire!r} is none of {', '.join(ADAPTERS)}")
     own = SageLLMAdapter(url, client, **options)
     try:
-        return (await _find(url, client, **options))[0]
+        return await _find(url, client, **options)
     except ValueError as error:
         # It tells nothing about itself. What programs of the sageLLM control plane run speaks at least its wire.
         if await own.healthy():
-            return own
+            return own, None
         raise EngineUnreachable(str(error)) from error
+
+
+async def adapter_for(
+    url: str, client: httpx.AsyncClient, *, wire: str = "auto", **options: Unpack[EngineOptions]
+) -> EngineAdapter:
+    """The adapter alone; see ``discover_registered``."""
+    return (await discover_registered(url, client, wire=wire, **options))[0]
+
+
+async def facts_of(adapter: EngineAdapter) -> EngineFacts | None:
+    """What the engine says about itself; None: nothing. Raises EngineUnreachable if it does not answer."""
+    try:
+        return await adapter.probe()
+    except ValueError:
+        return None
 
 
 async def kind_of(adapter: EngineAdapter) -> str:
@@ -92,10 +107,8 @@ async def kind_of(adapter: EngineAdapter) -> str:
 
     Raises EngineUnreachable if it does not answer.
     """
-    try:
-        return (await adapter.probe()).kind
-    except ValueError:
-        return adapter.name
+    facts = await facts_of(adapter)
+    return facts.kind if facts else adapter.name
 
 
 async def _get(http: EngineHttp, path: str) -> Answer | EngineUnreachable:

@@ -23,6 +23,7 @@ from .assigned_reader import AssignedReader
 from .breaker import BreakerSettings
 from .health import HealthSettings, HealthWatch
 from .lease import Lease, LeaseLost
+from .neighbours import others_serve
 from .observation import EngineObservation
 from .outbox import Outbox
 from .pace_keeper import PaceKeeper
@@ -90,7 +91,9 @@ class EngineSession:
         reader = AssignedReader(self._store, row, self._adapter, outbox, seen)
         pace = PaceKeeper(self._store, row, seen)
         lease = Lease(self._store, row, lease_s=s.lease_s, attempts=lambda: reader.attempts, pace=pace)
-        health = HealthWatch(self._adapter, row, lease, _health_settings(s))
+        health = HealthWatch(
+            self._adapter, row, lease, _health_settings(s), others_serve=lambda: others_serve(self._store, row)
+        )
         reader.on_ended, outbox.pause = health.attempt_ended, health.pause
         ready = metrics.ENGINE_READY.labels(row.pool, row.engine_id)
         ready.set_function(lambda: lease.row.state is EngineState.READY)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from redis.exceptions import RedisError
+
+from sagellm_control.stopping import is_set_within
 from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.states import EngineState
 
@@ -46,6 +49,11 @@ class HealthWatch:
     * READY with all places; with some, while it recovers from an ERROR (slow start); with none more, while it has
       asked to be left alone (429 or 503 with Retry-After): what waits for it goes on waiting.
     * ERROR: it does not answer probes, or its circuit is open. Half-open, it is READY for one more request.
+    * An open circuit takes no engine away whose requests no other would take: an engine that answers some of them, or
+      says itself what is wrong, serves its clients better than none. It is READY as a last resort then.
+
+    Args:
+        others_serve: whether other engines take what this one takes; asked while the circuit is not closed.
     """
 
     def __init__(
@@ -54,6 +62,7 @@ class HealthWatch:
         row: EngineRow,
         lease: Lease,
         settings: HealthSettings,
+        others_serve: Callable[[], Awaitable[bool]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._adapter = adapter
@@ -62,6 +71,7 @@ class HealthWatch:
         self._lease = lease
         self._interval_s = settings.interval_s
         self._longest_pause_s = settings.longest_pause_s
+        self._others_serve = others_serve
         self._clock = clock
         self._breaker = CircuitBreaker(settings.breaker, clock)
         self._slow_start = SlowStart(settings.slow_start_s, clock)
@@ -69,6 +79,7 @@ class HealthWatch:
         """False: the worker drains, and the engine's state is not ours to report any more."""
         self._was_up = True
         self._answers = True
+        self._can_be_spared = True
         self._paused_until = float("-inf")
         self._pause_s = 0.0
         self._half_open_limit: int | None = None
@@ -117,7 +128,15 @@ class HealthWatch:
                 failures = 0 if await self._adapter.healthy() else failures + 1
                 self._answers = failures == 0 or (self._answers and not suspected and failures < FAILURES_TO_ERROR)
                 probe_at = self._clock() + self._interval_s
+            if self._breaker.state is not CircuitState.CLOSED:
+                await self._look_at_others()
             self._report()
+
+    async def _look_at_others(self) -> None:
+        try:
+            self._can_be_spared = await self._others_serve()
+        except (RedisError, OSError) as error:
+            log.warning("engine %s: cannot look at the other engines: %s", self._engine, error)
 
     def _report(self) -> None:
         if not self._watching:
@@ -126,7 +145,8 @@ class HealthWatch:
         self._circuit.set(circuit)
         if circuit is not CircuitState.HALF_OPEN:
             self._half_open_limit = None
-        up = self._answers and circuit is not CircuitState.OPEN
+        last_resort = circuit is not CircuitState.CLOSED and not self._can_be_spared
+        up = self._answers and (last_resort or circuit is not CircuitState.OPEN)
         if up and not self._was_up:
             self._slow_start.begin()
         self._was_up = up
@@ -135,6 +155,9 @@ class HealthWatch:
             self._lease.report(EngineState.ERROR, reason)
         elif self._paused_until > self._clock():
             self._lease.report(EngineState.READY, f"it asked for a pause of {self._pause_s:g} s", limit=0)
+        elif last_resort:
+            reason = f"circuit open: {self._breaker.reason}; no other engine could take its requests"
+            self._lease.report(EngineState.READY, reason, last_resort=True)
         elif circuit is CircuitState.HALF_OPEN:
             if self._half_open_limit is None:
                 # What still runs from before is not the one that shows whether the engine is well.
@@ -156,9 +179,5 @@ class HealthWatch:
             moments.append(now + open_s)
         if self._slow_start.limit(self._places) is not None:
             moments.append(now + self._slow_start.next_step_s(self._places))
-        try:
-            async with asyncio.timeout(max(0.0, min(moments) - now)):
-                await self._changed.wait()
-        except TimeoutError:
-            return
+        await is_set_within(self._changed, min(moments) - now)
         self._changed.clear()

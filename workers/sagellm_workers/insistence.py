@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from redis.exceptions import RedisError, ResponseError
+
+from sagellm_control.store.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ async def write_until_taken(
     Returns:
         The answer to each item; None: it was refused for good.
     """
-    pause_s = FIRST_RETRY_S
+    backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
     while True:
         try:
             return list(await write(items))
@@ -52,5 +52,4 @@ async def write_until_taken(
             else:
                 log.error("%s: Redis refuses %r for good: %s", what, items[0], error)
                 return [None]
-        await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
-        pause_s = min(2 * pause_s, LONGEST_RETRY_S)
+        await backoff.pause()

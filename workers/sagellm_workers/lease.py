@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from redis.exceptions import RedisError
 
+from sagellm_control.stopping import is_set_within
 from sagellm_control.store.connect import Store
 from sagellm_control.store.steps.engines import renew_engine
 from sagellm_control.wire.engine import EngineRow
@@ -56,10 +57,13 @@ class Lease:
         """Attempts that the worker has on the engine."""
         return len(self._attempts())
 
-    def report(self, state: EngineState, reason: str = "", *, limit: int | None = None) -> None:
+    def report(
+        self, state: EngineState, reason: str = "", *, limit: int | None = None, last_resort: bool = False
+    ) -> None:
         """The engine's state, or how many requests it may be given, has changed; it is written at once."""
-        if (state, reason, limit) != (self.row.state, self.row.reason, self.row.limit):
-            self.row = replace(self.row, state=state, reason=reason, limit=limit)
+        row = replace(self.row, state=state, reason=reason, limit=limit, last_resort=last_resort)
+        if row != self.row:
+            self.row = row
             self._reported.clear()
             self._now.set()
 
@@ -78,11 +82,7 @@ class Lease:
             LeaseLost: the lease is another's, or has lapsed while Redis could not be reached.
         """
         while True:
-            try:
-                async with asyncio.timeout(self.lease_s / RENEWALS_A_LEASE):
-                    await self._now.wait()
-            except TimeoutError:
-                pass
+            await is_set_within(self._now, self.lease_s / RENEWALS_A_LEASE)
             self._now.clear()
             await self.renew()
 

@@ -10,15 +10,16 @@ from urllib.parse import urlsplit
 
 from prometheus_client import start_http_server
 
-from sagellm_control.stopping import run_until, stop_requested
+from sagellm_control.stopping import is_set_within, run_until, stop_requested
 from sagellm_control.store.connect import Store, open_store
 from sagellm_control.store.settings import RedisSettings
-from sagellm_control.wire.engine import EngineRole, EngineRow
+from sagellm_control.wire.engine import PAIRED_KIND, EngineRole, EngineRow
 
 from .adapters.base import EngineAdapter, EngineError, EngineFacts
 from .adoption import Adopter
 from .discovery import discover
 from .engine_session import EngineSession
+from .paired_request import paired_kinds, paired_role
 from .settings import WorkerSettings
 from .transport import EngineClient, engine_client
 
@@ -78,17 +79,7 @@ async def find_engine(
     while not stop.is_set():
         looks += 1
         try:
-            adapter, facts = await discover(
-                url,
-                client,
-                adapter=settings.wire,
-                api_key=settings.api_key,
-                connect_timeout_s=settings.connect_timeout_s,
-                first_byte_timeout_s=settings.first_byte_timeout_s,
-                gap_timeout_s=settings.gap_timeout_s,
-                answer_limit_bytes=settings.answer_limit_bytes,
-                pass_priority=settings.pass_priority,
-            )
+            adapter, facts = await discover(url, client, adapter=settings.wire, **settings.engine_options)
             if facts.models:
                 return adapter, facts
             problem = "it lists no models"
@@ -98,11 +89,7 @@ async def find_engine(
         if problem != told and looks > 1:
             log.warning("waiting for engine %s: %s", url, problem)
             told = problem
-        try:
-            async with asyncio.timeout(LOOK_AGAIN_S):
-                await stop.wait()
-        except TimeoutError:
-            continue
+        await is_set_within(stop, LOOK_AGAIN_S)
     return None
 
 
@@ -117,14 +104,7 @@ def engine_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[
     wanted = [name for name in bases if not settings.model or name in settings.model]
     slots = settings.slots or facts.slots or settings.default_slots
     kv_tokens = (facts.kv_tokens or 0) if settings.kv_tokens is None else settings.kv_tokens
-    role = settings.role
-    if facts.kind == "sglang" and role in (EngineRole.PREFILL, EngineRole.DECODE):
-        log.warning(
-            "engine %s: the disaggregation of SGLang, where both engines hold a request at once, is not supported; "
-            "it gets whole requests, for which it must run without --disaggregation-mode",
-            url,
-        )
-        role = EngineRole.GENERAL
+    role = role_of(url, facts, settings.role)
     rows: list[EngineRow] = []
     for base in wanted:
         adapters = [m.name for m in facts.models if m.parent == base and m.name != base]
@@ -139,11 +119,25 @@ def engine_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[
                 models=(base, *adapters),
                 prefetch=settings.prefetch,
                 role=role,
+                kinds=paired_kinds(facts),
                 kv_tokens=kv_tokens // len(wanted),
                 worker=f"{socket.gethostname()}-{os.getpid()}",
             )
         )
     return rows
+
+
+def role_of(url: str, facts: EngineFacts, wanted: EngineRole) -> EngineRole:
+    """The engine's role: an SGLang engine has been started for one, others take that of the settings."""
+    if facts.kind != PAIRED_KIND:
+        return wanted
+    told = paired_role(facts)
+    if told is None and wanted in (EngineRole.PREFILL, EngineRole.DECODE):
+        log.warning("engine %s runs without --disaggregation-mode: it gets whole requests", url)
+        return EngineRole.GENERAL
+    if told is not None and wanted not in (told, EngineRole.GENERAL):
+        log.warning("engine %s runs with --disaggregation-mode %s: that is its role", url, facts.disaggregation)
+    return told or wanted
 
 
 def engine_id(url: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sagellm_control.wire.engine import EngineRole
+
+if TYPE_CHECKING:
+    from .adapters.engine_http import EngineOptions
 
 
 class WorkerSettings(BaseModel):
@@ -106,7 +109,8 @@ class WorkerSettings(BaseModel):
         default=0.5,
         gt=0,
         le=1,
-        description="At this share of failed requests an engine's circuit opens: it gets none, then one as a trial",
+        description="At this share of failed requests an engine's circuit opens: it gets none, then one as a trial, as "
+        "long as other engines take its requests",
     )
     breaker_open_s: float = Field(
         default=5.0,
@@ -167,3 +171,15 @@ class WorkerSettings(BaseModel):
             if not fine:
                 raise ValueError(f"{url!r} is not a URL: it needs a host, and a port from 1 to 65535 if any")
         return urls
+
+    @property
+    def engine_options(self) -> EngineOptions:
+        """What an adapter has to know of these settings."""
+        return {
+            "api_key": self.api_key,
+            "pass_priority": self.pass_priority,
+            "connect_timeout_s": self.connect_timeout_s,
+            "first_byte_timeout_s": self.first_byte_timeout_s,
+            "gap_timeout_s": self.gap_timeout_s,
+            "answer_limit_bytes": self.answer_limit_bytes,
+        }

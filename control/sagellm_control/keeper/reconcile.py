@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import re
 from collections.abc import AsyncGenerator, Iterable, Sequence
 
+from redis.exceptions import RedisError, ResponseError
+
 from ..store.connect import Store
 from ..store.inspect import server_ms
 from ..store.steps.mend import Census, Repair, census, heal, mend
+from ..store.steps.misplaced import is_misplaced, remove_misplaced
 from ..store.trouble import log_trouble
 from ..wire.keys import read_name
 from ..wire.states import RequestState
@@ -24,14 +28,21 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 2.0
 MOST_REQUESTS = 500
-"""Of the waiting set, and of the reservations, in one look; the next look goes on where this one ended."""
+"""Of the waiting set, and of the reservations, at a time; the next time goes on where this one ended."""
+LOOKS_A_ROUND = 150
+"""All that waits has been looked at after so many looks (five minutes), however much it is, up to 1.5 million."""
+MOST_PAGES = 20
+"""Of the waiting set in one look, some 10 ms each: with a million waiting (14 pages) a look takes 0.3 s."""
 MOST_ENGINES = 64
 """In one look, likewise."""
 SCAN_PAGE = 1000
-SCAN_PAUSE_S = 0.01
-"""Between two pages of a search through all keys, so that it takes no more than some percent of the server."""
+PAGE_PAUSE_S = 0.01
+"""Between two pages of keys, or of the waiting set, so that they take no more than some percent of the server."""
 LEASE_GRACE_MS = 10_000
 """A holder whose lease was lost has so long to renew it."""
+TYPES_EVERY = 15
+"""Looks, between which the types of keys are compared: what one of a wrong type stops goes on after half a minute, and
+at once where a look stumbles over it."""
 UNHEARD_MS = 2000
 """So long after an assignment its worker should have taken it."""
 
@@ -47,8 +58,9 @@ class Reconciler:
         """A search begins at a random moment, so that one of many keepers does it for all."""
         self._cursor = 0
         """Where the walk through the waiting set goes on."""
-        self._turn = 0
-        """Engine at which the walk through the engines goes on."""
+        self._turn, self._held_turn = 0, 0
+        """Engines at which the walks through the engines, and through what they hold, go on."""
+        self._looks = 0
         self._unexplained = 0
         """Missing by the counters, and not found by a search: counters that somebody changed."""
 
@@ -63,15 +75,37 @@ class Reconciler:
 
     async def look(self) -> int:
         """Look once; how much was repaired."""
+        repaired = await self._remove_misplaced() if self._looks % TYPES_EVERY == 0 else 0
+        self._looks += 1
+        try:
+            return repaired + await self._compare()
+        except (RedisError, OSError) as error:
+            if not is_misplaced(error):
+                raise
+            return repaired + await self._remove_misplaced() + await self._compare()
+
+    async def _compare(self) -> int:
         engines = await self._engines()
         count = await census(self.store, self.pool, engines)
         repaired = await self._heal_engines(engines)
         if count.living or count.placed:
-            repaired += await self._mend(await self._suspects_in_waiting())
+            repaired += await self._mend_waiting(count)
             repaired += await self._mend(await self._suspects_on_engines(engines))
             repaired += await self._find_missing(count, engines)
         self._turn += MOST_ENGINES
         return repaired
+
+    async def _remove_misplaced(self, requests: Sequence[str] = ()) -> int:
+        try:
+            engines = self._next_engines(await self._engines(), self._turn)
+        except RedisError as error:
+            if not is_misplaced(error):
+                raise
+            engines = []
+        removed = await remove_misplaced(self.store, self.pool, engines, requests)
+        for name, kind in removed:
+            self._note(Repair.MISPLACED, f"key {name!r}, a {kind}")
+        return len(removed)
 
     async def _engines(self) -> list[str]:
         pipe = self.store.commands.pipeline(transaction=False)
@@ -80,18 +114,27 @@ class Reconciler:
         pipe.zrange(self.keys.leases, 0, -1)
         return sorted({read_name(name) for names in await pipe.execute() for name in names})
 
-    def _next_engines(self, engines: Sequence[str]) -> list[str]:
-        if len(engines) <= MOST_ENGINES:
-            return list(engines)
-        start = self._turn % len(engines)
-        return [*engines, *engines][start : start + MOST_ENGINES]
+    @staticmethod
+    def _next_engines(engines: Sequence[str], turn: int) -> list[str]:
+        start = turn % max(1, len(engines))
+        return [*engines[start:], *engines[:start]][:MOST_ENGINES]
 
     async def _heal_engines(self, engines: Sequence[str]) -> int:
-        chosen = self._next_engines(engines)
+        chosen = self._next_engines(engines, self._turn)
         repairs = await heal(self.store, self.pool, chosen, grace_ms=LEASE_GRACE_MS) if chosen else []
         for repair, engine in repairs:
             self._note(repair, f"engine {engine!r}")
         return len(repairs)
+
+    async def _mend_waiting(self, count: Census) -> int:
+        pages = min(MOST_PAGES, math.ceil(count.placed / (MOST_REQUESTS * LOOKS_A_ROUND)))
+        repaired = await self._mend(await self._suspects_in_waiting())
+        for _ in range(1, pages):
+            if not self._cursor:
+                break
+            await asyncio.sleep(PAGE_PAUSE_S)
+            repaired += await self._mend(await self._suspects_in_waiting())
+        return repaired
 
     async def _suspects_in_waiting(self) -> list[tuple[str, str | None]]:
         ids: list[str] = []
@@ -112,7 +155,8 @@ class Reconciler:
         now = await server_ms(self.store, self.pool)
         suspects: list[tuple[str, str | None]] = []
         looked_at = 0
-        for engine in self._next_engines(engines):
+        for engine in self._next_engines(engines, self._held_turn):
+            self._held_turn += 1
             ids = [read_name(member) for member in await self.store.commands.hkeys(self.keys.reservations(engine))]
             for request_id, (state, on, assigned) in await self._read(ids, "state", "engine", "assigned_ms"):
                 runs = state == RequestState.RUNNING
@@ -141,7 +185,7 @@ class Reconciler:
                 if state and state != RequestState.FINISHED
             ]
             repaired += await self._mend(suspects)
-            await asyncio.sleep(SCAN_PAUSE_S)
+            await asyncio.sleep(PAGE_PAUSE_S)
         self._unexplained = max(0, (await census(self.store, self.pool, engines)).missing)
         if self._unexplained:
             log.warning("pool %s: the counters are off by %d requests that are not there", self.pool, self._unexplained)
@@ -165,7 +209,15 @@ class Reconciler:
         pipe = self.store.commands.pipeline(transaction=False)
         for request_id in ids:
             pipe.hmget(self.keys.record(request_id), *fields)
-        records = await pipe.execute() if ids else []
+        records = await pipe.execute(raise_on_error=False) if ids else []
+        misplaced = [i for i, r in enumerate(records) if isinstance(r, ResponseError) and is_misplaced(r)]
+        if misplaced:
+            await self._remove_misplaced([ids[i] for i in misplaced])
+            for i in misplaced:
+                records[i] = [None] * len(fields)
+        for error in records:
+            if isinstance(error, Exception):
+                raise error
         return [
             (request_id, [None if value is None else value.decode(errors="replace") for value in values])
             for request_id, values in zip(ids, records, strict=True)

@@ -25,6 +25,7 @@ class InstanceAdapter:
     """
 
     name = "instance"
+    bootstrap_port = 0
 
     def __init__(self, engine: LocalEngine) -> None:
         for method in ("execute", "stream", "health_check"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 
 from ..engine_access import EngineObservation
 from ..scheduler.engine_load import EngineRoom, Reservation
@@ -123,7 +124,7 @@ class ModelQueue:
         """Whether a READY engine takes such a request."""
         return self._engines.serves(arrival)
 
-    def others(self, excluded: frozenset[str]) -> bool:
+    def others(self, excluded: Collection[str]) -> bool:
         """Whether a READY engine is not among the excluded."""
         return any(info.state == EngineState.READY and name not in excluded for name, info in self._infos.items())
 

@@ -50,7 +50,7 @@ class LocalRun:
         self._job = job
         self._queue = queue
         self._arrived_ms = time.time() * 1000
-        self._excluded: frozenset[str] = frozenset()
+        self._excluded: tuple[str, ...] = ()
         self._failure: RequestFailed | None = None
         self._stage = Stage.WHOLE
         self._handed = b""
@@ -97,7 +97,7 @@ class LocalRun:
             except AttemptFailed as failed:
                 failures += 1
                 self._failure = failed.failure
-                self._excluded |= {failed.engine_id}
+                self._excluded = (*(name for name in self._excluded if name != failed.engine_id), failed.engine_id)
                 self._stage, self._handed = Stage.WHOLE, b""
                 if failures >= self._backend.settings.max_attempts or (self._sent and not self._job.continuable):
                     raise failed.failure from failed

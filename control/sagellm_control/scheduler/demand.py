@@ -24,10 +24,27 @@ class Part(StrEnum):
     BEGIN = "begin"
     """The whole, or the prefill alone."""
     DECODE = "decode"
+    WHOLE_OR_PAIR = "whole_or_pair"
+    """The whole; or the decode, for which the engine's worker will have another engine read the prompt."""
+    BEGIN_OR_PAIR = "begin_or_pair"
+    PREFILL = "prefill"
+    """The prompt of a request that a paired engine holds."""
 
 
 _BOTH = {EngineRole.GENERAL, EngineRole.HYBRID}
-_ROLES = {Part.WHOLE: _BOTH, Part.BEGIN: _BOTH | {EngineRole.PREFILL}, Part.DECODE: _BOTH | {EngineRole.DECODE}}
+_ROLES = {
+    Part.WHOLE: _BOTH,
+    Part.BEGIN: _BOTH | {EngineRole.PREFILL},
+    Part.DECODE: _BOTH | {EngineRole.DECODE},
+    Part.WHOLE_OR_PAIR: _BOTH,
+    Part.BEGIN_OR_PAIR: _BOTH | {EngineRole.PREFILL},
+    Part.PREFILL: frozenset[EngineRole](),
+}
+_PAIRED_ROLES = {
+    Part.WHOLE_OR_PAIR: EngineRole.DECODE,
+    Part.BEGIN_OR_PAIR: EngineRole.DECODE,
+    Part.PREFILL: EngineRole.PREFILL,
+}
 
 
 def is_separated(row: EngineRow) -> bool:
@@ -44,7 +61,9 @@ def meets(row: EngineRow, demand: Demand) -> bool:
     """Whether the engine is one of those asked for."""
     model, kind, part = demand
     return (
-        (not model or model in row.models)
-        and (not kind or takes(row, kind))
-        and (not part or row.role in _ROLES[Part(part)])
+        (not model or model in row.models) and (not kind or takes(row, kind)) and (not part or _does(row, Part(part)))
     )
+
+
+def _does(row: EngineRow, part: Part) -> bool:
+    return row.role is _PAIRED_ROLES.get(part) if row.is_paired else row.role in _ROLES[part]

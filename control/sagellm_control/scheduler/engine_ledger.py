@@ -8,6 +8,7 @@ from itertools import product
 
 from ..wire.engine import EngineRow
 from ..wire.request import Arrival
+from ..wire.states import Stage
 from .demand import ANY, Demand, is_separated, meets
 from .engine_index import EngineIndex
 from .engine_load import EngineLoad, EngineRoom, Reservation, speed_class
@@ -183,7 +184,7 @@ class EngineLedger:
 
     def uncached_tokens(self, engine: str, request: Arrival, forecast: Forecast, depth: int | None = None) -> float:
         """How much of the prompt the engine has to prefill."""
-        if request.stage:
+        if request.stage == Stage.DECODE or (engine in self._loads and self._loads[engine].row.only_answers):
             return 0.0
         prompt_tokens = forecast.prompt_tokens or request.prompt_tokens
         return prompt_tokens - self.cached_tokens(engine, request, prompt_tokens, depth)

@@ -146,7 +146,9 @@ def _considered(
 ) -> ConsideredEngine:
     row = load.row
     able = engines.can_take(row.engine_id, arrival, forecast)
-    if able:
+    if able and row.engine_id in arrival.excluded:
+        why = "it has failed this request before, and gets it only where no other has room"
+    elif able:
         why = "it has room"
     elif arrival.model and arrival.model not in row.models:
         why = f"it does not serve {arrival.model}"
@@ -155,7 +157,7 @@ def _considered(
     elif not meets(row, ("", "", engines.part(arrival))):
         why = f"its role is {row.role}"
     elif row.engine_id in arrival.excluded:
-        why = "it has failed this request before"
+        why = "it has failed this request"
     elif load.free <= 0:
         why = f"all of its {row.slots + row.prefetch} places are taken"
     elif load.is_paced(now_ms):

@@ -128,7 +128,7 @@ class HeadOfLine:
         if not engines.open and not engines.keeps_any:
             return _STOP
         overload = self._policies.overload
-        if overload.since_ms and overload.refuses(arrival, now_ms):
+        if overload.since_ms and not arrival.stage and overload.refuses(arrival, now_ms):
             return self._out(arrival, Decision(Action.SHED, since_ms=overload.refused_from_ms(arrival)))
         if one.stepped_back and look.holding >= max(1, engines.open_to(arrival)):
             look.stood_back += 1

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 
 from ..wire.request import Arrival
+from ..wire.states import Stage
 from .demand import ANY, NOT_SEPARABLE, Demand, Part, meets
 from .engine_index import EngineIndex
 from .engine_ledger import EngineLedger
@@ -51,32 +52,26 @@ class OpenEngines(EngineLedger):
     def on_ring(self, request: Arrival, key: str, most: int) -> Iterator[str]:
         """READY engines that may serve the request, open or not, in the order in which a key meets them."""
         index = self._index(request)
-        anywhere = self._failed_everywhere(request, index)
-        for engine in index.ring.walk(key, most + len(request.excluded)):
-            if anywhere or engine not in request.excluded:
-                yield engine
+        yield from self._preferred(request, index, index.ring.walk(key, most + len(request.excluded)))
 
     def with_prefix(self, request: Arrival, most: int) -> list[tuple[str, int]]:
         """READY engines that may serve the request and have a beginning of its prompt, open or not, with the number
-        of blocks; the longest first."""
+        of blocks; the longest first. None that has failed it: what it has cached is worth less than another engine."""
         if not request.prefix:
             return []
-        index = self._index(request)
-        anywhere = self._failed_everywhere(request, index)
+        ready = self._index(request).ready
         return [
             (engine, depth)
             for engine, depth in self.prefixes.holders(request.prefix, most + len(request.excluded))
-            if engine in index.ready and (anywhere or engine not in request.excluded)
+            if engine in ready and engine not in request.excluded
         ]
 
     def can_take(self, engine: str, request: Arrival, forecast: Forecast = UNKNOWN) -> bool:
-        """Whether the engine is open, answers to the request's model and kind, has KV room for it, and has not failed
-        it (unless all have)."""
+        """Whether the engine is open, answers to the request's model and kind, has KV room for it, and is not the one
+        that has failed it last (unless that is the only one)."""
         index = self._index(request)
         return (
-            engine in index.by_turn
-            and (engine not in request.excluded or self._failed_everywhere(request, index))
-            and self._loads[engine].fits(forecast)
+            engine in index.by_turn and engine != self._forbidden(request, index) and self._loads[engine].fits(forecast)
         )
 
     def open_to(self, request: Arrival) -> int:
@@ -94,11 +89,7 @@ class OpenEngines(EngineLedger):
     def roomiest(self, request: Arrival, forecast: Forecast) -> str | None:
         """The open engine with the most KV room, whether the request fits or not: the one to keep free for it."""
         index = self._index(request)
-        anywhere = self._failed_everywhere(request, index)
-        for engine in index.shelves("kv_free", self._loads).descending():
-            if anywhere or engine not in request.excluded:
-                return engine
-        return None
+        return next(self._preferred(request, index, index.shelves("kv_free", self._loads).descending()), None)
 
     def kept(self, request: Arrival, forecast: Forecast) -> str | None:
         """The engine that is kept free for the request, once it fits there."""
@@ -143,28 +134,30 @@ class OpenEngines(EngineLedger):
     def part(self, request: Arrival) -> Part:
         """Which part of the request an engine is wanted for now.
 
-        A prompt is read by a prefilling engine only while there is one that decodes. Where nobody takes whole
+        A prompt is read by a prefilling engine only while there is one that decodes; an engine that decodes in a pair
+        gets a request only while there is one that reads prompts for it. Where nobody takes whole
         requests, any engine takes those that cannot be separated.
         """
         if not self.separated:
             return Part.ANY
+        if request.stage == Stage.PREFILL:
+            return Part.PREFILL
         if request.stage:
             return Part.DECODE
         if request.kind in NOT_SEPARABLE:
             return Part.WHOLE if self.takes_whole(request) else Part.ANY
-        return Part.BEGIN if self._index_for((request.model, "", Part.DECODE)).ready else Part.WHOLE
+        begins = self._index_for((request.model, "", Part.DECODE)).ready
+        if self._index_for((request.model, "", Part.PREFILL)).ready:
+            return Part.BEGIN_OR_PAIR if begins else Part.WHOLE_OR_PAIR
+        return Part.BEGIN if begins else Part.WHOLE
 
     def _able(self, request: Arrival, forecast: Forecast, index: EngineIndex, engines: Iterable[str]) -> Iterator[str]:
-        excluded = () if self._failed_everywhere(request, index) else request.excluded
-        if not self._budgets:
-            for engine in engines:
-                if engine not in excluded:
-                    yield engine
-            return
+        able = self._fitting(forecast, index, engines) if self._budgets else iter(engines)
+        return self._preferred(request, index, able) if request.excluded else able
+
+    def _fitting(self, forecast: Forecast, index: EngineIndex, engines: Iterable[str]) -> Iterator[str]:
         misses = 0
         for engine in engines:
-            if engine in excluded:
-                continue
             if self._loads[engine].fits(forecast):
                 yield engine
             else:
@@ -176,8 +169,6 @@ class OpenEngines(EngineLedger):
         # So many have no KV room for it: ask those that have the most, and no further than there can be any.
         misses = 0
         for engine in index.shelves("kv_free", self._loads).descending():
-            if engine in excluded:
-                continue
             if self._loads[engine].fits(forecast):
                 yield engine
             else:
@@ -185,10 +176,26 @@ class OpenEngines(EngineLedger):
                 if misses > MOST_LOOKS:
                     return
 
+    def _preferred(self, request: Arrival, index: EngineIndex, engines: Iterable[str]) -> Iterator[str]:
+        # One that failed it earlier may have recovered: it is asked rather than waiting for others to have room. The
+        # number of attempts bounds that.
+        forbidden = self._forbidden(request, index)
+        failed: list[str] = []
+        untried = False
+        for engine in engines:
+            if engine not in request.excluded:
+                untried = True
+                yield engine
+            elif engine != forbidden:
+                failed.append(engine)
+        if not untried:
+            yield from failed
+
     @staticmethod
-    def _failed_everywhere(request: Arrival, index: EngineIndex) -> bool:
-        # Where every engine has failed it, any may try again: the number of attempts bounds that.
-        return not request.excluded or index.ready.keys() <= request.excluded
+    def _forbidden(request: Arrival, index: EngineIndex) -> str:
+        """The engine that must not have it: the one that has failed it last, unless there is no other; else ""."""
+        last = request.excluded[-1] if request.excluded else ""
+        return last if any(engine != last for engine in index.ready) else ""
 
     def _index(self, request: Arrival) -> EngineIndex:
         part = self.part(request)

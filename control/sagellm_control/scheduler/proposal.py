@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ..store.steps.admit import Rules
 from ..store.steps.rank import Charge
 from ..wire.request import Arrival
+from ..wire.states import Stage
 from . import metrics
 from .engine_ledger import Reservation
 from .engine_watch import EngineWatch
@@ -17,6 +18,11 @@ from .pool_policy import PoolPolicy
 
 PREFIX_PLACEMENTS = frozenset({"prefix_affinity", "kv_cost", "speed_aware", "soonest"})
 """Placements for which it matters what other schedulers have placed where."""
+
+
+PROMPT_AHEAD_MS = 1e14
+"""What a prompt is ahead of all requests: its own has been served in its order, and holds a place until it is read.
+More than any handicap, and few enough digits to leave those of the order."""
 
 
 @dataclass(slots=True)
@@ -63,12 +69,14 @@ class Proposer:
     def rank(self, request: Arrival, forecast: Forecast) -> float:
         """The rank; under a fair order the handicap, to which the store adds the start."""
         handicap = self.policy.order.handicap(request, forecast)
+        if request.stage == Stage.PREFILL:
+            handicap -= PROMPT_AHEAD_MS
         return handicap if self.policy.order.fair else self.policy.overload.start(request) + handicap
 
     def charge(self, request: Arrival, forecast: Forecast) -> Charge | None:
-        """What its tenant is charged; None under an order that is not fair."""
+        """What its tenant is charged; None under an order that is not fair, and for the prompt of another request."""
         order = self.policy.order
-        if not order.fair:
+        if not order.fair or request.stage == Stage.PREFILL:
             return None
         charge = order.charge(request, forecast, request.weight)
         longer = replace(forecast, output_tokens=forecast.output_tokens + 1)

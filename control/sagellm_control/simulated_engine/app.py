@@ -27,6 +27,8 @@ def build_app(settings: SimulatedEngineSettings, clock: Clock | None = None) -> 
         app.add_routes(SagellmEndpoints(engine).routes())
     else:
         app.add_routes(OpenAIEndpoints(engine, started_at=int(time.time())).routes())
+        if engine.rooms is not None:
+            app.add_routes(engine.rooms.routes())
     app.add_routes(InspectionEndpoints(engine).routes())
 
     async def batching(_: web.Application) -> AsyncIterator[None]:

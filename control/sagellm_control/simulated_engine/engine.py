@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from .batcher import Batcher, IterationCost
+from .bootstrap import Rooms
 from .clock import Clock
 from .faults import Faults
 from .kv_transfer import KvTransfers
@@ -40,6 +41,7 @@ class Engine:
         self.faults = Faults(settings)
         self.counts = RequestCounts()
         self.transfers = KvTransfers()
+        self.rooms = Rooms(settings, self.transfers.counts) if settings.disaggregation else None
         self.stopping = asyncio.Event()
         self._authorization = f"Bearer {settings.api_key}".encode() if settings.api_key else None
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import orjson
 from aiohttp import web
 
 from .answering import counted, generate, meet_fault, run_works
 from .batcher import Work
+from .bootstrap import Rooms
 from .engine import Engine
 from .faults import FAULT_HEADER
 from .generation import Generation, new_reply_id, read_generation, read_model
@@ -23,6 +26,7 @@ class OpenAIEndpoints:
         self._engine = engine
         self._settings = engine.settings
         self._started_at = started_at
+        self._owner = "sglang" if engine.rooms is not None else "sagellm-simulated"
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -48,11 +52,34 @@ class OpenAIEndpoints:
     async def _answer(
         self, request: web.Request, body: RequestBody, generation: Generation, wire: type[ChatReply | TextReply]
     ) -> web.StreamResponse:
+        if (rooms := self._engine.rooms) is not None:
+            return await self._answer_in_pair(rooms, request, body, generation, wire)
         here = request.transport and request.transport.get_extra_info("sockname")
         host, port = here[:2] if here else (self._settings.host, self._settings.port)
         exchange = self._engine.transfers.read(body, generation, (self._settings.engine_id, host, port))
         reply = wire(generation, {} if exchange.kept is None else {FIELD: exchange.kept})
         return await generate(self._engine, request, reply, stream=generation.stream, fetched=exchange.fetched)
+
+    async def _answer_in_pair(
+        self,
+        rooms: Rooms,
+        request: web.Request,
+        body: RequestBody,
+        generation: Generation,
+        wire: type[ChatReply | TextReply],
+    ) -> web.StreamResponse:
+        room = await rooms.enter(body)
+        if self._settings.disaggregation == "decode":
+            return await generate(self._engine, request, wire(generation, {}), stream=generation.stream, fetched=True)
+        read = False
+        try:
+            first_tokens = [replace(choice, tokens=choice.tokens[:1]) for choice in generation.choices]
+            reply = wire(replace(generation, choices=first_tokens), {})
+            answer = await generate(self._engine, request, reply, stream=generation.stream)
+            read = answer.status == 200
+        finally:
+            rooms.leave(room, read=read)
+        return answer
 
     async def embeddings(self, request: web.Request, body: RequestBody) -> web.StreamResponse:
         model = read_model(body, self._settings.models)
@@ -80,7 +107,7 @@ class OpenAIEndpoints:
         except Refusal as refusal:
             return self._engine.refusal_response(refusal)
         rows = [
-            {"id": name, "object": "model", "created": self._started_at, "owned_by": "sagellm-simulated"}
+            {"id": name, "object": "model", "created": self._started_at, "owned_by": self._owner}
             for name in self._settings.models
         ]
         return web.Response(body=orjson.dumps({"object": "list", "data": rows}), content_type="application/json")

@@ -71,4 +71,7 @@ class SimulatedEngineSettings(FaultSettings):
     max_output_tokens: int = Field(
         default=131072, ge=1, description="Tokens of an answer at most, whatever the request's max_tokens."
     )
+    disaggregation: Literal["", "prefill", "decode"] = Field(
+        default="", description="Holds a request together with another engine, as SGLang with --disaggregation-mode."
+    )
     max_body_mb: int = Field(default=64, ge=1, description="Largest request body accepted, in MiB.")

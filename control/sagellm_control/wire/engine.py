@@ -38,6 +38,7 @@ class EngineSpeed:
 
 
 _TYPICAL = EngineSpeed()
+PAIRED_KIND = "sglang"
 
 
 @dataclass(slots=True, frozen=True)
@@ -72,7 +73,20 @@ class EngineRow:
     """The session that holds its lease; empty: nobody does."""
     version: str = ""
     reason: str = ""
-    """Why it is not READY."""
+    """Why it is not READY, or not with all its places."""
+    last_resort: bool = False
+    """It fails so many requests that it would be left alone if another engine took them."""
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether it holds a request together with another engine, one for the prompt and one for the answer, as
+        SGLang's engines with a ``--disaggregation-mode`` do."""
+        return self.kind == PAIRED_KIND and self.role in (EngineRole.PREFILL, EngineRole.DECODE)
+
+    @property
+    def only_answers(self) -> bool:
+        """Whether the prompts of its requests are read by another engine at the same time."""
+        return self.is_paired and self.role is EngineRole.DECODE
 
     def fields(self) -> dict[str, str]:
         """As the row's hash fields; state, worker and lease are the scripts' to write."""
@@ -94,6 +108,7 @@ class EngineRow:
         """The fields that its worker learns while it serves, written with each renewal."""
         return {
             "limit": "" if self.limit is None else str(self.limit),
+            "last_resort": "1" if self.last_resort else "",
             "prefill_tps": f"{self.speed.prefill_tps:.1f}",
             "step_ms": f"{self.speed.step_ms:.3f}",
             "step_ms_per_answer": f"{self.speed.step_ms_per_answer:.4f}",
@@ -130,4 +145,5 @@ def read_engine_row(engine_id: str, fields: Mapping[str, str]) -> EngineRow:
         worker=fields.get("worker", ""),
         version=fields.get("version", ""),
         reason=fields.get("reason", ""),
+        last_resort=fields.get("last_resort") == "1",
     )

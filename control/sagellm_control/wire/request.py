@@ -74,6 +74,8 @@ class NewRequest:
     """Should its engine be lost in the middle of the answer, another one may go on with it."""
     orphan_grace_ms: int = 0
     """Cancelled when nobody has listened for so long; 0: it goes on for whoever may come."""
+    stage: str = ""
+    """``prefill``: only the prompt of another request, see ``Stage.PREFILL``; empty: a request."""
 
     @property
     def fingerprint(self) -> str:
@@ -105,10 +107,12 @@ class Arrival:
     """Its tenant's share among tenants."""
     queue_ttl_ms: int = 0
     """For how long it may wait for an engine, from accept; 0: as long as its timeout allows."""
-    excluded: frozenset[str] = frozenset()
-    """Engines on which an attempt of it failed."""
+    excluded: tuple[str, ...] = ()
+    """Engines on which an attempt of it failed, the last one last. It gets that one only if there is no other, and the
+    others if none has room that has not failed it."""
     stage: str = ""
-    """``decode``: an engine has read its prompt, and another one is to answer; empty: nothing has been done yet."""
+    """``decode``: an engine has read its prompt, and another one is to answer; ``prefill``: it is the prompt of another
+    request, to be read for the engine that holds that one; empty: nothing has been done yet."""
 
 
 _LEVELS = tuple(str(int(priority)) for priority in RequestPriority)
@@ -188,6 +192,6 @@ def read_arrival(request_id: str, fields: Mapping[str, str]) -> Arrival:
         prefix=tuple(prefix.split(" ")) if prefix else (),
         reject_late=fields.get("reject_late") == "1",
         weight=_read_weight(fields.get("weight")),
-        excluded=frozenset(excluded.split(" ")) if excluded else frozenset(),
+        excluded=tuple(excluded.split(" ")) if excluded else (),
         stage=fields.get("stage") or "",
     )

@@ -79,7 +79,8 @@ class Stage(StrEnum):
 
     WHOLE = ""
     PREFILL = "prefill"
-    """Its prompt is read, and kept for the engine that decodes."""
+    """Its prompt is read, and kept for the engine that decodes. Of engines that hold a request together (SGLang), the
+    prompt is a request of its own, submitted by the worker of the engine that decodes."""
     DECODE = "decode"
     """Its prompt has been read elsewhere."""
 

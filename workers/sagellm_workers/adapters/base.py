@@ -3,6 +3,8 @@
     EngineError                 something between us and the engine failed
     ├── EngineUnreachable       never connected: refused, no such host, connect timeout, still loading
     ├── EngineTimeout           no first byte, or a gap between bytes, for longer than allowed
+    ├── PartnerFailed           another engine that was to read the prompt did not
+    ├── PartnerRefused          another engine that was to read the prompt refused it, as this one would
     └── EngineBroken            the answer was cut, is no HTTP, or breaks the wire's promises
         └── AnswerTooLong       it would be as long on any other engine
 
@@ -27,6 +29,20 @@ class EngineUnreachable(EngineError):
 
 class EngineTimeout(EngineError):
     """The engine went silent for longer than allowed."""
+
+
+class PartnerFailed(EngineError):
+    """The engine that was to read the prompt has failed; this one is not to blame."""
+
+
+class PartnerRefused(EngineError):
+    """The engine that was to read the prompt has answered with a client error."""
+
+    def __init__(self, status: int, content_type: str, body: bytes) -> None:
+        super().__init__(f"the prompt was refused ({status})")
+        self.status = status
+        self.content_type = content_type
+        self.body = body
 
 
 class EngineBroken(EngineError):
@@ -90,6 +106,8 @@ class EngineFacts:
     models: tuple[ModelFacts, ...]
     slots: int | None  # requests that it runs at once
     kv_tokens: int | None  # tokens that its KV cache holds
+    disaggregation: str = ""  # "prefill" or "decode" where it does only that, with a partner (SGLang)
+    bootstrap_port: int = 0  # of one that prefills: where its partners ask for the prompt's KV blocks
     priority_order: str = ""  # which numbers it takes for urgent, see `engine_priority`; "": it knows none
 
 
@@ -104,6 +122,11 @@ class EngineAdapter(Protocol):
     @property
     def url(self) -> str:
         """The engine's root, without a trailing "/v1"."""
+        ...
+
+    @property
+    def bootstrap_port(self) -> int:
+        """Of a paired engine that prefills (see `EngineFacts`); 0: it is none."""
         ...
 
     async def probe(self) -> EngineFacts:

@@ -6,7 +6,8 @@
   block size is too much for hybrid models, so that is for versions before `kv_cache_size_tokens`
   (vllm-project/vllm#42206) only.
 * SGLang: `owned_by` "sglang", or `internal_states` in /server_info (older: /get_server_info); there, for
-  each data-parallel rank, `effective_max_running_requests_per_dp` and `memory_usage.token_capacity`.
+  each data-parallel rank, `effective_max_running_requests_per_dp` and `memory_usage.token_capacity`. Also
+  `disaggregation_mode` ("null", "prefill", "decode") and `disaggregation_bootstrap_port`.
 * llama.cpp: `owned_by` "llamacpp", or `total_slots` in /props. Each slot has room of its own, so no KV
   tokens.
 * Ollama: /api/version. It does not show OLLAMA_NUM_PARALLEL (1 by default).
@@ -100,7 +101,8 @@ def read_facts(kind: str, rows: list[dict[str, Any]], answers: Mapping[str, Answ
         else:
             kind = "openai"
     version, slots, kv_tokens = "", None, None
-    priority_order = ""
+    priority_order = disaggregation = ""
+    bootstrap_port = 0
     match kind:
         case "vllm":
             version = text(answers.get("/version", _NOTHING).fields.get("version"))
@@ -110,6 +112,9 @@ def read_facts(kind: str, rows: list[dict[str, Any]], answers: Mapping[str, Answ
         case "sglang":
             version = text(info.get("version"))
             slots, kv_tokens = _sglang_room(info)
+            if (mode := text(info.get("disaggregation_mode"))) in ("prefill", "decode"):
+                disaggregation = mode
+                bootstrap_port = count(info.get("disaggregation_bootstrap_port")) or 0
             if info.get("enable_priority_scheduling") is True:
                 low_first = info.get("schedule_low_priority_values_first") is True
                 priority_order = LOW_FIRST if low_first else HIGH_FIRST
@@ -120,7 +125,16 @@ def read_facts(kind: str, rows: list[dict[str, Any]], answers: Mapping[str, Answ
             version = text(ollama.get("version"))
         case _:
             pass
-    return EngineFacts(kind, version, _models(kind, rows), slots, kv_tokens, priority_order)
+    return EngineFacts(
+        kind,
+        version,
+        _models(kind, rows),
+        slots,
+        kv_tokens,
+        disaggregation=disaggregation,
+        bootstrap_port=bootstrap_port,
+        priority_order=priority_order,
+    )
 
 
 def _models(kind: str, rows: list[dict[str, Any]]) -> tuple[ModelFacts, ...]:

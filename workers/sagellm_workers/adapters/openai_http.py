@@ -28,6 +28,7 @@ class OpenAIHttpAdapter:
         self._http = EngineHttp(url, client, **options)
         self._pass_priority = options.get("pass_priority", True)
         self._priority_order = ""
+        self.bootstrap_port = 0
         self._addresses = {kind: self._http.address(path) for kind, path in PATHS.items()}
 
     @property
@@ -40,6 +41,7 @@ class OpenAIHttpAdapter:
     def learn(self, facts: EngineFacts) -> EngineFacts:
         """Take over what the adapter itself needs of what the engine has told."""
         self._priority_order = facts.priority_order if self._pass_priority else ""
+        self.bootstrap_port = facts.bootstrap_port
         return facts
 
     async def healthy(self) -> bool:

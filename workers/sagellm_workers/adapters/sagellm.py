@@ -46,6 +46,7 @@ class SageLLMAdapter:
     """Translates requests, replies and streams; see `sagellm_request`, `sagellm_reply`, `sagellm_stream`."""
 
     name = "sagellm"
+    bootstrap_port = 0
 
     def __init__(self, url: str, client: httpx.AsyncClient, **options: Unpack[EngineOptions]) -> None:
         self._http = EngineHttp(url, client, **options)

@@ -12,7 +12,8 @@
 
 -- What makes up the entry of the intake stream: all that scheduling needs, and no prompt.
 local SCHEDULING = {tenant = true, model = true, slo_ms = true, tpot_slo_ms = true, timeout_ms = true,
-  prompt_tokens = true, max_tokens = true, session = true, prefix = true, reject_late = true, weight = true, queue_ttl_ms = true}
+  prompt_tokens = true, max_tokens = true, session = true, prefix = true, reject_late = true, weight = true, queue_ttl_ms = true,
+  stage = true}
 local LAST_IN_LINE = 16
 
 local waiting, room, counters, backlog = KEYS[1], KEYS[2], KEYS[3], KEYS[9]

@@ -118,6 +118,7 @@ def _optional_fields(request: NewRequest) -> list[Argument]:
         "max_tokens",
         "attempt",
         "orphan_grace_ms",
+        "stage",
     ):
         if value := getattr(request, name):
             fields += (name, value)

@@ -51,6 +51,8 @@ class Repair(StrEnum):
     """An engine that is held, or holds requests, without a lease that could lapse."""
     WRONG_BACKLOG = "wrong_backlog"
     """What waits was counted, and nothing does."""
+    MISPLACED = "misplaced"
+    """A key that somebody has made into another type; it was deleted."""
     UNLISTED_ENGINE = "unlisted_engine"
     """An engine with a row that is not in the set of engines."""
 

@@ -141,13 +141,6 @@ local function end_request(now, record, body, output, counters, id, attempt, seq
   publish(known[1], id, attempt, sequence, 'end', payload)
 end
 
--- A request's next attempt goes elsewhere. `excluded`: what the record says so far.
-local function exclude(record, excluded, engine)
-  if not string.find(' ' .. (excluded or '') .. ' ', ' ' .. engine .. ' ', 1, true) then
-    redis.call('HSET', record, 'excluded', excluded and (excluded .. ' ' .. engine) or engine)
-  end
-end
-
 -- Adds a line to a request's history: which attempt went wrong on which engine, and how.
 local function note_error(record, attempt, engine, payload)
   local text = string.match(payload, '^[^\n]*')
@@ -156,6 +149,16 @@ local function note_error(record, attempt, engine, payload)
   local line = attempt .. ' ' .. engine .. ' ' .. string.sub(text, 1, 300)
   local known = redis.call('HGET', record, 'errors')
   redis.call('HSET', record, 'errors', known and (known .. '\n' .. line) or line)
+end
+
+-- Notes that an engine has failed a request. `known`: those that have, each once, the last one last.
+local function exclude(record, known, engine)
+  local names = {}
+  for name in string.gmatch(known or '', '%S+') do
+    if name ~= engine then names[#names + 1] = name end
+  end
+  names[#names + 1] = engine
+  redis.call('HSET', record, 'excluded', table.concat(names, ' '))
 end
 
 -- Copies a request that is given up, with its whole record, so that it can be looked at and sent again later.

@@ -9,8 +9,8 @@
 -- ARGV[10] retries allowed for each request that was accepted of late   ARGV[11] and retries on top of that, in a
 --   window of 10 s (no fewer than the engine has slots; 0: none)   ARGV[12] number of requests
 -- then for each: id, attempt ('': the current one), cause, payload of the end event "failed"
---   cause: 'failed' (counts as a failure, the engine is excluded) | 'lapsed' (counts as a lapse, the engine is
---   excluded) | 'returned' (given back untouched: counts as nothing) | 'stale' (what another engine has read of it is
+--   cause: 'failed' (counts as a failure, the engine is excluded: the last of those) | 'lapsed' (counts as a lapse, the
+--   engine is excluded) | 'returned' (given back untouched: counts as nothing) | 'stale' (what another engine has read of it is
 --   of no use any more: counts as nothing)
 -- Output, for each request: 'waiting' | 'lost' | the outcome with which it ended
 --
@@ -54,7 +54,7 @@ for i = 1, tonumber(ARGV[12]) do
   local record, body, output = unpack(KEYS, 10 + 3 * i, 12 + 3 * i)
   local id, attempt, cause, failed_payload = unpack(ARGV, 9 + 4 * i, 12 + 4 * i)
   local r = redis.call('HMGET', record, 'state', 'engine', 'attempt', 'entry', 'cancel', 'arrived_ms', 'timeout_ms',
-    'rank', 'excluded', 'priority', 'tenant', 'epoch', 'start', 'continue')
+    'rank', 'excluded', 'priority', 'tenant', 'epoch', 'start', 'continue', 'stage')
   if not holds or r[2] ~= engine or (attempt ~= '' and r[3] ~= attempt)
     or not (r[1] == 'running' or r[1] == 'assigned') then
     -- A reservation without a living request is a leak: whoever holds the engine may drop it.
@@ -88,7 +88,9 @@ for i = 1, tonumber(ARGV[12]) do
     else
       wait_again(now, id, record, body,
         {rank = r[8], priority = r[10], tenant = r[11], epoch = r[12], start = r[13]}, waiting, epoch, KEYS[12])
-      if last or cause ~= 'returned' then redis.call('HDEL', record, 'stage', 'transfer', 'prefilled_ms') end
+      if r[15] == 'decode' and (last or cause ~= 'returned') then
+        redis.call('HDEL', record, 'stage', 'transfer', 'prefilled_ms')
+      end
       if last then redis.call('HSET', record, 'after', last[1]) end
       if blamed then exclude(record, r[9], engine) end
       increase(counters, 'requeued', 1)

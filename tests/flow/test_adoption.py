@@ -1,0 +1,51 @@
+"""An engine that a program has registered is served like one that a worker was started for."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlsplit
+
+import pytest
+
+from sagellm_control.store.connect import Store
+from sagellm_control.store.registrations import register, unregister
+from sagellm_control.store.views import EngineView, list_engines
+from sagellm_control.wire.registration import Registration
+from sagellm_control.wire.states import EngineState
+from sagellm_workers import adoption
+from sagellm_workers.adapters.engine_http import EngineOptions
+from sagellm_workers.adoption import Adopter
+from sagellm_workers.settings import WorkerSettings
+from sagellm_workers.transport import engine_client
+
+from ..waiting import wait_until
+from .conftest import StartEngine
+
+
+async def test_it_is_known_for_what_it_is_and_the_limits_are_the_workers(
+    store: Store, start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[EngineOptions] = []
+    real = adoption.discover_registered
+
+    async def discover(*where: object, wire: str, **options: object) -> object:
+        asked.append(options)  # type: ignore[arg-type]
+        return await real(*where, wire=wire, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(adoption, "discover_registered", discover)
+    where = urlsplit((await start_engine()).url)
+    registration = Registration("e1", "simulated-1", where.hostname or "", where.port or 0, metadata={"api_key": "k"})
+    settings = WorkerSettings(adopt=True, drain_s=0.5, gap_timeout_s=7, pass_priority=False, api_key="not this one")
+
+    async def served() -> EngineView | None:
+        return next((view for view in await list_engines(store) if view.state is EngineState.READY), None)
+
+    stop = asyncio.Event()
+    async with engine_client() as client, asyncio.TaskGroup() as tasks:
+        tasks.create_task(Adopter(store, client, settings).run(stop))
+        await register(store, registration)
+        view = await wait_until(served, what="the engine is served")
+        await unregister(store, "simulated-1", "e1")
+        stop.set()
+    assert view.kind == "simulated"
+    assert asked == [settings.engine_options | {"api_key": "k"}]
