@@ -214,7 +214,7 @@ class ModelQueue:
         engines.open_due(now_ms)
         at = 0
         blocked: Ticket | None = None
-        while (engines.places > 0 or engines.keeps) and at < min(len(line), DEEPEST_LOOK):
+        while (engines.places > 0 or engines.keeps_any) and at < min(len(line), DEEPEST_LOOK):
             ticket = line[at]
             match self._policy.judge(ticket, now_ms):
                 case Verdict.STEP_BACK:
@@ -233,7 +233,7 @@ class ModelQueue:
                 self._keep_free(blocked, now_ms)
             engine_id = self._chosen(ticket, now_ms)
             if engine_id is None:
-                if blocked is None and engines.roomiest(ticket.arrival, ticket.forecast) is not None:
+                if blocked is None and engines.roomiest(ticket.arrival) is not None:
                     blocked = ticket
                 at += 1
                 continue
@@ -247,13 +247,13 @@ class ModelQueue:
         """What comes free is kept for one that fits nowhere, once those behind it have passed it for long enough."""
         engines, request_id = self._engines, blocked.arrival.id
         if engines.kept_for(request_id) is None:
-            roomiest = engines.roomiest(blocked.arrival, blocked.forecast)
+            roomiest = engines.roomiest(blocked.arrival)
             if roomiest is not None:
                 engines.keep_free(roomiest, request_id, now_ms + KEPT_FREE_MS)
 
     def _chosen(self, ticket: Ticket, now_ms: float) -> str | None:
         arrival, forecast, engines = ticket.arrival, ticket.forecast, self._engines
-        kept = engines.kept(arrival, forecast) if engines.keeps else None
+        kept = engines.kept(arrival, forecast) if engines.keeps_any else None
         choice = kept or self._policy.placement.choose(arrival, forecast, engines, now_ms)
         if not isinstance(choice, Hold):
             return choice

@@ -201,12 +201,12 @@ class HeadOfLine:
             return False
         # Room is not what one lacks whose model no engine serves.
         patience_ms = self._policies.order.patience_ms
-        return now_ms - since_ms > patience_ms and self._engines.roomiest(one.arrival, one.forecast) is not None
+        return now_ms - since_ms > patience_ms and self._engines.roomiest(one.arrival) is not None
 
     def _keep_free(self, blocked: Candidate, now_ms: float) -> None:
         engines = self._engines
         if engines.kept_for(blocked.arrival.id) is None:
-            roomiest = engines.roomiest(blocked.arrival, blocked.forecast)
+            roomiest = engines.roomiest(blocked.arrival)
             if roomiest is not None:
                 engines.keep_free(roomiest, blocked.arrival.id, now_ms + KEPT_FREE_MS)
 

@@ -91,8 +91,8 @@ class OpenEngines(EngineLedger):
         """Requests for each READY engine."""
         return self.requests / max(1, len(self._loads))
 
-    def roomiest(self, request: Arrival, forecast: Forecast) -> str | None:
-        """The open engine with the most KV room, whether the request fits or not: the one to keep free for it."""
+    def roomiest(self, request: Arrival) -> str | None:
+        """The open engine with the most KV room, whether the request fits there or not: the one to keep free for it."""
         index = self._index(request)
         anywhere = self._failed_everywhere(request, index)
         for engine in index.shelves("kv_free", self._loads).descending():
@@ -117,11 +117,6 @@ class OpenEngines(EngineLedger):
     def bounded(self) -> bool:
         """Whether a READY engine has a KV budget."""
         return self._budgets > 0
-
-    @property
-    def keeps(self) -> bool:
-        """Whether an engine is kept free for a request."""
-        return bool(self._kept)
 
     def answers_to(self, model: str, kind: str = "") -> bool:
         """Whether a READY engine answers to this name and takes this kind of request."""
