@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..wire.engine import EngineSpeed
 from ..wire.request import Arrival
 from ..wire.states import RequestKind
+from .engine_load import EngineLoad
 from .forecast import Forecast
 
 PRIOR_TOKENS = 256.0
@@ -125,6 +126,12 @@ class Estimates:
             mean = read_length_mean(text)
             if mean is not None and (name in self._means or len(self._means) < MOST_MEANS):
                 self._means[name] = mean
+
+    def learn_loads(self, loads: Iterable[EngineLoad]) -> None:
+        """Take over the speeds and the batches of the READY engines; idle ones say nothing of the usual batch."""
+        known = list(loads)
+        busy = [load.requests for load in known if load.requests]
+        self.learn_speed((load.row.speed for load in known), sum(busy) / max(1, len(busy)))
 
     def learn_speed(self, speeds: Iterable[EngineSpeed], batch: float) -> None:
         """Take over how fast the engines are now, and how many requests usually run on one."""

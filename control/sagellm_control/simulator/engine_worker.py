@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from ..pacing import PaceController, PaceObjectives, Window
 from ..scheduler.engine_load import Reservation
-from ..wire.engine import EngineRow, EngineSpeed
+from ..wire.engine import EngineRow
 from ..wire.states import EngineState
 from .engine import Engine
 from .job import Job
@@ -33,15 +33,14 @@ class EngineWorker:
     Args:
         pace: how the engine's pace is set.
         tpot_slo_ms: the pool's objective.
-        speed: what the row says about the engine's speed; None: the truth.
     """
 
-    def __init__(self, engine: Engine, pace: PaceRule, tpot_slo_ms: float, speed: EngineSpeed | None = None) -> None:
-        told = speed or engine.model.true_speed
+    def __init__(self, engine: Engine, pace: PaceRule, tpot_slo_ms: float) -> None:
+        speed = engine.model.true_speed
         self.engine = engine
         self.held: dict[str, Reservation] = {}
         """Reservations by request."""
-        self._pace = PaceController(PaceObjectives(tpot_slo_ms), told.prefill_tps) if pace.learned else None
+        self._pace = PaceController(PaceObjectives(tpot_slo_ms), speed.prefill_tps) if pace.learned else None
         self.row = EngineRow(
             engine_id=engine.id,
             pool=POOL,
@@ -50,8 +49,8 @@ class EngineWorker:
             slots=engine.model.slots,
             models=(POOL,),
             kv_tokens=engine.model.kv_tokens,
-            speed=told,
-            pace_tps=self._pace.pace_tps if self._pace else pace.share * told.prefill_tps,
+            speed=speed,
+            pace_tps=self._pace.pace_tps if self._pace else pace.share * speed.prefill_tps,
             state=EngineState.READY,
         )
         self._seen_ms = 0.0

@@ -6,7 +6,6 @@ What production does by scripts on Redis is done here by calls; what is decided,
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..scheduler.engine_load import EngineRoom, Reservation
@@ -20,7 +19,6 @@ from ..scheduler.placement import Placement, make_placement
 from ..scheduler.policy_settings import PolicySettings
 from ..scheduler.prefix_index import PrefixIndex
 from ..scheduler.tenant_clock import TenantClock
-from ..wire.engine import EngineSpeed
 from .agenda import Agenda
 from .engine import Engine
 from .engine_worker import EngineWorker, PaceRule
@@ -62,7 +60,6 @@ class LateBinding:
     Args:
         settings: of the pool: order, placement and their parameters.
         pace: how the engines' pace is set.
-        speed: what the rows say about the engines' speeds; None: the truth.
     """
 
     def __init__(
@@ -72,7 +69,6 @@ class LateBinding:
         fleet: Fleet,
         *,
         pace: PaceRule,
-        speed: EngineSpeed | None = None,
     ) -> None:
         self._agenda = agenda
         self._policies = Policies(
@@ -88,19 +84,18 @@ class LateBinding:
         self._running: dict[str, WaitingJob] = {}
         self._admitted = 0
         self._wake_ms = float("inf")
+        self._next_hold_ms = float("inf")
         self._ticking = False
         self._missed = Misses()
-        self.moves: list[tuple[float, str, str]] = []
-        """Of the adaptive order: when (ms), to which, why."""
         self._workers: dict[str, EngineWorker] = {}
         blocks = max((engine.model.cache_blocks for engine in fleet.engines), default=0)
         self.engines = OpenEngines(KnownCaches(max(1, blocks)))
         self._line = HeadOfLine(self._policies, self.engines)
         for engine in fleet.engines:
-            self._workers[engine.id] = EngineWorker(engine, pace, settings.tpot_slo_ms, speed)
+            self._workers[engine.id] = EngineWorker(engine, pace, settings.tpot_slo_ms)
         self.engines.learn(worker.row for worker in self._workers.values())
         self.engines.refresh({engine.id: engine.model.slots for engine in fleet.engines})
-        self._estimates.learn_speed([worker.row.speed for worker in self._workers.values()], 1.0)
+        self._estimates.learn_loads(self.engines.loads())
 
     # What happens.
 
@@ -224,14 +219,11 @@ class LateBinding:
 
         self._agenda.at(at_ms, wake)
 
-    _next_hold_ms: float = float("inf")
-
     # Workers, and what schedulers do now and then.
 
     def _tick(self, now_ms: float) -> None:
         self.engines.learn([worker.row for worker in self._workers.values() if worker.look(now_ms)])
-        batch = sum(len(worker.held) for worker in self._workers.values()) / max(1, self.engines.ready)
-        self._estimates.learn_speed([worker.row.speed for worker in self._workers.values()], batch)
+        self._estimates.learn_loads(self.engines.loads())
         if isinstance(self._order, AdaptiveOrder):
             self._adapt(self._order, now_ms)
         if self._waiting or self._running:
@@ -255,12 +247,6 @@ class LateBinding:
             top_tenant=max(of_tenant.values(), default=0) / count,
         )
         if order.observe(load):
-            self.moves.append((now_ms, order.current.name, order.why))
             for item in waiting:
                 self._rank(item)
             waiting.sort()
-
-    @property
-    def paces(self) -> Sequence[float]:
-        """Pace (uncached prompt tokens/s) of each engine, now."""
-        return [worker.row.pace_tps for worker in self._workers.values()]
