@@ -48,7 +48,6 @@ class Engine:
         """Prompt tokens that it has been given and has not read yet, those that turn out to be cached included."""
         self.kv_held = 0
         self.busy_ms = 0.0
-        self.prefill_busy_ms = 0.0
         self._decode_ms = 0.0
         self._decoded = 0
         self.prompt_tokens = 0
@@ -184,7 +183,6 @@ class Engine:
                 if left <= 0:
                     break
             prefill_ms = self.model.prefill_ms(self.model.chunk_tokens - left)
-            self.prefill_busy_ms += prefill_ms
             self._steps = 1
             self._step_ms = prefill_ms + self.model.step_ms(answering)
         elif answering:

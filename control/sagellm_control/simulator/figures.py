@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..scheduler.policy_settings import DEFAULTS
 from .fleet import Fleet
 from .job import NEVER, Job
 
@@ -102,12 +103,9 @@ def percentiles(values: Iterable[float]) -> Percentiles:
     return Percentiles(at(0.5), at(0.95), at(0.99))
 
 
-INPUT_WEIGHT, OUTPUT_WEIGHT = 1.0, 2.0
-"""Of tokens in the service gap: those of the fair order."""
-
-
 def service_gap(jobs: Sequence[Job]) -> float:
-    """Largest difference between two tenants, in weighted tokens handed to engines while both had requests waiting.
+    """Largest difference between two tenants, in weighted tokens handed to engines while both had requests waiting
+    (weights: the fair order's usual ones).
 
     Measured from the moment at which both wait: each such spell starts from nothing.
     """
@@ -119,7 +117,7 @@ def service_gap(jobs: Sequence[Job]) -> float:
     for job in jobs:
         tenant = number[job.arrival.tenant]
         gone = min(job.assigned_ms, job.refused_ms)
-        cost = INPUT_WEIGHT * job.arrival.prompt_tokens + OUTPUT_WEIGHT * job.output_tokens
+        cost = DEFAULTS.input_weight * job.arrival.prompt_tokens + DEFAULTS.output_weight * job.output_tokens
         events.append((job.arrival.arrived_ms, 0, tenant, 0.0))
         events.append((gone, 1, tenant, cost if job.assigned_ms != NEVER else 0.0))
     events.sort()

@@ -62,7 +62,6 @@ class Fleet:
             Engine(f"e{number:0{width}}", one, agenda, told_first=told_first, told_finished=told_finished)
             for number, one in enumerate(model.models())
         ]
-        self.by_id = {engine.id: engine for engine in self.engines}
         for failure in model.failures:
             engine = self.engines[failure.engine]
             agenda.at(failure.at_ms, lambda _, engine=engine: told_lost(engine, engine.fail()))
