@@ -14,6 +14,7 @@ from sagellm_control.simulator.rows import Case, Kind, Row, Setting, decider_of,
 from sagellm_control.simulator.run import simulate
 from sagellm_control.simulator.synthetic import poisson
 from sagellm_control.simulator.workload import Mix, without_tenant, workload_of
+from sagellm_control.wire.priority import RequestPriority
 
 SETTING = Setting(fleet=FleetModel(engines=4), pool=PolicySettings(tpot_slo_ms=60))
 OURS = Case(Kind.OURS, "shortest", "soonest")
@@ -60,6 +61,31 @@ def test_refused_is_only_who_could_not_make_it() -> None:
     assert refused
     assert all(job.finished_ms == NEVER and not job.good for job in refused)
     assert all(job.finished_ms != NEVER for job in jobs if job.refused_ms == NEVER)
+
+
+def test_in_an_overload_the_newest_go_first_and_the_oldest_are_refused() -> None:
+    codel_settings = {"overload": "codel", "overload_interval_ms": 2000, "overload_target_ms": 1000}
+    pool = PolicySettings.model_validate({"tpot_slo_ms": 60} | codel_settings)
+    plain, codel = (run(PLAIN_FIFO, workload(), 80, replace(SETTING, pool=one)) for one in (SETTING.pool, pool))
+    refused = [job for job in codel if job.refused_ms != NEVER]
+    assert refused
+    assert all(job.refused_ms - job.arrival.arrived_ms > pool.overload_target_ms for job in refused)
+    assert sum(job.good for job in codel) > 2 * sum(job.good for job in plain)
+
+
+def test_a_flood_of_background_that_has_aged_does_not_pass_what_is_critical() -> None:
+    load = workload(2000, batch_share=0.9)
+    for job in load.jobs:
+        job.arrival.priority = RequestPriority.CRITICAL if job.interactive else RequestPriority.BACKGROUND
+        job.arrival.slo_ms = 0
+
+    def longest_wait_s(least_share: float) -> float:
+        pool = PolicySettings(tpot_slo_ms=60, aging_s=1, least_share=least_share)
+        jobs = run(Case(Kind.OURS, "priority", "least_loaded"), load, 60, replace(SETTING, pool=pool))
+        return max(job.assigned_ms - job.arrival.arrived_ms for job in jobs if job.interactive) / 1000
+
+    assert longest_wait_s(0.01) < 3
+    assert longest_wait_s(0.0) > 20
 
 
 def test_beyond_the_knee_ours_serves_what_early_binding_loses() -> None:
@@ -114,6 +140,6 @@ def test_with_no_engine_up_all_wait_for_one() -> None:
 def test_the_pace_is_learned_from_a_cold_start() -> None:
     load = workload(3000)
     jobs = run(OURS, load, 60)
-    after_a_minute = [job for job in jobs if job.assigned_ms > 30_000 and job.output_tokens > 20]
-    kept = sum(job.tpot_ms <= 60 for job in after_a_minute) / len(after_a_minute)
+    after_half_a_minute = [job for job in jobs if job.assigned_ms > 30_000 and job.output_tokens > 20]
+    kept = sum(job.tpot_ms <= 60 for job in after_half_a_minute) / len(after_half_a_minute)
     assert kept > 0.9

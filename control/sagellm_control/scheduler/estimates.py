@@ -83,6 +83,8 @@ class Estimates:
         """Of a typical engine."""
         self.batch = 1.0
         """Requests that usually run on an engine."""
+        self.engines = 1
+        """READY ones; 1 while there are none."""
 
     def forecast(self, request: Arrival) -> Forecast:
         """What to expect of the request."""
@@ -95,6 +97,7 @@ class Estimates:
             output,
             request.prompt_tokens * 1000 / max(self.speed.prefill_tps, 1.0),
             output * step_ms,
+            self.engines,
         )
 
     def output_tokens(self, model: str, tenant: str, max_tokens: int) -> float:
@@ -136,6 +139,7 @@ class Estimates:
     def learn_speed(self, speeds: Iterable[EngineSpeed], batch: float) -> None:
         """Take over how fast the engines are now, and how many requests usually run on one."""
         known = list(speeds)
+        self.engines = max(1, len(known))
         if known:
             self.speed = EngineSpeed(
                 prefill_tps=sum(s.prefill_tps for s in known) / len(known),

@@ -6,6 +6,7 @@ What production does by scripts on Redis is done here by calls; what is decided,
 from __future__ import annotations
 
 from bisect import insort
+from collections import Counter
 from dataclasses import dataclass, replace
 
 from ..scheduler.engine_load import EngineRoom, Reservation
@@ -80,6 +81,8 @@ class LateBinding:
         self._order = self._policies.order
         self._estimates = Estimates()
         self._clock = TenantClock()
+        self._overloaded: dict[str, str] = {}
+        """What is recorded for the pool about its overload."""
         self._waiting: list[WaitingJob] = []
         self._running: dict[str, WaitingJob] = {}
         self._admitted = 0
@@ -118,9 +121,9 @@ class LateBinding:
         self._free(job)
         arrival = job.arrival
         self._estimates.settle(arrival.model, arrival.tenant, arrival.max_tokens, job.output_tokens)
-        if self._order.fair:
+        if self._order.fair and item.flow == self._order.flow(arrival):
             served = replace(item.forecast, output_tokens=float(job.output_tokens))
-            self._clock.settle(arrival.tenant, self._order.charge(arrival, served) - item.charge_ms)
+            self._clock.settle(item.flow, self._order.charge(arrival, served) - item.charge_ms)
 
     def lost(self, engine: Engine, jobs: list[Job]) -> None:
         worker = self._workers[engine.id]
@@ -128,9 +131,10 @@ class LateBinding:
         self.engines.close(engine.id)
         self.engines.prefixes.forget(engine.id)
         for job in jobs:  # at their old rank
-            insort(self._waiting, self._running.pop(job.arrival.id))
+            item = self._running.pop(job.arrival.id)
+            insort(self._waiting, item)
             if self._order.fair:
-                self._clock.requeue(job.arrival.tenant)
+                self._clock.requeue(item.flow)
 
     def back(self, engine: Engine) -> None:
         self.engines.refresh(
@@ -150,10 +154,10 @@ class LateBinding:
 
     def _rank(self, item: WaitingJob) -> None:
         arrival = item.job.arrival
-        item.start_ms, item.charge_ms = arrival.arrived_ms, 0.0
+        item.start_ms, item.charge_ms = self._policies.overload.start(arrival), 0.0
         if self._order.fair:
-            item.charge_ms = self._order.charge(arrival, item.forecast)
-            item.start_ms = self._clock.admit(arrival.tenant, item.charge_ms)
+            item.flow, item.charge_ms = self._order.flow(arrival), self._order.charge(arrival, item.forecast)
+            item.start_ms = self._clock.admit(item.flow, item.charge_ms)
         item.rank = item.start_ms + self._order.handicap(arrival, item.forecast)
         if item.stepped_back:
             item.rank += LATE_HANDICAP_MS
@@ -185,16 +189,15 @@ class LateBinding:
         worker = self._workers[taken.engine]
         worker.take(job, taken)
         if self._order.fair:
-            self._clock.assign(job.arrival.tenant, item.start_ms)
+            self._clock.assign(item.flow, item.start_ms)
         self._running[job.arrival.id] = item
         worker.engine.submit(job)
 
     def _refuse(self, item: WaitingJob, now_ms: float) -> None:
-        arrival = item.job.arrival
         item.job.refused_ms = now_ms
         self._missed.count(now_ms, True)
         if self._order.fair:
-            self._clock.drop(arrival.tenant, item.charge_ms)
+            self._clock.drop(item.flow, item.charge_ms)
 
     def _free(self, job: Job) -> None:
         worker = self._workers[job.engine]
@@ -226,6 +229,10 @@ class LateBinding:
         self._estimates.learn_loads(self.engines.loads())
         if isinstance(self._order, AdaptiveOrder):
             self._adapt(self._order, now_ms)
+        waiting = Counter(item.job.arrival.priority for item in self._waiting)
+        if changed := self._policies.overload.observe(waiting, now_ms):
+            self._overloaded |= changed
+            self._policies.overload.follow(self._overloaded)
         if self._waiting or self._running:
             self._agenda.at(now_ms + WINDOW_MS, self._tick)
         else:
@@ -247,6 +254,7 @@ class LateBinding:
             top_tenant=max(of_tenant.values(), default=0) / count,
         )
         if order.observe(load):
+            self._clock = TenantClock(now_ms)  # as the store's, which begins anew with each change of ranks
             for item in waiting:
                 self._rank(item)
             waiting.sort()
