@@ -14,6 +14,7 @@ from sagellm_control.simulator.rows import Case, Kind, Row, Setting, decider_of,
 from sagellm_control.simulator.run import simulate
 from sagellm_control.simulator.synthetic import poisson
 from sagellm_control.simulator.workload import Mix, without_tenant, workload_of
+from sagellm_control.wire.engine import EngineRole
 from sagellm_control.wire.priority import RequestPriority
 
 SETTING = Setting(fleet=FleetModel(engines=4), pool=PolicySettings(tpot_slo_ms=60))
@@ -128,6 +129,37 @@ def test_what_a_failed_engine_had_is_served_by_the_others() -> None:
         again = [job for job in jobs if job.attempts > 1]
         assert again
         assert all(job.finished_ms != NEVER for job in jobs)
+
+
+SEPARATED = FleetModel(engines=4, roles=(EngineRole.PREFILL, EngineRole.PREFILL, EngineRole.DECODE, EngineRole.HYBRID))
+
+
+@pytest.mark.parametrize("case", [OURS, Case(Kind.OURS, "priority", "kv_cost"), Case(Kind.ORACLE, "", "")], ids=str)
+@pytest.mark.parametrize("failing", [None, 0, 2])
+def test_prefill_and_decode_on_different_engines(case: Case, failing: int | None) -> None:
+    failures = () if failing is None else (Failure(failing, 3_000, 3_000),)
+    load = workload(400)
+    jobs = load.at_rate(30)
+    fleet = simulate(jobs, replace(SEPARATED, failures=failures), decider_of(case, SETTING))
+    assert all(job.finished_ms != NEVER for job in jobs)
+    assert all(job.engine in ("e2", "e3") for job in jobs)
+    p0, p1, decoder, hybrid = fleet.engines
+    assert all(engine.totals.generated_tokens == 0 for engine in (p0, p1))
+    assert all(engine.totals.prompt_tokens > 0 for engine in (p0, p1, hybrid))
+    assert (decoder.totals.prompt_tokens == 0) or failing == 0, "unless the blocks were lost"
+    assert any(job.attempts == 2 for job in jobs)
+
+
+def test_early_binding_routes_each_stage() -> None:
+    for case in early_bindings():
+        jobs = run(case, workload(200), 10, replace(SETTING, fleet=SEPARATED))
+        assert all(job.finished_ms != NEVER and job.engine in ("e2", "e3") for job in jobs)
+
+
+def test_what_a_prefilling_engine_cannot_read_yet_can_still_be_passed() -> None:
+    jobs = run(OURS, workload(400), 60, replace(SETTING, fleet=replace(SEPARATED, roles=SEPARATED.roles[:3])))
+    waits = [job.assigned_ms - job.arrival.arrived_ms for job in jobs]
+    assert max(waits) > 1000, "beyond capacity it is the queue that is long, and not the engine's own line"
 
 
 def test_with_no_engine_up_all_wait_for_one() -> None:

@@ -91,7 +91,8 @@ class DynamoCost:
     """
 
     def choose(self, job: Job, engines: Sequence[Engine]) -> Engine:
-        prompt, prefix = job.arrival.prompt_tokens, job.arrival.prefix
+        prompt = 0 if job.arrival.stage else job.arrival.prompt_tokens  # an answer alone costs no prefill
+        prefix = job.arrival.prefix
 
         def cost(engine: Engine) -> float:
             block = engine.model.block_tokens

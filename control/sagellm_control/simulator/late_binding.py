@@ -112,6 +112,11 @@ class LateBinding:
             self._ticking = True
             self._agenda.at(self._agenda.now_ms + WINDOW_MS, self._tick)
 
+    def prefilled(self, job: Job) -> None:  # it waits at its old rank for an engine that answers
+        item = self._running.pop(job.arrival.id)
+        self._free(job)
+        self._back_in_line(item)
+
     def first_token(self, job: Job) -> None:
         if job.arrival.slo_ms:
             self._missed.count(self._agenda.now_ms, job.ttft_ms > job.arrival.slo_ms)
@@ -130,11 +135,11 @@ class LateBinding:
         worker.held.clear()
         self.engines.close(engine.id)
         self.engines.prefixes.forget(engine.id)
-        for job in jobs:  # at their old rank
-            item = self._running.pop(job.arrival.id)
-            insort(self._waiting, item)
-            if self._order.fair:
-                self._clock.requeue(item.flow)
+        for item in self._waiting:
+            if item.job.blocks_on == engine.id:  # they are lost: who answers it reads the prompt
+                item.job.blocks_on = ""
+        for job in jobs:
+            self._back_in_line(self._running.pop(job.arrival.id))
 
     def back(self, engine: Engine) -> None:
         self.engines.refresh(
@@ -151,6 +156,11 @@ class LateBinding:
         self._wake_up()
 
     # The scheduler.
+
+    def _back_in_line(self, item: WaitingJob) -> None:
+        insort(self._waiting, item)  # at its old rank
+        if self._order.fair:
+            self._clock.requeue(item.flow)
 
     def _rank(self, item: WaitingJob) -> None:
         arrival = item.job.arrival
@@ -175,6 +185,7 @@ class LateBinding:
                 position += 1
                 continue
             del waiting[position]
+            self._line.forget(item.job.arrival.id)
             if decision.taken is not None:
                 self._assign(item, decision.taken)
             elif decision.action is Action.STEP_BACK:
