@@ -116,8 +116,3 @@ class Reservation:
     """Prompt tokens that the engine will have to prefill: what its pace is charged with."""
     first_token_ms: float = 0.0
     """When (ms since the epoch) its first token is expected: when the engine has prefilled what it was handed."""
-
-
-def speed_class(row: EngineRow) -> int:
-    """Engines of one class are within some 40 % of each other: as good as equal, considering how speeds are learned."""
-    return round(2 * math.log2(max(row.speed.prefill_tps, 1.0)))
