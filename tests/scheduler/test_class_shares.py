@@ -15,6 +15,7 @@ from sagellm_control.scheduler.order.priority import shares_of
 from sagellm_control.scheduler.policy_settings import PolicySettings
 from sagellm_control.scheduler.pool_policy import record_settings
 from sagellm_control.scheduler.tenant_clock import TenantClock
+from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.wire.engine import EngineSpeed
 from sagellm_control.wire.priority import RequestPriority
 
@@ -168,8 +169,7 @@ async def test_schedulers_share_what_each_class_has_had(pool: PoolDriver, count:
     for priority in (CRITICAL, BACKGROUND):
         of_class = [name for name in answered if kinds.get(name) is priority]
         assert count > 1 or of_class == sorted(of_class)
-    backlog = await pool.store.commands.hgetall(pool.keys.backlog)
-    assert not [name for name in backlog if name.startswith(b"ranked/")], "nobody waits any more"
+    assert await ranked(pool) == {}, "nobody waits any more"
 
 
 async def test_a_change_of_policy_takes_the_classes_along(pool: PoolDriver) -> None:
@@ -181,20 +181,31 @@ async def test_a_change_of_policy_takes_the_classes_along(pool: PoolDriver) -> N
             await pool.accept(f"r{number}", priority=priority, tenant="t", prompt_tokens=1000)
         await wait_until(lambda: everything_is_settled(pool))
 
-        async def ranked() -> dict[str, int]:
-            backlog = await pool.store.commands.hgetall(pool.keys.backlog)
-            return {name.decode(): int(n) for name, n in backlog.items() if name.startswith(b"ranked/")}
-
-        assert await ranked() == {"ranked/t": 3}
+        assert await ranked(pool) == {"t": 3}
         await record_settings(pool.store, pool.name, {"policy": "priority"})
-        await wait_until(ranked_is(ranked, {"ranked/class:0": 1, "ranked/class:2": 1, "ranked/class:4": 1}))
+        await wait_until(lambda: ranked_is(pool, {"class:0": 1, "class:2": 1, "class:4": 1}))
         assert await pool.waiting_ids() == ["r1", "r2", "r0"]
         await record_settings(pool.store, pool.name, {"policy": "shortest"})
-        await wait_until(ranked_is(ranked, {}))
+        await wait_until(lambda: ranked_is(pool, {}))
 
 
-def ranked_is(ranked, wanted: dict[str, int]):  # pyright: ignore
-    async def settled() -> bool:
-        return await ranked() == wanted  # pyright: ignore
+async def test_what_comes_back_counts_for_its_class_again(pool: PoolDriver) -> None:
+    await pool.engine()
+    await record_settings(pool.store, pool.name, {"policy": "priority"})
+    async with schedulers(pool):
+        await pool.accept("first", priority=HIGH, tenant="t")
+        await wait_until(lambda: pool.holds("e1"))
+        assert await ranked(pool) == {}
+        await pool.accept("second", priority=CRITICAL, tenant="t")
+        await wait_until(lambda: ranked_is(pool, {"class:0": 1}))
+    await pool.requeue("first", Cause.RETURNED)
+    assert await ranked(pool) == {"class:0": 1, "class:1": 1}
 
-    return settled
+
+async def ranked(pool: PoolDriver) -> dict[str, int]:
+    backlog = await pool.store.commands.hgetall(pool.keys.backlog)
+    return {name.decode()[7:]: int(n) for name, n in backlog.items() if name.startswith(b"ranked/")}
+
+
+async def ranked_is(pool: PoolDriver, wanted: dict[str, int]) -> bool:
+    return await ranked(pool) == wanted
