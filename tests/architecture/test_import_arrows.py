@@ -37,7 +37,7 @@ PURE: dict[str, tuple[str, ...]] = {
     "engine_index": ("engine_load", "ring", "shelf"),
     "engine_ledger": ("demand", "engine_index", "engine_load", "forecast", "prefix_index"),
     "open_engines": VIEW,
-    "estimates": ("forecast",),
+    "estimates": ("engine_load", "forecast"),
     "lateness": ("forecast", "policy_settings"),
     "overload": ("policy_settings",),
     "order": ("forecast", "policy_settings"),

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 import pytest
 from aiohttp import web
+from prometheus_client import REGISTRY
 
+from sagellm_control.client.pools import Pools
 from sagellm_control.wire.states import RequestState
 
 from ..waiting import wait_until
@@ -46,6 +48,39 @@ async def test_comments_while_it_waits_and_then_the_tokens(
     assert events[-1] == b"data: [DONE]"
     assert b"Answer" in events[0]
     assert len(events) == 10 + 2
+
+
+async def test_how_wrong_the_wait_was_that_a_client_was_told(
+    start_engine: StartEngine, start_system: StartSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pools, "drain_rate", lambda *_: 0.02)  # so the first in line is told 50 s
+    engine = await start_engine(slots=1, tpot_ms=10)
+    system = await start_system(engine, gateway_keepalive_s=0.05)
+
+    def observed(name: str, came: str) -> float:
+        full_name = f"sagellm_control_flow_control_wait_prediction_error_seconds_{name}"
+        return sum(
+            sample.value
+            for family in REGISTRY.collect()
+            for sample in family.samples
+            if sample.name == full_name and sample.labels["came"] == came
+        )
+
+    before = {(name, came): observed(name, came) for name in ("count", "sum") for came in ("sooner", "later")}
+    async with system.session.post(system.url + CHAT_PATH, json=chat("ahead", max_tokens=100_000, stream=True)) as busy:
+        await anext(data(busy))
+        async with system.session.post(
+            system.url + CHAT_PATH, json=chat("waits", max_tokens=3, stream=True)
+        ) as response:
+            parts = pieces(response)
+            while await anext(parts) != b": waiting position=0 wait_s=50":
+                pass
+            busy.close()
+            async with asyncio.timeout(10):
+                assert [part async for part in parts][-1] == b"data: [DONE]"
+    assert observed("count", "sooner") - before["count", "sooner"] == 1
+    assert 30 < observed("sum", "sooner") - before["sum", "sooner"] < 50
+    assert observed("count", "later") == before["count", "later"]
 
 
 async def test_comments_while_the_engine_is_silent(start_echo: StartEcho, start_system: StartSystem) -> None:

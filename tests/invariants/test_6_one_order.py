@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from sagellm_control.scheduler.order import PriorityOrder, rank_of
+from sagellm_control.scheduler.pool_policy import record_settings
 from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.request import read_arrival
@@ -19,6 +20,8 @@ async def drained(pool: PoolDriver, count: int) -> tuple[list[str], list[str]]:
     chance = random.Random(6)
     await pool.engine(slots=2)
     await pool.running("early-1", "early-2")
+    # Aging alone: with shares a class's requests rank in the order in which they were admitted.
+    await record_settings(pool.store, pool.name, {"least_share": "0"})
     async with schedulers(pool, count, policy="priority", aging_s=0.05):
         ids = [f"r{n:03}" for n in range(100)]
         for request_id in ids:

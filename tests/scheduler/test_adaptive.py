@@ -53,7 +53,7 @@ def test_the_table(load: dict[str, float], name: str, why: str) -> None:
 def test_it_starts_calm() -> None:
     order = adaptive()
     asked = request(priority=RequestPriority.LOW)
-    assert (order.name, order.current.name, order.fair) == ("adaptive", "priority", False)
+    assert (order.name, order.current.name, order.fair) == ("adaptive", "priority", True)
     assert rank_of(order, asked, forecast()) == rank_of(make_order("priority"), asked, forecast())
 
 
@@ -88,12 +88,16 @@ def test_at_the_edge_it_does_not_swing() -> None:
     assert names == {"shortest"}
 
 
-def test_while_fair_it_charges() -> None:
+def test_it_charges_as_the_current_one_does() -> None:
     order = adaptive()
-    assert order.charge(request(), forecast()) == 0
+    asked = request(tenant="t")
+    assert order.flow(asked) == make_order("priority").flow(asked) != ""
     feed(order, **CROWDED_OUT)
-    assert order.fair
-    assert order.charge(request(), forecast()) > 0
+    assert (order.fair, order.flow(asked)) == (True, "t")
+    assert order.charge(asked, forecast()) == make_order("fair").charge(asked, forecast()) > 0
+    feed(order, 100_000, **OVER)
+    assert not order.fair
+    assert order.charge(asked, forecast()) == 0
 
 
 def test_it_takes_over_what_another_scheduler_moved_to() -> None:

@@ -135,7 +135,7 @@ def test_room_for_a_large_one_is_kept() -> None:
     view = engines("a", "b", kv_tokens=10_000)
     view.refresh({"a": EngineRoom(4, 8000), "b": EngineRoom(4, 6000)})
     large = request("large")
-    engine = view.roomiest(large, forecast(7000))
+    engine = view.roomiest(large)
     assert engine == "b"
     view.keep_free(engine, "large", until_ms=60_000.0)
     assert opens(view) == {"a"}

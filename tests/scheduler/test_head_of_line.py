@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import pytest
 
 from sagellm_control.scheduler.engine_load import EngineRoom
 from sagellm_control.scheduler.forecast import Forecast
-from sagellm_control.scheduler.head_of_line import KEPT_FREE_MS, Action, Candidate, Decision, HeadOfLine, Look
+from sagellm_control.scheduler.head_of_line import KEPT_FREE_MS, Action, HeadOfLine, Look
 from sagellm_control.scheduler.lateness import LATE_HANDICAP_MS, Lateness
 from sagellm_control.scheduler.open_engines import OpenEngines
-from sagellm_control.scheduler.order import Order, make_order
+from sagellm_control.scheduler.order import make_order
 from sagellm_control.scheduler.overload import OverloadMode
-from sagellm_control.scheduler.placement import Hold, Placement, make_placement
+from sagellm_control.scheduler.placement import Hold, make_placement
 from sagellm_control.scheduler.policy_settings import PolicySettings, WhenLate
 from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.request import Arrival
 
-from .requests import NOW_MS, engines, forecast, request
+from .line import Policies, actions, candidate, placed_on
+from .requests import NOW_MS, engines
 
 PROMPT = tuple(f"block{n}" for n in range(10))
 
@@ -40,31 +39,6 @@ class HoldOut:
         if engines.can_take(self.engine, request, forecast):
             return self.engine
         return Hold(self.until_ms, self.engine) if now_ms < self.until_ms else next(engines.by_load(request), None)
-
-
-@dataclass
-class Policies:
-    order: Order = field(default_factory=lambda: make_order("fifo"))
-    placement: Placement = field(default_factory=lambda: make_placement("least_loaded"))
-    lateness: Lateness = field(default_factory=Lateness)
-    overload: OverloadMode = field(default_factory=lambda: OverloadMode(PolicySettings()))
-
-
-def candidate(
-    name: str = "r", *, behind_ms: float = 0.0, tokens: int = 1000, late: bool = False, **more: Any
-) -> Candidate:
-    arrival = request(name, at_ms=NOW_MS + behind_ms, **more)
-    return Candidate(arrival, forecast(tokens, 0.0), arrival.arrived_ms + LATE_HANDICAP_MS * late, late)
-
-
-def actions(line: HeadOfLine, look: Look, candidates: Iterable[Candidate], now_ms: float = NOW_MS) -> list[Action]:
-    return [line.decide(one, look, now_ms).action for one in candidates]
-
-
-def placed_on(decision: Decision) -> str:
-    assert decision.action is Action.PLACE
-    assert decision.taken is not None
-    return decision.taken.engine
 
 
 # Late.

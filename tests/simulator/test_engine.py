@@ -6,6 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from sagellm_control.simulator.agenda import Agenda
+from sagellm_control.simulator.engine import Engine
+from sagellm_control.simulator.job import NEVER, Happening, Job
+from sagellm_control.wire.engine import EngineRole
+
 from .timelines import PLAIN, job, run
 
 
@@ -15,8 +20,8 @@ def test_one_request_alone() -> None:
     assert one.first_token_ms == pytest.approx(50)
     assert one.finished_ms == pytest.approx(50 + 3 * 11)
     assert one.tpot_ms == pytest.approx(11)
-    assert engine.busy_ms == pytest.approx(83)
-    assert engine.generated_tokens == 4
+    assert engine.totals.busy_ms == pytest.approx(83)
+    assert engine.totals.generated_tokens == 4
 
 
 def test_an_answer_of_one_token_ends_with_its_prompt() -> None:
@@ -69,7 +74,7 @@ def test_what_is_cached_is_not_read_again() -> None:
     engine = run(PLAIN, a, b, c)
     assert b.first_token_ms == pytest.approx(100 + 15)
     assert c.first_token_ms == pytest.approx(200 + 1), "the last token is always read"
-    assert (engine.prompt_tokens, engine.cached_tokens) == (110, 59)
+    assert (engine.totals.prompt_tokens, engine.totals.cached_tokens) == (110, 59)
 
 
 def test_the_cache_forgets_what_was_used_longest_ago_and_the_tail_first() -> None:
@@ -86,7 +91,7 @@ def test_a_full_kv_cache_preempts_the_last_and_reads_it_again() -> None:
     model = replace(PLAIN, kv_tokens=60)
     a, b = job("a", 0, 20, 20), job("b", 0, 20, 20)
     engine = run(model, a, b)
-    assert engine.preemptions >= 1
+    assert engine.totals.preemptions >= 1
     assert a.preempted == 0
     assert b.finished_ms > a.finished_ms
     assert engine.kv_held == 0
@@ -100,11 +105,8 @@ def test_a_full_kv_cache_preempts_the_last_and_reads_it_again() -> None:
 def test_what_an_engine_tells_of_its_tokens_is_exact_in_the_middle_of_a_run() -> None:
     one = job("a", 0, 10, 1000)
     agenda_seen: list[tuple[float, int]] = []
-    from sagellm_control.simulator.agenda import Agenda
-    from sagellm_control.simulator.engine import Engine
-
     agenda = Agenda()
-    engine = Engine("e0", PLAIN, agenda, told_first=lambda _: None, told_finished=lambda _: None)
+    engine = Engine("e0", PLAIN, agenda, told=lambda _, what: None)
     agenda.at(0, lambda _: engine.submit(one))
     agenda.at(10 + 11 * 7 + 1, lambda now: agenda_seen.append(engine.decoding(now)))
     agenda.run(lambda _: None)
@@ -113,11 +115,8 @@ def test_what_an_engine_tells_of_its_tokens_is_exact_in_the_middle_of_a_run() ->
 
 
 def test_a_failed_engine_loses_what_it_had() -> None:
-    from sagellm_control.simulator.agenda import Agenda
-    from sagellm_control.simulator.engine import Engine
-
     agenda = Agenda()
-    engine = Engine("e0", PLAIN, agenda, told_first=lambda _: None, told_finished=lambda _: None)
+    engine = Engine("e0", PLAIN, agenda, told=lambda _, what: None)
     jobs = [job("a", 0, 10, 100), job("b", 0, 500, 100)]
     lost: list[str] = []
     for one in jobs:
@@ -126,4 +125,52 @@ def test_a_failed_engine_loses_what_it_had() -> None:
     agenda.run(lambda _: None)
     assert sorted(lost) == ["a", "b"]
     assert (engine.load, engine.kv_held, engine.queued_prefill) == (0, 0, 0)
-    assert engine.busy_ms == pytest.approx(150)
+    assert engine.totals.busy_ms == pytest.approx(150)
+
+
+def test_one_engine_reads_and_another_answers() -> None:
+    agenda = Agenda()
+    told: list[tuple[Happening, float]] = []
+
+    def happened(one: Job, what: Happening) -> None:
+        told.append((what, agenda.now_ms))
+        if what is Happening.PREFILLED:
+            assert (reader.load, reader.kv_held) == (0, 0)
+            one.arrival.stage = "decode"
+            answerer.submit(one)
+            assert answerer.load == 1
+
+    reader = Engine("p", replace(PLAIN, role=EngineRole.PREFILL), agenda, told=happened)
+    answerer = Engine("d", replace(PLAIN, role=EngineRole.DECODE, transfer_tps=5000.0), agenda, told=happened)
+    one = job("a", 0, 50, 4)
+    agenda.at(0, lambda _: reader.submit(one))
+    agenda.run(lambda _: None)
+    # 50 ms to read, 10 ms for the KV blocks, and the last token is read again, by the engine that answers.
+    assert told == [
+        (Happening.PREFILLED, pytest.approx(50)),
+        (Happening.FIRST_TOKEN, pytest.approx(61)),
+        (Happening.FINISHED, pytest.approx(61 + 3 * 11)),
+    ]
+    assert (one.assigned_ms, one.engine, one.attempts) == (0, "d", 2)
+    assert (reader.totals.prompt_tokens, answerer.totals.prompt_tokens) == (50, 0)
+
+
+def test_without_the_blocks_the_answering_engine_reads_the_prompt() -> None:
+    one = job("a", 0, 50, 4)
+    one.arrival.stage = "decode"
+    run(replace(PLAIN, role=EngineRole.DECODE), one)
+    assert one.first_token_ms == pytest.approx(50)
+
+
+def test_a_failure_loses_what_is_on_its_way() -> None:
+    agenda = Agenda()
+    engine = Engine("d", replace(PLAIN, role=EngineRole.DECODE), agenda, told=lambda _, what: None)
+    one = job("a", 0, 200_000, 4)
+    one.arrival.stage, one.blocks_on = "decode", "p"
+    agenda.at(0, lambda _: engine.submit(one))
+    lost: list[Job] = []
+    agenda.at(500, lambda _: lost.extend(engine.fail()))
+    agenda.run(lambda _: None)
+    assert lost == [one]
+    assert (one.arrival.stage, one.blocks_on, engine.load) == ("", "", 0)
+    assert one.first_token_ms == NEVER

@@ -32,7 +32,7 @@ def job(name: str, at_ms: float, prompt: int, output: int, prefix: Sequence[str]
 def run(model: EngineModel, *jobs: Job) -> Engine:
     """Submit each at its time; until all have ended."""
     agenda = Agenda()
-    engine = Engine("e0", model, agenda, told_first=lambda _: None, told_finished=lambda _: None)
+    engine = Engine("e0", model, agenda, told=lambda _, what: None)
     for one in jobs:
         agenda.at(one.arrival.arrived_ms, lambda _, one=one: engine.submit(one))
     agenda.run(lambda _: None)

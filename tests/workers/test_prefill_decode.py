@@ -136,12 +136,14 @@ def test_the_role_is_in_the_row(role: EngineRole) -> None:
 
 
 @pytest.mark.parametrize("role", EngineRole)
-async def test_where_nothing_decodes_there_is_no_pace(pool: PoolDriver, role: EngineRole) -> None:
+async def test_where_nothing_decodes_the_pace_is_the_speed(pool: PoolDriver, role: EngineRole) -> None:
     await pool.store.commands.hset(pool.keys.settings, "tpot_slo_ms", "50")
     row = await pool.engine(role=role)
     keeper = PaceKeeper(pool.store, row, EngineObservation())
     await keeper.follow()
-    assert (keeper.learn(row).pace_tps == 0) == (role is EngineRole.PREFILL)
+    paced = keeper.learn(row)
+    assert paced.pace_tps > 0
+    assert (paced.pace_tps == paced.speed.prefill_tps) == (role is EngineRole.PREFILL)
 
 
 def test_engines_of_sglang_get_whole_requests(caplog: pytest.LogCaptureFixture) -> None:

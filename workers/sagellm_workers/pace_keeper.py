@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from redis.exceptions import RedisError
 
-from sagellm_control.pacing import PaceController, PaceObjectives
+from sagellm_control.pacing import PaceController, PaceObjectives, prefilling_pace
 from sagellm_control.store.connect import Store
 from sagellm_control.wire.engine import EngineRole, EngineRow
 
@@ -36,7 +36,7 @@ class PaceKeeper:
         window, speed = self._observation.window(), self._observation.speed()
         pace = self._controller.observe(time.monotonic() * 1000, window, self._observation.prefill_tps)
         if row.role is EngineRole.PREFILL:
-            pace = 0.0  # no answer runs there whose tokens a prefill could delay
+            pace = prefilling_pace(self._controller.objectives, speed.prefill_tps)
         self._pace.set(pace)
         self._prefill.set(speed.prefill_tps)
         if window.tokens:

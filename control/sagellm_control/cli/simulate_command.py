@@ -24,6 +24,20 @@ from .tables import print_table
 @click.option("--engines", type=click.IntRange(1, 10_000), default=16, show_default=True, help="How many engines.")
 @click.option("--speeds", default="1", show_default=True, metavar="F,…", help="Speed factors, in turn: 1,0.5.")
 @click.option(
+    "--roles",
+    default="general",
+    show_default=True,
+    metavar="ROLE,…",
+    help="Which stages engines take, in turn: prefilling,decoding.",
+)
+@click.option(
+    "--slots",
+    type=click.IntRange(1, 100_000),
+    default=64,
+    show_default=True,
+    help="Requests that an engine runs at once.",
+)
+@click.option(
     "--prefill-tps",
     type=Number(1, 1e9),
     default=20_000.0,
@@ -87,6 +101,8 @@ def simulate(
     requests: int | None,
     engines: int,
     speeds: str,
+    roles: str,
+    slots: int,
     prefill_tps: float,
     cache_blocks: int,
     policy: str,
@@ -131,7 +147,9 @@ def simulate(
     if rate is not None and load is not None:
         raise click.UsageError("--rate and --load exclude each other")
     cases = cases_of_flags(policy, placement, only_ours)
-    setting = setting_of_flags(engines, speeds, prefill_tps, cache_blocks, late, pace, failures, parameters)
+    setting = setting_of_flags(
+        engines, speeds, roles, slots, prefill_tps, cache_blocks, late, pace, failures, parameters
+    )
     workload = workload_of_flags(
         trace, synthetic, requests, setting, batch_share, tenants, aggressive, without_aggressive, seed
     )

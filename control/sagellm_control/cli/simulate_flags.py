@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ..simulator.fleet import Failure
     from ..simulator.job import Workload
     from ..simulator.rows import Case, Setting
+    from ..wire.engine import EngineRole
 
 ALL = "all"
 
@@ -44,6 +45,8 @@ def _names(what: str, text: str, known: list[str]) -> list[str]:
 def setting_of_flags(
     engines: int,
     speeds: str,
+    roles: str,
+    slots: int,
     prefill_tps: float,
     cache_blocks: int,
     late: str,
@@ -75,11 +78,12 @@ def setting_of_flags(
     rule = PaceRule()
     if pace != "learned":
         rule = PaceRule(learned=False, share=0.0 if pace == "off" else _number("--pace", pace, 0.01, 10))
-    model = EngineModel(cache_blocks=cache_blocks or NEVER_FORGETS)
+    model = EngineModel(slots=slots, cache_blocks=cache_blocks or NEVER_FORGETS)
     fleet = FleetModel(
         engines=engines,
         model=replace(model, speed=replace(model.speed, prefill_tps=prefill_tps)),
         speeds=tuple(_number("--speeds", one, 0.001, 1000) for one in speeds.split(",")),
+        roles=_roles(roles, engines),
         failures=tuple(_failure(text, engines) for text in failures),
     )
     return Setting(fleet, read_policy_settings(given), rule)
@@ -93,6 +97,22 @@ def _number(flag: str, text: str, least: float, most: float) -> float:
     if not least <= value <= most:
         raise click.UsageError(f"{flag} takes numbers from {least:g} to {most:g}, not {text[:40]!r}")
     return value
+
+
+def _roles(text: str, engines: int) -> tuple[EngineRole, ...]:
+    from ..wire.engine import EngineRole
+
+    known = [role.value for role in EngineRole]
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in known:
+            raise click.UsageError(f"unknown role {name[:40]!r}: use one of {', '.join(known)}")
+    roles = [EngineRole(names[number % len(names)]) for number in range(engines)]
+    if set(roles) == {EngineRole.PREFILL}:
+        raise click.UsageError("--roles: nobody would answer; add decoding, general or hybrid engines")
+    if set(roles) == {EngineRole.DECODE}:
+        raise click.UsageError("--roles: nobody would read prompts; add prefilling, general or hybrid engines")
+    return tuple(EngineRole(name) for name in names)
 
 
 def _failure(text: str, engines: int) -> Failure:

@@ -15,6 +15,7 @@ from ..wire.event import CHUNK, END, EVENT_STREAM, Ending, Event
 from ..wire.states import Outcome
 from .errors import COME_BACK, error_body, from_ending
 from .event_ids import EventNumbering
+from .metrics import WAIT_ERROR
 from .queue_position import queue_position
 
 KEEPALIVE_COMMENT = b": waiting\n\n"
@@ -54,6 +55,8 @@ class AnswerWriter:
         """None: events leave as the engine wrote them."""
         self.first_byte_at: float | None = None
         """Monotonic time of the first byte of an answer; an error is none."""
+        self._expected_at: float | None = None
+        """When it was to come, by what the client was told first while it waited."""
         self.outcome = Outcome.FAILED
 
     async def write_stream(self, *, always: bool = False) -> web.StreamResponse:
@@ -105,6 +108,7 @@ class AnswerWriter:
     def _answers(self) -> None:
         if self.first_byte_at is None:
             self.first_byte_at = time.monotonic()
+            self._observe_wait(self.first_byte_at)
 
     def _ends(self, ending: Ending) -> None:
         self.outcome = ending.outcome
@@ -143,7 +147,16 @@ class AnswerWriter:
             place = await queue_position(self._queue, self._answer.pool, self._answer.request_id)
         except (RedisError, OSError):
             return KEEPALIVE_COMMENT
-        return b": waiting" + place.text().encode() + b"\n\n" if place is not None else KEEPALIVE_COMMENT
+        if place is None:
+            return KEEPALIVE_COMMENT
+        if self._expected_at is None and place.wait_s is not None:
+            self._expected_at = time.monotonic() + place.wait_s
+        return b": waiting" + place.text().encode() + b"\n\n"
+
+    def _observe_wait(self, began_at: float) -> None:
+        if self._expected_at is not None:
+            came = "later" if began_at > self._expected_at else "sooner"
+            WAIT_ERROR.labels(self._answer.pool, came).observe(abs(began_at - self._expected_at))
 
     async def _open_stream(self) -> web.StreamResponse:
         response = web.StreamResponse(headers=_STREAM_HEADERS | self._headers)

@@ -29,6 +29,12 @@ DURATION = Histogram(
     ["endpoint", "priority"],
     buckets=_SECONDS,
 )
+WAIT_ERROR = Histogram(
+    "sagellm_control_flow_control_wait_prediction_error_seconds",
+    "How much sooner or later than it was first told a waiting client's answer began, the engine's time to it included",
+    ["pool", "came"],
+    buckets=_SECONDS,
+)
 OPEN = Gauge("sagellm_control_gateway_open_requests", "Requests whose answer is not complete")
 SLO_VIOLATIONS = Counter(
     "sagellm_control_request_slo_violation_total",

@@ -28,7 +28,9 @@ class Ticket:
     """In the order of arrival, among equal ranks."""
     start_ms: float = 0.0
     charge_ms: float = 0.0
-    """What its tenant has been charged, under a fair order."""
+    """What its flow has been charged, under a fair order."""
+    flow: str = ""
+    """See ``Order.flow``."""
     charged: bool = False
     late: bool = False
     """It has stepped back, or is refused."""

@@ -41,29 +41,30 @@ class LocalPolicy:
         return Ticket(arrival, self.estimates.forecast(arrival))
 
     def rank(self, ticket: Ticket) -> None:
-        """Give it the rank under which it waits; its tenant is charged."""
+        """Give it the rank under which it waits; its flow is charged."""
         order, arrival = self.order, ticket.arrival
         handicap = order.handicap(arrival, ticket.forecast)
         ticket.start_ms = arrival.arrived_ms
         if order.fair:
             ticket.charge_ms = order.charge(arrival, ticket.forecast, arrival.weight)
-            ticket.start_ms = self._clock.admit(arrival.tenant, ticket.charge_ms)
+            ticket.flow = order.flow(arrival)
+            ticket.start_ms = self._clock.admit(ticket.flow, ticket.charge_ms)
             ticket.charged = True
         ticket.rank = ticket.start_ms + handicap
 
     def placed(self, ticket: Ticket) -> None:
         """It has got its place."""
         if ticket.charged:
-            self._clock.assign(ticket.arrival.tenant, ticket.start_ms)
+            self._clock.assign(ticket.flow, ticket.start_ms)
         elif self.order.fair:  # it did not have to wait
             self.rank(ticket)
-            self._clock.assign(ticket.arrival.tenant, ticket.start_ms)
+            self._clock.assign(ticket.flow, ticket.start_ms)
 
     def dropped(self, ticket: Ticket) -> None:
         """It waits no more, and has not been served."""
         if ticket.charged:
             ticket.charged = False
-            self._clock.drop(ticket.arrival.tenant, ticket.charge_ms)
+            self._clock.drop(ticket.flow, ticket.charge_ms)
 
     def finished(self, ticket: Ticket, output_tokens: int | None) -> None:
         """It has been served, with an answer of so many tokens; None: nobody knows."""
@@ -71,10 +72,10 @@ class LocalPolicy:
             return
         arrival = ticket.arrival
         self.estimates.settle(arrival.model, arrival.tenant, arrival.max_tokens, output_tokens)
-        if ticket.charged and self.order.fair:
+        if ticket.charged and self.order.fair and self.order.flow(arrival) == ticket.flow:
             actual = replace(ticket.forecast, output_tokens=output_tokens)
             cost_ms = self.order.charge(arrival, actual, arrival.weight)
-            self._clock.settle(arrival.tenant, cost_ms - ticket.charge_ms)
+            self._clock.settle(ticket.flow, cost_ms - ticket.charge_ms)
 
     def adapt(self, line: Line, speeds: Iterable[EngineSpeed], places: int, batch: float, missed: float) -> bool:
         """Take over how the engines are, and show the adaptive order the line; whether it moved and all ranks are to

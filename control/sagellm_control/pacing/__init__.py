@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .controller import PaceController
+from .controller import PaceController, prefilling_pace
 from .objectives import PaceObjectives, Window
 
-__all__ = ["PaceController", "PaceObjectives", "Window"]
+__all__ = ["PaceController", "PaceObjectives", "Window", "prefilling_pace"]

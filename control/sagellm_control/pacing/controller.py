@@ -35,6 +35,15 @@ USED = 0.7
 up for the next burst."""
 
 
+def prefilling_pace(objectives: PaceObjectives, prefill_tps: float) -> float:
+    """Of an engine that only reads prompts (tokens/s): as fast as it reads.
+
+    No answer runs there that a prefill could delay. But what is handed to it early waits in the engine's own line,
+    where nothing more urgent can pass.
+    """
+    return 0.0 if objectives.none else prefill_tps
+
+
 class PaceController:
     """Learns how many uncached prompt tokens a second may start on an engine while its answers keep their objectives.
 

@@ -11,9 +11,6 @@ from .shelf import Shelves, level_of
 Measure = Callable[[EngineLoad], int | None]
 """An engine's level on a shelf; None: it does not belong there."""
 
-TYPICAL_TOKENS = 1000.0
-"""Of a request about which nothing is known: the mean prompt of the Azure 2023 conversation trace."""
-
 
 class EngineIndex:
     """READY engines that answer to one name and take one kind of request, and those of them that are open.
@@ -114,7 +111,7 @@ class EngineIndex:
 
 MEASURES: dict[str, Measure] = {
     "requests": lambda load: load.requests,
-    "drain": lambda load: level_of(load.drain_ms(TYPICAL_TOKENS)),
+    "drain": lambda load: level_of(load.drain_ms()),
     "step": lambda load: int(load.step_ms(1)) if load.requests else None,
     "kv_free": lambda load: level_of(max(0.0, load.kv_free)),
 }

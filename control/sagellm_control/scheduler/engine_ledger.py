@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 
@@ -11,7 +12,7 @@ from ..wire.request import Arrival
 from ..wire.states import Stage
 from .demand import ANY, Demand, is_separated, meets
 from .engine_index import EngineIndex
-from .engine_load import EngineLoad, EngineRoom, Reservation, speed_class
+from .engine_load import EngineLoad, EngineRoom, Reservation
 from .forecast import Forecast
 from .prefix_index import PrefixIndex
 
@@ -35,7 +36,7 @@ class EngineLedger:
         """Whether the pool has had engines that take only one of the two stages."""
         self._due: list[tuple[float, str]] = []
         self._kept: dict[str, tuple[str, float]] = {}
-        self._speeds: dict[int, int] = {}
+        self._tps: list[float] = []  # of the READY engines, the slowest first
         self._budgets, self._prefill_tps, self._now_ms = 0, 0.0, 0.0
         self.places, self.requests = 0, 0
         """Free places on all open engines, and requests on all READY ones."""
@@ -54,6 +55,11 @@ class EngineLedger:
     def usual_tps(self) -> float:
         """Prompt tokens a second of the mean READY engine."""
         return self._prefill_tps / max(1, len(self._loads))
+
+    @property
+    def fastest_tps(self) -> float:
+        """Prompt tokens a second of the fastest READY engine; 0 where none is."""
+        return self._tps[-1] if self._tps else 0.0
 
     def knows(self, engine: str) -> bool:
         """Whether the engine's row has been read."""
@@ -97,8 +103,7 @@ class EngineLedger:
     def set_room(self, engine: str, room: EngineRoom) -> None:
         """The engine's room, as the store has it. One whose row is not known yet is left out until it is."""
         self.set_places(engine, room.free)
-        load = self._loads.get(engine)
-        if load is None:
+        if (load := self._loads.get(engine)) is None:
             return
         if room.kv_held is not None:
             load.kv_held = room.kv_held
@@ -152,8 +157,7 @@ class EngineLedger:
     def give_back(self, taken: str | Reservation) -> None:
         """What was taken was not used."""
         engine = taken if isinstance(taken, str) else taken.engine
-        load = self._loads.get(engine)
-        if load is None:
+        if (load := self._loads.get(engine)) is None:
             return
         if isinstance(taken, Reservation):
             load.release(taken.kv_tokens, taken.uncached_tokens)
@@ -246,16 +250,13 @@ class EngineLedger:
         if load := self._loads.get(engine):
             self._sort_in(load)
 
-    # Inside.
-
     def _add(self, load: EngineLoad) -> None:
         self._loads[load.row.engine_id] = load
         load.open = False
         self._count(load, 1)
         self._budgets += load.row.kv_tokens > 0
         self._prefill_tps += load.row.speed.prefill_tps
-        speed = speed_class(load.row)
-        self._speeds[speed] = self._speeds.get(speed, 0) + 1
+        insort(self._tps, load.row.speed.prefill_tps)
         self._sort_in(load)
 
     def _close(self, engine: str) -> None:
@@ -266,10 +267,7 @@ class EngineLedger:
         load.open = False
         self._budgets -= load.row.kv_tokens > 0
         self._prefill_tps -= load.row.speed.prefill_tps
-        speed = speed_class(load.row)
-        self._speeds[speed] -= 1
-        if not self._speeds[speed]:
-            del self._speeds[speed]
+        del self._tps[bisect_left(self._tps, load.row.speed.prefill_tps)]
         for index in self._indexes_of(load.row):
             index.remove(engine)
 

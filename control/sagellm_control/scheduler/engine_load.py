@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from ..wire.engine import EngineRole, EngineRow
 from .forecast import Forecast
 
+TYPICAL_TOKENS = 1000.0
+"""Of a request about which nothing is known: the mean prompt of the Azure 2023 conversation trace."""
+
 
 @dataclass(slots=True, frozen=True)
 class EngineRoom:
@@ -75,15 +78,15 @@ class EngineLoad:
         paced = (self.paced_until_ms - now_ms) * self.row.pace_tps / 1000  # what all schedulers have handed to it
         return max(0.0, own, paced)
 
-    def drain_ms(self, typical_tokens: float) -> float:
+    def drain_ms(self) -> float:
         """How long what it holds and one more typical request keep it busy.
 
         smg's load: (queued + in-flight tokens) / throughput + 0.15 s · k / (1 - k), with k the use of the KV cache, so
         that an engine that is about to preempt looks as slow as it is going to be.
         """
-        held = self.kv_held or self.requests * typical_tokens
+        held = self.kv_held or self.requests * TYPICAL_TOKENS
         use = min(0.99, self.kv_held / self.row.kv_tokens) if self.row.kv_tokens else 0.0
-        return (held + typical_tokens) * 1000 / max(self.row.speed.prefill_tps, 1.0) + 150.0 * use / (1.0 - use)
+        return (held + TYPICAL_TOKENS) * 1000 / max(self.row.speed.prefill_tps, 1.0) + 150.0 * use / (1.0 - use)
 
     def reserve(self, kv_tokens: float, uncached_tokens: float, now_ms: float) -> None:
         """Take in a request: the pace is charged as the commit script does it (GCRA: ITU-T I.371)."""
@@ -113,8 +116,3 @@ class Reservation:
     """Prompt tokens that the engine will have to prefill: what its pace is charged with."""
     first_token_ms: float = 0.0
     """When (ms since the epoch) its first token is expected: when the engine has prefilled what it was handed."""
-
-
-def speed_class(row: EngineRow) -> int:
-    """Engines of one class are within some 40 % of each other: as good as equal, considering how speeds are learned."""
-    return round(2 * math.log2(max(row.speed.prefill_tps, 1.0)))

@@ -61,9 +61,7 @@ class EngineWatch:
         # A tenth less, so that a sweep a second is not just too early each second time.
         await self.read(all_rows=time.monotonic() - self.rows_read_at >= 0.9 * kept_s)
         self.estimates.learn(texts(await self._store.commands.hgetall(self._keys.lengths)))
-        loads = list(self.engines.loads())
-        running = [load.requests for load in loads if load.requests]
-        self.estimates.learn_speed((load.row.speed for load in loads), sum(running) / max(1, len(running)))
+        self.estimates.learn_loads(self.engines.loads())
 
     async def follow_placements(self) -> None:
         """Learn from the log which engines were given which prefixes, by any scheduler."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..wire.engine import EngineSpeed
 from ..wire.request import Arrival
 from ..wire.states import RequestKind
+from .engine_load import EngineLoad
 from .forecast import Forecast
 
 PRIOR_TOKENS = 256.0
@@ -82,6 +83,8 @@ class Estimates:
         """Of a typical engine."""
         self.batch = 1.0
         """Requests that usually run on an engine."""
+        self.engines = 1
+        """READY ones; 1 while there are none."""
 
     def forecast(self, request: Arrival) -> Forecast:
         """What to expect of the request."""
@@ -94,6 +97,7 @@ class Estimates:
             output,
             request.prompt_tokens * 1000 / max(self.speed.prefill_tps, 1.0),
             output * step_ms,
+            self.engines,
         )
 
     def output_tokens(self, model: str, tenant: str, max_tokens: int) -> float:
@@ -126,9 +130,16 @@ class Estimates:
             if mean is not None and (name in self._means or len(self._means) < MOST_MEANS):
                 self._means[name] = mean
 
+    def learn_loads(self, loads: Iterable[EngineLoad]) -> None:
+        """Take over the speeds and the batches of the READY engines; idle ones say nothing of the usual batch."""
+        known = list(loads)
+        busy = [load.requests for load in known if load.requests]
+        self.learn_speed((load.row.speed for load in known), sum(busy) / max(1, len(busy)))
+
     def learn_speed(self, speeds: Iterable[EngineSpeed], batch: float) -> None:
         """Take over how fast the engines are now, and how many requests usually run on one."""
         known = list(speeds)
+        self.engines = max(1, len(known))
         if known:
             self.speed = EngineSpeed(
                 prefill_tps=sum(s.prefill_tps for s in known) / len(known),

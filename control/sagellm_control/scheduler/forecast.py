@@ -15,6 +15,8 @@ class Forecast:
     """Of the whole prompt, on an idle engine, with nothing cached."""
     decode_ms: float
     """Of the whole output, at the batch size that is usual now."""
+    engines: int = 1
+    """READY engines, which share the work of the pool."""
 
     @property
     def work_ms(self) -> float:

@@ -61,6 +61,9 @@ class GuardedOrder:
     def handicap(self, request: Arrival, forecast: Forecast) -> float:
         return self._number("handicap", lambda: self.order.handicap(request, forecast))
 
+    def flow(self, request: Arrival) -> str:
+        return self.order.flow(request)
+
     def charge(self, request: Arrival, forecast: Forecast, weight: float = 1.0) -> float:
         return max(0.0, self._number("charge", lambda: self.order.charge(request, forecast, weight)))
 

@@ -97,6 +97,14 @@ class Look:
         return replace(self)
 
 
+@dataclass(slots=True)
+class TooSlow:
+    """On what has room it would be late, and a faster engine may still be in time; then it is asked again."""
+
+    until_ms: float
+    """From here on it is late on that one as well."""
+
+
 _T = TypeVar("_T")
 
 _PASS, _STOP = Decision(Action.PASS), Decision(Action.STOP)
@@ -109,6 +117,8 @@ class HeadOfLine:
       up. Who is late steps behind everybody, or ends.
     - Who holds out for a better engine is passed, and not asked again before the hold ends or that engine can take it.
       A late one takes no engine while as many that are in time hold out as engines are open.
+    - Who would be late on the engine that has room, but not on the fastest, waits for that as long as that holds; it
+      keeps nobody from what is free.
     - Who finds no room on the open engines may find it on those that their pace has closed: only after the order's
       patience it counts as blocked. Those far behind it (``may_pass``) then leave one engine free for it; they may use
       the others.
@@ -145,6 +155,11 @@ class HeadOfLine:
         choice = self.choose(arrival, one.forecast, now_ms)
         if isinstance(choice, Reservation):
             return Decision(Action.PLACE, choice)
+        if isinstance(choice, TooSlow):
+            # What is free is of no use to it, so it keeps nobody from it.
+            look.in_vain += 1
+            look.next_hold_ms = min(look.next_hold_ms, choice.until_ms)
+            return _PASS
         if choice is not None:
             return self._holds_out(one, choice, look)
         look.in_vain += 1
@@ -152,25 +167,42 @@ class HeadOfLine:
             look.blocked = one
         return _PASS
 
-    def choose(self, arrival: Arrival, forecast: Forecast, now_ms: float) -> Reservation | Hold | None:
+    def choose(self, arrival: Arrival, forecast: Forecast, now_ms: float) -> Reservation | Hold | TooSlow | None:
         """Room on an engine, taken; or a hold, remembered; None: no engine that it may use has room."""
         engines = self._engines
         wanted = engines.kept(arrival, forecast) or self._policies.placement.choose(arrival, forecast, engines, now_ms)
         if isinstance(wanted, Hold):
             _remember(self._holds, arrival.id, wanted)
             return wanted
-        return engines.reserve(wanted, arrival, forecast, now_ms) if wanted else None
+        if wanted is None:
+            return None
+        if engines.speeds_differ and (slow := self._too_slow(wanted, arrival, forecast, now_ms)):
+            return slow
+        return engines.reserve(wanted, arrival, forecast, now_ms)
 
     def forget(self, request_id: str) -> None:
         """It has left the line."""
         self._holds.pop(request_id, None)
         self._unfit_since_ms.pop(request_id, None)
 
+    def _too_slow(self, engine: str, arrival: Arrival, forecast: Forecast, now_ms: float) -> TooSlow | None:
+        # It would be late there, and the fastest engine could still be in time.
+        load, objective_ms = self._engines.load_of(engine), self._policies.lateness.objective_ms(arrival)
+        if load is None or not objective_ms or arrival.stage:
+            return None
+        uncached = self._engines.uncached_tokens(engine, arrival, forecast)
+        due_ms = arrival.arrived_ms + objective_ms
+        first_ms = max(now_ms, load.prefill_until_ms) + uncached * 1000 / max(load.row.speed.prefill_tps, 1.0)
+        until_ms = due_ms - uncached * 1000 / max(self._engines.fastest_tps, 1.0)
+        return TooSlow(until_ms) if first_ms > due_ms and now_ms < until_ms else None
+
     def _judge(self, one: Candidate, now_ms: float) -> Decision | None:
         lateness, arrival = self._policies.lateness, one.arrival
         if arrival.stage:
             return None  # its prefill is paid for
         prefill_ms = one.forecast.prefill_ms
+        if self._engines.speeds_differ:
+            prefill_ms *= self._engines.usual_tps / self._engines.fastest_tps
         # What would be in time even so need not be looked up.
         if lateness.slack_ms(arrival, prefill_ms, now_ms) >= 0:
             return None
@@ -201,12 +233,12 @@ class HeadOfLine:
             return False
         # Room is not what one lacks whose model no engine serves.
         patience_ms = self._policies.order.patience_ms
-        return now_ms - since_ms > patience_ms and self._engines.roomiest(one.arrival, one.forecast) is not None
+        return now_ms - since_ms > patience_ms and self._engines.roomiest(one.arrival) is not None
 
     def _keep_free(self, blocked: Candidate, now_ms: float) -> None:
         engines = self._engines
         if engines.kept_for(blocked.arrival.id) is None:
-            roomiest = engines.roomiest(blocked.arrival, blocked.forecast)
+            roomiest = engines.roomiest(blocked.arrival)
             if roomiest is not None:
                 engines.keep_free(roomiest, blocked.arrival.id, now_ms + KEPT_FREE_MS)
 

@@ -12,6 +12,9 @@ from .engine_index import EngineIndex
 from .engine_ledger import EngineLedger
 from .forecast import UNKNOWN, Forecast
 
+CLEARLY = 1.7
+"""So many times as fast is another kind of engine; less is within what is known of how fast one is."""
+
 MOST_LOOKS = 16
 """Engines with too little KV room that are passed over before the roomiest ones are asked."""
 
@@ -86,8 +89,8 @@ class OpenEngines(EngineLedger):
         """Requests for each READY engine."""
         return self.requests / max(1, len(self._loads))
 
-    def roomiest(self, request: Arrival, forecast: Forecast) -> str | None:
-        """The open engine with the most KV room, whether the request fits or not: the one to keep free for it."""
+    def roomiest(self, request: Arrival) -> str | None:
+        """The open engine with the most KV room, whether the request fits there or not: the one to keep free for it."""
         index = self._index(request)
         return next(self._preferred(request, index, index.shelves("kv_free", self._loads).descending()), None)
 
@@ -102,7 +105,7 @@ class OpenEngines(EngineLedger):
     @property
     def speeds_differ(self) -> bool:
         """Whether some engines are clearly faster than others."""
-        return len(self._speeds) > 1 and max(self._speeds) - min(self._speeds) > 1
+        return len(self._tps) > 1 and self._tps[-1] > CLEARLY * self._tps[0]
 
     @property
     def kinds_differ(self) -> bool:
@@ -113,11 +116,6 @@ class OpenEngines(EngineLedger):
     def bounded(self) -> bool:
         """Whether a READY engine has a KV budget."""
         return self._budgets > 0
-
-    @property
-    def keeps(self) -> bool:
-        """Whether an engine is kept free for a request."""
-        return bool(self._kept)
 
     def answers_to(self, model: str) -> bool:
         """Whether a READY engine answers to this name."""

@@ -23,7 +23,7 @@ class OverloadMode:
       gone, and the answer would come too late.
 
     Off by default. Pure: the times are told. Since when a class is overloaded is recorded for the pool, so that all of
-    its schedulers mirror at the same moment. Under a fair order starts are the tenants', and only the refusals hold.
+    its schedulers mirror at the same moment. Under a fair order starts are virtual, and only the refusals hold.
     """
 
     def __init__(self, settings: PolicySettings) -> None:

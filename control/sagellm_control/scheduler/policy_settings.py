@@ -43,6 +43,12 @@ class PolicySettings(BaseModel):
     aging_s: float = Field(
         default=DEFAULT_AGING_S, ge=0, le=86_400, description="Head start (s) of a priority class over the next"
     )
+    least_share: float = Field(
+        default=0.01,
+        ge=0,
+        le=0.2,
+        description="priority, kv_aware: part of the work that BACKGROUND gets at least while it waits; 0: aging alone",
+    )
     inner: Literal["fifo", "slo_aware", "shortest"] = Field(
         default="fifo",
         description="fair: the order inside a tenant; none that looks at the class, which comes before the tenant",
@@ -57,7 +63,7 @@ class PolicySettings(BaseModel):
         default=0.05,
         ge=0,
         le=1,
-        description="shortest: how much of its decode time a request costs an engine; one over the usual batch",
+        description="shortest, priority: part of its decode time that a request costs an engine: one over the batch",
     )
     input_weight: float = Field(default=1.0, ge=0, le=1000, description="fair: what a prompt token counts")
     output_weight: float = Field(default=2.0, ge=0, le=1000, description="fair: what an output token counts")

@@ -23,7 +23,17 @@ from .settings import SchedulerSettings
 log = logging.getLogger(__name__)
 
 RANKING_SETTINGS = (
-    *("policy", "aging_s", "inner", "stretch", "decode_share", "input_weight", "output_weight", "fair_tokens_per_s"),
+    *(
+        "policy",
+        "aging_s",
+        "least_share",
+        "inner",
+        "stretch",
+        "decode_share",
+        "input_weight",
+        "output_weight",
+        "fair_tokens_per_s",
+    ),
     *("ttft_slo_ms", "adapted_order"),
 )
 """Settings that change the ranks of what waits; the others take hold with the next decision."""

@@ -74,13 +74,15 @@ class Proposer:
         return handicap if self.policy.order.fair else self.policy.overload.start(request) + handicap
 
     def charge(self, request: Arrival, forecast: Forecast) -> Charge | None:
-        """What its tenant is charged; None under an order that is not fair, and for the prompt of another request."""
+        """What its flow is charged; None under an order that is not fair, and for the prompt of another request."""
         order = self.policy.order
         if not order.fair or request.stage == Stage.PREFILL:
             return None
         charge = order.charge(request, forecast, request.weight)
         longer = replace(forecast, output_tokens=forecast.output_tokens + 1)
-        return Charge(charge, forecast.output_tokens, order.charge(request, longer, request.weight) - charge)
+        each = order.charge(request, longer, request.weight) - charge
+        flow = order.flow(request)
+        return Charge(charge, forecast.output_tokens, each, "" if flow == request.tenant else flow)
 
     def choose(self, request: Arrival, forecast: Forecast, now_ms: float) -> Choice | None:
         """An engine for it now, and take its room; None: there is none, or it waits for a better one."""

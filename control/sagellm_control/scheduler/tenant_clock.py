@@ -1,4 +1,4 @@
-"""The tenants' virtual time, as the store's scripts keep it: the same rules in Python, for simulator and manager."""
+"""The virtual time of fair orders, as the store's scripts keep it: the same in Python, for simulator and manager."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class TenantClock:
     of a request that waits, and its tenant must not lose that lead each time it sends another.
 
     A tenant that has nothing waiting and whose next start is past is forgotten: it starts at the virtual time.
+    Under an order that shares among something else (``Order.flow``), the tenants here are that.
 
     Args:
         now_ms: where virtual time begins; the time of day, so that its ranks lie near those of other orders.

@@ -5,11 +5,11 @@ Each is the rule of a well-known router, with what that router would know. None 
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from ..scheduler.ring import Ring
 from .engine import Engine
 from .job import Job
 from .prefix_cache import PrefixCache
@@ -91,7 +91,8 @@ class DynamoCost:
     """
 
     def choose(self, job: Job, engines: Sequence[Engine]) -> Engine:
-        prompt, prefix = job.arrival.prompt_tokens, job.arrival.prefix
+        prompt = 0 if job.arrival.stage else job.arrival.prompt_tokens  # an answer alone costs no prefill
+        prefix = job.arrival.prefix
 
         def cost(engine: Engine) -> float:
             block = engine.model.block_tokens
@@ -102,49 +103,28 @@ class DynamoCost:
 
 
 class BoundedLoadHashing:
-    """Consistent hashing over the first block, with bounded loads (KubeAI): no state but the loads.
+    """Consistent hashing over the first two blocks, with bounded loads (KubeAI): no state but the loads.
 
-    The first engine clockwise from the hash whose load would not exceed 1.25 times the mean.
+    The first engine on the ring whose load would not exceed 1.25 times the mean.
     """
 
     BOUND = 1.25
-    COPIES = 64
-    """Points of each engine on the ring."""
 
     def __init__(self) -> None:
-        self._ring: list[tuple[int, str]] = []
+        self._ring = Ring()
 
     def choose(self, job: Job, engines: Sequence[Engine]) -> Engine:
-        if not self._ring:
-            self._ring = sorted(
-                (_hash(f"{engine.id}/{copy}"), engine.id) for engine in engines for copy in range(self.COPIES)
-            )
         up = {engine.id: engine for engine in engines}
+        for engine in up:
+            self._ring.add(engine)
         most = self.BOUND * (sum(engine.load for engine in engines) + 1) / len(engines)
         # The first block alone may be one system prompt that all share: the second tells conversations apart.
-        at = _hash(" ".join(job.arrival.prefix[:2]) or job.arrival.id)
-        start = _after(self._ring, at)
-        for step in range(len(self._ring)):
-            engine = up.get(self._ring[(start + step) % len(self._ring)][1])
+        key = " ".join(job.arrival.prefix[:2]) or job.arrival.id
+        for name in self._ring.walk(key, len(self._ring)):
+            engine = up.get(name)
             if engine is not None and engine.load + 1 <= most:
                 return engine
         return min(engines, key=lambda engine: engine.load)
-
-
-def _after(ring: list[tuple[int, str]], at: int) -> int:
-    low, high = 0, len(ring)
-    while low < high:
-        middle = (low + high) // 2
-        if ring[middle][0] < at:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-def _hash(text: str) -> int:
-    # Not hash(): that differs from process to process.
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 ROUTERS: dict[str, Callable[[], Router]] = {

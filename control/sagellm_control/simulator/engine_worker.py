@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..pacing import PaceController, PaceObjectives, Window
+from ..pacing import PaceController, PaceObjectives, Window, prefilling_pace
 from ..scheduler.engine_load import Reservation
-from ..wire.engine import EngineRow, EngineSpeed
+from ..wire.engine import EngineRole, EngineRow
 from ..wire.states import EngineState
 from .engine import Engine
 from .job import Job
@@ -33,15 +33,21 @@ class EngineWorker:
     Args:
         pace: how the engine's pace is set.
         tpot_slo_ms: the pool's objective.
-        speed: what the row says about the engine's speed; None: the truth.
     """
 
-    def __init__(self, engine: Engine, pace: PaceRule, tpot_slo_ms: float, speed: EngineSpeed | None = None) -> None:
-        told = speed or engine.model.true_speed
+    def __init__(self, engine: Engine, pace: PaceRule, tpot_slo_ms: float) -> None:
+        speed = engine.model.true_speed
         self.engine = engine
         self.held: dict[str, Reservation] = {}
         """Reservations by request."""
-        self._pace = PaceController(PaceObjectives(tpot_slo_ms), told.prefill_tps) if pace.learned else None
+        role, objectives = engine.model.role, PaceObjectives(tpot_slo_ms)
+        self._pace: PaceController | None = None
+        pace_tps = pace.share * speed.prefill_tps
+        if pace.learned and role is EngineRole.PREFILL:
+            pace_tps = prefilling_pace(objectives, speed.prefill_tps)
+        elif pace.learned:
+            self._pace = PaceController(objectives, speed.prefill_tps)
+            pace_tps = self._pace.pace_tps
         self.row = EngineRow(
             engine_id=engine.id,
             pool=POOL,
@@ -50,8 +56,9 @@ class EngineWorker:
             slots=engine.model.slots,
             models=(POOL,),
             kv_tokens=engine.model.kv_tokens,
-            speed=told,
-            pace_tps=self._pace.pace_tps if self._pace else pace.share * told.prefill_tps,
+            role=role,
+            speed=speed,
+            pace_tps=pace_tps,
             state=EngineState.READY,
         )
         self._seen_ms = 0.0

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..scheduler.policy_settings import DEFAULTS
 from .fleet import Fleet
 from .job import NEVER, Job
 
@@ -61,8 +62,8 @@ def figures_of(jobs: Sequence[Job], fleet: Fleet) -> Figures:
     """The figures of a run that has ended."""
     end = max((job.finished_ms for job in jobs if job.finished_ms != NEVER), default=0.0)
     engines = fleet.engines
-    prompt = sum(engine.prompt_tokens for engine in engines)
-    read = [engine.prompt_tokens / engine.model.factor for engine in engines]
+    prompt = sum(engine.totals.prompt_tokens for engine in engines)
+    read = [engine.totals.prompt_tokens / engine.model.factor for engine in engines if engine.model.begins]
     waits = [min(job.assigned_ms, job.refused_ms) - job.arrival.arrived_ms for job in jobs]
     served = [job for job in jobs if job.finished_ms != NEVER]
     return Figures(
@@ -78,13 +79,13 @@ def figures_of(jobs: Sequence[Job], fleet: Fleet) -> Figures:
         tpot_ms=percentiles(job.tpot_ms for job in served if job.output_tokens > 1),
         e2e_ms=percentiles(job.e2e_ms for job in served),
         interactive_ttft_ms=percentiles(job.ttft_ms for job in served if job.interactive),
-        prefix_hit_rate=sum(engine.cached_tokens for engine in engines) / prompt if prompt else 0.0,
-        utilisation=sum(engine.busy_ms for engine in engines) / len(engines) / end if end else 0.0,
+        prefix_hit_rate=sum(engine.totals.cached_tokens for engine in engines) / prompt if prompt else 0.0,
+        utilisation=sum(engine.totals.busy_ms for engine in engines) / len(engines) / end if end else 0.0,
         imbalance=max(read) * len(read) / sum(read) if sum(read) else 1.0,
         longest_wait_ms=max((wait for wait in waits if wait != NEVER), default=0.0),
         longest_ttft_ms=max((job.ttft_ms for job in served), default=0.0),
         service_gap_tokens=service_gap(jobs),
-        preemptions=sum(engine.preemptions for engine in engines),
+        preemptions=sum(engine.totals.preemptions for engine in engines),
         makespan_ms=end,
         tenants=_tenants(jobs),
     )
@@ -102,12 +103,9 @@ def percentiles(values: Iterable[float]) -> Percentiles:
     return Percentiles(at(0.5), at(0.95), at(0.99))
 
 
-INPUT_WEIGHT, OUTPUT_WEIGHT = 1.0, 2.0
-"""Of tokens in the service gap: those of the fair order."""
-
-
 def service_gap(jobs: Sequence[Job]) -> float:
-    """Largest difference between two tenants, in weighted tokens handed to engines while both had requests waiting.
+    """Largest difference between two tenants, in weighted tokens handed to engines while both had requests waiting
+    (weights: the fair order's usual ones).
 
     Measured from the moment at which both wait: each such spell starts from nothing.
     """
@@ -119,7 +117,7 @@ def service_gap(jobs: Sequence[Job]) -> float:
     for job in jobs:
         tenant = number[job.arrival.tenant]
         gone = min(job.assigned_ms, job.refused_ms)
-        cost = INPUT_WEIGHT * job.arrival.prompt_tokens + OUTPUT_WEIGHT * job.output_tokens
+        cost = DEFAULTS.input_weight * job.arrival.prompt_tokens + DEFAULTS.output_weight * job.output_tokens
         events.append((job.arrival.arrived_ms, 0, tenant, 0.0))
         events.append((gone, 1, tenant, cost if job.assigned_ms != NEVER else 0.0))
     events.sort()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from ..wire.engine import EngineRole
 from .agenda import Agenda
 from .engine import Engine
 from .engine_model import EngineModel
-from .job import Job
+from .job import Happening, Job
 
 
 @dataclass(slots=True, frozen=True)
@@ -29,12 +30,18 @@ class FleetModel:
     model: EngineModel = field(default_factory=EngineModel)
     speeds: tuple[float, ...] = (1.0,)
     """Speed factors, given to the engines in turn."""
+    roles: tuple[EngineRole, ...] = (EngineRole.GENERAL,)
+    """Given to the engines in turn."""
     failures: tuple[Failure, ...] = ()
 
     def models(self) -> list[EngineModel]:
         """One an engine."""
         return [
-            replace(self.model, factor=self.model.factor * self.speeds[number % len(self.speeds)])
+            replace(
+                self.model,
+                factor=self.model.factor * self.speeds[number % len(self.speeds)],
+                role=self.roles[number % len(self.roles)],
+            )
             for number in range(self.engines)
         ]
 
@@ -52,17 +59,14 @@ class Fleet:
         model: FleetModel,
         agenda: Agenda,
         *,
-        told_first: Callable[[Job], None],
-        told_finished: Callable[[Job], None],
+        told: Callable[[Job, Happening], None],
         told_lost: Callable[[Engine, list[Job]], None],
         told_back: Callable[[Engine], None],
     ) -> None:
         width = len(str(model.engines - 1))
         self.engines = [
-            Engine(f"e{number:0{width}}", one, agenda, told_first=told_first, told_finished=told_finished)
-            for number, one in enumerate(model.models())
+            Engine(f"e{number:0{width}}", one, agenda, told=told) for number, one in enumerate(model.models())
         ]
-        self.by_id = {engine.id: engine for engine in self.engines}
         for failure in model.failures:
             engine = self.engines[failure.engine]
             agenda.at(failure.at_ms, lambda _, engine=engine: told_lost(engine, engine.fail()))

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 from ..wire.request import Arrival
 
 NEVER = float("inf")
+
+
+class Happening(StrEnum):
+    """What an engine tells of a job."""
+
+    PREFILLED = "prefilled"
+    """Its prompt has been read by an engine that does nothing else; another one is to answer."""
+    FIRST_TOKEN = "first_token"
+    FINISHED = "finished"
 
 
 @dataclass(slots=True)
@@ -20,6 +30,8 @@ class Job:
 
     engine: str = ""
     """The last that had it."""
+    blocks_on: str = ""
+    """The engine that read its prompt and holds its KV blocks, for another one to answer it."""
     attempts: int = 0
     cached_tokens: int = 0
     """Of the prompt, found in the engine's prefix cache."""

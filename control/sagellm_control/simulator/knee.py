@@ -88,5 +88,5 @@ def _meets(name: str, workload: Workload, rate: float, fleet: FleetModel) -> boo
             failed = failed or len(missed[job.interactive]) > allowed[job.interactive]
         return failed
 
-    simulate(jobs, fleet, lambda _, fleet: EarlyBinding(ROUTERS[name](), fleet), give_up=give_up)
+    simulate(jobs, fleet, lambda _, fleet: EarlyBinding(ROUTERS[name], fleet), give_up=give_up)
     return not failed

@@ -6,7 +6,7 @@ What production does by scripts on Redis is done here by calls; what is decided,
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass, replace
 
 from ..scheduler.engine_load import EngineRoom, Reservation
@@ -20,7 +20,6 @@ from ..scheduler.placement import Placement, make_placement
 from ..scheduler.policy_settings import PolicySettings
 from ..scheduler.prefix_index import PrefixIndex
 from ..scheduler.tenant_clock import TenantClock
-from ..wire.engine import EngineSpeed
 from .agenda import Agenda
 from .engine import Engine
 from .engine_worker import EngineWorker, PaceRule
@@ -62,7 +61,6 @@ class LateBinding:
     Args:
         settings: of the pool: order, placement and their parameters.
         pace: how the engines' pace is set.
-        speed: what the rows say about the engines' speeds; None: the truth.
     """
 
     def __init__(
@@ -72,7 +70,6 @@ class LateBinding:
         fleet: Fleet,
         *,
         pace: PaceRule,
-        speed: EngineSpeed | None = None,
     ) -> None:
         self._agenda = agenda
         self._policies = Policies(
@@ -84,23 +81,24 @@ class LateBinding:
         self._order = self._policies.order
         self._estimates = Estimates()
         self._clock = TenantClock()
+        self._overloaded: dict[str, str] = {}
+        """What is recorded for the pool about its overload."""
         self._waiting: list[WaitingJob] = []
         self._running: dict[str, WaitingJob] = {}
         self._admitted = 0
         self._wake_ms = float("inf")
+        self._next_hold_ms = float("inf")
         self._ticking = False
         self._missed = Misses()
-        self.moves: list[tuple[float, str, str]] = []
-        """Of the adaptive order: when (ms), to which, why."""
         self._workers: dict[str, EngineWorker] = {}
         blocks = max((engine.model.cache_blocks for engine in fleet.engines), default=0)
         self.engines = OpenEngines(KnownCaches(max(1, blocks)))
         self._line = HeadOfLine(self._policies, self.engines)
         for engine in fleet.engines:
-            self._workers[engine.id] = EngineWorker(engine, pace, settings.tpot_slo_ms, speed)
+            self._workers[engine.id] = EngineWorker(engine, pace, settings.tpot_slo_ms)
         self.engines.learn(worker.row for worker in self._workers.values())
         self.engines.refresh({engine.id: engine.model.slots for engine in fleet.engines})
-        self._estimates.learn_speed([worker.row.speed for worker in self._workers.values()], 1.0)
+        self._estimates.learn_loads(self.engines.loads())
 
     # What happens.
 
@@ -114,6 +112,11 @@ class LateBinding:
             self._ticking = True
             self._agenda.at(self._agenda.now_ms + WINDOW_MS, self._tick)
 
+    def prefilled(self, job: Job) -> None:  # it waits at its old rank for an engine that answers
+        item = self._running.pop(job.arrival.id)
+        self._free(job)
+        self._back_in_line(item)
+
     def first_token(self, job: Job) -> None:
         if job.arrival.slo_ms:
             self._missed.count(self._agenda.now_ms, job.ttft_ms > job.arrival.slo_ms)
@@ -123,19 +126,20 @@ class LateBinding:
         self._free(job)
         arrival = job.arrival
         self._estimates.settle(arrival.model, arrival.tenant, arrival.max_tokens, job.output_tokens)
-        if self._order.fair:
+        if self._order.fair and item.flow == self._order.flow(arrival):
             served = replace(item.forecast, output_tokens=float(job.output_tokens))
-            self._clock.settle(arrival.tenant, self._order.charge(arrival, served) - item.charge_ms)
+            self._clock.settle(item.flow, self._order.charge(arrival, served) - item.charge_ms)
 
     def lost(self, engine: Engine, jobs: list[Job]) -> None:
         worker = self._workers[engine.id]
         worker.held.clear()
         self.engines.close(engine.id)
         self.engines.prefixes.forget(engine.id)
-        for job in jobs:  # at their old rank
-            insort(self._waiting, self._running.pop(job.arrival.id))
-            if self._order.fair:
-                self._clock.requeue(job.arrival.tenant)
+        for item in self._waiting:
+            if item.job.blocks_on == engine.id:  # they are lost: who answers it reads the prompt
+                item.job.blocks_on = ""
+        for job in jobs:
+            self._back_in_line(self._running.pop(job.arrival.id))
 
     def back(self, engine: Engine) -> None:
         self.engines.refresh(
@@ -153,12 +157,17 @@ class LateBinding:
 
     # The scheduler.
 
+    def _back_in_line(self, item: WaitingJob) -> None:
+        insort(self._waiting, item)  # at its old rank
+        if self._order.fair:
+            self._clock.requeue(item.flow)
+
     def _rank(self, item: WaitingJob) -> None:
         arrival = item.job.arrival
-        item.start_ms, item.charge_ms = arrival.arrived_ms, 0.0
+        item.start_ms, item.charge_ms = self._policies.overload.start(arrival), 0.0
         if self._order.fair:
-            item.charge_ms = self._order.charge(arrival, item.forecast)
-            item.start_ms = self._clock.admit(arrival.tenant, item.charge_ms)
+            item.flow, item.charge_ms = self._order.flow(arrival), self._order.charge(arrival, item.forecast)
+            item.start_ms = self._clock.admit(item.flow, item.charge_ms)
         item.rank = item.start_ms + self._order.handicap(arrival, item.forecast)
         if item.stepped_back:
             item.rank += LATE_HANDICAP_MS
@@ -176,6 +185,7 @@ class LateBinding:
                 position += 1
                 continue
             del waiting[position]
+            self._line.forget(item.job.arrival.id)
             if decision.taken is not None:
                 self._assign(item, decision.taken)
             elif decision.action is Action.STEP_BACK:
@@ -190,16 +200,15 @@ class LateBinding:
         worker = self._workers[taken.engine]
         worker.take(job, taken)
         if self._order.fair:
-            self._clock.assign(job.arrival.tenant, item.start_ms)
+            self._clock.assign(item.flow, item.start_ms)
         self._running[job.arrival.id] = item
         worker.engine.submit(job)
 
     def _refuse(self, item: WaitingJob, now_ms: float) -> None:
-        arrival = item.job.arrival
         item.job.refused_ms = now_ms
         self._missed.count(now_ms, True)
         if self._order.fair:
-            self._clock.drop(arrival.tenant, item.charge_ms)
+            self._clock.drop(item.flow, item.charge_ms)
 
     def _free(self, job: Job) -> None:
         worker = self._workers[job.engine]
@@ -224,16 +233,17 @@ class LateBinding:
 
         self._agenda.at(at_ms, wake)
 
-    _next_hold_ms: float = float("inf")
-
     # Workers, and what schedulers do now and then.
 
     def _tick(self, now_ms: float) -> None:
         self.engines.learn([worker.row for worker in self._workers.values() if worker.look(now_ms)])
-        batch = sum(len(worker.held) for worker in self._workers.values()) / max(1, self.engines.ready)
-        self._estimates.learn_speed([worker.row.speed for worker in self._workers.values()], batch)
+        self._estimates.learn_loads(self.engines.loads())
         if isinstance(self._order, AdaptiveOrder):
             self._adapt(self._order, now_ms)
+        waiting = Counter(item.job.arrival.priority for item in self._waiting)
+        if changed := self._policies.overload.observe(waiting, now_ms):
+            self._overloaded |= changed
+            self._policies.overload.follow(self._overloaded)
         if self._waiting or self._running:
             self._agenda.at(now_ms + WINDOW_MS, self._tick)
         else:
@@ -255,12 +265,7 @@ class LateBinding:
             top_tenant=max(of_tenant.values(), default=0) / count,
         )
         if order.observe(load):
-            self.moves.append((now_ms, order.current.name, order.why))
+            self._clock = TenantClock(now_ms)  # as the store's, which begins anew with each change of ranks
             for item in waiting:
                 self._rank(item)
             waiting.sort()
-
-    @property
-    def paces(self) -> Sequence[float]:
-        """Pace (uncached prompt tokens/s) of each engine, now."""
-        return [worker.row.pace_tps for worker in self._workers.values()]

@@ -46,6 +46,9 @@ class Oracle:
         rank = arrival.arrived_ms + arrival.slo_ms + STRETCH * prefill_ms
         insort(self._waiting, (rank, self._arrivals, job))
 
+    def prefilled(self, job: Job) -> None:
+        self.arrived(job)
+
     def first_token(self, job: Job) -> None: ...
 
     def finished(self, job: Job) -> None: ...
@@ -94,11 +97,12 @@ class Oracle:
 
     def _can_make_it(self, job: Job, now_ms: float) -> bool:
         arrival = job.arrival
-        if not arrival.slo_ms:
+        if not arrival.slo_ms or arrival.stage:
             return True
         left = min(
             engine.model.prefill_ms(_uncached(engine, job)) + _queued_ms(engine) * (engine.load < engine.model.slots)
             for engine in self._fleet.engines
+            if engine.model.begins
         )
         return now_ms + left <= arrival.arrived_ms + arrival.slo_ms
 
@@ -109,12 +113,19 @@ class Oracle:
         best: Engine | None = None
         best_ms = float("inf")
         for engine in engines:
+            if not (engine.model.answers if arrival.stage else engine.model.begins):
+                continue
             own_ms = engine.model.prefill_ms(_uncached(engine, job))
             read_ms = _queued_ms(engine) + own_ms
             steps_ms = own_ms / engine.model.prefill_ms(engine.model.chunk_tokens) * engine.model.step_ms(engine.load)
             if own_ms + steps_ms > spare[engine.id] or not engine.has_room(job):
                 continue
-            if arrival.slo_ms and not late and now_ms + read_ms + steps_ms > arrival.arrived_ms + arrival.slo_ms:
+            if (
+                arrival.slo_ms
+                and not late
+                and not arrival.stage
+                and now_ms + read_ms + steps_ms > arrival.arrived_ms + arrival.slo_ms
+            ):
                 continue
             cost_ms = read_ms + 5.0 * engine.load
             if cost_ms < best_ms:
@@ -148,5 +159,7 @@ def _queued_ms(engine: Engine) -> float:
 
 
 def _uncached(engine: Engine, job: Job) -> int:
+    if job.blocks_on:
+        return 1
     prompt = job.arrival.prompt_tokens
     return max(1, prompt - engine.cache.matched(job.arrival.prefix) * engine.model.block_tokens)

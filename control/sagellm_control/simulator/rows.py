@@ -74,7 +74,7 @@ def early_bindings() -> list[Case]:
 def decider_of(case: Case, setting: Setting) -> Callable[[Agenda, Fleet], Decider]:
     """Who decides in this row."""
     if case.kind is Kind.EARLY_BINDING:
-        return lambda _, fleet: EarlyBinding(ROUTERS[case.placement](), fleet)
+        return lambda _, fleet: EarlyBinding(ROUTERS[case.placement], fleet)
     if case.kind is Kind.ORACLE:
         return Oracle
     pool = setting.pool.model_copy(update={"policy": case.policy, "placement": case.placement})

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from ..wire.states import Stage
 from .agenda import Agenda
 from .early_binding import Router
 from .engine import Engine
 from .fleet import Fleet, FleetModel
-from .job import Job
+from .job import Happening, Job
 
 
 class Decider(Protocol):
     """Who decides which request goes where, and when."""
 
     def arrived(self, job: Job) -> None: ...
+
+    def prefilled(self, job: Job) -> None:
+        """Its prompt has been read, and another engine is to answer (its arrival's stage says so)."""
+        ...
 
     def first_token(self, job: Job) -> None: ...
 
@@ -48,21 +53,22 @@ def simulate(
     stopped = False
     decider: Decider
 
-    def told_first(job: Job) -> None:
+    def told(job: Job, what: Happening) -> None:
         nonlocal stopped
-        decider.first_token(job)
-        stopped = stopped or (give_up is not None and give_up(job))
-
-    def told_finished(job: Job) -> None:
-        nonlocal stopped
-        decider.finished(job)
+        if what is Happening.PREFILLED:
+            job.arrival.stage = Stage.DECODE
+            decider.prefilled(job)
+            return
+        if what is Happening.FIRST_TOKEN:
+            decider.first_token(job)
+        else:
+            decider.finished(job)
         stopped = stopped or (give_up is not None and give_up(job))
 
     fleet = Fleet(
         fleet_model,
         agenda,
-        told_first=told_first,
-        told_finished=told_finished,
+        told=told,
         told_lost=lambda engine, lost: decider.lost(engine, lost),
         told_back=lambda engine: decider.back(engine),
     )
@@ -74,19 +80,27 @@ def simulate(
 
 
 class EarlyBinding:
-    """Sends each request at once to the engine that the router chooses."""
+    """Sends each request at once to the engine that the router chooses, for each stage where they are separated.
 
-    def __init__(self, router: Router, fleet: Fleet) -> None:
-        self._router = router
+    Args:
+        router: makes one, for each stage its own.
+    """
+
+    def __init__(self, router: Callable[[], Router], fleet: Fleet) -> None:
+        self._beginning, self._answering = router(), router()
         self._fleet = fleet
         self._stranded: list[Job] = []
 
     def arrived(self, job: Job) -> None:
         up = self._fleet.up
-        if up:
-            self._router.choose(job, up).submit(job)
+        if able := [engine for engine in up if (engine.model.answers if job.arrival.stage else engine.model.begins)]:
+            router = self._answering if job.arrival.stage else self._beginning
+            router.choose(job, able).submit(job)
         else:
             self._stranded.append(job)
+
+    def prefilled(self, job: Job) -> None:
+        self.arrived(job)
 
     def first_token(self, job: Job) -> None: ...
 

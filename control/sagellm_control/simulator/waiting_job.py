@@ -19,6 +19,8 @@ class WaitingJob:
     start_ms: float
     """Where a fair order let it start."""
     charge_ms: float
+    flow: str = ""
+    """Who was charged so much, under a fair order."""
     stepped_back: bool = False
 
     def __lt__(self, other: WaitingJob) -> bool:

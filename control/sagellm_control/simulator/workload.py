@@ -63,7 +63,7 @@ def workload_of(
         while tenant < len(shares) - 1 and drawn >= shares[tenant]:
             drawn -= shares[tenant]
             tenant += 1
-        prefill_ms = model.speed.prefill_tps and line.prompt_tokens / model.speed.prefill_tps * 1000
+        prefill_ms = model.prefill_ms(line.prompt_tokens)
         slo_ms = objectives.batch_ttft_ms if batch else objectives.ttft_ms + objectives.prefills * prefill_ms
         arrival = Arrival(
             id=f"r{number}",

@@ -40,11 +40,11 @@ def _adaptive(settings: PolicySettings) -> AdaptiveOrder:
 
 ORDERS: dict[str, Callable[[PolicySettings], Order]] = {
     "fifo": lambda _: FifoOrder(),
-    "priority": lambda s: PriorityOrder(s.aging_ms),
+    "priority": lambda s: PriorityOrder(s.aging_ms, s.least_share, decode_share=s.decode_share),
     "slo_aware": lambda s: SloAwareOrder(s.ttft_slo_ms),
     "fair": _fair,
     "shortest": _shortest,
-    "kv_aware": lambda s: KvAwareOrder(s.aging_ms, s.patience_s * 1000),
+    "kv_aware": lambda s: KvAwareOrder(s.aging_ms, s.patience_s * 1000, s.least_share, decode_share=s.decode_share),
     "adaptive": _adaptive,
 }
 """Name -> maker."""

@@ -125,5 +125,8 @@ class AdaptiveOrder:
     def handicap(self, request: Arrival, forecast: Forecast) -> float:
         return self.current.handicap(request, forecast)
 
+    def flow(self, request: Arrival) -> str:
+        return self.current.flow(request)
+
     def charge(self, request: Arrival, forecast: Forecast, weight: float = 1.0) -> float:
         return self.current.charge(request, forecast, weight)

@@ -16,10 +16,11 @@ class Order(Protocol):
 
         rank = start + handicap        (ms; the lowest goes first)
 
-    The start is the time of arrival; under an order that is ``fair`` it is the tenant's virtual start, which the store
-    keeps (see ``charge``). The handicap is how much later than that the order lets the request count as come: nothing
-    for FIFO, a minute a class for priorities, the predicted work for shortest first. So orders compose by adding their
-    handicaps, and everything ages by itself: what came later has the larger start.
+    The start is the time of arrival; under an order that is ``fair`` it is the virtual start of the request's flow (its
+    tenant, or its class), which the store keeps (see ``charge``). The handicap is how much later than that the order
+    lets the request count as come: nothing for FIFO, a minute a class for priorities, the predicted work for shortest
+    first. So orders compose by adding their handicaps, and everything ages by itself: what came later has the larger
+    start.
 
     A rank is computed once, when a request is admitted, so a handicap may only use what does not change meanwhile.
     """
@@ -31,7 +32,7 @@ class Order(Protocol):
 
     @property
     def fair(self) -> bool:
-        """Whether requests start at their tenant's virtual time and not at their arrival."""
+        """Whether requests start at their flow's virtual time and not at their arrival."""
         ...
 
     @property
@@ -44,10 +45,18 @@ class Order(Protocol):
         """In ms; may be negative."""
         ...
 
+    def flow(self, request: Arrival) -> str:
+        """Under a fair order: who is charged for the request, its tenant or whatever it shares the pool as."""
+        ...
+
     def charge(self, request: Arrival, forecast: Forecast, weight: float = 1.0) -> float:
-        """By how much (ms) a fair order puts off the next start of the request's tenant: its service over its weight.
-        Start-time fair queueing: start = max(virtual time of the pool, the tenant's last start + its charge), and the
-        virtual time is the start of the last request that was assigned. 0 under an order that is not fair."""
+        """By how much (ms) a fair order puts off the next start of the request's flow: its service over its share.
+        Start-time fair queueing: start = max(virtual time of the pool, the flow's last start + its charge), and the
+        virtual time is the start of the last request that was assigned. 0 under an order that is not fair.
+
+        Args:
+            weight: of the request's tenant.
+        """
         ...
 
 
@@ -56,6 +65,10 @@ class ByArrival:
 
     fair: bool = False
     patience_ms: float = PATIENCE_MS
+
+    def flow(self, request: Arrival) -> str:
+        """Nobody."""
+        return ""
 
     def charge(self, request: Arrival, forecast: Forecast, weight: float = 1.0) -> float:
         """Nothing."""

@@ -61,6 +61,9 @@ class FairOrder:
     def handicap(self, request: Arrival, forecast: Forecast) -> float:
         return int(request.priority) * self.aging_ms + self.inner.handicap(request, forecast)
 
+    def flow(self, request: Arrival) -> str:
+        return request.tenant
+
     def charge(self, request: Arrival, forecast: Forecast, weight: float = 1.0) -> float:
         prompt_tokens = forecast.prompt_tokens or request.prompt_tokens
         return self.cost(prompt_tokens, forecast.output_tokens, weight)

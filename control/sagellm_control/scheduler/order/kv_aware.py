@@ -14,12 +14,14 @@ class KvAwareOrder(PriorityOrder):
     soon as that engine has finished enough of what it runs. Other orders have the same rule and little patience.
 
     Args:
-        aging_ms: as for ``priority``.
         patience_ms: how far behind (ms of rank) those may rank that pass.
+        aging_ms, least_share, decode_share: as for ``priority``.
     """
 
     name = "kv_aware"
 
-    def __init__(self, aging_ms: float, patience_ms: float) -> None:
-        super().__init__(aging_ms)
+    def __init__(
+        self, aging_ms: float, patience_ms: float, least_share: float = 0.0, *, decode_share: float = 0.05
+    ) -> None:
+        super().__init__(aging_ms, least_share, decode_share=decode_share)
         self.patience_ms = patience_ms

@@ -29,4 +29,4 @@ class PowerOfTwoPlacement:
 def _busy(engine: str, engines: OpenEngines) -> float:
     load = engines.load_of(engine)
     assert load is not None
-    return load.drain_ms(1000.0) if engines.speeds_differ else load.requests
+    return load.drain_ms() if engines.speeds_differ else load.requests

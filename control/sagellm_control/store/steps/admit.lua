@@ -77,7 +77,7 @@ for i = 1, arrivals do
   seen[name] = true
   if not results[i] then
     if by_start then
-      known.start = ms(start_after(known.tenant or '', read_charge(a.charge)))
+      known.start = ms(start_after(flow_of(known.tenant, a.charge), read_charge(a.charge)))
       a.rank = ms(tonumber(known.start) + tonumber(a.rank))
     end
     ready[#ready + 1] = a
@@ -106,7 +106,7 @@ for _, a in ipairs(ready) do
     redis.call('ZADD', waiting, rank, a.id)
     redis.call('HSET', record, 'state', 'waiting', 'rank', rank, unpack(ranked_by))
     redis.call('HDEL', record, 'entry')
-    if by_start then count_ranked(1, a.known.tenant or '') end
+    if by_start then count_ranked(1, flow_of(a.known.tenant, a.charge)) end
     if a.wait > 0 then redis.call('ZADD', KEYS[15], ms(tonumber(a.known.arrived_ms) + a.wait), a.id) end
     if not head_rank or tonumber(rank) < head_rank then head_rank = tonumber(rank) end
     results[a.i] = 'waiting'

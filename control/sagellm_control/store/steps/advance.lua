@@ -17,7 +17,7 @@ for i = 1, tonumber(ARGV[6]) do
   local record, body, output = unpack(KEYS, 8 + 3 * i, 10 + 3 * i)
   local id, attempt, transfer = unpack(ARGV, 4 + 3 * i, 6 + 3 * i)
   local r = redis.call('HMGET', record, 'state', 'engine', 'attempt', 'entry', 'cancel', 'arrived_ms', 'timeout_ms',
-    'rank', 'priority', 'tenant', 'epoch', 'start', 'stage')
+    'rank', 'priority', 'tenant', 'epoch', 'start', 'stage', 'charge')
   if holds and r[1] == 'waiting' and r[3] == attempt and r[13] == 'decode' then
     results[i] = 'waiting'
   elseif not holds or r[2] ~= engine or r[3] ~= attempt or not (r[1] == 'running' or r[1] == 'assigned') then
@@ -34,7 +34,8 @@ for i = 1, tonumber(ARGV[6]) do
     else
       redis.call('HSET', record, 'stage', 'decode', 'transfer', transfer, 'prefilled_ms', ms(now))
       wait_again(now, id, record, body,
-        {rank = r[8], priority = r[9], tenant = r[10], epoch = r[11], start = r[12]}, waiting, epoch, KEYS[10])
+        {rank = r[8], priority = r[9], tenant = r[10], epoch = r[11], start = r[12], charge = r[14]},
+        waiting, epoch, KEYS[10])
       increase(counters, 'prefilled', 1)
       results[i] = 'waiting'
     end

@@ -15,14 +15,14 @@ local results = {}
 local MOST_WEIGHT = 64  -- answers that a mean remembers, roughly
 local MOST_MEANS = 20000  -- one more tenant falls back on what all tenants of its model produce
 
--- How long an answer became: its tenant is charged for what it was, and the next of its kind are expected to be alike.
+-- How long an answer became: its flow is charged for what it was, and the next of its kind are expected to be alike.
 -- The means are those of scheduler/estimates.py: `weight tokens` under model, bucket of max_tokens and tenant; under
 -- model and bucket; under the model.
 local function learn(tokens, outcome, tenant, charge, model, max_tokens)
   local _, expected, each = read_charge(charge)
   if expected then
     read_virtual_time(now, KEYS[9], KEYS[8], KEYS[11])
-    settle_charge(tenant, (tokens - expected) * each)
+    settle_charge(flow_of(tenant, charge), (tokens - expected) * each)
   end
   if outcome ~= 'completed' then return end
   local _, bits = math.frexp(max_tokens)

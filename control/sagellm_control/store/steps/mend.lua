@@ -60,7 +60,8 @@ elseif here and (redis.call('HGET', row, 'worker') or '') == '' then
   if not holds then repaired('ownerless') end
 elseif here and state == 'assigned' and not there(assigned) then
   release(id, nil, row, reservations, assigned)
-  wait_again(now, id, record, body, {rank = r[7], priority = r[8], tenant = r[9], start = r[11], epoch = r[12]},
+  wait_again(now, id, record, body,
+    {rank = r[7], priority = r[8], tenant = r[9], charge = r[10], start = r[11], epoch = r[12]},
     waiting, redis.call('HGET', KEYS[15], 'epoch'), KEYS[16])
   -- Its worker may have thrown the entry away because it could not read it: another one goes first.
   exclude(record, redis.call('HGET', record, 'excluded'), engine)

@@ -26,8 +26,8 @@ local function write_backlog(backlog)
   end
 end
 
--- The clock of fair queueing: the pool's virtual time (ms) and each tenant's next start; the rules are those of
--- scheduler/tenant_clock.py. Read where it is needed, written once.
+-- The clock of fair queueing: the pool's virtual time (ms) and each flow's next start; the rules are those of
+-- scheduler/tenant_clock.py. A flow is a tenant, or what the charge names. Read where it is needed, written once.
 local fair = {}
 
 local function read_virtual_time(now, key, tenants, backlog)
@@ -38,32 +38,37 @@ local function read_virtual_time(now, key, tenants, backlog)
   end
 end
 
+local function flow_of(tenant, charge)
+  return string.match(charge or '', '%S+ %S+ %S+ (%S+)') or tenant or ''
+end
+
 -- A request that has a start begins to wait, or does so no more.
-local function count_ranked(sign, tenant)
-  local name = 'ranked/' .. tenant
+local function count_ranked(sign, flow)
+  local name = 'ranked/' .. flow
   backlog_changes[name] = (backlog_changes[name] or 0) + sign
 end
 
-local function known_start(tenant)
-  return fair.next[tenant] or tonumber(redis.call('ZSCORE', fair.tenants, tenant) or nil)
+local function known_start(flow)
+  return fair.next[flow] or tonumber(redis.call('ZSCORE', fair.tenants, flow) or nil)
 end
 
 -- Who has nothing waiting is lifted to the virtual time. Who has, keeps its lead.
-local function start_after(tenant, charge)
-  local start, name = known_start(tenant), 'ranked/' .. tenant
+local function start_after(flow, charge)
+  local start, name = known_start(flow), 'ranked/' .. flow
   local ranked = number(redis.call('HGET', fair.backlog, name), 0) + (backlog_changes[name] or 0)
   if not start or ranked <= 0 then start = math.max(fair.now, start or 0) end
-  fair.next[tenant] = start + charge
+  fair.next[flow] = start + charge
   return start
 end
 
--- A tenant was served more (or less) than it was charged for. Never behind the virtual time: a mistake is no credit.
-local function settle_charge(tenant, difference)
-  local next = known_start(tenant)
-  if next then fair.next[tenant] = math.max(math.min(fair.now, next), next + difference) end
+-- A flow was served more (or less) than it was charged for. Never behind the virtual time: a mistake is no credit.
+local function settle_charge(flow, difference)
+  local next = known_start(flow)
+  if next then fair.next[flow] = math.max(math.min(fair.now, next), next + difference) end
 end
 
--- The charge as it stands in a record: in all, the output tokens expected, and for each of those.
+-- The charge as it stands in a record: in all, the output tokens expected, and for each of those; then its flow, where
+-- that is not the tenant.
 local function read_charge(text)
   local all, tokens, each = string.match(text or '', '(%S+) (%S+) (%S+)')
   return number(all), number(tokens), number(each)
@@ -141,28 +146,28 @@ local function read_record(record)
     charge = r[14], late = r[15], after = r[16], stage = r[17]}
 end
 
--- A request that was on an engine waits again at its old rank. `known`: rank, priority, tenant, start and epoch, as the
--- record has them.   `epoch`: that of the pool's policy
+-- A request that was on an engine waits again at its old rank. `known`: rank, priority, tenant, start, charge and epoch, as
+-- the record has them.   `epoch`: that of the pool's policy
 local function wait_again(now, id, record, body, known, waiting, epoch, misranked)
   redis.call('HSET', record, 'state', 'waiting')
   redis.call('HDEL', record, 'engine', 'entry')
   redis.call('ZADD', waiting, number(known.rank) and known.rank or ms(now), id)
   count_waiting(1, known.priority, known.tenant, redis.call('STRLEN', body))
-  if known.start then count_ranked(1, known.tenant or '') end
+  if known.start then count_ranked(1, flow_of(known.tenant, known.charge)) end
   -- Its rank is of a policy that holds no longer: a scheduler will give it a new one.
   if epoch and known.epoch ~= epoch then redis.call('SADD', misranked, id) end
 end
 
--- A request leaves the queue without having run: it counts as waiting no more, and its tenant is not charged for it.
+-- A request leaves the queue without having run: it counts as waiting no more, and its flow is not charged for it.
 local function leave_queue(now, known, body, backlog, virtual_time, tenants)
-  local tenant = known.tenant or ''
-  count_waiting(-1, known.priority, tenant, redis.call('STRLEN', body))
+  count_waiting(-1, known.priority, known.tenant, redis.call('STRLEN', body))
   local charge = read_charge(known.charge)
   if charge then
     read_virtual_time(now, virtual_time, tenants, backlog)
-    count_ranked(-1, tenant)
-    local next = known_start(tenant)
-    if next then fair.next[tenant] = next - charge end
+    local flow = flow_of(known.tenant, known.charge)
+    count_ranked(-1, flow)
+    local next = known_start(flow)
+    if next then fair.next[flow] = next - charge end
   end
 end
 
@@ -206,7 +211,7 @@ local function assign_to(now, id, record, body, known, engine, rank, inline_byte
   end
   if known.start and fair.now then
     fair.now = math.max(fair.now, tonumber(known.start))
-    if known.state == 'waiting' then count_ranked(-1, known.tenant or '') end
+    if known.state == 'waiting' then count_ranked(-1, flow_of(known.tenant, known.charge)) end
   end
   local kv = engine.kv_tokens > 0 and cost[1] or 0
   engine.taken[#engine.taken + 1] = id

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)  # not frozen: that costs a microsecond each, and there are many
 class Charge:
-    """By how much a request puts off the next start of its tenant, under a fair order."""
+    """By how much a request puts off the next start of its flow, under a fair order."""
 
     ms: float
     output_tokens: float
     """That it was expected to produce."""
     ms_per_output_token: float
     """What one token more or less comes to."""
+    flow: str = ""
+    """Who is charged, where that is not the tenant; without spaces."""
 
 
 def write_rank(rank: float) -> str:
@@ -23,4 +25,5 @@ def write_rank(rank: float) -> str:
 
 def write_charge(charge: Charge) -> str:
     """As it stands in a record."""
-    return f"{charge.ms:.3f} {charge.output_tokens:.1f} {charge.ms_per_output_token:.6f}"
+    text = f"{charge.ms:.3f} {charge.output_tokens:.1f} {charge.ms_per_output_token:.6f}"
+    return f"{text} {charge.flow}" if charge.flow else text

@@ -54,7 +54,7 @@ for i = 1, tonumber(ARGV[12]) do
   local record, body, output = unpack(KEYS, 10 + 3 * i, 12 + 3 * i)
   local id, attempt, cause, failed_payload = unpack(ARGV, 9 + 4 * i, 12 + 4 * i)
   local r = redis.call('HMGET', record, 'state', 'engine', 'attempt', 'entry', 'cancel', 'arrived_ms', 'timeout_ms',
-    'rank', 'excluded', 'priority', 'tenant', 'epoch', 'start', 'continue', 'stage')
+    'rank', 'excluded', 'priority', 'tenant', 'epoch', 'start', 'continue', 'stage', 'charge')
   if not holds or r[2] ~= engine or (attempt ~= '' and r[3] ~= attempt)
     or not (r[1] == 'running' or r[1] == 'assigned') then
     -- A reservation without a living request is a leak: whoever holds the engine may drop it.
@@ -87,7 +87,8 @@ for i = 1, tonumber(ARGV[12]) do
       results[i] = outcome
     else
       wait_again(now, id, record, body,
-        {rank = r[8], priority = r[10], tenant = r[11], epoch = r[12], start = r[13]}, waiting, epoch, KEYS[12])
+        {rank = r[8], priority = r[10], tenant = r[11], epoch = r[12], start = r[13], charge = r[16]},
+        waiting, epoch, KEYS[12])
       if r[15] == 'decode' and (last or cause ~= 'returned') then
         redis.call('HDEL', record, 'stage', 'transfer', 'prefilled_ms')
       end

@@ -14,17 +14,19 @@ local number, done = tonumber(ARGV[5]), {}
 local reranked = 0
 for i = 1, number do
   local id, rank, charge = unpack(ARGV, 3 + 3 * i, 5 + 3 * i)
-  local r = redis.call('HMGET', KEYS[7 + i], 'state', 'epoch', 'tenant', 'start')
+  local r = redis.call('HMGET', KEYS[7 + i], 'state', 'epoch', 'tenant', 'start', 'charge')
   if r[1] == 'waiting' and r[2] ~= epoch then
     if by_start then
-      local start = start_after(r[3] or '', read_charge(charge))
-      if not r[4] then count_ranked(1, r[3] or '') end
+      local flow = flow_of(r[3], charge)
+      if r[4] then count_ranked(-1, flow_of(r[3], r[5])) end
+      local start = start_after(flow, read_charge(charge))
+      count_ranked(1, flow)
       rank = ms(start + tonumber(rank))
       redis.call('HSET', KEYS[7 + i], 'rank', rank, 'epoch', epoch, 'start', ms(start), 'charge', charge)
     else
       redis.call('HSET', KEYS[7 + i], 'rank', rank, 'epoch', epoch)
       redis.call('HDEL', KEYS[7 + i], 'start', 'charge')
-      if r[4] then count_ranked(-1, r[3] or '') end
+      if r[4] then count_ranked(-1, flow_of(r[3], r[5])) end
     end
     redis.call('ZADD', waiting, 'XX', rank, id)
     reranked = reranked + 1
