@@ -87,7 +87,7 @@ class LocalPolicy:
 
     def step_back(self, ticket: Ticket) -> None:
         """It goes behind those that can still make theirs."""
-        ticket.rank += LATE_HANDICAP_MS
+        ticket.rank += LATE_HANDICAP_MS * self.order.haste(ticket.arrival)
 
     def adapt(self, line: Line, places: int, batch: float, missed: float) -> bool:
         """Show the adaptive order the line, every now and then; whether it moved and all ranks are to be new.
