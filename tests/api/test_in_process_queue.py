@@ -14,7 +14,7 @@ from sagellm_control.manager.line import Line, Ticket
 from sagellm_control.manager.local_policy import LocalPolicy
 from sagellm_control.manager.orders import make_policy, make_strategy
 from sagellm_control.scheduler.estimates import PRIOR_TOKENS
-from sagellm_control.scheduler.forecast import Forecast
+from sagellm_control.scheduler.forecast import UNKNOWN, Forecast
 from sagellm_control.scheduler.lateness import LATE_HANDICAP_MS, Verdict
 from sagellm_control.scheduler.order.adaptive import DWELL_MS
 from sagellm_control.wire.priority import RequestPriority
@@ -251,3 +251,15 @@ def test_metadata_that_cannot_be_used(metadata: Any, error: type[Exception]) -> 
         manager.register_engine("e1", MODEL, "127.0.0.1", 1, metadata=metadata)
     assert manager.get_engine("e1") is None
     assert not manager.list_engines(EngineState.READY)
+
+
+def test_an_own_order_that_is_fair_shares_among_tenants_unless_it_says_otherwise() -> None:
+    class Own:
+        fair = True
+
+        def handicap(self, request: Arrival, forecast: Forecast) -> float:
+            return 0.0
+
+    asked = Arrival("r", RequestPriority.NORMAL, 0.0, tenant="t")
+    order = make_policy(Own())
+    assert (order.flow(asked), order.haste(asked), order.charge(asked, UNKNOWN)) == ("t", 1.0, 0.0)

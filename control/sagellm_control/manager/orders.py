@@ -40,6 +40,14 @@ class OwnOrder:
     def handicap(self, request: Arrival, forecast: Forecast) -> float:
         return self.own.handicap(request, forecast)
 
+    def flow(self, request: Arrival) -> str:
+        flow = getattr(self.own, "flow", None)
+        return str(flow(request)) if flow is not None else request.tenant
+
+    def haste(self, request: Arrival) -> float:
+        haste = getattr(self.own, "haste", None)
+        return float(haste(request)) if haste is not None else 1.0
+
     def charge(self, request: Arrival, forecast: Forecast, weight: float = 1.0) -> float:
         charge = getattr(self.own, "charge", None)
         return float(charge(request, forecast, weight)) if charge is not None else 0.0
