@@ -97,7 +97,7 @@ def test_ctrl_c_stops_everything_in_order(tmp_path: Path) -> None:
     [
         (("--seconds", "0"), "Invalid value for '--seconds'"),
         (("--workers", "0"), "Invalid value for '--workers'"),
-        (("--json", "/none/figures.json"), "--json /none/figures.json: its folder does not exist"),
+        (("--json", "/none/figures.json"), "'--json': there is no folder /none that can be written to"),
         (("--folder", "/etc"), "--folder /etc: it is not empty"),
     ],
 )

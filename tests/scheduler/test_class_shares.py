@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sagellm_control.scheduler.forecast import Forecast
+from sagellm_control.scheduler.head_of_line import Action, HeadOfLine, Look
+from sagellm_control.scheduler.lateness import LATE_HANDICAP_MS
 from sagellm_control.scheduler.order import make_order, rank_of
 from sagellm_control.scheduler.order.priority import shares_of
 from sagellm_control.scheduler.policy_settings import PolicySettings
@@ -21,7 +23,8 @@ from sagellm_control.wire.priority import RequestPriority
 
 from ..pool_driver import PoolDriver
 from ..waiting import wait_until
-from .requests import forecast, request
+from .line import Policies, candidate
+from .requests import NOW_MS, engines, forecast, request
 from .running import everything_is_settled, instant_workers, schedulers
 
 CRITICAL, HIGH, NORMAL, LOW, BACKGROUND = RequestPriority
@@ -107,6 +110,19 @@ def test_within_the_head_start_the_urgent_simply_go_first() -> None:
         for priority in (BACKGROUND, NORMAL, CRITICAL, LOW, HIGH):
             line.send(priority, 20.0)
     assert [line.serve() for _ in range(50)] == [priority for priority in RequestPriority for _ in range(10)]
+
+
+def test_who_steps_back_does_so_for_the_same_time_when_its_class_is_alone() -> None:
+    # Ten minutes of service, in which the virtual time of a class that is alone runs ahead by its share.
+    line = Line(least_share=0.01)
+    view = engines("a")
+    policies = Policies(order=line.order)
+    late = candidate("late", tokens=10_000, slo_ms=500)
+    decision = HeadOfLine(policies, view).decide(late, Look(), NOW_MS)
+    assert decision.action is Action.STEP_BACK
+    served_ms = 1000.0
+    moved_ms = line.order.charge(request(), Forecast(1, 0.0, served_ms, 0.0))
+    assert (decision.rank - late.rank) / moved_ms == pytest.approx(LATE_HANDICAP_MS / served_ms)
 
 
 def test_without_a_share_it_is_aging_alone() -> None:

@@ -45,6 +45,10 @@ class OwnOrder:
         flow = getattr(self.own, "flow", None)
         return str(flow(request)) if flow is not None else request.tenant
 
+    def haste(self, request: Arrival) -> float:
+        haste = getattr(self.own, "haste", None)
+        return float(haste(request)) if haste is not None else 1.0
+
     def charge(self, request: Arrival, forecast: Forecast, weight: float = 1.0) -> float:
         charge = getattr(self.own, "charge", None)
         return float(charge(request, forecast, weight)) if charge is not None else 0.0

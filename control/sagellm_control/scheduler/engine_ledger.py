@@ -29,11 +29,10 @@ class EngineLedger:
         self.prefixes = PrefixIndex() if prefixes is None else prefixes
         self._rows: dict[str, EngineRow] = {}
         self._loads: dict[str, EngineLoad] = {}
-        self._any = EngineIndex()
-        self._indexes: dict[Demand, EngineIndex] = {ANY: self._any}
+        self._indexes: dict[Demand, EngineIndex] = {ANY: EngineIndex()}
         self._kinds, self._parts, self._taken_kinds = {""}, {""}, set[tuple[str, ...]]()
-        self.separated = False
-        """Whether the pool has had engines that take only one of the two stages."""
+        self.separated, self.kinds_matter = False, False
+        """Whether the pool has had engines that take only one of the two stages; only some of the kinds of request."""
         self._due: list[tuple[float, str]] = []
         self._kept: dict[str, tuple[str, float]] = {}
         self._tps: list[float] = []  # of the READY engines, the slowest first
@@ -84,7 +83,9 @@ class EngineLedger:
             self.separated = self.separated or is_separated(row)
             self.prefixes.set_capacity(row.engine_id, row.kv_tokens)
             self._taken_kinds.add(row.kinds)
-            if len(self._taken_kinds) > 1:  # where all are alike, each takes what comes, or says why not
+            # Where all are alike, each takes what comes, or says why not; those of a pair cannot.
+            self.kinds_matter = self.kinds_matter or row.is_paired or len(self._taken_kinds) > 1
+            if self.kinds_matter:
                 self._kinds.update(*self._taken_kinds)
             if load is not None:
                 load.row = row
@@ -286,7 +287,7 @@ class EngineLedger:
             self.places += load.free if is_open else -max(0, load.free)
             load.open = is_open
         if len(self._indexes) == 1:
-            self._any.update(engine, load)
+            self._indexes[ANY].update(engine, load)
             return
         for index in self._indexes_of(load.row):
             index.update(engine, load)

@@ -152,7 +152,7 @@ def _considered(
         why = "it has room"
     elif arrival.model and arrival.model not in row.models:
         why = f"it does not serve {arrival.model}"
-    elif engines.kinds_differ and not takes(row, arrival.kind):
+    elif engines.kinds_matter and not takes(row, arrival.kind):
         why = f"it takes no requests of the kind {arrival.kind}"
     elif not meets(row, ("", "", engines.part(arrival))):
         why = f"its role is {row.role}"

@@ -64,6 +64,9 @@ class GuardedOrder:
     def flow(self, request: Arrival) -> str:
         return self.order.flow(request)
 
+    def haste(self, request: Arrival) -> float:
+        return self.order.haste(request)
+
     def charge(self, request: Arrival, forecast: Forecast, weight: float = 1.0) -> float:
         return max(0.0, self._number("charge", lambda: self.order.charge(request, forecast, weight)))
 

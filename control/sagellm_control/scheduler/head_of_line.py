@@ -214,7 +214,8 @@ class HeadOfLine:
         since_ms = arrival.arrived_ms + lateness.objective_ms(arrival) - prefill_ms
         if verdict is Verdict.REFUSE:
             return Decision(Action.REFUSE, since_ms=since_ms)
-        return Decision(Action.STEP_BACK, since_ms=since_ms, rank=one.rank + LATE_HANDICAP_MS)
+        back_ms = LATE_HANDICAP_MS * self._policies.order.haste(arrival)
+        return Decision(Action.STEP_BACK, since_ms=since_ms, rank=one.rank + back_ms)
 
     def _out(self, arrival: Arrival, decision: Decision) -> Decision:
         self._engines.release_kept(arrival.id)

@@ -108,11 +108,6 @@ class OpenEngines(EngineLedger):
         return len(self._tps) > 1 and self._tps[-1] > CLEARLY * self._tps[0]
 
     @property
-    def kinds_differ(self) -> bool:
-        """Whether some engines take kinds of request that others do not; else each takes what comes."""
-        return len(self._taken_kinds) > 1
-
-    @property
     def bounded(self) -> bool:
         """Whether a READY engine has a KV budget."""
         return self._budgets > 0

@@ -50,7 +50,8 @@ class Reranker:
         for waiting in found:
             if waiting.epoch != policy.epoch:
                 forecast = proposer.forecast(waiting.arrival)
-                rank = proposer.rank(waiting.arrival, forecast) + LATE_HANDICAP_MS * waiting.late
+                back_ms = LATE_HANDICAP_MS * policy.order.haste(waiting.arrival) if waiting.late else 0.0
+                rank = proposer.rank(waiting.arrival, forecast) + back_ms
                 ranks.append(NewRank(waiting.arrival.id, rank, proposer.charge(waiting.arrival, forecast)))
         fair = policy.order.fair
         changed = await rerank(self._store, self._pool, policy.epoch, piece, ranks, fair=fair)

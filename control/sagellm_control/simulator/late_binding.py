@@ -170,7 +170,7 @@ class LateBinding:
             item.start_ms = self._clock.admit(item.flow, item.charge_ms)
         item.rank = item.start_ms + self._order.handicap(arrival, item.forecast)
         if item.stepped_back:
-            item.rank += LATE_HANDICAP_MS
+            item.rank += LATE_HANDICAP_MS * self._order.haste(arrival)
 
     def _place(self, now_ms: float) -> None:
         waiting = self._waiting

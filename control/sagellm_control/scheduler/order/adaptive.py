@@ -128,5 +128,8 @@ class AdaptiveOrder:
     def flow(self, request: Arrival) -> str:
         return self.current.flow(request)
 
+    def haste(self, request: Arrival) -> float:
+        return self.current.haste(request)
+
     def charge(self, request: Arrival, forecast: Forecast, weight: float = 1.0) -> float:
         return self.current.charge(request, forecast, weight)

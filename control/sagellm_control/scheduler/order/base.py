@@ -49,6 +49,11 @@ class Order(Protocol):
         """Under a fair order: who is charged for the request, its tenant or whatever it shares the pool as."""
         ...
 
+    def haste(self, request: Arrival) -> float:
+        """How many ms of rank pass in one of service while only the request's flow is served: who is to wait for a time
+        steps back by so many times as much."""
+        ...
+
     def charge(self, request: Arrival, forecast: Forecast, weight: float = 1.0) -> float:
         """By how much (ms) a fair order puts off the next start of the request's flow: its service over its share.
         Start-time fair queueing: start = max(virtual time of the pool, the flow's last start + its charge), and the
@@ -69,6 +74,10 @@ class ByArrival:
     def flow(self, request: Arrival) -> str:
         """Nobody."""
         return ""
+
+    def haste(self, request: Arrival) -> float:
+        """Ranks are times."""
+        return 1.0
 
     def charge(self, request: Arrival, forecast: Forecast, weight: float = 1.0) -> float:
         """Nothing."""

@@ -64,6 +64,9 @@ class FairOrder:
     def flow(self, request: Arrival) -> str:
         return request.tenant
 
+    def haste(self, request: Arrival) -> float:
+        return 1.0  # one tenant at the pool's speed, see tokens_per_s
+
     def charge(self, request: Arrival, forecast: Forecast, weight: float = 1.0) -> float:
         prompt_tokens = forecast.prompt_tokens or request.prompt_tokens
         return self.cost(prompt_tokens, forecast.output_tokens, weight)

@@ -30,7 +30,8 @@ class PriorityOrder:
     largest of each other class (SFQ: Goyal, Vin, Cheng 1996, theorem 1).
 
     Args:
-        aging_ms: head start of a class over the next less urgent one, in ms of the pool's service.
+        aging_ms: head start of a class over the next less urgent one, in ms of virtual time (while one class alone is
+            served, that runs as many times as fast as its share goes into the whole).
         least_share: of BACKGROUND, up to 0.2 (equal shares); 0: none, so starts are arrivals, and aging alone bounds
             the wait: a request goes before everything that arrived more than ``class × aging`` later.
         decode_share: how much of its decode time a request costs its engine; see ``ShortestOrder``.
@@ -51,6 +52,9 @@ class PriorityOrder:
     def flow(self, request: Arrival) -> str:
         """The class."""
         return f"class:{int(request.priority)}" if self.fair else ""
+
+    def haste(self, request: Arrival) -> float:
+        return 1.0 / self.shares[request.priority] if self.fair else 1.0
 
     def charge(self, request: Arrival, forecast: Forecast, weight: float = 1.0) -> float:
         """The weight is the tenant's, and a class is all of its tenants."""
