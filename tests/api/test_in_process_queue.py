@@ -17,7 +17,7 @@ from sagellm_control.manager.local_policy import LocalPolicy
 from sagellm_control.manager.local_queue import ModelQueue
 from sagellm_control.manager.orders import make_policy, make_strategy
 from sagellm_control.scheduler.estimates import PRIOR_TOKENS
-from sagellm_control.scheduler.forecast import UNKNOWN, Forecast
+from sagellm_control.scheduler.forecast import Forecast
 from sagellm_control.scheduler.lateness import LATE_HANDICAP_MS
 from sagellm_control.scheduler.open_engines import OpenEngines
 from sagellm_control.scheduler.order.adaptive import DWELL_MS
@@ -295,15 +295,3 @@ def test_the_line_keeps_its_order() -> None:
         line.pop(0)
     assert line.position(ranked[300]) == 99
     assert list(line) == ranked[200:250] + ranked[251:]
-
-
-def test_an_own_order_that_is_fair_shares_among_tenants_unless_it_says_otherwise() -> None:
-    class Own:
-        fair = True
-
-        def handicap(self, request: Arrival, forecast: Forecast) -> float:
-            return 0.0
-
-    asked = Arrival("r", RequestPriority.NORMAL, 0.0, tenant="t")
-    order = make_policy(Own())
-    assert (order.flow(asked), order.haste(asked), order.charge(asked, UNKNOWN)) == ("t", 1.0, 0.0)
