@@ -115,7 +115,7 @@ class Arrival:
     request, to be read for the engine that holds that one; empty: nothing has been done yet."""
 
 
-_LEVELS = tuple(str(int(priority)) for priority in RequestPriority)
+_CLASSES = {str(int(priority)): priority for priority in RequestPriority}
 _TEXTS = ("tenant", "model", "kind", "session")
 _COUNTS = ("slo_ms", "tpot_slo_ms", "timeout_ms", "prompt_tokens", "max_tokens", "queue_ttl_ms")
 
@@ -136,6 +136,15 @@ SCHEDULING_FIELDS = (
 def is_count(text: str) -> bool:
     """Whether the text is a whole number that a counter, or a time in ms, can have."""
     return len(text) <= 15 and text.isascii() and text.isdecimal()
+
+
+def _read_count(fields: Mapping[str, str], name: str) -> int:
+    text = fields.get(name)
+    if not text:
+        return 0
+    if not is_count(text):
+        raise BadEntry(f"field {name!r} must be a whole number below 10^15, not {text[:40]!r}")
+    return int(text)
 
 
 def _read_time(text: str) -> float:
@@ -164,29 +173,21 @@ def read_arrival(request_id: str, fields: Mapping[str, str]) -> Arrival:
         level, arrived = fields["priority"], fields["arrived_ms"]
     except KeyError as error:
         raise BadEntry(f"field {error.args[0]!r} is missing") from None
-    if level not in _LEVELS:
-        raise BadEntry(f"field 'priority' must be one of {', '.join(_LEVELS)}, not {level[:40]!r}")
-    counts = dict.fromkeys(_COUNTS, 0)
-    for name in _COUNTS:
-        text = fields.get(name)
-        if not text:
-            continue
-        if not is_count(text):
-            raise BadEntry(f"field {name!r} must be a whole number below 10^15, not {text[:40]!r}")
-        counts[name] = int(text)
+    if level not in _CLASSES:
+        raise BadEntry(f"field 'priority' must be one of {', '.join(_CLASSES)}, not {level[:40]!r}")
     excluded, prefix = fields.get("excluded"), fields.get("prefix")
     return Arrival(
         id=request_id,
-        priority=RequestPriority(int(level)),
+        priority=_CLASSES[level],
         arrived_ms=_read_time(arrived),
         tenant=fields.get("tenant") or "",
         model=fields.get("model") or "",
-        slo_ms=counts["slo_ms"],
-        tpot_slo_ms=counts["tpot_slo_ms"],
-        timeout_ms=counts["timeout_ms"],
-        prompt_tokens=counts["prompt_tokens"],
-        max_tokens=counts["max_tokens"],
-        queue_ttl_ms=counts["queue_ttl_ms"],
+        slo_ms=_read_count(fields, "slo_ms"),
+        tpot_slo_ms=_read_count(fields, "tpot_slo_ms"),
+        timeout_ms=_read_count(fields, "timeout_ms"),
+        prompt_tokens=_read_count(fields, "prompt_tokens"),
+        max_tokens=_read_count(fields, "max_tokens"),
+        queue_ttl_ms=_read_count(fields, "queue_ttl_ms"),
         kind=fields.get("kind") or "",
         session=fields.get("session") or "",
         prefix=tuple(prefix.split(" ")) if prefix else (),

@@ -107,7 +107,7 @@ end
 -- Reserves what was taken. Returns the free places of engines 1 to `count` (false for one that was not looked at), and
 -- for those that a KV cache or a pace bounds as well: number, KV tokens held, closed until (ms), …
 local function write_places(now, room, count)
-  local places, bounds = {}, {}
+  local places, bounds, notes = {}, {}, {'ZADD', room}
   for number = 1, count do
     local engine = looked_at[number]
     local note = engine and places_now(now, engine)
@@ -117,13 +117,17 @@ local function write_places(now, room, count)
       if engine.kv_taken then increase(engine.row, 'kv_held', engine.kv_taken) end
       if engine.pace > 0 then redis.call('HSET', engine.row, 'paced_until_ms', ms(engine.paced_until)) end
     end
-    if note then redis.call('ZADD', room, note, engine.id) elseif engine then redis.call('ZREM', room, engine.id) end
+    if note then
+      notes[#notes + 1] = note
+      notes[#notes + 1] = engine.id
+    elseif engine then redis.call('ZREM', room, engine.id) end
     if engine and (engine.kv_tokens > 0 or engine.pace > 0) then
       bounds[#bounds + 1] = number
       bounds[#bounds + 1] = engine.kv_held
       bounds[#bounds + 1] = ms(engine.paced_until)
     end
   end
+  if #notes > 2 then redis.call(unpack(notes)) end
   return places, bounds
 end
 
@@ -198,9 +202,10 @@ local function assign_to(now, id, record, body, known, engine, rank, inline_byte
   elseif engine.role == 'prefilling' and (known.kind == 'chat' or known.kind == 'completion') then
     add('stage', 'prefill')
   end
-  local bytes = redis.call('STRLEN', body)
   -- The body travels along, so that the worker needs no second trip; a large one stays where it is.
-  if bytes <= inline_bytes then add('body', redis.call('GET', body)) end
+  local content = redis.call('GETRANGE', body, 0, inline_bytes)
+  local bytes = #content
+  if bytes <= inline_bytes then add('body', content) else bytes = redis.call('STRLEN', body) end
   local entry_id = redis.call(unpack(entry))
   redis.call('HSET', record, 'state', 'assigned', 'engine', engine.id, 'entry', entry_id, 'assigned_ms', moment,
     'attempt', attempt, 'rank', rank or known.rank, 'placed', placement[1] .. ' ' .. engine.load, unpack(ranked_by))

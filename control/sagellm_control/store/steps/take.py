@@ -9,7 +9,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from ...wire.keys import SCHEDULER_GROUP, PoolKeys
-from ...wire.request import is_count
+from ...wire.request import SCHEDULING_FIELDS, is_count
 from ..connect import Store
 from ..script import Script
 from ..stream_answer import stream_entries
@@ -17,6 +17,8 @@ from ..stream_answer import stream_entries
 _SCRIPT = Script("take")
 _LEAVE = Script("leave")
 _PREPARE = Script("prepare")
+
+_NAMES = {name.encode(): name for name in ("id", *SCHEDULING_FIELDS, "engine", "free")}
 
 FREED = 5
 """Index of the freed stream behind the five intake streams."""
@@ -56,13 +58,18 @@ class Taken:
             return
         if not isinstance(pairs, dict):
             pairs = dict(zip(pairs[::2], pairs[1::2], strict=False))
-        fields = {name.decode(errors="replace"): text.decode(errors="replace") for name, text in pairs.items()}
+        fields = {_name(name): text.decode(errors="replace") for name, text in pairs.items()}
         if stream == FREED:
             free = fields.get("free", "")
             count = int(free) if is_count(free) else 0
             self.freed.append(FreedEntry(entry_id.decode(), fields.get("engine", ""), count))
         else:
             self.arrivals.append(IntakeEntry(stream, entry_id.decode(), fields))
+
+
+def _name(raw: bytes) -> str:
+    # Nearly all are known, and there are many.
+    return _NAMES.get(raw) or raw.decode(errors="replace")
 
 
 async def ensure_groups(store: Store, keys: PoolKeys) -> None:
