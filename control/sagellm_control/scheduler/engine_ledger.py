@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 
@@ -15,6 +14,7 @@ from .engine_index import EngineIndex
 from .engine_load import EngineLoad, EngineRoom, Reservation
 from .forecast import Forecast
 from .prefix_index import PrefixIndex
+from .ready_speeds import ReadySpeeds
 
 
 class EngineLedger:
@@ -35,8 +35,8 @@ class EngineLedger:
         """Whether the pool has had engines that take only one of the two stages; only some of the kinds of request."""
         self._due: list[tuple[float, str]] = []
         self._kept: dict[str, tuple[str, float]] = {}
-        self._tps: list[float] = []  # of the READY engines, the slowest first
-        self._budgets, self._prefill_tps, self._now_ms = 0, 0.0, 0.0
+        self._speeds = ReadySpeeds()
+        self._budgets, self._now_ms = 0, 0.0
         self.places, self.requests = 0, 0
         """Free places on all open engines, and requests on all READY ones."""
 
@@ -53,12 +53,12 @@ class EngineLedger:
     @property
     def usual_tps(self) -> float:
         """Prompt tokens a second of the mean READY engine."""
-        return self._prefill_tps / max(1, len(self._loads))
+        return self._speeds.mean
 
     @property
     def fastest_tps(self) -> float:
         """Prompt tokens a second of the fastest READY engine; 0 where none is."""
-        return self._tps[-1] if self._tps else 0.0
+        return self._speeds.fastest
 
     def knows(self, engine: str) -> bool:
         """Whether the engine's row has been read."""
@@ -256,8 +256,7 @@ class EngineLedger:
         load.open = False
         self._count(load, 1)
         self._budgets += load.row.kv_tokens > 0
-        self._prefill_tps += load.row.speed.prefill_tps
-        insort(self._tps, load.row.speed.prefill_tps)
+        self._speeds.add(load.row.speed.prefill_tps)
         self._sort_in(load)
 
     def _close(self, engine: str) -> None:
@@ -267,8 +266,7 @@ class EngineLedger:
         self._count(load, -1)
         load.open = False
         self._budgets -= load.row.kv_tokens > 0
-        self._prefill_tps -= load.row.speed.prefill_tps
-        del self._tps[bisect_left(self._tps, load.row.speed.prefill_tps)]
+        self._speeds.remove(load.row.speed.prefill_tps)
         for index in self._indexes_of(load.row):
             index.remove(engine)
 

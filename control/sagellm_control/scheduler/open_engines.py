@@ -12,9 +12,6 @@ from .engine_index import EngineIndex
 from .engine_ledger import EngineLedger
 from .forecast import UNKNOWN, Forecast
 
-CLEARLY = 1.7
-"""So many times as fast is another kind of engine; less is within what is known of how fast one is."""
-
 MOST_LOOKS = 16
 """Engines with too little KV room that are passed over before the roomiest ones are asked."""
 
@@ -105,7 +102,7 @@ class OpenEngines(EngineLedger):
     @property
     def speeds_differ(self) -> bool:
         """Whether some engines are clearly faster than others."""
-        return len(self._tps) > 1 and self._tps[-1] > CLEARLY * self._tps[0]
+        return self._speeds.differ
 
     @property
     def bounded(self) -> bool:
