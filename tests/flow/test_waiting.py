@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 import pytest
 from aiohttp import web
-from prometheus_client import REGISTRY
 
 from sagellm_control.client.pools import Pools
 from sagellm_control.wire.states import RequestState
 
+from ..samples import sample
 from ..waiting import wait_until
-from .asking import CHAT_PATH, chat, data, delta_of, expected_text, pieces
+from .asking import CHAT_PATH, MODEL, chat, data, delta_of, expected_text, pieces
 from .conftest import StartEcho, StartEngine, StartSystem
 from .echo_engine import EchoEngine
 from .in_process import InProcessSystem
@@ -58,16 +58,12 @@ async def test_how_wrong_the_wait_was_that_a_client_was_told(
     system = await start_system(engine, gateway_keepalive_s=0.05)
 
     def observed(name: str, came: str) -> float:
-        full_name = f"sagellm_control_flow_control_wait_prediction_error_seconds_{name}"
-        return sum(
-            sample.value
-            for family in REGISTRY.collect()
-            for sample in family.samples
-            if sample.name == full_name and sample.labels["came"] == came
-        )
+        metric = f"sagellm_control_flow_control_wait_prediction_error_seconds_{name}"
+        return sample(metric, pool=MODEL, came=came)
 
     before = {(name, came): observed(name, came) for name in ("count", "sum") for came in ("sooner", "later")}
     async with system.session.post(system.url + CHAT_PATH, json=chat("ahead", max_tokens=100_000, stream=True)) as busy:
+        assert busy.status == 200, await busy.text()
         await anext(data(busy))
         async with system.session.post(
             system.url + CHAT_PATH, json=chat("waits", max_tokens=3, stream=True)
