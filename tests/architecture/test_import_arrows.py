@@ -21,7 +21,17 @@ DOES_IO = (
 
 KNOW_THE_WORKERS = (f"{CONTROL}.settings", f"{CONTROL}.engine_access")
 
-VIEW = ("forecast", "demand", "shelf", "ring", "prefix_index", "engine_load", "engine_index", "engine_ledger")
+VIEW = (
+    "forecast",
+    "demand",
+    "shelf",
+    "ring",
+    "prefix_index",
+    "ready_speeds",
+    "engine_load",
+    "engine_index",
+    "engine_ledger",
+)
 """What the snapshot of the engines is made of."""
 
 PURE: dict[str, tuple[str, ...]] = {
@@ -33,9 +43,10 @@ PURE: dict[str, tuple[str, ...]] = {
     "shelf": (),
     "ring": (),
     "prefix_index": (),
+    "ready_speeds": (),
     "engine_load": ("forecast",),
     "engine_index": ("engine_load", "ring", "shelf"),
-    "engine_ledger": ("demand", "engine_index", "engine_load", "forecast", "prefix_index"),
+    "engine_ledger": ("demand", "engine_index", "engine_load", "forecast", "prefix_index", "ready_speeds"),
     "open_engines": VIEW,
     "estimates": ("engine_load", "forecast"),
     "lateness": ("forecast", "policy_settings"),
