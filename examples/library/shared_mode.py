@@ -13,7 +13,7 @@ import sys
 
 from sagellm_protocol import Request
 
-from sagellm_control import ControlPlaneManager
+from sagellm_control import ControlPlaneManager, EngineState
 
 
 async def main(redis_url: str, port: int) -> None:
@@ -22,7 +22,7 @@ async def main(redis_url: str, port: int) -> None:
     await there.start()
     try:
         here.register_engine("engine-1", "simulated-1", "127.0.0.1", port)
-        while not there.healthy_engine_count:
+        while "engine-1" not in [engine.engine_id for engine in there.list_engines(EngineState.READY)]:
             await asyncio.sleep(0.05)
         request = Request(
             request_id="request-1", trace_id="t", model="simulated-1", prompt="Hello!", max_tokens=16, stream=False
