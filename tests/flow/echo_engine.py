@@ -41,6 +41,9 @@ class EchoEngine:
 
     def __post_init__(self) -> None:
         self._answering: Answering = _answered(b"{}")
+        self._runner = self._make_runner()
+
+    def _make_runner(self) -> web.AppRunner:
         app = web.Application(client_max_size=2**30)
         app.add_routes(
             [
@@ -50,7 +53,7 @@ class EchoEngine:
                 web.post("/v1/{path:.*}", self._post),
             ]
         )
-        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
+        return web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
@@ -66,6 +69,12 @@ class EchoEngine:
     async def vanish(self) -> None:
         """Close every connection and take no new one."""
         await self._runner.cleanup()
+
+    async def come_back(self) -> None:
+        """Serve again, at the same address."""
+        self._runner = self._make_runner()
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", int(self.url.rpartition(":")[2])).start()
 
     def answer(
         self, body: bytes, *, status: int = 200, content_type: str = JSON, headers: Mapping[str, str] | None = None

@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 
 from sagellm_control.wire.states import EngineState
+from sagellm_workers.adapters.openai_http import OpenAIHttpAdapter
 
 from ..waiting import wait_until
 from .asking import CHAT_PATH, chat, data, delta_of, error_of, expected_text
@@ -111,6 +112,37 @@ async def test_if_no_engine_can_be_reached_the_client_gets_our_error(
     async with system.session.post(system.url + CHAT_PATH, json=ASKED) as response:
         assert response.status == 502
         assert (await error_of(response))["code"] == "engine_unreachable"
+
+
+async def test_an_engine_that_is_started_again_has_lost_nothing(
+    bad: EchoEngine, start_system: StartSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = OpenAIHttpAdapter.healthy
+
+    async def slow_probe(adapter: OpenAIHttpAdapter) -> bool:
+        await asyncio.sleep(0.2)  # long enough to use up all attempts before the answer
+        return await probe(adapter)
+
+    monkeypatch.setattr(OpenAIHttpAdapter, "healthy", slow_probe)
+
+    async def hang(_: web.Request) -> web.Response:
+        await asyncio.sleep(3600)
+        return web.Response()
+
+    bad.respond(hang)
+    system = await start_system(bad, worker_slow_start_s=0)
+    clients = [asyncio.create_task(_ask(system)) for _ in range(8)]
+    await wait_until(lambda: len(bad.reached) == bad.slots, what="some run, the others wait")
+    await bad.vanish()
+
+    async def found_out() -> bool:
+        return [view.state for view in await system.engine_views()] == [EngineState.ERROR]
+
+    await wait_until(found_out, what="the engine is known to be gone")
+    bad.answer(GOOD)
+    await bad.come_back()
+    assert await asyncio.gather(*clients) == [(200, GOOD)] * 8
+    await system.until_idle()
 
 
 async def test_a_stream_that_is_not_to_be_continued_keeps_its_prefix_and_says_so(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.states import EngineState
 from sagellm_workers.breaker import BreakerSettings
-from sagellm_workers.health import FAILURES_TO_ERROR, NOT_ANSWERING, HealthSettings, HealthWatch
+from sagellm_workers.health import FAILURES_TO_ERROR, NOT_ANSWERING, PROBE_PATIENCE_S, HealthSettings, HealthWatch
 
 from ..waiting import wait_until
 
@@ -159,6 +160,32 @@ async def test_what_is_not_the_engines_failure_does_not(engine: Engine, lease: R
         before = engine.probes
         await wait_until(lambda: engine.probes > before + 1)
     assert set(lease.states) == {EngineState.READY}
+
+
+@pytest.mark.parametrize("well", [True, False])
+async def test_what_an_attempt_suspects_is_known_when_it_is_confirmed(
+    engine: Engine, lease: RememberingLease, well: bool
+) -> None:
+    engine.well = well
+    async with watching(engine, lease, replace(SETTINGS, interval_s=600)) as watch:
+        watch.attempt_ended("engine_unreachable")
+        await watch.confirm()
+        assert engine.probes == 1
+        assert lease.last == ((EngineState.READY, "", None) if well else (EngineState.ERROR, NOT_ANSWERING, None))
+
+
+async def test_a_probe_without_an_answer_is_not_waited_for(engine: Engine, lease: RememberingLease) -> None:
+    async def hang() -> bool:
+        await asyncio.sleep(3600)
+        return False
+
+    engine.healthy = hang
+    async with watching(engine, lease) as watch:
+        async with asyncio.timeout(PROBE_PATIENCE_S + 5):
+            await watch.confirm()
+            watch.stop()
+            await watch.confirm()
+        assert lease.states == []
 
 
 async def test_a_pause_is_in_force_when_it_returns(engine: Engine, lease: RememberingLease) -> None:

@@ -33,6 +33,8 @@ MOST_PENDING_BYTES = 1 << 20
 """Output that may wait for Redis; beyond it the engine is read no further until some has been written."""
 
 CODES = {EngineTimeout: "engine_timeout", EngineBroken: "engine_broken", PartnerFailed: "prefill_failed"}
+UNREACHABLE = frozenset({"engine_unreachable", "engine_broken"})
+"""Results of attempts after which the engine may be gone."""
 
 MOST_ERROR_BYTES = 1 << 20
 """Of an engine's error body; more is of no use to anybody."""

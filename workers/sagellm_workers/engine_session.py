@@ -94,7 +94,8 @@ class EngineSession:
         health = HealthWatch(
             self._adapter, row, lease, _health_settings(s), others_serve=lambda: others_serve(self._store, row)
         )
-        reader.on_ended, outbox.pause = health.attempt_ended, health.pause
+        reader.on_ended = health.attempt_ended
+        outbox.pause, outbox.confirm = health.pause, health.confirm
         ready = metrics.ENGINE_READY.labels(row.pool, row.engine_id)
         ready.set_function(lambda: lease.row.state is EngineState.READY)
         try:

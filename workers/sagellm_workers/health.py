@@ -16,6 +16,7 @@ from sagellm_control.wire.states import EngineState
 
 from . import metrics
 from .adapters.base import EngineAdapter
+from .attempt import UNREACHABLE
 from .breaker import BreakerSettings, CircuitBreaker, CircuitState
 from .lease import Lease
 from .slow_start import SlowStart
@@ -24,12 +25,12 @@ log = logging.getLogger(__name__)
 
 FAILURES_TO_ERROR = 3
 """One slow answer to a probe is no outage; a probe that fails right after an attempt could not connect is."""
-UNREACHABLE = frozenset({"engine_unreachable", "engine_broken"})
-"""Results of attempts after which the engine may be gone: it is probed at once."""
 FAILED = UNREACHABLE | {"engine_timeout", "engine_error"}
 SUCCEEDED = frozenset({"completed", "refused", "prefilled"})
 """A refusal is an answer. What was cancelled, expired or given back says nothing."""
 NOT_ANSWERING = "it does not answer health probes"
+PROBE_PATIENCE_S = 1.0
+"""An engine that is gone refuses a probe at once; what has failed on one that hangs is not kept from the others."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -85,6 +86,8 @@ class HealthWatch:
         self._half_open_limit: int | None = None
         self._suspected = False
         self._changed = asyncio.Event()
+        self._probed = asyncio.Event()
+        """Set when the next probe to begin has been answered and reported."""
         self._circuit = metrics.CIRCUIT.labels(row.pool, row.engine_id)
         self._opened = metrics.CIRCUIT_OPENED.labels(row.pool, row.engine_id)
         self._circuit.set(CircuitState.CLOSED)
@@ -112,9 +115,20 @@ class HealthWatch:
         self._changed.set()
         await self._lease.reported()
 
+    async def confirm(self) -> None:
+        """An attempt could not reach the engine: returns when it has been probed and schedulers know if it is gone, or
+        soon if it leaves the probe without an answer."""
+        if not self._watching:
+            return
+        self._suspected = True
+        self._changed.set()
+        await is_set_within(self._probed, PROBE_PATIENCE_S)
+        await self._lease.reported()
+
     def stop(self) -> None:
         """From now on nothing is reported: the worker drains."""
         self._watching = False
+        self._probed.set()
         self._changed.set()
 
     async def run(self) -> None:
@@ -123,14 +137,18 @@ class HealthWatch:
         probe_at = self._clock() + self._interval_s
         while self._watching:
             await self._wait(probe_at)
+            probed = None
             if self._suspected or self._clock() >= probe_at:
                 suspected, self._suspected = self._suspected, False
+                probed, self._probed = self._probed, asyncio.Event()
                 failures = 0 if await self._adapter.healthy() else failures + 1
                 self._answers = failures == 0 or (self._answers and not suspected and failures < FAILURES_TO_ERROR)
                 probe_at = self._clock() + self._interval_s
             if self._breaker.state is not CircuitState.CLOSED:
                 await self._look_at_others()
             self._report()
+            if probed is not None:
+                probed.set()
 
     async def _look_at_others(self) -> None:
         try:

@@ -20,7 +20,7 @@ from sagellm_control.store.steps.requeue import RETRY_BUDGET, Cause, Requeue, Re
 from sagellm_control.wire.event import EVENT_STREAM, Ending
 
 from . import metrics
-from .attempt import Attempt
+from .attempt import UNREACHABLE, Attempt
 from .insistence import write_until_taken
 
 MOST_IN_A_CALL = 128
@@ -51,16 +51,21 @@ class Outbox:
         self._store = store
         self._where = (pool, engine, worker)
         self._limits: _Limits = {"max_failures": max_attempts, "budget": budget}
-        self.pause: Callable[[float], Awaitable[None]] | None = None
+        self.pause: Callable[[float], Awaitable[None]] = _known
         """Leaves the engine alone for so long (s); returns when nobody gives it anything more."""
+        self.confirm: Callable[[], Awaitable[None]] = _known
+        """Finds out whether the engine is gone; returns when nobody gives it anything more if it is."""
         self._claims: list[Attempt] = []
         self._outputs: dict[Attempt, None] = {}
         self._finishes: list[tuple[Attempt, Ending]] = []
         self._requeues: list[tuple[Attempt, Requeue]] = []
+        self._withheld: list[tuple[Attempt, Requeue]] = []
+        """They go back when schedulers know how the engine is: else they would come to it again at once."""
         self._advances: list[tuple[Attempt, Advance]] = []
         self._reporting: set[tuple[str, int]] = set()
         self._ready = asyncio.Event()
         self._claims_ready = asyncio.Event()
+        self._withheld_ready = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._events = metrics.EVENTS.labels(pool, engine)
@@ -90,8 +95,14 @@ class Outbox:
             attempt.pending.clear()
         self._reporting.add(attempt.key)
         request_id, number = attempt.key
-        self._requeues.append((attempt, Requeue(request_id, number, cause, last_error)))
-        self._wake()
+        item = (attempt, Requeue(request_id, number, cause, last_error))
+        if attempt.retry_after_s is not None or attempt.result in UNREACHABLE:
+            self._withheld.append(item)
+            self._withheld_ready.set()
+            self._idle.clear()
+        else:
+            self._requeues.append(item)
+            self._wake()
 
     def advance(self, attempt: Attempt, transfer: bytes) -> None:
         """The attempt has read the prompt; another engine answers."""
@@ -112,6 +123,7 @@ class Outbox:
         async with asyncio.TaskGroup() as loops:
             loops.create_task(self._run_claims(), name="claims")
             loops.create_task(self._run_reports(), name="reports")
+            loops.create_task(self._run_withheld(), name="withheld")
 
     async def _run_claims(self) -> None:
         # Apart from the reports, so that no first token waits for the answer to a claim.
@@ -128,8 +140,22 @@ class Outbox:
             await self._write_finishes()
             await self._write_advances()
             await self._write_requeues()
-            if not self._ready.is_set():
+            if not self._ready.is_set() and not self._withheld:
                 self._idle.set()
+
+    async def _run_withheld(self) -> None:
+        while True:
+            await self._withheld_ready.wait()
+            self._withheld_ready.clear()
+            while batch := self._withheld[:]:
+                pauses = [attempt.retry_after_s for attempt, _ in batch if attempt.retry_after_s is not None]
+                if pauses:
+                    await self.pause(max(pauses))
+                if len(pauses) < len(batch):
+                    await self.confirm()
+                del self._withheld[: len(batch)]
+                self._requeues.extend(batch)
+                self._wake()
 
     def _wake(self) -> None:
         self._ready.set()
@@ -195,10 +221,6 @@ class Outbox:
     async def _write_requeues(self) -> None:
         while batch := self._requeues[:MOST_IN_A_CALL]:
             del self._requeues[: len(batch)]
-            pauses = [attempt.retry_after_s for attempt, _ in batch if attempt.retry_after_s is not None]
-            if pauses and self.pause is not None:
-                # First of all: else they would come back to the engine that has just refused them.
-                await self.pause(max(pauses))
             items = [item for _, item in batch]
             await self._write(items, lambda items: requeue(self._store, *self._where, items, **self._limits))
             self._reporting.difference_update(attempt.key for attempt, _ in batch)
@@ -207,6 +229,10 @@ class Outbox:
         self, items: Sequence[Item], write: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]]
     ) -> list[Answer | None]:
         return await write_until_taken(f"engine {self._where[1]}", items, write)
+
+
+async def _known(*_: object) -> None:
+    """Schedulers know already."""
 
 
 def _take_pending(attempt: Attempt) -> bytes:
