@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 from sagellm_control.client import QueueClient
 from sagellm_control.store.settings import RedisSettings
@@ -23,20 +24,25 @@ async def test_the_number_of_keys_is_what_it_was(
     start_engine: StartEngine, start_system: StartSystem, redis_settings: RedisSettings
 ) -> None:
     system = await start_system(await start_engine(slots=64), await start_engine(slots=64), schedulers=2)
-    turns = asyncio.Semaphore(AT_ONCE)
 
-    async def ask(queue: QueueClient, number: int) -> None:
-        async with turns:
+    async def ask(queue: QueueClient, numbers: Iterator[int]) -> None:
+        for number in numbers:
             submitted = await queue.submit(MODEL, chat(str(number), max_tokens=2), stream=bool(number % 2))
             if number % 7 == 0:
                 await queue.cancel(submitted.request_id)
             await queue.result(submitted.request_id)
 
+    async def ask_all(queue: QueueClient, count: int) -> None:
+        numbers = iter(range(count))
+        async with asyncio.TaskGroup() as clients:
+            for _ in range(AT_ONCE):
+                clients.create_task(ask(queue, numbers))
+
     async with QueueClient.connect(redis_settings, AcceptLimits(keep_result_ms=KEPT_MS)) as queue:
-        await asyncio.gather(*(ask(queue, number) for number in range(50)))
+        await ask_all(queue, 50)
         before = await settled(system)
         streams = await entries(system)
-        await asyncio.gather(*(ask(queue, number) for number in range(scaled(1000))))
+        await ask_all(queue, scaled(1000))
         assert await settled(system) == before
         assert await entries(system) == streams
 
