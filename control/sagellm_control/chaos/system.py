@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
+
 from ..embedded import PortInUseError, free_port, require_free
 from ..embedded.ports import LOOPBACK
 from ..store.connect import Store, open_store
@@ -80,17 +82,19 @@ class System:
         return [victim for victim in self.victims if victim.exit_code is not None and not victim.busy]
 
     async def wait_until_ready(self, store: Store) -> None:
-        """Wait until every engine is READY.
+        """Wait until every engine and every gateway is ready.
 
         Raises:
             TimeoutError: they were not in time.
         """
-        async with asyncio.timeout(READY_WITHIN_S):
-            ready: set[str] = set()
-            while not ready >= set(self.engine_urls):
+        wanted = {*self.engine_urls, *self.gateway_urls.values()}
+        ready: set[str] = set()
+        async with asyncio.timeout(READY_WITHIN_S), aiohttp.ClientSession() as session:
+            while not ready >= wanted:
                 if dead := self.crashed():
                     raise SystemDidNotStart(f"{dead[0].name} ended: {last_line(dead[0].log)}")
                 ready = {view.url for view in await list_engines(store) if view.state is EngineState.READY}
+                ready |= {url for url in self.gateway_urls.values() if await _is_ready(session, url)}
                 await asyncio.sleep(0.1)
 
     async def start(self) -> None:
@@ -142,12 +146,20 @@ async def running_system(
             try:
                 await system.wait_until_ready(store)
             except TimeoutError:
-                raise SystemDidNotStart(f"not all engines were ready within {READY_WITHIN_S:g} s") from None
+                raise SystemDidNotStart(f"not all processes were ready within {READY_WITHIN_S:g} s") from None
             tell(f"{len(system.victims)} processes are ready after {time.monotonic() - began:.1f} s")
             yield system, store
     finally:
         if late := await system.stop():
             tell(f"had to be killed at the end: {', '.join(late)}")
+
+
+async def _is_ready(session: aiohttp.ClientSession, gateway: str) -> bool:
+    try:
+        async with session.get(f"{gateway}/ready") as answer:
+            return answer.status == 200
+    except aiohttp.ClientError:
+        return False
 
 
 def last_line(log: Path) -> str:
