@@ -12,7 +12,7 @@ LOOK_EVERY_S = 0.005
 
 
 async def wait_until(
-    predicate: Callable[[], Any | Awaitable[Any]], timeout_s: float = 10.0, *, what: str | Callable[[], object] = ""
+    predicate: Callable[[], Any | Awaitable[Any]], timeout_s: float = 30.0, *, what: str | Callable[[], object] = ""
 ) -> Any:
     """Ask until the answer is truthy; that answer.
 

@@ -73,7 +73,7 @@ async def test_a_more_urgent_one_takes_the_place_of_the_least_urgent(
         )
         await system.until("patient", RequestState.WAITING)
         await occupy(stack, system, "urgent", X_Request_Priority="HIGH")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             response = await patient
         async with response:
             assert response.status == 429
@@ -87,7 +87,7 @@ async def test_a_class_waits_no_longer_than_its_ttl(busy_engine: SimulatedEngine
     system = await start_system(busy_engine, gateway_queue_ttl=["NORMAL=0.2"], scheduler_sweep_s=0.1)
     async with AsyncExitStack() as stack:
         await occupy(stack, system, "runs")
-        async with asyncio.timeout(5), post_chat(system, {}) as response:
+        async with asyncio.timeout(20), post_chat(system, {}) as response:
             assert response.status == 503
             assert int(response.headers["Retry-After"]) >= 1
             assert (await error_of(response))["code"] == "queue_ttl_exceeded"
@@ -104,7 +104,7 @@ async def test_a_late_request_is_refused_where_it_asks_for_that(
         await system.until("late", RequestState.WAITING)
         await asyncio.sleep(0.15)
         await stack.aclose()  # the place comes free, too late
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             response = await asking
         async with response:
             assert response.status == 503

@@ -42,7 +42,7 @@ async def _connection(url: str) -> AsyncGenerator[tuple[asyncio.StreamReader, as
 
 async def _refusal(reader: asyncio.StreamReader) -> None:
     """Reads a 413."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         length = re.search(r"Content-Length: (\d+)", head)
         assert length is not None, head

@@ -27,7 +27,7 @@ class Listener:
 
     async def check(self, outputs: Mapping[str, list[tuple[str, str]]], left: Collection[str]) -> None:
         """Invariant 8: everything in the output logs was published, once, in order, unless its inbox was detached."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while (message := await self._subscription.get_message(timeout=0.05)) is not None:
                 self._heard += read_frames(message["data"])
         for request_id, log in outputs.items():

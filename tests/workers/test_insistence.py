@@ -93,7 +93,7 @@ async def test_a_broken_output_log_stops_no_other_report(store: Store, pool: Poo
 
 
 async def _written(outbox: Outbox) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await outbox.written()
 
 

@@ -67,7 +67,7 @@ async def test_what_is_no_http_behind_some_events_is_noticed_at_once(talk: Start
         await left.wait()
 
     go_on = asyncio.Event()
-    async with asyncio.timeout(5), OpenAIHttpAdapter(await talk(handler), client).run(CHAT) as reply:
+    async with asyncio.timeout(20), OpenAIHttpAdapter(await talk(handler), client).run(CHAT) as reply:
         assert await anext(reply.chunks) == b"data: 1\n\n"
         go_on.set()
         with pytest.raises(EngineBroken, match="cannot be read"):

@@ -192,7 +192,7 @@ async def test_leaving_early_cuts_the_connection(talk: StartTalk, client: Engine
         cut.set()
 
     adapter = OpenAIHttpAdapter(await talk(handler), client)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         async with adapter.run(CHAT) as reply:
             assert await anext(reply.chunks) == b"data: 1\n\n"
         await cut.wait()
@@ -209,7 +209,7 @@ async def test_a_cancellation_cuts_the_connection(talk: StartTalk, client: Engin
 
     adapter = OpenAIHttpAdapter(await talk(handler), client)
     task = asyncio.create_task(ask(adapter))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await began.wait()
         task.cancel()
         await cut.wait()
@@ -228,7 +228,7 @@ async def test_an_engine_that_does_not_read_is_left_at_once(talk: StartTalk, cli
         await gone.wait()
 
     adapter = OpenAIHttpAdapter(await talk(handler), client)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         async with adapter.run(replace(CHAT, body=b"x" * 2**25)) as reply:
             assert reply.status == 413
         gone.set()
