@@ -11,6 +11,8 @@ from .sources import LUA_AND_PYTHON, ROOT, modules, text_literals
 
 MOST_LINES = 300
 """A longer file wants to be two."""
+WIDEST_LUA = 120
+"""Columns, as ruff allows Python."""
 
 BAD_NAMES = {"util", "utils", "helper", "helpers", "common", "misc", "base_manager", "handler", "info2", "data"}
 
@@ -20,6 +22,12 @@ KEY_LITERAL = "sagellm:"
 @pytest.mark.parametrize("path", LUA_AND_PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_file_is_not_too_long(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+
+
+@pytest.mark.parametrize("path", [path for path in LUA_AND_PYTHON if path.suffix == ".lua"], ids=lambda path: path.name)
+def test_a_line_of_lua_is_not_too_wide(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [number for number, line in enumerate(lines, start=1) if len(line) > WIDEST_LUA] == []
 
 
 @pytest.mark.parametrize("path", LUA_AND_PYTHON, ids=lambda path: str(path.relative_to(ROOT)))

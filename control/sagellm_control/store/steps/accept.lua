@@ -12,8 +12,8 @@
 
 -- What makes up the entry of the intake stream: all that scheduling needs, and no prompt.
 local SCHEDULING = {tenant = true, model = true, slo_ms = true, tpot_slo_ms = true, timeout_ms = true,
-  prompt_tokens = true, max_tokens = true, session = true, prefix = true, reject_late = true, weight = true, queue_ttl_ms = true,
-  stage = true}
+  prompt_tokens = true, max_tokens = true, session = true, prefix = true, reject_late = true, weight = true,
+  queue_ttl_ms = true, stage = true}
 local LAST_IN_LINE = 16
 
 local waiting, room, counters, backlog = KEYS[1], KEYS[2], KEYS[3], KEYS[9]
@@ -42,7 +42,9 @@ local function no_room(priority, tenant, bytes)
   if bounds[1] > 0 and depth >= bounds[1] then return 'queue_full' end
   if bounds[2] > 0 and pool_bytes() + bytes > bounds[2] then return 'queue_bytes_full' end
   if bounds[class] > 0 and waits('requests/' .. priority) >= bounds[class] then return 'class_full' end
-  if bounds[class + 1] > 0 and waits('bytes/' .. priority) + bytes > bounds[class + 1] then return 'class_bytes_full' end
+  if bounds[class + 1] > 0 and waits('bytes/' .. priority) + bytes > bounds[class + 1] then
+    return 'class_bytes_full'
+  end
   if tenant == '' then return nil end
   if bounds[3] > 0 and waits('tenant_requests/' .. tenant) >= bounds[3] then return 'tenant_full' end
   if bounds[4] > 0 and waits('tenant_bytes/' .. tenant) + bytes > bounds[4] then return 'tenant_bytes_full' end

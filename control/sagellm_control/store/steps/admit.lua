@@ -53,7 +53,8 @@ local function dealt_with(a, known)
     if known.state and #redis.call('XRANGE', KEYS[5 + a.level], a.entry, a.entry) == 0 then
       return 'gone'  -- cancelled, or dealt with, after this scheduler had read it
     end
-    bury(a.level, a.entry, a.id, known.state and 'an earlier entry of this request exists' or 'no record of this request')
+    bury(a.level, a.entry, a.id,
+      known.state and 'an earlier entry of this request exists' or 'no record of this request')
     increase(counters, 'garbage', 1)
     return 'dead'
   elseif expired(now, known.arrived_ms, known.timeout_ms) then

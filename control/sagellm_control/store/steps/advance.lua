@@ -2,7 +2,8 @@
 -- answers them.
 --
 -- KEYS[1] engine row   KEYS[2] reservations   KEYS[3] assigned   KEYS[4] room   KEYS[5] waiting   KEYS[6] freed
--- KEYS[7] counters   KEYS[8] backlog   KEYS[9] settings   KEYS[10] misranked   then for each request: record, body, output
+-- KEYS[7] counters   KEYS[8] backlog   KEYS[9] settings   KEYS[10] misranked
+-- then for each request: record, body, output
 -- ARGV[1] now   ARGV[2] engine id   ARGV[3] worker session   ARGV[4] payload of the end event "cancelled"
 -- ARGV[5] … "expired"   ARGV[6] number of requests, then for each: id, attempt, what the answering engine has to know
 -- Output, for each request: 'waiting' (also where this very attempt had advanced it before) | 'lost'

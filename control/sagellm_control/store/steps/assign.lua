@@ -17,8 +17,8 @@
 --     'refuse', 0, since when (ms): it can no longer be served in time, and was not to be served late
 --     'shed', 0, since when (ms): it has waited for too long in an overloaded pool
 --   and the stage that it was in when that was decided ('': not begun)
--- Output: {for each request until the first stale one 'assigned' | 'gone' | 'expired' | 'passed' | 'late' | 'refused' | 'shed'
---   | 'stale'}, {free places of each engine}, number waiting, number of engines with room, {what else bounds
+-- Output: {for each request until the first stale one 'assigned' | 'gone' | 'expired' | 'passed' | 'late' | 'refused'
+--   | 'shed' | 'stale'}, {free places of each engine}, number waiting, number of engines with room, {what else bounds
 --   engines, see write_places}
 
 local waiting, room, counters, freed = KEYS[1], KEYS[2], KEYS[3], KEYS[4]

@@ -43,8 +43,8 @@ end
 for i = 1, tonumber(ARGV[4]) do
   local record, body, output = unpack(KEYS, 9 + 3 * i, 11 + 3 * i)
   local id, attempt, sequence, outcome, payload, tokens, first_ms = unpack(ARGV, 7 * i - 2, 7 * i + 4)
-  local r = redis.call('HMGET', record, 'state', 'engine', 'attempt', 'entry', 'tenant', 'charge', 'model', 'max_tokens', 'slo_ms',
-    'arrived_ms', 'started_ms', 'assigned_ms')
+  local r = redis.call('HMGET', record, 'state', 'engine', 'attempt', 'entry', 'tenant', 'charge', 'model',
+    'max_tokens', 'slo_ms', 'arrived_ms', 'started_ms', 'assigned_ms')
   if not holds or r[2] ~= engine or r[3] ~= attempt then
     results[i] = 'lost'
   elseif r[1] == 'finished' then

@@ -2,7 +2,8 @@
 --
 -- KEYS[1] room   KEYS[2] waiting   KEYS[3] freed   KEYS[4] engines   KEYS[5] leases
 -- KEYS[6] backlog   KEYS[7..11] intake streams, then for each engine: row, reservations
--- ARGV[1] now   ARGV[2] for how long (ms) a holder without a lease is given one   ARGV[3] number of engines, then their ids
+-- ARGV[1] now   ARGV[2] for how long (ms) a holder without a lease is given one
+-- ARGV[3] number of engines, then their ids
 -- Output: pairs of what was put right and the engine: 'wrong_room' | 'no_lease' | 'unlisted_engine' |
 --   'wrong_backlog' (of no engine)
 

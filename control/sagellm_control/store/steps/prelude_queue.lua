@@ -150,8 +150,8 @@ local function read_record(record)
     charge = r[14], late = r[15], after = r[16], stage = r[17]}
 end
 
--- A request that was on an engine waits again at its old rank. `known`: rank, priority, tenant, start, charge and epoch, as
--- the record has them.   `epoch`: that of the pool's policy
+-- A request that was on an engine waits again at its old rank.
+-- `known`: rank, priority, tenant, start, charge and epoch, as the record has them   `epoch`: that of the pool's policy
 local function wait_again(now, id, record, body, known, waiting, epoch, misranked)
   redis.call('HSET', record, 'state', 'waiting')
   redis.call('HDEL', record, 'engine', 'entry')

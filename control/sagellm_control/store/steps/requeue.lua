@@ -10,8 +10,8 @@
 --   window of 10 s (no fewer than the engine has slots; 0: none)   ARGV[12] number of requests
 -- then for each: id, attempt ('': the current one), cause, payload of the end event "failed"
 --   cause: 'failed' (counts as a failure, the engine is excluded: the last of those) | 'lapsed' (counts as a lapse, the
---   engine is excluded) | 'returned' (given back untouched: counts as nothing) | 'stale' (what another engine has read of it is
---   of no use any more: counts as nothing)
+--   engine is excluded) | 'returned' (given back untouched: counts as nothing) | 'stale' (what another engine has read
+--   of it is of no use any more: counts as nothing)
 -- Output, for each request: 'waiting' | 'lost' | the outcome with which it ended
 --
 -- One that has given output goes back only if its record says that another attempt may continue it. The field

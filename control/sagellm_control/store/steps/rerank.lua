@@ -1,7 +1,7 @@
 -- rerank: requests that wait get the rank that they have under the pool's policy of now.
 --
--- KEYS[1] waiting   KEYS[2] settings   KEYS[3] reranking   KEYS[4] misranked   KEYS[5] virtual time   KEYS[6] tenants   KEYS[7] backlog
--- then for each request: record
+-- KEYS[1] waiting   KEYS[2] settings   KEYS[3] reranking   KEYS[4] misranked   KEYS[5] virtual time   KEYS[6] tenants
+-- KEYS[7] backlog   then for each request: record
 -- ARGV[1] now   ARGV[2] epoch of the policy   ARGV[3] '1': it is fair, so ranks are handicaps on a start
 -- ARGV[4] name of the piece (see next_misranked)   ARGV[5] number of requests, then for each: id, rank, charge
 -- Output: how many got a new rank; false: the policy has changed again, nothing was done
