@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import IO
 import pytest
 
 from .conftest import Command
-from .up_process import Up, clean_environment, eventually
+from .up_process import Up, eventually
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +26,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 @contextmanager
 def long_answer(system: Up) -> Generator[tuple[subprocess.Popen[str], IO[str], IO[str], str]]:
     """``enqueue`` while it prints: the process, its two outputs, and the request's id."""
-    command = [sys.executable, "-um", "sagellm_control", "enqueue", "--redis-url", system.redis]
-    asking = subprocess.Popen(
-        [*command, "--max-tokens", "100000", "Hello"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=clean_environment(),
-    )
-    with asking:
+    with system.start_enqueue("--max-tokens", "100000", "Hello") as asking:
         assert asking.stdout is not None
         assert asking.stderr is not None
         request_id = asking.stderr.readline().split()[1].rstrip(",")

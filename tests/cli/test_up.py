@@ -48,19 +48,7 @@ def test_kill_9_leaves_nothing_and_what_waited_goes_on(tmp_path: Path) -> None:
     slow = {"SAGELLM_CONTROL_ENGINE_SLOTS": "1", "SAGELLM_CONTROL_ENGINE_TPOT_MS": "200"}
     with Up(tmp_path, "--schedulers", "1", **slow) as up:
         redis = up.redis
-        words = [
-            sys.executable,
-            "-m",
-            "sagellm_control",
-            "enqueue",
-            "--redis-url",
-            redis,
-            "--no-stream",
-            "--max-tokens",
-            "20",
-        ]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        asking = [subprocess.Popen([*words, f"Hello {n}"], **pipes, text=True) for n in range(2)]
+        asking = [up.start_enqueue("--no-stream", "--max-tokens", "20", f"Hello {n}") for n in range(2)]
         for process in asking:
             assert process.stderr is not None
             process.stderr.readline()  # it is accepted
@@ -86,24 +74,15 @@ def test_signals_at_once_count_as_one(tmp_path: Path) -> None:
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
-    with Up(tmp_path, "--schedulers", "1") as up:
-        words = [sys.executable, "-um", "sagellm_control", "enqueue", "--redis-url", up.redis]
-        asking = subprocess.Popen(
-            [*words, "--max-tokens", "100000", "Hello"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=clean_environment(),
-        )
-        with asking:
-            assert asking.stdout is not None
-            assert asking.stdout.read(1)
-            up.process.send_signal(signal.SIGINT)
-            heard = time.monotonic()
-            eventually(lambda: time.monotonic() > heard + 0.6, "a second one counts")
-            up.process.send_signal(signal.SIGINT)
-            assert up.process.wait(10) == 0
-            asking.kill()
+    with Up(tmp_path, "--schedulers", "1") as up, up.start_enqueue("--max-tokens", "100000", "Hello") as asking:
+        assert asking.stdout is not None
+        assert asking.stdout.read(1)
+        up.process.send_signal(signal.SIGINT)
+        heard = time.monotonic()
+        eventually(lambda: time.monotonic() > heard + 0.6, "a second one counts")
+        up.process.send_signal(signal.SIGINT)
+        assert up.process.wait(10) == 0
+        asking.kill()
     assert "\nStopping at once.\n" in up.said
     assert up.said.endswith("\nStopped.\n")
 

@@ -110,6 +110,16 @@ class Up:
             raise result.exception
         return subprocess.CompletedProcess(words, result.exit_code, result.stdout, result.stderr)
 
+    def start_enqueue(self, *words: str) -> subprocess.Popen[str]:
+        """``enqueue`` against this system, as a process that goes on while the test does something else."""
+        return subprocess.Popen(
+            [sys.executable, "-um", "sagellm_control", "enqueue", "--redis-url", self.redis, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=clean_environment(),
+        )
+
     def children(self) -> dict[int, str]:
         """Its processes: id and command line."""
         found: dict[int, str] = {}
