@@ -19,11 +19,10 @@ from .adapters.base import (
     EngineCall,
     EngineError,
     EngineReply,
-    EngineTimeout,
-    PartnerFailed,
     PartnerRefused,
 )
 from .answer_watch import AnswerWatch
+from .engine_errors import asks_for_a_pause, failed_call, partner_refusal, read_error_reply
 from .observation import EngineObservation
 from .prefill_decode import NotSeparable, Stale, read_prefill, staged_call
 from .reporting import Reporting
@@ -31,19 +30,6 @@ from .takeover import CannotContinue, Takeover
 
 MOST_PENDING_BYTES = 1 << 20
 """Output that may wait for Redis; beyond it the engine is read no further until some has been written."""
-
-CODES = {EngineTimeout: "engine_timeout", EngineBroken: "engine_broken", PartnerFailed: "prefill_failed"}
-UNREACHABLE = frozenset({"engine_unreachable", "engine_broken"})
-"""Results of attempts after which the engine may be gone."""
-
-MOST_ERROR_BYTES = 1 << 20
-"""Of an engine's error body; more is of no use to anybody."""
-
-PAUSE_STATUSES = frozenset({429, 503})
-"""With a Retry-After they mean "later": the request waits, and has not failed."""
-
-BUSY_STATUSES = frozenset({408, 429})
-"""Client-error statuses with which an engine says "not now": another engine may say yes."""
 
 
 class Attempt:
@@ -174,15 +160,11 @@ class Attempt:
             self.result = "stale"
             self.outbox.requeue(self, Cause.STALE)
         except PartnerRefused as refusal:
-            kind, body = refusal.content_type, refusal.body
-            ending = Ending(Outcome.REFUSED, refusal.status, content_type=kind, engine=self.engine_id, body=body)
-            self._finish(ending, "refused")
+            self._finish(partner_refusal(refusal, self.engine_id), "refused")
         except EngineError as error:
-            code = next((name for kind, name in CODES.items() if isinstance(error, kind)), "engine_unreachable")
-            status = 504 if isinstance(error, EngineTimeout) else 502
-            ending = Ending(Outcome.FAILED, status, code=code, message=str(error), engine=self.engine_id)
+            ending = failed_call(error, self.engine_id)
             if isinstance(error, AnswerTooLong):
-                self._finish(ending, code)
+                self._finish(ending, ending.code)
             else:
                 self._fail(ending)
 
@@ -235,42 +217,19 @@ class Attempt:
         return self.takeover.chunks(reply.chunks)
 
     async def _pass_on_error(self, reply: EngineReply) -> None:
-        if reply.status in PAUSE_STATUSES and reply.retry_after_s is not None:
+        if asks_for_a_pause(reply):
             self.retry_after_s = reply.retry_after_s
             self.give_back()
             self.result = "engine_busy"
             return
-        body = bytearray()
-        async for chunk in reply.chunks:
-            body += chunk
-            if len(body) > MOST_ERROR_BYTES:
-                break
-        ending = Ending(
-            Outcome.REFUSED,
-            reply.status,
-            content_type=reply.content_type or "application/json",
-            engine=self.engine_id,
-            retry_after_s=reply.retry_after_s,
-            body=bytes(body[:MOST_ERROR_BYTES]),
-        )
+        ending = await read_error_reply(reply, self.engine_id)
         if self.takeover is not None:
             # Half an answer is out: this engine's refusal is not the request's.
             self._lose(f"engine {self.engine_id} refused to go on ({reply.status})", anywhere=False)
-        elif reply.status < 500 and reply.status not in BUSY_STATUSES:
+        elif ending.outcome is Outcome.REFUSED:
             self._finish(ending, "refused")
         else:
-            self._fail(
-                Ending(
-                    Outcome.FAILED,
-                    reply.status,
-                    content_type=ending.content_type,
-                    code="engine_error",
-                    message=f"engine {self.engine_id} answered {reply.status}",
-                    engine=self.engine_id,
-                    retry_after_s=reply.retry_after_s,
-                    body=ending.body,
-                )
-            )
+            self._fail(ending)
 
     def _lose(self, why: str, *, anywhere: bool) -> None:
         message = f"The engine was lost in the middle of the answer, and {why}."

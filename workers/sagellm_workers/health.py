@@ -16,8 +16,8 @@ from sagellm_control.wire.states import EngineState
 
 from . import metrics
 from .adapters.base import EngineAdapter
-from .attempt import UNREACHABLE
 from .breaker import BreakerSettings, CircuitBreaker, CircuitState
+from .engine_errors import UNREACHABLE
 from .lease import Lease
 from .slow_start import SlowStart
 

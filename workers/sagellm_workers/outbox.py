@@ -20,7 +20,8 @@ from sagellm_control.store.steps.requeue import RETRY_BUDGET, Cause, Requeue, Re
 from sagellm_control.wire.event import EVENT_STREAM, Ending
 
 from . import metrics
-from .attempt import UNREACHABLE, Attempt
+from .attempt import Attempt
+from .engine_errors import UNREACHABLE
 from .insistence import write_until_taken
 
 MOST_IN_A_CALL = 128
