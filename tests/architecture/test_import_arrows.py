@@ -30,6 +30,7 @@ VIEW = (
     "ready_speeds",
     "engine_load",
     "engine_index",
+    "openings",
     "engine_ledger",
 )
 """What the snapshot of the engines is made of."""
@@ -46,7 +47,8 @@ PURE: dict[str, tuple[str, ...]] = {
     "ready_speeds": (),
     "engine_load": ("forecast",),
     "engine_index": ("engine_load", "ring", "shelf"),
-    "engine_ledger": ("demand", "engine_index", "engine_load", "forecast", "prefix_index", "ready_speeds"),
+    "openings": ("engine_load",),
+    "engine_ledger": ("demand", "engine_index", "engine_load", "forecast", "openings", "prefix_index", "ready_speeds"),
     "open_engines": VIEW,
     "estimates": ("engine_load", "forecast"),
     "lateness": ("forecast", "policy_settings"),

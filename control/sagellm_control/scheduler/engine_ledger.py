@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 
@@ -13,6 +12,7 @@ from .demand import ANY, Demand, is_separated, meets
 from .engine_index import EngineIndex
 from .engine_load import EngineLoad, EngineRoom, Reservation
 from .forecast import Forecast
+from .openings import Openings
 from .prefix_index import PrefixIndex
 from .ready_speeds import ReadySpeeds
 
@@ -33,8 +33,7 @@ class EngineLedger:
         self._kinds, self._parts, self._taken_kinds = {""}, {""}, set[tuple[str, ...]]()
         self.separated, self.kinds_matter = False, False
         """Whether the pool has had engines that take only one of the two stages; only some of the kinds of request."""
-        self._due: list[tuple[float, str]] = []
-        self._kept: dict[str, tuple[str, float]] = {}
+        self._openings = Openings()
         self._speeds = ReadySpeeds()
         self._budgets, self._now_ms = 0, 0.0
         self.places, self.requests = 0, 0
@@ -150,7 +149,7 @@ class EngineLedger:
         taken.first_token_ms = load.prefill_until_ms + load.step_ms()
         if request.prefix:
             self.prefixes.note(engine, request.prefix)
-        if self._kept:
+        if self._openings.kept:
             self.release_kept(request.id)
         self.take(engine)
         return taken
@@ -171,7 +170,7 @@ class EngineLedger:
     def close(self, engine: str) -> None:
         """The engine takes nothing any more, and what it had cached may be lost."""
         self._close(engine)
-        self._kept.pop(engine, None)
+        self._openings.kept.pop(engine, None)
 
     def forget(self, engine: str) -> None:
         """The engine has gone, and its row with it."""
@@ -194,16 +193,13 @@ class EngineLedger:
         prompt_tokens = forecast.prompt_tokens or request.prompt_tokens
         return prompt_tokens - self.cached_tokens(engine, request, prompt_tokens, depth)
 
-    # Pace: engines that open by time.
+    # Engines that open by time.
 
     def open_due(self, now_ms: float) -> int:
-        """Open the engines whose pace lets them take a request by now; how many there were."""
+        """Open the engines whose time has come; how many there were."""
         self._now_ms = max(self._now_ms, now_ms)
         opened = 0
-        while self._due and self._due[0][0] <= now_ms:
-            _, engine = heapq.heappop(self._due)
-            if engine in self._kept and self._kept[engine][1] <= now_ms:
-                self._let_go(engine)
+        for engine in self._openings.due(now_ms):
             load = self._loads.get(engine)
             if load is not None and not load.open:
                 self._sort_in(load)
@@ -213,43 +209,29 @@ class EngineLedger:
     @property
     def next_opening_ms(self) -> float | None:
         """When the next engine opens by time; None: none that is known of does."""
-        while self._due:
-            at_ms, engine = self._due[0]
-            load = self._loads.get(engine)
-            if load is not None and not load.open and load.free > 0:
-                kept = self._kept.get(engine)
-                if at_ms == (kept[1] if kept else load.paced_until_ms):
-                    return at_ms
-            heapq.heappop(self._due)
-        return None
-
-    # Room kept for a request that is too large for what is free.
+        return self._openings.next_ms(self._loads)
 
     def keep_free(self, engine: str, request_id: str, until_ms: float) -> None:
         """Nobody else gets this engine until the request has, or until this time (it may have been cancelled)."""
-        self._kept[engine] = (request_id, until_ms)
-        heapq.heappush(self._due, (until_ms, engine))
+        self._openings.keep(engine, request_id, until_ms)
         if load := self._loads.get(engine):
             self._sort_in(load)
 
     def release_kept(self, request_id: str) -> None:
         """The request does not need what was kept for it."""
-        for engine in [e for e, (kept_for, _) in self._kept.items() if kept_for == request_id]:
-            self._let_go(engine)
+        for engine in list(self._openings.engines_for(request_id)):
+            del self._openings.kept[engine]
+            if load := self._loads.get(engine):
+                self._sort_in(load)
 
     @property
     def keeps_any(self) -> bool:
         """Whether an engine is kept free for anybody."""
-        return bool(self._kept)
+        return bool(self._openings.kept)
 
     def kept_for(self, request_id: str) -> str | None:
         """The engine that is kept free for the request."""
-        return next((engine for engine, (kept_for, _) in self._kept.items() if kept_for == request_id), None)
-
-    def _let_go(self, engine: str) -> None:
-        del self._kept[engine]
-        if load := self._loads.get(engine):
-            self._sort_in(load)
+        return next(self._openings.engines_for(request_id), None)
 
     def _add(self, load: EngineLoad) -> None:
         self._loads[load.row.engine_id] = load
@@ -277,10 +259,10 @@ class EngineLedger:
 
     def _sort_in(self, load: EngineLoad) -> None:
         engine = load.row.engine_id
-        is_open = load.free > 0 and engine not in self._kept
+        is_open = load.free > 0 and engine not in self._openings.kept
         if is_open and load.row.pace_tps > 0 and load.is_paced(self._now_ms):
             is_open = False
-            heapq.heappush(self._due, (load.paced_until_ms, engine))
+            self._openings.note(engine, load.paced_until_ms)
         if is_open != load.open:
             self.places += load.free if is_open else -max(0, load.free)
             load.open = is_open

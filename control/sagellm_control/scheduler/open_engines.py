@@ -93,7 +93,7 @@ class OpenEngines(EngineLedger):
 
     def kept(self, request: Arrival, forecast: Forecast) -> str | None:
         """The engine that is kept free for the request, once it fits there."""
-        engine = self.kept_for(request.id) if self._kept else None
+        engine = self.kept_for(request.id) if self._openings.kept else None
         load = self._loads.get(engine) if engine else None
         if load is None or load.free <= 0 or load.is_paced(self._now_ms) or not load.fits(forecast):
             return None
