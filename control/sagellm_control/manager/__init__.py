@@ -1,6 +1,7 @@
 """The in-process API: ``ControlPlaneManager`` and the two places where its state can live.
 
     control_plane    the public face; checks arguments, turns answers into the protocol's types
+    registry         its half about engines
     backend          what it needs of the place where the state lives
     local_backend    the state lives in this process
     shared_backend   the state lives in Redis
