@@ -24,7 +24,8 @@ from .load import Misses
 from .local_policy import LocalPolicy
 
 DEEPEST_LOOK = 256
-"""So many at the head may be unable to use what is free; beyond them nobody is looked for."""
+"""So many at the head may be unable to use what is free; beyond them nobody is looked for. Each arrival and each place
+that comes free begins a look, on the program's event loop: this many take it less than a millisecond."""
 SAMPLE_EVERY_S = 0.5
 """How often it is looked how fast the engines are, and how long the line, while anything happens."""
 SHORTEST_PAUSE_S = 0.001

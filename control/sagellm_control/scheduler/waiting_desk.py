@@ -14,7 +14,8 @@ from .head_of_line import Action, Candidate, Look
 from .proposal import Choice, Proposer
 
 DEEPEST_LOOK = 10_000
-"""So many requests at the head may be unable to use what is free; beyond them nobody is looked for."""
+"""So many requests at the head may be unable to use what is free; beyond them nobody is looked for. Read in pages, and
+again only when the line has changed (or ``STUCK_FOR_S`` later): to decide about so many takes some tens of ms."""
 WIDEST_LOOK = 2_000
 """Requests read at once where many at the head have to be passed."""
 STUCK_FOR_S = 0.25

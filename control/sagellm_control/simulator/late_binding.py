@@ -35,7 +35,8 @@ MOST_LOOKS = 64
 """Requests at the head of the line that are looked at in one go while none of them can be placed."""
 
 DEEPEST_LOOK = 512
-"""Requests at the head of the line of which some may hold out for an engine; beyond them nobody is looked for."""
+"""Requests at the head of the line of which some may hold out for an engine; beyond them nobody is looked for.
+Fewer than a scheduler's, as every event of a run begins a look."""
 
 
 class KnownCaches(PrefixIndex):
