@@ -101,6 +101,32 @@ async def test_nobody_is_admitted_under_a_policy_that_holds_no_longer(pool: Pool
     assert admitted.results == ["waiting"]
 
 
+@pytest.mark.parametrize("taken_ahead", [1, 2, 4])
+@pytest.mark.parametrize("new_rank", ["another", "the same"])
+async def test_who_shares_a_rank_with_very_many_comes_in_pieces_too(
+    pool: PoolDriver, taken_ahead: int, new_rank: str
+) -> None:
+    ids = [f"r{i:02}" for i in range(20)]
+    await pool.waiting("first", *ids, "last")
+    await pool.store.commands.zadd(pool.keys.waiting, {"first": 10, "last": 30, **dict.fromkeys(ids, 20)})
+    epoch = await set_policy(pool.store, pool.name, {"policy": "lifo"}, {})
+    ranks = {"first": 1.0, "last": 200.0} | {r: 20.0 if new_rank == "the same" else 100.0 - int(r[1:]) for r in ids}
+    reranked = 0
+    open_pieces: list[Piece] = []
+    while (piece := await next_misranked(pool.store, pool.name, epoch)) != "done":
+        if isinstance(piece, Piece):
+            assert len(piece.request_ids) <= policy.PIECE
+            open_pieces.append(piece)
+        if piece == "busy" or len(open_pieces) == taken_ahead:
+            # The latest first: the others' requests are where they were.
+            done = open_pieces.pop()
+            new = [NewRank(r, ranks[r]) for r in done.request_ids]
+            reranked += await rerank(pool.store, pool.name, epoch, done, new, fair=False) or 0
+    assert reranked == 22
+    found = await pool.store.commands.zrange(pool.keys.waiting, 0, -1, withscores=True)
+    assert {name.decode(): rank for name, rank in found} == ranks
+
+
 async def test_a_second_change_supersedes_the_first(pool: PoolDriver) -> None:
     await pool.waiting(*(f"r{i}" for i in range(10)))
     first = await set_policy(pool.store, pool.name, {"policy": "fifo"}, {})

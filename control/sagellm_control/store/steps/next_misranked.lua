@@ -18,7 +18,7 @@ local function start_over()
   redis.call('HSET', reranking, 'epoch', epoch, 'cursor', '-inf', 'touched_ms', ms(now))
 end
 
-local r = redis.call('HMGET', reranking, 'epoch', 'cursor', 'touched_ms', 'last_rank')
+local r = redis.call('HMGET', reranking, 'epoch', 'cursor', 'touched_ms', 'last')
 if r[1] ~= epoch then
   start_over()
   r = {epoch, '-inf', now}
@@ -36,16 +36,19 @@ if r[2] == 'end' then
   for _, id in ipairs(redis.call('SRANDMEMBER', misranked, most)) do ids[#ids + 1] = id end
   return #ids > 1 and ids or {'done'}
 end
-local found = redis.call('ZRANGEBYSCORE', waiting, r[2], '+inf', 'WITHSCORES', 'LIMIT', 0, most)
-local last = found[#found]
-if #found == 2 * most and last == r[4] then
-  -- All of the same rank as the last of the piece before.
-  found = redis.call('ZRANGEBYSCORE', waiting, last, last, 'WITHSCORES')
-  redis.call('HSET', reranking, 'cursor', '(' .. last)
-elseif #found < 2 * most then
+-- Any number may share a rank, as the first requests of all tenants do. So it goes on behind the last of the piece
+-- before; or, where that has its new rank by now, at the rank that it had.
+local found
+if r[4] and redis.call('ZSCORE', waiting, r[4]) == r[2] then
+  local behind = redis.call('ZRANK', waiting, r[4]) + 1
+  found = redis.call('ZRANGE', waiting, behind, behind + most - 1, 'WITHSCORES')
+else
+  found = redis.call('ZRANGEBYSCORE', waiting, r[2], '+inf', 'WITHSCORES', 'LIMIT', 0, most)
+end
+if #found < 2 * most then
   redis.call('HSET', reranking, 'cursor', 'end')
 else
-  redis.call('HSET', reranking, 'cursor', last, 'last_rank', last)
+  redis.call('HSET', reranking, 'cursor', found[#found], 'last', found[#found - 1])
 end
 for at = 1, #found, 2 do ids[#ids + 1] = found[at] end
 if #ids == 1 then return open > 0 and {'busy'} or {'done'} end
