@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
 
-from sagellm_control.client.pools import Pools
+from sagellm_control.client import pools as pools_module
+from sagellm_control.client.pools import SILENCE_S, Pools
+from sagellm_control.store.connect import Store
+from sagellm_control.store.inspect import model_index
 from sagellm_control.store.steps.assign import Placement
 from sagellm_control.store.steps.policy import set_policy
 from sagellm_control.wire.priority import RequestPriority
@@ -63,3 +67,40 @@ async def test_only_what_is_too_late_and_is_not_to_be_served_then(
     await drain(pool, pools, now, 9)
     request = new_request("r", pool.name, slo_ms=slo_ms, reject_late=asks)
     assert pools.is_too_late(request) is refused
+
+
+async def test_a_process_that_was_stopped_does_not_blame_redis(pool: PoolDriver, now: list[float]) -> None:
+    await pool.engine(models=(pool.name,))
+    pools = Pools(pool.store)
+    assert not pools.answered
+    await pools.look()
+    now[0] += 60
+    assert pools.answered
+    assert pools.trouble(pool.name) is None
+
+
+async def test_a_redis_that_leaves_a_question_without_an_answer_is_away(
+    pool: PoolDriver, now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await pool.engine(models=(pool.name,))
+    pools = Pools(pool.store)
+    await pools.look()
+    answer = asyncio.Event()
+
+    async def late_answer(store: Store) -> dict[str, str]:
+        await answer.wait()
+        return await model_index(store)
+
+    monkeypatch.setattr(pools_module, "model_index", late_answer)
+    asking = asyncio.create_task(pools.look())
+    await asyncio.sleep(0)
+    assert pools.answered
+    now[0] += SILENCE_S
+    assert not pools.answered
+    assert pools.trouble(pool.name) == "Redis has not answered for 2 s"
+    now[0] -= SILENCE_S
+    answer.set()
+    await asking
+    now[0] += SILENCE_S
+    assert pools.answered
+    assert pools.trouble(pool.name) is None

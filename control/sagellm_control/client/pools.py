@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0
 LOOK_WITHIN_S = 2.0
 """A server that takes longer to say how full a pool is would take too long to take a request."""
-SILENCE_S = 3.0
-"""Redis is looked at once a second; silent for longer than this, it is away."""
+SILENCE_S = 2.0
+"""Redis is asked once a second; what leaves a question without an answer for longer than this is away."""
 TWICE = 2
 """One look that fails is a connection that was lost; two are a server that is away."""
 RATE_MEMORY_S = 10.0
@@ -46,20 +46,27 @@ class Pools:
         self._waiting_since: dict[str, tuple[float, int]] = {}
         """Pools in which requests wait: since when (monotonic), and how many had ended by then."""
         self._looked_at = float("-inf")
+        self._unanswered_since: float | None = None
+        """When the first question was asked that Redis has not answered; None: it has answered all of them."""
         self._troubles: dict[str, tuple[int, Exception]] = {}
 
     @property
-    def age_s(self) -> float:
-        """Seconds since Redis last answered."""
-        return time.monotonic() - self._looked_at
+    def silence_s(self) -> float:
+        """For how long (s) Redis has left us without an answer. A process that was stopped, or busy, has not asked."""
+        return 0.0 if self._unanswered_since is None else time.monotonic() - self._unanswered_since
+
+    @property
+    def answered(self) -> bool:
+        """Whether Redis answers."""
+        return self._looked_at > float("-inf") and self.silence_s < SILENCE_S
 
     def trouble(self, pool: str) -> str | None:
         """Why nothing can be put into a pool at the moment; None: nothing is known against it."""
         times, error = self._troubles.get(pool, (0, None))
         if times >= TWICE:
             return str(error)
-        if SILENCE_S < self.age_s < float("inf"):
-            return f"Redis has not answered for {self.age_s:.0f} s"
+        if self.silence_s >= SILENCE_S:
+            return f"Redis has not answered for {self.silence_s:.0f} s"
         return None
 
     @property
@@ -147,9 +154,12 @@ class Pools:
         Raises:
             RedisError, OSError: the models are not known, or one of the pools could not be looked at.
         """
+        if self._unanswered_since is None:
+            self._unanswered_since = time.monotonic()
         try:
             async with asyncio.timeout(LOOK_WITHIN_S):
                 models = await model_index(self._store)
+            self._unanswered_since = None
         except (RedisError, OSError) as error:
             for pool in set(self._models.values()):
                 self._fail(pool, error)

@@ -9,7 +9,6 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 
 from ..client.errors import UnknownModel
-from ..client.pools import SILENCE_S
 from ..client.queue_client import QueueClient
 from .endpoints import OpenAIEndpoints
 from .errors import from_queue
@@ -59,7 +58,7 @@ class StatusEndpoints:
     async def ready(self, request: web.Request) -> web.Response:
         """200 while Redis answers and the inbox is subscribed; else 503."""
         checks = {
-            "redis": self._queue.pools.age_s < SILENCE_S,
+            "redis": self._queue.pools.answered,
             "inbox": self._queue.inbox.subscribed.is_set(),
             "accepting": not self._openai.stopping,
         }
