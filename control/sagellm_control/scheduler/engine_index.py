@@ -109,11 +109,15 @@ class EngineIndex:
                 yield self._drawn[(first + other) % size]
 
 
+RECENT_STEPS = 32
+"""Levels of recent work between a value and twice it: 2 % apart, since it is known, and to be kept even."""
+
 MEASURES: dict[str, Measure] = {
     "requests": lambda load: load.requests,
+    "recent": lambda load: int(RECENT_STEPS * load.recent),
     "drain": lambda load: level_of(load.drain_ms()),
     "step": lambda load: int(load.step_ms(1)) if load.requests else None,
     "kv_free": lambda load: level_of(max(0.0, load.kv_free)),
 }
-"""``requests`` on it; ``drain``: ms of work that it holds, on a log scale; ``step``: ms that a decode step takes with
+"""``requests`` on it; ``recent``: prompt work that it was handed lately, on a log scale; ``drain``: ms of work that it holds, on a log scale; ``step``: ms that a decode step takes with
 one more answer, of those that run something; ``kv_free``: KV tokens that it may still promise, on a log scale."""

@@ -15,6 +15,7 @@ from .forecast import Forecast
 from .openings import Openings
 from .prefix_index import PrefixIndex
 from .ready_speeds import ReadySpeeds
+from .recent_work import RecentWork
 
 
 class EngineLedger:
@@ -34,7 +35,7 @@ class EngineLedger:
         self.separated, self.kinds_matter = False, False
         """Whether the pool has had engines that take only one of the two stages; only some of the kinds of request."""
         self._openings = Openings()
-        self._speeds = ReadySpeeds()
+        self._speeds, self._recent = ReadySpeeds(), RecentWork()
         self._budgets, self._now_ms = 0, 0.0
         self.places, self.requests = 0, 0
         """Free places on all open engines, and requests on all READY ones."""
@@ -147,6 +148,7 @@ class EngineLedger:
         self._now_ms = max(self._now_ms, now_ms)
         load.reserve(taken.kv_tokens, uncached, now_ms)
         taken.first_token_ms = load.prefill_until_ms + load.step_ms()
+        taken.prompt_ms = self._recent.hand(load, request, forecast, now_ms)
         if request.prefix:
             self.prefixes.note(engine, request.prefix)
         if self._openings.kept:
@@ -161,6 +163,7 @@ class EngineLedger:
             return
         if isinstance(taken, Reservation):
             load.release(taken.kv_tokens, taken.uncached_tokens)
+            self._recent.add(load, -taken.prompt_ms, self._now_ms)
         held = load.kv_held
         self.set_places(engine, load.free + 1)
         if isinstance(taken, Reservation):
@@ -235,10 +238,9 @@ class EngineLedger:
 
     def _add(self, load: EngineLoad) -> None:
         self._loads[load.row.engine_id] = load
-        load.open = False
         self._count(load, 1)
-        self._budgets += load.row.kv_tokens > 0
         self._speeds.add(load.row.speed.prefill_tps)
+        self._recent.join(load, self._now_ms)
         self._sort_in(load)
 
     def _close(self, engine: str) -> None:
@@ -247,13 +249,14 @@ class EngineLedger:
             return
         self._count(load, -1)
         load.open = False
-        self._budgets -= load.row.kv_tokens > 0
         self._speeds.remove(load.row.speed.prefill_tps)
+        self._recent.leave(load, self._now_ms)
         for index in self._indexes_of(load.row):
             index.remove(engine)
 
     def _count(self, load: EngineLoad, sign: int) -> None:
         self.requests += sign * load.requests
+        self._budgets += sign * (load.row.kv_tokens > 0)
         if load.open:
             self.places += sign * max(0, load.free)
 

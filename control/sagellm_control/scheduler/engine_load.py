@@ -36,6 +36,8 @@ class EngineLoad:
     """When it will have prefilled what it was handed, as far as this scheduler knows."""
     open: bool = False
     """It has a place, and its time has come."""
+    recent: float = 0.0
+    """What it was handed lately, on the scale of ``RecentWork``; 0: not counted yet."""
 
     @property
     def requests(self) -> int:
@@ -114,5 +116,7 @@ class Reservation:
     kv_tokens: float = 0.0
     uncached_tokens: float = 0.0
     """Prompt tokens that the engine will have to prefill: what its pace is charged with."""
+    prompt_ms: float = 0.0
+    """What the engine takes to read the whole prompt."""
     first_token_ms: float = 0.0
     """When (ms since the epoch) its first token is expected: when the engine has prefilled what it was handed."""

@@ -28,6 +28,11 @@ class OpenEngines(EngineLedger):
         index = self._index(request)
         return self._able(request, forecast, index, index.shelves("requests", self._loads).ascending())
 
+    def by_recent(self, request: Arrival, forecast: Forecast = UNKNOWN) -> Iterator[str]:
+        """Those that were handed the least prompt work lately first (``RecentWork``)."""
+        index = self._index(request)
+        return self._able(request, forecast, index, index.shelves("recent", self._loads).ascending())
+
     def by_turn(self, request: Arrival, forecast: Forecast = UNKNOWN) -> Iterator[str]:
         """The one whose turn is longest ago first."""
         index = self._index(request)

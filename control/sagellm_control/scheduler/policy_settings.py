@@ -119,10 +119,16 @@ class PolicySettings(BaseModel):
         description="Longest wait (ms) for a better engine (session, prefix) while another one has room",
     )
     prefix_match: float = Field(
-        default=0.3,
+        default=0.0,
         ge=0,
         le=1,
         description="prefix_affinity: least share of the prompt that an engine must have cached",
+    )
+    balance: float = Field(
+        default=0.5,
+        ge=0,
+        le=100,
+        description="prefix_affinity: share of the prompt that must be cached on an engine with twice the recent work",
     )
     guard_requests: int = Field(
         default=16,

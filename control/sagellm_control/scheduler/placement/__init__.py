@@ -22,7 +22,9 @@ PLACEMENTS: dict[str, Callable[[PolicySettings], Placement]] = {
     "least_loaded": lambda _: LeastLoadedPlacement(),
     "power_of_two": lambda _: PowerOfTwoPlacement(),
     "session": lambda s: SessionPlacement(s.hold_ms),
-    "prefix_affinity": lambda s: PrefixAffinityPlacement(s.prefix_match, s.guard_requests, s.guard_ratio, s.hold_ms),
+    "prefix_affinity": lambda s: PrefixAffinityPlacement(
+        s.prefix_match, s.balance, s.guard_requests, s.guard_ratio, s.hold_ms
+    ),
     "consistent_hash": lambda s: ConsistentHashPlacement(s.bound, s.hash_blocks),
     "kv_cost": lambda s: KvCostPlacement(s.prefill_weight, s.decode_weight, s.hold_ms),
     "pack": lambda s: PackPlacement(s.tpot_slo_ms),

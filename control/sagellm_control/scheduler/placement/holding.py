@@ -20,10 +20,13 @@ class Holding:
 
     Args:
         longest_ms: of all holds of a request together; 0: none.
+        patience: times that, and as long as its objective allows, for a request that has one for its first token:
+            waiting costs it nothing, and its engines and everybody behind it have the work that is saved.
     """
 
-    def __init__(self, longest_ms: float) -> None:
+    def __init__(self, longest_ms: float, *, patience: float = 1.0) -> None:
         self.longest_ms = longest_ms
+        self.patience = patience
         self._since: dict[str, float] = {}
 
     def hold(self, request: Arrival, now_ms: float, until_ms: float = float("inf"), *, engine: str = "") -> Hold | None:
@@ -35,7 +38,7 @@ class Holding:
             if len(self._since) >= MOST_HELD:
                 del self._since[next(iter(self._since))]
             self._since[request.id] = since = now_ms
-        end_ms = since + self.longest_ms
+        end_ms = since + self.longest_ms * (self.patience if request.slo_ms else 1.0)
         if now_ms >= end_ms:
             return None
         return Hold(min(end_ms, max(until_ms, now_ms + SHORTEST_MS)), engine)
@@ -44,12 +47,21 @@ class Holding:
         self, wanted: str, other: str, request: Arrival, forecast: Forecast, engines: OpenEngines, now_ms: float
     ) -> Hold | None:
         """A hold for an engine with a cached beginning while another one is open, if that pays."""
-        until_ms = worth_waiting_until_ms(wanted, other, request, forecast, engines, now_ms)
+        until_ms = worth_waiting_until_ms(
+            wanted, other, request, forecast, engines, now_ms, patient=self.patience > 1.0
+        )
         return None if until_ms is None else self.hold(request, now_ms, until_ms, engine=wanted)
 
 
 def worth_waiting_until_ms(
-    wanted: str, other: str, request: Arrival, forecast: Forecast, engines: OpenEngines, now_ms: float
+    wanted: str,
+    other: str,
+    request: Arrival,
+    forecast: Forecast,
+    engines: OpenEngines,
+    now_ms: float,
+    *,
+    patient: bool = False,
 ) -> float | None:
     """Until when it pays to wait for one engine while another one is open; None: not at all.
 
@@ -57,7 +69,7 @@ def worth_waiting_until_ms(
 
     The rate is that at which the other engine does prefills: its pace, or its speed where it has none. With every
     engine open, a request waits no longer than it gains itself; the fewer are open, the more the saved time is worth,
-    because somebody else gets it. An engine that its pace closed says when it opens; one that is full may open any
+    because somebody else gets it. Where ``patient``, an objective is the only limit of a request that has one. An engine that its pace closed says when it opens; one that is full may open any
     moment.
     """
     wanted_load, other_load = engines.load_of(wanted), engines.load_of(other)
@@ -69,7 +81,8 @@ def worth_waiting_until_ms(
     rate_tps = other_load.row.pace_tps or other_load.row.speed.prefill_tps
     latest_ms = now_ms + saved * 1000 / max(rate_tps, 1.0) * engines.ready / max(1, engines.open)
     if request.slo_ms:
-        latest_ms = min(latest_ms, request.arrived_ms + request.slo_ms - SAFETY * forecast.prefill_ms)
+        in_time_ms = request.arrived_ms + request.slo_ms - SAFETY * forecast.prefill_ms
+        latest_ms = in_time_ms if patient else min(latest_ms, in_time_ms)
     opens_ms = wanted_load.opens_at_ms(now_ms)
     if opens_ms == float("inf"):
         opens_ms = latest_ms
