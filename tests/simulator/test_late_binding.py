@@ -7,12 +7,15 @@ from dataclasses import replace
 import pytest
 
 from sagellm_control.scheduler.policy_settings import PolicySettings, WhenLate
+from sagellm_control.simulator.engine_model import EngineModel
+from sagellm_control.simulator.figures import Figures
 from sagellm_control.simulator.fleet import Failure, FleetModel
 from sagellm_control.simulator.job import NEVER, Job, Workload
 from sagellm_control.simulator.knee import find_knee
 from sagellm_control.simulator.rows import Case, Kind, Row, Setting, decider_of, early_bindings, run_case, run_cases
 from sagellm_control.simulator.run import simulate
 from sagellm_control.simulator.synthetic import poisson
+from sagellm_control.simulator.traces import BLOCK_TOKENS
 from sagellm_control.simulator.workload import Mix, without_tenant, workload_of
 from sagellm_control.wire.engine import EngineRole
 from sagellm_control.wire.priority import RequestPriority
@@ -103,6 +106,27 @@ def test_at_low_load_it_is_no_worse_than_plain_fifo() -> None:
     ours, plain = (run_case(case, load, 8, SETTING).figures for case in (OURS, PLAIN_FIFO))
     assert ours.goodput >= plain.goodput
     assert ours.ttft_ms.p95 <= plain.ttft_ms.p95 * 1.02
+
+
+@pytest.mark.parametrize("rate", [8.0, 16.0])
+def test_prefix_affinity_finds_what_is_cached_and_keeps_the_engines_even(rate: float) -> None:
+    # One beginning that all share, and conversations; caches that never forget.
+    lines = [
+        replace(line, prompt_tokens=line.prompt_tokens + 2 * BLOCK_TOKENS, prefix=("s0", "s1", *line.prefix))
+        for line in poisson(1500, seed=1)
+    ]
+    load = workload_of("a system prompt", lines)
+
+    def figures(engines: int, rate: float) -> Figures:
+        fleet = FleetModel(engines, EngineModel(cache_blocks=10**6))
+        return run_case(
+            Case(Kind.OURS, "shortest", "prefix_affinity"), load, rate, replace(SETTING, fleet=fleet)
+        ).figures
+
+    single, shared = figures(1, 0.5), figures(8, rate)
+    assert shared.prefix_hit_rate >= 0.95 * single.prefix_hit_rate
+    assert shared.imbalance <= 1.2
+    assert shared.goodput >= 0.999
 
 
 def test_a_tenant_at_ten_times_its_share_is_felt_by_itself_alone() -> None:

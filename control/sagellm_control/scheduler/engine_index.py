@@ -119,5 +119,6 @@ MEASURES: dict[str, Measure] = {
     "step": lambda load: int(load.step_ms(1)) if load.requests else None,
     "kv_free": lambda load: level_of(max(0.0, load.kv_free)),
 }
-"""``requests`` on it; ``recent``: prompt work that it was handed lately, on a log scale; ``drain``: ms of work that it holds, on a log scale; ``step``: ms that a decode step takes with
-one more answer, of those that run something; ``kv_free``: KV tokens that it may still promise, on a log scale."""
+"""``requests`` on it; ``recent``: prompt work that it was handed lately, on a log scale; ``drain``: ms of work that it
+holds, on a log scale; ``step``: ms that a decode step takes with one more answer, of those that run something;
+``kv_free``: KV tokens that it may still promise, on a log scale."""

@@ -125,7 +125,7 @@ class PolicySettings(BaseModel):
         description="prefix_affinity: least share of the prompt that an engine must have cached",
     )
     balance: float = Field(
-        default=0.5,
+        default=0.25,
         ge=0,
         le=100,
         description="prefix_affinity: share of the prompt that must be cached on an engine with twice the recent work",

@@ -19,9 +19,9 @@ LEAST_MS = 1.0
 class RecentWork:
     """Prompts in ms of reading them on their engine, cached ones included, each counted less the older it is.
 
-    An engine's work is kept as log2(ms) + time / half-life: as all of it decays alike, that number changes only when the
-    engine is handed something, and sorts engines at any later time (forward decay: Cormode et al., ICDE 2009). A
-    scheduler counts what it placed itself: of several, each keeps its own share even, and so their sum.
+    An engine's work is kept as log2(ms) + time / half-life: as all of it decays alike, that number changes only
+    when the engine is handed something, and sorts engines at any later time (forward decay: Cormode et al., ICDE 2009).
+    A scheduler counts what it placed itself: of several, each keeps its own share even, and so their sum.
 
     An engine that joins counts as having had as much as the others on average. Otherwise nobody would go back to a
     cache elsewhere before it has caught up.
@@ -34,7 +34,7 @@ class RecentWork:
     def join(self, load: EngineLoad, now_ms: float) -> None:
         """The engine is READY; one that was so before, and has its work still, only counts again."""
         if load.recent == 0.0:
-            mean_ms = work_ms(self._total, now_ms) / self._engines if self._engines else 0.0
+            mean_ms = (work_ms(self._total, now_ms) - LEAST_MS) / max(1, self._engines)
             load.recent = _mark(mean_ms, now_ms)
         self._engines += 1
         self._total = _mark(work_ms(self._total, now_ms) + work_ms(load.recent, now_ms), now_ms)

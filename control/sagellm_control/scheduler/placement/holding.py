@@ -20,8 +20,8 @@ class Holding:
 
     Args:
         longest_ms: of all holds of a request together; 0: none.
-        patience: times that, and as long as its objective allows, for a request that has one for its first token:
-            waiting costs it nothing, and its engines and everybody behind it have the work that is saved.
+        patience: so many times as long for a request that has an objective for its first token: up to half of that,
+            waiting costs it nothing, and the work that is saved is there for others.
     """
 
     def __init__(self, longest_ms: float, *, patience: float = 1.0) -> None:
@@ -69,8 +69,8 @@ def worth_waiting_until_ms(
 
     The rate is that at which the other engine does prefills: its pace, or its speed where it has none. With every
     engine open, a request waits no longer than it gains itself; the fewer are open, the more the saved time is worth,
-    because somebody else gets it. Where ``patient``, an objective is the only limit of a request that has one. An engine that its pace closed says when it opens; one that is full may open any
-    moment.
+    because somebody else gets it. Who is ``patient`` and has an objective waits for up to half of it in any case. An
+    engine that its pace closed says when it opens; one that is full may open any moment.
     """
     wanted_load, other_load = engines.load_of(wanted), engines.load_of(other)
     if wanted_load is None or other_load is None:
@@ -81,8 +81,9 @@ def worth_waiting_until_ms(
     rate_tps = other_load.row.pace_tps or other_load.row.speed.prefill_tps
     latest_ms = now_ms + saved * 1000 / max(rate_tps, 1.0) * engines.ready / max(1, engines.open)
     if request.slo_ms:
-        in_time_ms = request.arrived_ms + request.slo_ms - SAFETY * forecast.prefill_ms
-        latest_ms = in_time_ms if patient else min(latest_ms, in_time_ms)
+        if patient:
+            latest_ms = max(latest_ms, request.arrived_ms + PATIENT_FOR * request.slo_ms)
+        latest_ms = min(latest_ms, request.arrived_ms + request.slo_ms - SAFETY * forecast.prefill_ms)
     opens_ms = wanted_load.opens_at_ms(now_ms)
     if opens_ms == float("inf"):
         opens_ms = latest_ms
@@ -91,5 +92,7 @@ def worth_waiting_until_ms(
 
 SAFETY = 1.5
 """Prefills take longer than on an idle engine, since decode steps run in between: so much is kept of the slack."""
+PATIENT_FOR = 0.5
+"""Of its objective, a request that is patient."""
 SHORTEST_MS = 1.0
 """Of a hold, so that nobody asks again in the same instant."""

@@ -6,6 +6,7 @@ from itertools import islice
 
 from ...wire.request import Arrival
 from ...wire.states import Stage
+from ..engine_load import EngineLoad
 from ..forecast import Forecast
 from ..open_engines import OpenEngines
 from ..recent_work import work_ms
@@ -17,6 +18,8 @@ LOOKS = 8
 """Engines looked at that have a beginning of the prompt; and of those with the least recent work."""
 PATIENCE = 5.0
 """Times the usual longest hold, for a request whose objective says when it must end."""
+ALIKE = 0.05
+"""Difference (log2) of recent work that is none: 3.5 %."""
 EVEN_MS = 5_000.0
 """Recent work in which engines may differ without being uneven: one long prompt."""
 
@@ -35,9 +38,9 @@ class PrefixAffinityPlacement:
     - sgl-router's guard, against a burst of long answers: where the engine wanted has over ``guard_requests`` requests
       more than the emptiest open one, and over ``guard_ratio`` times as many, another engine (sgl: 64 and 1.5, of the
       fullest engine; its queues are deep, ours are slots).
-    - If the engine wanted is closed, the request waits for it: with an objective for its first token as long as that is
-      in no danger (at most 5 × ``hold_ms``), without one as long as it pays (``worth_waiting_until_ms``; at most
-      ``hold_ms``).
+    - If the engine wanted is closed, the request waits for it as long as that pays (``worth_waiting_until_ms``), and no
+      longer than ``hold_ms``; one with an objective for its first token in any case for half of that, as long as it is
+      in no danger, and no longer than 5 × ``hold_ms``.
 
     Args:
         match: least share of the prompt, 0 to 1.
@@ -81,12 +84,16 @@ class PrefixAffinityPlacement:
         return best
 
     def _least_worked(self, request: Arrival, forecast: Forecast, engines: OpenEngines) -> str | None:
-        """Where a prompt goes that no engine has."""
+        """Where a prompt goes that no engine has: of those with equally little, to the one with the fewest requests."""
+        best: EngineLoad | None = None
         if request.stage != Stage.DECODE:
             for engine in islice(engines.by_recent(request, forecast), LOOKS):
-                if not self._guarded(engine, request, engines):
-                    return engine
-        return least_loaded(request, forecast, engines)
+                load = engines.load_of(engine)
+                if load is None or self._guarded(engine, request, engines):
+                    continue
+                if best is None or (load.recent < best.recent + ALIKE and load.requests < best.requests):
+                    best = load
+        return best.row.engine_id if best is not None else least_loaded(request, forecast, engines)
 
     def _guarded(self, engine: str, request: Arrival, engines: OpenEngines) -> bool:
         load = engines.load_of(engine)
