@@ -6,7 +6,6 @@ from itertools import islice
 
 from ...wire.request import Arrival
 from ...wire.states import Stage
-from ..engine_load import EngineLoad
 from ..forecast import Forecast
 from ..open_engines import OpenEngines
 from ..recent_work import work_ms
@@ -85,7 +84,7 @@ class PrefixAffinityPlacement:
 
     def _least_worked(self, request: Arrival, forecast: Forecast, engines: OpenEngines) -> str | None:
         """Where a prompt goes that no engine has: of those with equally little, to the one with the fewest requests."""
-        best: EngineLoad | None = None
+        best = None
         if request.stage != Stage.DECODE:
             for engine in islice(engines.by_recent(request, forecast), LOOKS):
                 load = engines.load_of(engine)
