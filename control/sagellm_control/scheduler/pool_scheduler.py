@@ -17,7 +17,7 @@ from ..store.steps.expire import expire_waiting
 from ..store.steps.take import Taken, ensure_groups, leave, reclaim, take, wait_and_take
 from ..wire.priority import RequestPriority
 from . import metrics
-from .arrival_desk import AfterAdmission, ArrivalDesk, Batch
+from .arrival_desk import AfterAdmission, ArrivalDesk
 from .engine_watch import EngineWatch
 from .policy_settings import WhenOverloaded
 from .pool_load import sample_load
@@ -67,7 +67,7 @@ class PoolScheduler:
         self._ahead: asyncio.Task[Taken] | None = None
         """The next read, when it is under way already."""
         self._committing: asyncio.Task[AfterAdmission] | None = None
-        """Admissions that are under way."""
+        """Admissions that were sent last and may be under way."""
         self._took_all = False
         """Nothing was left to take after the last commit: one waits for the next."""
         self._reranking: asyncio.Task[None] | None = None
@@ -81,10 +81,12 @@ class PoolScheduler:
             while True:
                 await self.step()
         finally:
-            for task in (self._ahead, self._committing, self._reranking):
-                if task is not None:
-                    task.cancel()
-                    await asyncio.wait({task})
+            tasks: list[asyncio.Task[Any] | None] = [self._ahead, self._committing, self._reranking]
+            left = [task for task in tasks if task is not None]
+            for task in left:
+                task.cancel()
+            # With what they may have failed with: whatever ended this loop is what is told.
+            await asyncio.gather(*left, return_exceptions=True)
             await self.store.done_with(self._reader)
             with contextlib.suppress(RedisError, OSError):
                 # Whoever cannot say goodbye is forgotten by the keeper.
@@ -116,6 +118,7 @@ class PoolScheduler:
             # There is more: it is read while these are decided on.
             more = take(self.store, self.keys, self.consumer, arrivals=self.settings.batch)
             self._ahead = asyncio.create_task(more, name=f"take {self.pool}")
+            await asyncio.sleep(0)  # it is sent now, and not when these have been decided on
         return taken
 
     def _block_ms(self) -> int:
@@ -137,8 +140,11 @@ class PoolScheduler:
         looks: list[AfterAdmission] = []
         for start in range(0, len(taken.arrivals), self.settings.batch):
             batch = await self.arrivals.decide(taken.arrivals[start : start + self.settings.batch])
-            looks += await self._committed()
-            self._committing = asyncio.create_task(self._commit(batch), name=f"admit {self.pool}")
+            # It is sent before the answer to the one before has come: the server goes from one to the next.
+            earlier = self._committing
+            self._committing = asyncio.create_task(self.arrivals.commit(batch), name=f"admit {self.pool}")
+            if earlier is not None:
+                looks.append(await earlier)
         if any(map(self.waiting.worth_a_look, looks)) or taken.freed or self._ahead is None:
             # Else there is more, which is decided on while the server carries out this.
             looks += await self._committed()
@@ -211,6 +217,3 @@ class PoolScheduler:
         """Wait for the admissions that are under way, and learn what they left."""
         committing, self._committing = self._committing, None
         return [await committing] if committing is not None else []
-
-    async def _commit(self, batch: Batch) -> AfterAdmission:
-        return await self.arrivals.commit(batch)
