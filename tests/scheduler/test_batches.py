@@ -1,6 +1,8 @@
-"""Many arrivals go to the server in batches; it goes from one to the next without waiting for the scheduler."""
+"""Many arrivals go to the server in batches, the next of which is ready when the one before is answered."""
 
 from __future__ import annotations
+
+import asyncio
 
 import pytest
 
@@ -14,17 +16,19 @@ from .running import everything_is_settled, schedulers
 
 
 @pytest.mark.parametrize("slots", [60, 7])
-async def test_a_batch_is_sent_before_the_answer_to_the_one_before(
+async def test_the_next_batch_is_ready_and_the_order_kept(
     pool: PoolDriver, monkeypatch: pytest.MonkeyPatch, slots: int
 ) -> None:
     under_way = most = 0
 
-    async def counted(store: Store, name: str, admissions: list[Admission], rules: Rules) -> Admitted | None:
+    async def counted(
+        store: Store, name: str, admissions: list[Admission], rules: Rules, turn: asyncio.Lock
+    ) -> Admitted | None:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
         try:
-            return await admit(store, name, admissions, rules)
+            return await admit(store, name, admissions, rules, turn=turn)
         finally:
             under_way -= 1
 

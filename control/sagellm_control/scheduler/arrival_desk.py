@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Sequence
@@ -51,6 +52,8 @@ class ArrivalDesk:
         self._pool = pool
         self._proposer = proposer
         self._watch = proposer.watch
+        self._turn = asyncio.Lock()
+        """Of the commits, which reach the server in the order in which they were decided."""
 
     async def decide(self, entries: Sequence[IntakeEntry]) -> Batch:
         """Rank each and propose an engine for it."""
@@ -90,7 +93,9 @@ class ArrivalDesk:
 
     async def commit(self, batch: Batch) -> AfterAdmission:
         """Have the store carry it out."""
-        while (admitted := await admit(self._store, self._pool, batch.admissions, batch.rules)) is None:
+        while (
+            admitted := await admit(self._store, self._pool, batch.admissions, batch.rules, turn=self._turn)
+        ) is None:
             # The policy has changed since: decide anew under the one of now.
             for choice in filter(None, batch.choices):
                 self._proposer.give_back(choice)

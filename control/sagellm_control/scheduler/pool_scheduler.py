@@ -140,7 +140,7 @@ class PoolScheduler:
         looks: list[AfterAdmission] = []
         for start in range(0, len(taken.arrivals), self.settings.batch):
             batch = await self.arrivals.decide(taken.arrivals[start : start + self.settings.batch])
-            # It is sent before the answer to the one before has come: the server goes from one to the next.
+            # It is made ready while the server is at the one before, and sent as soon as that is answered.
             earlier = self._committing
             self._committing = asyncio.create_task(self.arrivals.commit(batch), name=f"admit {self.pool}")
             if earlier is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from ...wire.event import Ending
@@ -71,8 +73,15 @@ class Admitted:
     """Arrivals that are still in their streams, whoever has read them."""
 
 
-async def admit(store: Store, pool: str, admissions: Sequence[Admission], rules: Rules = PLAIN) -> Admitted | None:
-    """Carry out a scheduler's decisions about arrivals of one pool; None: the policy has changed meanwhile."""
+async def admit(
+    store: Store, pool: str, admissions: Sequence[Admission], rules: Rules = PLAIN, *, turn: asyncio.Lock | None = None
+) -> Admitted | None:
+    """Carry out a scheduler's decisions about arrivals of one pool; None: the policy has changed meanwhile.
+
+    Args:
+        turn: calls that share it reach the server in the order in which they were made; each is sent as soon as the
+            one before is answered.
+    """
     keys = store.keys.pool(pool)
     engines = list(dict.fromkeys(a.engine for a in admissions if a.engine))
     number = {engine: i for i, engine in enumerate(engines, 1)}
@@ -98,7 +107,10 @@ async def admit(store: Store, pool: str, admissions: Sequence[Admission], rules:
             a.dead_reason,
             _dead_payload(a.dead_reason) if a.dead_reason else b"",
         )
-    answer = await _SCRIPT(store, names, arguments)
+    async with turn or nullcontext():
+        answer = await _SCRIPT(store, names, arguments)
+    if turn is not None:
+        await asyncio.sleep(0)  # whoever is next sends first, and then this is dealt with
     if answer is None:
         return None
     results, *room, left = answer
