@@ -29,13 +29,13 @@ JOBS = 10_000
 async def scheduling(measure: Measurement, venvs: Path | None) -> None:
     """All cases, and what they are to reach."""
     effort = measure.effort
-    fastest_peer = await measure.peers(venvs) if venvs else 0.0
+    fastest_peer = await measure.peers(venvs) if venvs else None
+    to_peer = await measure.to_peer(fastest_peer, venvs) if venvs and fastest_peer else None
     direct = await measure.direct()
     await measure.past_blocked()
     queued = await measure.queued()
     least, most = effort.engines[0], effort.engines[-1]
     first, last = effort.waiting[0], effort.waiting[-1]
-    rate = direct[least].median
     medians = [spread.median for spread in direct.values()]
     breadth = max(medians) / min(medians)
     depth = max(queued[last][engines].us / queued[first][engines].us for engines in effort.engines)
@@ -48,8 +48,8 @@ async def scheduling(measure: Measurement, venvs: Path | None) -> None:
     if filled:
         memory = max(fill["bytes_each"] for fill in filled)
         targets.append(Target("memory of a waiting request beside its body", memory, BYTES_TARGET, True, "bytes"))
-    if fastest_peer:
-        targets.append(Target("direct, to the fastest peer", rate / fastest_peer, PEER_RATIO_TARGET, False, "×"))
+    if to_peer:
+        targets.append(Target("direct, to the fastest peer", to_peer.median, PEER_RATIO_TARGET, False, "×"))
     measure.report.targets = targets
 
 

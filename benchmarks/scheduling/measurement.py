@@ -9,7 +9,7 @@ from ..figures import Spread
 from ..machine import server_facts
 from ..report import Report
 from . import cases
-from .peers import PEERS, PeerFailed, run_peer
+from .peers import PEERS, Peer, PeerFailed, run_peer
 from .pool import empty_pool
 from .raw_server import raw_rate
 from .slope import Slope
@@ -156,10 +156,10 @@ class Measurement:
         report.results["filled"] = {waiting: asdict(fill) for waiting, fill in filled.items()}
         return found
 
-    async def peers(self, venvs: Path) -> float:
-        """Jobs/s of the fastest peer; 0: none could be run."""
+    async def peers(self, venvs: Path) -> Peer | None:
+        """The fastest peer; None: none could be run."""
         rows: list[list[str]] = []
-        rates: list[float] = []
+        rates: dict[Peer, float] = {}
         self.report.results["peers"] = []
         for peer in PEERS:
             self.report.note(f"{self.effort.jobs:,} no-op jobs: {' '.join((peer.folder, *peer.arguments))}")
@@ -169,10 +169,24 @@ class Measurement:
                 self.report.complaints.append(str(error))
                 continue
             self.report.results["peers"].append(result)
-            rates.append(result["jobs_per_s"])
-            rows.append([f"{result['name']} {result['version']}", f"{rates[-1]:,.0f}", result["settings"]])
+            rates[peer] = result["jobs_per_s"]
+            rows.append([f"{result['name']} {result['version']}", f"{rates[peer]:,.0f}", result["settings"]])
         self.report.table("No-op jobs by one worker of other queues", ["", "jobs/s", "settings"], rows)
-        return max(rates, default=0.0)
+        return max(rates, key=lambda peer: rates[peer], default=None)
+
+    async def to_peer(self, peer: Peer, venvs: Path) -> Spread:
+        """Requests/s with the fewest engines, to the jobs/s of a peer: by turns, a pair of runs each round."""
+        effort = self.effort
+        self.report.note(f"direct and {' '.join((peer.folder, *peer.arguments))} by turns, {effort.rounds} rounds")
+        ratios: list[float] = []
+        async with empty_pool(persist=self._persist, server_binary=self._server_binary) as pool:
+            for _ in range(effort.rounds):
+                result = await run_peer(peer, venvs, effort.jobs, self._server_binary)
+                slope, _ = await cases.direct(pool, effort.engines[0], effort.requests)
+                ratios.append(slope.per_s / result["jobs_per_s"])
+        spread = Spread.of(ratios)
+        self.report.results["to_fastest_peer"] = {**spread.json(), "peer": [peer.folder, *peer.arguments]}
+        return spread
 
 
 def _cpu(slopes: list[Slope]) -> tuple[str, str]:
