@@ -6,6 +6,7 @@ import asyncio
 import itertools
 
 import aiohttp
+import pytest
 
 from sagellm_control.embedded.ports import free_port
 
@@ -54,6 +55,7 @@ class Load:
             self.chats.append(chat)
 
 
+@pytest.mark.timeout(360)  # some twenty processes are started, one after the other, beside the load
 async def test_everything_is_replaced_one_by_one(processes: RealProcesses) -> None:
     engines = [await processes.engine("--tpot-ms", "5", "--slots", "4") for _ in range(2)]
     workers = [await processes.worker(engine) for engine in engines]
