@@ -13,8 +13,8 @@ from pathlib import Path
 
 import orjson
 
-from sagellm_control.cli.http_probe import get
 from sagellm_control.embedded import EmbeddedValkey, free_port
+from sagellm_control.embedded.http_probe import get
 
 from .process import BenchmarkFailed, MeasuredProcess, cpu_s
 

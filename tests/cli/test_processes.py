@@ -13,8 +13,8 @@ import click
 import pytest
 
 from sagellm_control.cli.failures import clear_lines
-from sagellm_control.cli.http_probe import get
 from sagellm_control.embedded import PortInUseError, free_port
+from sagellm_control.embedded.http_probe import get
 from sagellm_control.gateway.api_keys import ApiKeys
 
 from .conftest import Command

@@ -12,9 +12,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import aiohttp
-
 from ..embedded import PortInUseError, free_port, require_free
+from ..embedded.http_probe import get
 from ..embedded.ports import LOOPBACK
 from ..store.connect import Store, open_store
 from ..store.settings import RedisSettings
@@ -89,12 +88,15 @@ class System:
         """
         wanted = {*self.engine_urls, *self.gateway_urls.values()}
         ready: set[str] = set()
-        async with asyncio.timeout(READY_WITHIN_S), aiohttp.ClientSession() as session:
+        async with asyncio.timeout(READY_WITHIN_S):
             while not ready >= wanted:
                 if dead := self.crashed():
                     raise SystemDidNotStart(f"{dead[0].name} ended: {last_line(dead[0].log)}")
                 ready = {view.url for view in await list_engines(store) if view.state is EngineState.READY}
-                ready |= {url for url in self.gateway_urls.values() if await _is_ready(session, url)}
+                for name, port in self.ports.items():
+                    status, _ = await get(LOOPBACK, port, "/ready")
+                    if status == 200:
+                        ready.add(self.gateway_urls[name])
                 await asyncio.sleep(0.1)
 
     async def start(self) -> None:
@@ -152,14 +154,6 @@ async def running_system(
     finally:
         if late := await system.stop():
             tell(f"had to be killed at the end: {', '.join(late)}")
-
-
-async def _is_ready(session: aiohttp.ClientSession, gateway: str) -> bool:
-    try:
-        async with session.get(f"{gateway}/ready") as answer:
-            return answer.status == 200
-    except aiohttp.ClientError:
-        return False
 
 
 def last_line(log: Path) -> str:

@@ -16,13 +16,13 @@ import orjson
 from redis.exceptions import RedisError
 
 from ..embedded import EmbeddedValkey, free_port, require_free
+from ..embedded.http_probe import get
 from ..embedded.ports import LOOPBACK
 from ..settings import CONFIG_VARIABLE, Loaded, env_name
 from ..store.connect import Store, open_store
 from ..store.views import EngineView, list_engines
 from ..wire.states import EngineState
 from .child import Child
-from .http_probe import get
 from .kept_ports import KeptPorts
 from .log_file import LogFile
 from .supervisor import ServiceDied, Supervisor
