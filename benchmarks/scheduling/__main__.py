@@ -65,7 +65,7 @@ def _numbers(_: click.Context, parameter: click.Parameter, text: str) -> tuple[i
 @click.option("--engines", default="1,8,64,512,2000", show_default=True, callback=_numbers)
 @click.option("--waiting", default="0,10000,1000000", show_default=True, callback=_numbers, help="Backlogs.")
 @click.option("--requests", default=20_000, show_default=True, help="Requests moved in each case.")
-@click.option("--rounds", default=3, show_default=True, help="Of the direct case.")
+@click.option("--rounds", default=3, show_default=True, help="Of the direct case, and of it beside a peer.")
 @click.option("--peers/--no-peers", default=True, show_default=True, help="Run arq, SAQ and taskiq-redis too.")
 @click.option(
     "--peers-venv",

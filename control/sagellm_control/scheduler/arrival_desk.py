@@ -93,15 +93,16 @@ class ArrivalDesk:
 
     async def commit(self, batch: Batch) -> AfterAdmission:
         """Have the store carry it out."""
-        while (
-            admitted := await admit(self._store, self._pool, batch.admissions, batch.rules, turn=self._turn)
-        ) is None:
+        while (admitted := await self._admit(batch)) is None:
             # The policy has changed since: decide anew under the one of now.
             for choice in filter(None, batch.choices):
                 self._proposer.give_back(choice)
             await self._proposer.policy.follow()
             batch = await self.decide(batch.entries)
         return await self._take_in(batch, admitted)
+
+    async def _admit(self, batch: Batch) -> Admitted | None:
+        return await admit(self._store, self._pool, batch.admissions, batch.rules, turn=self._turn)
 
     async def _take_in(self, batch: Batch, admitted: Admitted) -> AfterAdmission:
         for choice, result in zip(batch.choices, admitted.results, strict=True):
