@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from openai import AsyncOpenAI, OpenAIError
+
+from sagellm_control.embedded import free_port
 
 MODEL = "smollm2-135m"
 CONTEXT_TOKENS = 2048  # of each slot; SmolLM2 was trained for 8192
@@ -238,13 +239,6 @@ def existing_file(text: str) -> Path:
     if not (path := Path(text)).is_file():
         raise argparse.ArgumentTypeError(f"{text} is no file; examples/real_engine.md tells how to get it")
     return path
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def main() -> int:

@@ -96,7 +96,7 @@ BELOW: dict[str, tuple[str, ...]] = {
         *("scheduler.tenant_clock",),
         *("engine_access", "engine_client", "lifecycle", "local_engine_client", "types"),
     ),
-    "scaling": ("manager", "types"),
+    "scaling": ("embedded", "manager", "types"),
     "simulated_engine": ("stopping",),
     "simulator": ("scheduler", "pacing", "wire"),
 }

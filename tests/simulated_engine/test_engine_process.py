@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import sys
 
 import aiohttp
 import pytest
 from pydantic import ValidationError
 
+from sagellm_control.embedded import free_port
 from sagellm_control.simulated_engine import SimulatedEngineSettings
 from sagellm_control.simulated_engine.process import run, serve
 
@@ -22,12 +22,6 @@ from sagellm_control.simulated_engine import SimulatedEngineSettings
 from sagellm_control.simulated_engine.process import main
 main(SimulatedEngineSettings(port=int(sys.argv[1])))
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def wait_for_health(url: str) -> None:

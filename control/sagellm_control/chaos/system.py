@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import re
 import signal
 import time
@@ -12,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from ..embedded import PortInUseError, free_port, require_free
+from ..embedded import free_port
 from ..embedded.http_probe import get
 from ..embedded.ports import LOOPBACK
 from ..store.connect import Store, open_store
@@ -40,7 +39,7 @@ class System:
 
     def __init__(self, plan: ChaosPlan, folder: Path) -> None:
         self._folder = folder
-        ports = _free_ports(1 + plan.engines + plan.gateways)
+        ports = [free_port() for _ in range(1 + plan.engines + plan.gateways)]
         valkey = ValkeyProcess(folder / "valkey", ports.pop())
         self.redis = RedisSettings(url=valkey.url)
         self.valkey = Victim(Kind.VALKEY, 1, valkey, folder / "valkey" / "valkey.log")
@@ -173,25 +172,3 @@ def errors_logged(folder: Path) -> list[str]:
 
 def _flags(name: str, values: Sequence[str] | dict[str, None]) -> list[str]:
     return [word for value in values for word in (name, value)]
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports below those that the system gives to outgoing connections.
-
-    A client that tries to reach a process that is dead now may be given that very port as its own: it is then connected
-    to itself, and the process cannot be started again.
-    """
-    try:
-        lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    except (OSError, ValueError):
-        return list({free_port() for _ in range(4 * count)})[:count]
-    ports: list[int] = []
-    for port in random.sample(range(10_000, max(lowest, 20_000)), 50 * count):
-        if len(ports) == count:
-            break
-        try:
-            require_free(LOOPBACK, port, "")
-        except PortInUseError:
-            continue
-        ports.append(port)
-    return ports

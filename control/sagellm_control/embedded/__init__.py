@@ -1,6 +1,6 @@
 """A Valkey server that lives and dies with the process that starts it."""
 
-from .ports import PortInUseError, free_port, require_free
+from .ports import LOOPBACK, PortInUseError, free_port, require_free
 from .valkey import EmbeddedValkey, EmbeddedValkeyError
 
-__all__ = ["EmbeddedValkey", "EmbeddedValkeyError", "PortInUseError", "free_port", "require_free"]
+__all__ = ["LOOPBACK", "EmbeddedValkey", "EmbeddedValkeyError", "PortInUseError", "free_port", "require_free"]

@@ -6,15 +6,15 @@ import asyncio
 import logging
 import secrets
 import shlex
-import socket
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from ..embedded import LOOPBACK, free_port
 
 log = logging.getLogger(__name__)
 
 STOP_WITHIN_S = 10.0
 """From SIGTERM to SIGKILL."""
-LOOPBACK = "127.0.0.1"
 
 
 @dataclass(slots=True, frozen=True)
@@ -72,7 +72,7 @@ class ProcessLauncher:
 
     async def launch(self, model_id: str, instance_type: str) -> LaunchedEngine:
         """Start a process on a free port. Raises OSError if it cannot be started."""
-        port = _free_port(self._host)
+        port = free_port(self._host)
         engine_id = f"{model_id.rpartition('/')[2]}-{secrets.token_hex(3)}"
         values = {"model": model_id, "port": port, "engine_id": engine_id, "instance_type": instance_type}
         words = [word.format(**values) for word in self._command]
@@ -100,9 +100,3 @@ class ProcessLauncher:
     async def close(self) -> None:
         """Stop all."""
         await asyncio.gather(*(self.stop(engine_id) for engine_id in list(self._running)))
-
-
-def _free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return probe.getsockname()[1]
