@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, settings
 
 from sagellm_control.embedded import EmbeddedValkey
 from sagellm_control.store.connect import Store
@@ -28,6 +29,10 @@ from .servers import (
     chosen_backends,
     make_server,
 )
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

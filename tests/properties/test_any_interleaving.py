@@ -23,7 +23,6 @@ from .actors import Actors
 BOUNDED = settings(
     max_examples=40,
     stateful_step_count=50,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

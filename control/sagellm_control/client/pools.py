@@ -6,6 +6,8 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
 
@@ -21,9 +23,10 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
 LOOK_WITHIN_S = 2.0
-"""A server that takes longer to say how full a pool is would take too long to take a request."""
-SILENCE_S = 2.0
-"""Redis is asked once a second; what leaves a question without an answer for longer than this is away."""
+"""A server that takes longer to say how full a pool is would take too long to take a request. One that leaves a
+question without an answer for so long is away."""
+TURN_S = 0.1
+"""That time is counted in waits of so long: what this process spends on something else, or stopped, is no silence."""
 TWICE = 2
 """One look that fails is a connection that was lost; two are a server that is away."""
 RATE_MEMORY_S = 10.0
@@ -33,6 +36,8 @@ DRAIN_KNOWN_AFTER_S = 5.0
 NO_RATE_RETRY_S = 10
 """What a client is told while nothing is known about the rate."""
 LONGEST_RETRY_S = 60
+
+Answer = TypeVar("Answer")
 
 
 class Pools:
@@ -46,26 +51,21 @@ class Pools:
         self._waiting_since: dict[str, tuple[float, int]] = {}
         """Pools in which requests wait: since when (monotonic), and how many had ended by then."""
         self._looked_at = float("-inf")
-        self._unanswered_since: float | None = None
-        """When the first question was asked that Redis has not answered; None: it has answered all of them."""
+        self.silence_s = 0.0
+        """For how long (s) Redis has left the question without an answer for which this process waits."""
         self._troubles: dict[str, tuple[int, Exception]] = {}
-
-    @property
-    def silence_s(self) -> float:
-        """For how long (s) Redis has left us without an answer. A process that was stopped, or busy, has not asked."""
-        return 0.0 if self._unanswered_since is None else time.monotonic() - self._unanswered_since
 
     @property
     def answered(self) -> bool:
         """Whether Redis answers."""
-        return self._looked_at > float("-inf") and self.silence_s < SILENCE_S
+        return self._looked_at > float("-inf") and self.silence_s < LOOK_WITHIN_S
 
     def trouble(self, pool: str) -> str | None:
         """Why nothing can be put into a pool at the moment; None: nothing is known against it."""
         times, error = self._troubles.get(pool, (0, None))
         if times >= TWICE:
             return str(error)
-        if self.silence_s >= SILENCE_S:
+        if self.silence_s >= LOOK_WITHIN_S:
             return f"Redis has not answered for {self.silence_s:.0f} s"
         return None
 
@@ -154,13 +154,11 @@ class Pools:
         Raises:
             RedisError, OSError: the models are not known, or one of the pools could not be looked at.
         """
-        if self._unanswered_since is None:
-            self._unanswered_since = time.monotonic()
         try:
-            async with asyncio.timeout(LOOK_WITHIN_S):
-                models = await model_index(self._store)
-            self._unanswered_since = None
+            models = await _within(LOOK_WITHIN_S, model_index(self._store), self._count_silence)
+            self.silence_s = 0.0
         except (RedisError, OSError) as error:
+            self.silence_s += LOOK_EVERY_S  # nothing will be heard before the next look
             for pool in set(self._models.values()):
                 self._fail(pool, error)
             raise
@@ -182,8 +180,10 @@ class Pools:
             raise problem
 
     async def _depth(self, pool: str) -> PoolDepth:
-        async with asyncio.timeout(LOOK_WITHIN_S):
-            return await pool_depth(self._store, pool)
+        return await _within(LOOK_WITHIN_S, pool_depth(self._store, pool))
+
+    def _count_silence(self) -> None:
+        self.silence_s += TURN_S
 
     def _fail(self, pool: str, error: Exception) -> None:
         times, _ = self._troubles.get(pool, (0, error))
@@ -206,6 +206,24 @@ class Pools:
             if depth.waiting
         }
         self._models, self._looked_at = models, now
+
+
+async def _within(
+    limit_s: float, question: Coroutine[Any, Any, Answer], turn_over: Callable[[], None] = lambda: None
+) -> Answer:
+    """The answer, if it comes within this time. Raises TimeoutError."""
+    asking = asyncio.ensure_future(question)
+    try:
+        for _ in range(round(limit_s / TURN_S)):
+            done, _ = await asyncio.wait({asking}, timeout=TURN_S)
+            if done:
+                return asking.result()
+            turn_over()
+        raise TimeoutError(f"no answer within {limit_s:g} s")
+    finally:
+        if not asking.done():
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
 
 
 def _number(text: str | None) -> float:
