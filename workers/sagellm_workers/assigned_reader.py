@@ -22,6 +22,7 @@ from sagellm_control.wire.states import RESERVATIONS, Outcome, Stage
 from . import metrics
 from .adapters.base import EngineAdapter
 from .attempt import Attempt
+from .engine_calls_first import engine_calls_first
 from .insistence import is_final
 from .observation import EngineObservation
 from .outbox import Outbox
@@ -128,6 +129,7 @@ class AssignedReader:
             count=READ_COUNT if start == NEW else None,
             block=BLOCK_MS,
         )
+        taken = False
         for _, entry_id, fields in stream_entries(answer):
             if fields is None:
                 continue  # settled while it was pending
@@ -142,6 +144,9 @@ class AssignedReader:
                 await self._settle(entry_id)
             elif not self._knows((item.request_id, item.attempt)):
                 self._take(item, tasks)
+                taken = True
+        if taken:
+            await engine_calls_first()
 
     def _knows(self, key: tuple[str, int]) -> bool:
         # One whose end is on its way is still unsettled, and would be read, and run, again.

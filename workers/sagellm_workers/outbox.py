@@ -21,6 +21,7 @@ from sagellm_control.wire.event import EVENT_STREAM, Ending
 
 from . import metrics
 from .attempt import Attempt
+from .engine_calls_first import engine_calls_first
 from .engine_errors import UNREACHABLE
 from .insistence import write_until_taken
 
@@ -131,6 +132,7 @@ class Outbox:
         while True:
             await self._claims_ready.wait()
             self._claims_ready.clear()
+            await engine_calls_first()
             await self._write_claims()
 
     async def _run_reports(self) -> None:

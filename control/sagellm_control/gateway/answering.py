@@ -159,7 +159,7 @@ class AnswerWriter:
             WAIT_ERROR.labels(self._answer.pool, came).observe(abs(began_at - self._expected_at))
 
     async def _open_stream(self) -> web.StreamResponse:
-        response = web.StreamResponse(headers=_STREAM_HEADERS | self._headers)
+        response = _Stream(headers=_STREAM_HEADERS | self._headers)
         await response.prepare(self._request)
         return response
 
@@ -177,6 +177,12 @@ class AnswerWriter:
         response = error.response()
         response.headers.update(self._headers)
         return response
+
+
+class _Stream(web.StreamResponse):
+    # The headers leave with what is written first, as there is something to write: one packet, and one wake-up of the
+    # client. (So it is with every other response of aiohttp's.)
+    _send_headers_immediately = False
 
 
 def _is_stream(ending: Ending) -> bool:
