@@ -78,6 +78,8 @@ BELOW: dict[str, tuple[str, ...]] = {
     "gateway": (
         *("client", "store", "wire", "stopping"),
         *("scheduler.policy_settings", "scheduler.pool_policy", "scheduler.explain"),
+        # Where nobody is ahead of a request, it decides as a scheduler would, with the same objects.
+        *("scheduler.proposal", "scheduler.engine_watch"),
     ),
     "chaos": ("client", "gateway.request_headers", "embedded", "simulated_engine.answers", "store", "wire"),
     "embedded": (),

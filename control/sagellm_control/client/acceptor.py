@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from redis.exceptions import RedisError
 
 from ..store.batch import Batcher
 from ..store.connect import Store
-from ..store.steps.accept import Accepted, AcceptLimits, AcceptResult, Exists, Full, NoEngine, accept
+from ..store.steps.accept import (
+    Accepted,
+    AcceptedBatch,
+    AcceptLimits,
+    AcceptResult,
+    Exists,
+    Full,
+    NoEngine,
+    Proposals,
+    accept_batch,
+)
 from ..store.steps.attach import attach
 from ..wire.request import NewRequest
 from .abandoned import AbandonedRequests
@@ -26,6 +37,18 @@ Item = tuple[NewRequest, bool]
 """A request, and whether it is idempotent."""
 
 
+class FastPath(Protocol):
+    """Knows engines for requests that nobody is ahead of."""
+
+    def propose(self, pool: str, requests: Sequence[NewRequest]) -> Proposals | None:
+        """For requests that are to be accepted now; None: nothing is proposed."""
+        ...
+
+    def learn(self, pool: str, proposals: Proposals | None, batch: AcceptedBatch | None) -> None:
+        """What became of the requests and of what was proposed; None: the call failed."""
+        ...
+
+
 class Acceptor:
     """One client's way into the queue."""
 
@@ -37,6 +60,7 @@ class Acceptor:
         abandoned: AbandonedRequests,
         held: HeldRequests,
         *,
+        fast_path: FastPath | None = None,
         most_waiting_bytes: int = MOST_WAITING_BYTES,
     ) -> None:
         self._store = store
@@ -46,6 +70,7 @@ class Acceptor:
         self._pools = pools
         self._abandoned = abandoned
         self._held = held
+        self._fast_path = fast_path
         self._most_waiting_bytes = most_waiting_bytes
         self._waiting_bytes = 0
         self._batchers: dict[tuple[str, bool], Batcher[Item, AcceptResult]] = {}
@@ -107,7 +132,17 @@ class Acceptor:
 
     def _new_batcher(self, pool: str, limits: AcceptLimits) -> Batcher[Item, AcceptResult]:
         async def write(items: Sequence[Item]) -> Sequence[AcceptResult]:
-            return await accept(self._store, pool, [request for request, _ in items], limits)
+            requests, fast_path = [request for request, _ in items], self._fast_path
+            proposals = fast_path.propose(pool, requests) if fast_path else None
+            try:
+                batch = await accept_batch(self._store, pool, requests, limits, proposals)
+            except BaseException:
+                if fast_path:
+                    fast_path.learn(pool, proposals, None)
+                raise
+            if fast_path:
+                fast_path.learn(pool, proposals, batch)
+            return batch.results
 
         def abandoned(item: Item, result: AcceptResult | None) -> None:
             request, idempotent = item

@@ -22,7 +22,7 @@ from ..wire.priority import RequestPriority
 from ..wire.request import NewRequest, is_request_id
 from ..wire.states import Outcome, RequestKind
 from .abandoned import AbandonedRequests
-from .acceptor import Acceptor
+from .acceptor import Acceptor, FastPath
 from .answer import Answer
 from .errors import QueueUnavailable, TooLate, UnknownModel, UnknownRequest
 from .held import HeldRequests
@@ -51,7 +51,7 @@ class QueueClient:
     Raises ``QueueError`` (see ``client.errors``) where a request is not taken.
     """
 
-    def __init__(self, store: Store, limits: AcceptLimits | None = None) -> None:
+    def __init__(self, store: Store, limits: AcceptLimits | None = None, *, fast_path: FastPath | None = None) -> None:
         self.store = store
         self.limits = limits or AcceptLimits()
         self.inbox = Inbox(store)
@@ -59,7 +59,7 @@ class QueueClient:
         self._presence = Presence(store, self.inbox.channel)
         self._abandoned = AbandonedRequests(store)
         self._held = HeldRequests(store, self.limits.hold_s)
-        self._acceptor = Acceptor(store, self.limits, self.pools, self._abandoned, self._held)
+        self._acceptor = Acceptor(store, self.limits, self.pools, self._abandoned, self._held, fast_path=fast_path)
 
     @classmethod
     @asynccontextmanager

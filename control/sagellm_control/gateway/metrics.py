@@ -35,6 +35,11 @@ WAIT_ERROR = Histogram(
     ["pool", "came"],
     buckets=_SECONDS,
 )
+FAST_PATH = Counter(
+    "sagellm_control_gateway_fast_path_total",
+    "Requests that were accepted: assigned (by the gateway, as nobody was ahead of them), queued (for a scheduler)",
+    ["pool", "result"],
+)
 OPEN = Gauge("sagellm_control_gateway_open_requests", "Requests whose answer is not complete")
 SLO_VIOLATIONS = Counter(
     "sagellm_control_request_slo_violation_total",

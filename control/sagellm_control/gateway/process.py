@@ -6,7 +6,7 @@ import asyncio
 import logging
 import resource
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from aiohttp import web
 
@@ -19,6 +19,7 @@ from .api_keys import ApiKeys
 from .app import make_app
 from .connections import listen
 from .endpoints import OpenAIEndpoints
+from .fast_path import GatewayFastPath
 from .request_endpoints import RequestEndpoints
 from .settings import GatewaySettings
 from .status_endpoints import StatusEndpoints
@@ -61,8 +62,10 @@ async def serve_from(settings: GatewaySettings, store: Store, *, at_once: bool =
     """A running gateway on this store; ``at_once``: whether or not Redis can be reached."""
     keys = ApiKeys.read(settings.api_keys) if settings.api_keys else None
     _allow_many_connections()
-    queue = QueueClient(store, settings.accept_limits())
-    async with queue.running(at_once=at_once):
+    async with AsyncExitStack() as stack:
+        fast_path = await stack.enter_async_context(GatewayFastPath(store)) if settings.fast_path else None
+        queue = QueueClient(store, settings.accept_limits(), fast_path=fast_path)
+        await stack.enter_async_context(queue.running(at_once=at_once))
         openai = OpenAIEndpoints(queue, settings, keys)
         requests = RequestEndpoints(queue, settings, openai)
         app = make_app(settings, openai, requests, StatusEndpoints(queue, openai), AdminEndpoints(queue, openai))

@@ -41,6 +41,11 @@ class GatewaySettings(BaseModel):
         le=300,
         description="A stream that has nothing to say for so long (s) gets an SSE comment, so that proxies keep it",
     )
+    fast_path: bool = Field(
+        default=True,
+        description="Give a request that nobody is ahead of to its engine at once, by the pool's own policy, rather "
+        "than leave that to a scheduler",
+    )
     max_waiting: int = Field(
         default=100_000, ge=1, le=100_000_000, description="Most requests that wait in a pool; beyond it: 429"
     )

@@ -72,23 +72,17 @@ class ArrivalDesk:
                 batch.choices.append(None)
         # From here on nothing waits: a policy that changes meanwhile would mix two orders in one batch.
         batch.rules = self._proposer.rules()
-        proposer = self._proposer
-        now_ms = self._watch.clock.now_ms()
-        self._watch.engines.open_due(now_ms)
-        forecasts = {arrival.id: proposer.forecast(arrival) for _, arrival in readable}
-        ranked = [(proposer.rank(arrival, forecasts[arrival.id]), entry, arrival) for entry, arrival in readable]
-        ranked.sort(key=lambda item: item[0])
-        for rank, entry, arrival in ranked:
-            forecast = forecasts[arrival.id]
-            choice = proposer.choose(arrival, forecast, now_ms)
-            admission = Admission(entry.level, entry.entry_id, arrival.id, rank)
-            admission.charge = proposer.charge(arrival, forecast)
+        arrivals = [arrival for _, arrival in readable]
+        for made in self._proposer.propose(arrivals, self._watch.clock.now_ms()):
+            entry, arrival = readable[made.number]
+            admission = Admission(entry.level, entry.entry_id, arrival.id, made.rank)
+            admission.charge = made.charge
             admission.wait_ms = arrival.queue_ttl_ms
-            if choice is not None:
-                admission.engine = choice.engine
-                admission.kv_tokens, admission.uncached_tokens = choice.kv_tokens, choice.uncached_tokens
+            if made.choice is not None:
+                admission.engine = made.choice.engine
+                admission.kv_tokens, admission.uncached_tokens = made.choice.kv_tokens, made.choice.uncached_tokens
             batch.admissions.append(admission)
-            batch.choices.append(choice)
+            batch.choices.append(made.choice)
         return batch
 
     async def commit(self, batch: Batch) -> AfterAdmission:

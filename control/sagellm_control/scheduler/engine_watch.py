@@ -32,7 +32,8 @@ class EngineWatch:
         self.estimates = Estimates()
         self.clock = ServerClock(store, pool)
         self.rows_read_at = float("-inf")
-        """On the monotonic clock."""
+        self.placements_read_at = float("-inf")
+        """Both on the monotonic clock."""
         self._store = store
         self.pool = pool
         self._keys = store.keys.pool(pool)
@@ -65,6 +66,7 @@ class EngineWatch:
 
     async def follow_placements(self) -> None:
         """Learn from the log which engines were given which prefixes, by any scheduler."""
+        self.placements_read_at = time.monotonic()
         if self._placed_up_to is None:
             entries = (await self._store.commands.xrevrange(self._keys.placements, count=MOST_PLACED))[::-1]
         else:

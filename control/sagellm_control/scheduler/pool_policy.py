@@ -50,6 +50,8 @@ class PoolPolicy:
         self._key = store.keys.pool(pool).settings
         self.epoch = NO_EPOCH
         """Goes up with each change that makes ranks different."""
+        self.understood = True
+        """Whether this process knows the policy that is recorded; else it goes on with the last one that it knew."""
         self._use(DEFAULTS)
 
     async def record(self, settings: SchedulerSettings) -> None:
@@ -66,6 +68,7 @@ class PoolPolicy:
     async def follow(self) -> bool:
         """Take over what is recorded now; whether a new epoch has begun."""
         fields = texts(await self._store.commands.hgetall(self._key))
+        self.understood = True
         try:
             settings = read_policy_settings(fields)
             if settings != self.settings:
@@ -80,6 +83,7 @@ class PoolPolicy:
                 )
         except ValueError as error:
             # Another version of the code may know more names than this one.
+            self.understood = False
             log.warning("pool %s: %s; keeping %s and %s", self._pool, error, self.order.name, self.placement.name)
         self.overload.follow(fields)
         if self.adaptive is not None and (adapted := fields.get("adapted_order")):

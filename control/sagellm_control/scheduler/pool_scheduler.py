@@ -22,7 +22,7 @@ from .engine_watch import EngineWatch
 from .policy_settings import WhenOverloaded
 from .pool_load import sample_load
 from .pool_policy import NO_EPOCH, PoolPolicy
-from .proposal import PREFIX_PLACEMENTS, Proposer
+from .proposal import Proposer
 from .reranker import Reranker
 from .settings import SchedulerSettings
 from .waiting_desk import WaitingDesk
@@ -33,8 +33,6 @@ MOST_SETTLED = 1000
 """Announcements settled in one call."""
 MISSED_AFTER_S = 0.25
 """A request that waits so long beside an engine with room has been missed; any commit is done by then."""
-PLACEMENTS_READ_S = 0.05
-"""How old what this scheduler knows of the others' placements may be, where the placement asks for prefixes."""
 
 
 class PoolScheduler:
@@ -63,7 +61,6 @@ class PoolScheduler:
         self.waiting = WaitingDesk(store, pool, self.proposer, batch=settings.batch)
         self._reader: Any = store.blocking(settings.sweep_s)
         self._swept_at = float("-inf")
-        self._placements_read_at = float("-inf")
         self._ahead: asyncio.Task[Taken] | None = None
         """The next read, when it is under way already."""
         self._committing: asyncio.Task[AfterAdmission] | None = None
@@ -135,8 +132,8 @@ class PoolScheduler:
 
     async def settle(self, taken: Taken) -> None:
         """Deal with everything that was taken."""
-        if any("prefix" in entry.fields for entry in taken.arrivals):
-            await self._follow_placements()
+        if any("prefix" in entry.fields for entry in taken.arrivals) and self.proposer.placements_due():
+            await self.watch.follow_placements()
         looks: list[AfterAdmission] = []
         for start in range(0, len(taken.arrivals), self.settings.batch):
             batch = await self.arrivals.decide(taken.arrivals[start : start + self.settings.batch])
@@ -205,13 +202,6 @@ class PoolScheduler:
         elif missed := await self.waiting.assign():
             metrics.MISSED_WAKEUPS.labels(self.pool).inc(missed)
             log.warning("pool %s: the sweep placed %d requests that no wake-up had reached", self.pool, missed)
-
-    async def _follow_placements(self) -> None:
-        if self.policy.placement.name in PREFIX_PLACEMENTS:
-            now = time.monotonic()
-            if now - self._placements_read_at >= PLACEMENTS_READ_S:
-                self._placements_read_at = now
-                await self.watch.follow_placements()
 
     async def _committed(self) -> list[AfterAdmission]:
         """Wait for the admissions that are under way, and learn what they left."""

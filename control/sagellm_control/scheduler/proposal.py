@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..store.steps.admit import Rules
@@ -18,7 +20,8 @@ from .pool_policy import PoolPolicy
 
 PREFIX_PLACEMENTS = frozenset({"prefix_affinity", "kv_cost", "speed_aware", "soonest"})
 """Placements for which it matters what other schedulers have placed where."""
-
+PLACEMENTS_READ_S = 0.05
+"""How old what is known of the others' placements may be, where the placement asks for prefixes."""
 
 PROMPT_AHEAD_MS = 1e14
 """What a prompt is ahead of all requests: its own has been served in its order, and holds a place until it is read.
@@ -47,6 +50,19 @@ class Choice:
     def ttft_s(self) -> float:
         """The time to the first token that is predicted, from arrival."""
         return max(0.0, self.taken.first_token_ms - self.arrived_ms) / 1000
+
+
+@dataclass(slots=True)
+class Proposed:
+    """A decision about one of several requests."""
+
+    number: int
+    """Which of them it is about."""
+    rank: float
+    """See ``Proposer.rank``."""
+    charge: Charge | None
+    choice: Choice | None
+    """None: it has to wait."""
 
 
 class Proposer:
@@ -83,6 +99,24 @@ class Proposer:
         each = order.charge(request, longer, request.weight) - charge
         flow = order.flow(request)
         return Charge(charge, forecast.output_tokens, each, "" if flow == request.tenant else flow)
+
+    def propose(self, requests: Sequence[Arrival], now_ms: float) -> list[Proposed]:
+        """Rank requests, and choose an engine for one after the other, in the order of the ranks."""
+        self.watch.engines.open_due(now_ms)
+        forecasts = [self.forecast(request) for request in requests]
+        ranks = [self.rank(request, forecast) for request, forecast in zip(requests, forecasts, strict=True)]
+        proposed: list[Proposed] = []
+        for number in sorted(range(len(requests)), key=ranks.__getitem__):
+            request, forecast = requests[number], forecasts[number]
+            choice = self.choose(request, forecast, now_ms)
+            proposed.append(Proposed(number, ranks[number], self.charge(request, forecast), choice))
+        return proposed
+
+    def placements_due(self) -> bool:
+        """Whether the placement wants to know more of what others have placed than is known."""
+        if self.policy.placement.name not in PREFIX_PLACEMENTS:
+            return False
+        return time.monotonic() - self.watch.placements_read_at >= PLACEMENTS_READ_S
 
     def choose(self, request: Arrival, forecast: Forecast, now_ms: float) -> Choice | None:
         """An engine for it now, and take its room; None: there is none, or it waits for a better one."""

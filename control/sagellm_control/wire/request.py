@@ -82,6 +82,16 @@ class NewRequest:
         """Tells a retry (same bytes) from another request under the same id."""
         return hashlib.blake2b(self.body, digest_size=8, person=b"request").hexdigest()
 
+    def arrival(self, arrived_ms: float) -> Arrival:
+        """What a scheduler would read of it, had it been accepted at this time (server time, ms since the epoch)."""
+        return Arrival(
+            id=self.id,
+            priority=self.priority,
+            arrived_ms=arrived_ms,
+            kind=self.kind,
+            **{name: getattr(self, name) for name in _ALIKE},
+        )
+
 
 @dataclass(slots=True)  # not frozen: that costs a microsecond each, and there are many
 class Arrival:
@@ -114,6 +124,12 @@ class Arrival:
     """``decode``: an engine has read its prompt, and another one is to answer; ``prefill``: it is the prompt of another
     request, to be read for the engine that holds that one; empty: nothing has been done yet."""
 
+
+_ALIKE = (
+    *("tenant", "model", "slo_ms", "tpot_slo_ms", "timeout_ms", "queue_ttl_ms", "prompt_tokens", "max_tokens"),
+    *("session", "prefix", "reject_late", "weight", "stage"),
+)
+"""What a request and its arrival have in common, under the same names."""
 
 _CLASSES = {str(int(priority)): priority for priority in RequestPriority}
 _TEXTS = ("tenant", "model", "kind", "session")

@@ -1,14 +1,23 @@
--- accept: requests enter the queue, each once per request id.
+-- accept: requests enter the queue, each once per request id. One that nobody is ahead of goes straight to the engine
+-- that was proposed for it, if that has room; every other one enters its intake stream.
 --
 -- KEYS[1] waiting   KEYS[2] room   KEYS[3] counters   KEYS[4..8] intake streams, most urgent first   KEYS[9] backlog
--- then for each request: record, body
+-- KEYS[10] settings   KEYS[11] virtual time   KEYS[12] tenants   KEYS[13] placements
+-- then for each engine: row, reservations, assigned; then for each request: record, body
 -- ARGV[1] now   ARGV[2] '1': accept without a READY engine   ARGV[3] for how long (ms) the result is kept
 -- ARGV[4] wire version   ARGV[5] bounds, with spaces between them (0: none): requests and bytes that may wait in the
---   pool, of one tenant, and of each of the five classes   ARGV[6] number of requests
--- then for each request: id, priority, inbox, ticket, fingerprint, kind, body, number of optional fields,
---   then that many names and values (tenant, model, stream, timeout_ms, slo_ms, …)
--- Output, for each request: {'accepted', arrived_ms} | {'exists', state, fingerprint, tenant, ticket}
---   | {'full', why (see Reason), number waiting, ids of some that are last in line…} | {'no_engine'}
+--   pool, of one tenant, and of each of the five classes
+-- ARGV[6] epoch of the policy behind the proposals   ARGV[7] '1': it is fair, so ranks are handicaps on a start
+-- ARGV[8] name of the placement   ARGV[9] '1': it wants to know who was given which prefixes
+-- ARGV[10] bodies up to so many bytes travel along   ARGV[11] number of engines, then their ids
+-- then the number of requests, and for each: id, priority, inbox, ticket, fingerprint, kind, body, number of the
+--   proposed engine (0: none), rank, KV tokens, uncached prompt tokens, charge (see read_charge; '': none), number of
+--   optional fields, then that many names and values (tenant, model, stream, timeout_ms, slo_ms, …)
+-- Output: {for each request {'accepted', arrived_ms} | {'assigned', arrived_ms}
+--     | {'exists', state, fingerprint, tenant, ticket}
+--     | {'full', why (see Reason), number waiting, ids of some that are last in line…} | {'no_engine'}},
+--   number that were ahead of them all, {free places of each engine}, number waiting, number of engines with room,
+--   {what else bounds engines, see write_places}
 
 -- What makes up the entry of the intake stream: all that scheduling needs, and no prompt.
 local SCHEDULING = {tenant = true, model = true, slo_ms = true, tpot_slo_ms = true, timeout_ms = true,
@@ -19,11 +28,19 @@ local LAST_IN_LINE = 16
 local waiting, room, counters, backlog = KEYS[1], KEYS[2], KEYS[3], KEYS[9]
 local now = clock(ARGV[1])
 local anyway, keep, version = ARGV[2] == '1', ARGV[3], ARGV[4]
+local epoch, by_start, placement, inline_bytes = ARGV[6], ARGV[7] == '1', {ARGV[8], ARGV[9]}, tonumber(ARGV[10])
+local engines = tonumber(ARGV[11])
+local request_keys, requests_at = 13 + 3 * engines, 12 + engines
+local FIELDS = 13
 local bounds = {}
 for bound in string.gmatch(ARGV[5], '%S+') do bounds[#bounds + 1] = tonumber(bound) end
 local depth = redis.call('ZCARD', waiting)
 for level = 0, 4 do depth = depth + redis.call('XLEN', KEYS[4 + level]) end
+local ahead = depth
 local served = anyway or redis.call('ZCARD', room) > 0
+-- Proposals of a policy that holds no longer are none.
+local proposed = engines > 0 and (redis.call('HGET', KEYS[10], 'epoch') or '0') == epoch
+if proposed and by_start then read_virtual_time(now, KEYS[11], KEYS[12], backlog) end
 
 -- What waits under a name, this call's requests included.
 local function waits(name)
@@ -50,13 +67,21 @@ local function no_room(priority, tenant, bytes)
   if bounds[4] > 0 and waits('tenant_bytes/' .. tenant) + bytes > bounds[4] then return 'tenant_bytes_full' end
 end
 
+-- The engine that was proposed, if it is the request's turn and the engine has room.
+local function engine_for(choice, kv)
+  if not proposed or choice == 0 or depth > 0 then return nil end
+  local engine = look_at(choice, ARGV[11 + choice], unpack(KEYS, 11 + 3 * choice, 13 + 3 * choice))
+  return has_room_for(now, engine, kv) and engine
+end
+
 local answers = {}
-local at = 7
-for i = 1, tonumber(ARGV[6]) do
-  local record, body = KEYS[8 + 2 * i], KEYS[9 + 2 * i]
-  local id, priority, inbox, ticket, fingerprint = unpack(ARGV, at, at + 4)
-  local kind, content, optional = ARGV[at + 5], ARGV[at + 6], tonumber(ARGV[at + 7])
-  local first = at + 8
+local at = requests_at + 1
+for i = 1, tonumber(ARGV[requests_at]) do
+  local record, body = KEYS[request_keys + 2 * i - 1], KEYS[request_keys + 2 * i]
+  local id, priority, inbox, ticket, fingerprint, kind, content = unpack(ARGV, at, at + 6)
+  local choice, rank, charge = tonumber(ARGV[at + 7]), ARGV[at + 8], ARGV[at + 11]
+  local kv, uncached, optional = tonumber(ARGV[at + 9]), tonumber(ARGV[at + 10]), tonumber(ARGV[at + 12])
+  local first = at + FIELDS
   at = first + 2 * optional
   local tenant = ''
   for j = first, at - 1, 2 do if ARGV[j] == 'tenant' then tenant = ARGV[j + 1] end end
@@ -72,27 +97,41 @@ for i = 1, tonumber(ARGV[6]) do
   else
     -- A microsecond apart, so that requests of one batch keep their order.
     local arrived = ms(now + (i - 1) / 1000)
-    local intake = KEYS[4 + tonumber(priority)]
-    local entry = {'XADD', intake, '*', 'id', id, 'priority', priority, 'arrived_ms', arrived, 'kind', kind}
     local fields = {'HSET', record, 'v', version, 'state', 'queued', 'kind', kind, 'priority', priority,
       'arrived_ms', arrived, 'inbox', inbox, 'ticket', ticket, 'fingerprint', fingerprint, 'keep_ms', keep}
-    for j = first, at - 1, 2 do
-      fields[#fields + 1] = ARGV[j]
-      fields[#fields + 1] = ARGV[j + 1]
-      if SCHEDULING[ARGV[j]] then
-        entry[#entry + 1] = ARGV[j]
-        entry[#entry + 1] = ARGV[j + 1]
+    for j = first, at - 1 do fields[#fields + 1] = ARGV[j] end
+    local engine = engine_for(choice, kv)
+    if not engine then
+      local entry = {'XADD', KEYS[4 + tonumber(priority)], '*', 'id', id, 'priority', priority, 'arrived_ms', arrived,
+        'kind', kind}
+      for j = first, at - 1, 2 do
+        if SCHEDULING[ARGV[j]] then
+          entry[#entry + 1] = ARGV[j]
+          entry[#entry + 1] = ARGV[j + 1]
+        end
       end
+      fields[#fields + 1] = 'entry'
+      fields[#fields + 1] = redis.call(unpack(entry))
+      depth = depth + 1
     end
-    fields[#fields + 1] = 'entry'
-    fields[#fields + 1] = redis.call(unpack(entry))
     redis.call(unpack(fields))
     redis.call('SET', body, content)
-    depth = depth + 1
     count_waiting(1, priority, tenant, #content)
     increase(counters, 'accepted', 1)
-    answers[i] = {'accepted', arrived}
+    if engine then
+      local record_now, ranked_by = read_record(record), epoch ~= '0' and {'epoch', epoch} or {}
+      if by_start then
+        local start = ms(start_after(flow_of(tenant, charge), read_charge(charge)))
+        record_now.start, rank = start, ms(tonumber(start) + tonumber(rank))
+        ranked_by = {'epoch', epoch, 'start', start, 'charge', charge}
+      end
+      assign_to(now, id, record, body, record_now, engine, rank, inline_bytes, {kv, uncached}, placement, ranked_by)
+    end
+    answers[i] = {engine and 'assigned' or 'accepted', arrived}
   end
 end
 write_backlog(backlog)
-return answers
+write_virtual_time()
+write_placed(KEYS[13])
+local places, bounds = write_places(now, room, engines)
+return {answers, ahead, places, redis.call('ZCARD', waiting), redis.call('ZCOUNT', room, 1, '+inf'), bounds}

@@ -1,4 +1,4 @@
-"""accept: requests enter the queue."""
+"""accept: requests enter the queue, or go straight to an engine where nobody is ahead of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from ...wire.request import WIRE_VERSION, NewRequest
 from ...wire.states import Reason, RequestState
 from ..connect import Store
 from ..script import Argument, Script
+from .admit import INLINE_BODY_BYTES, PLAIN, Rules
+from .rank import Charge, write_charge, write_rank
+from .room_note import RoomAfter, read_room_after
 
 _SCRIPT = Script("accept", adds_work=True)
 
@@ -42,6 +45,8 @@ class Accepted:
     """The request is in the queue."""
 
     arrived_ms: float
+    assigned: bool = False
+    """It is on the engine that was proposed for it."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -72,19 +77,81 @@ class NoEngine:
 AcceptResult = Accepted | Exists | Full | NoEngine
 
 
+@dataclass(slots=True)
+class Proposal:
+    """What is proposed for one request, should nobody be ahead of it."""
+
+    rank: float
+    """Under a fair order, the handicap."""
+    engine: str | None = None
+    """Where it goes if that has room."""
+    kv_tokens: int = 0
+    """What it will hold in a KV cache."""
+    uncached_tokens: int = 0
+    """Prompt tokens that the engine has to compute."""
+    charge: Charge | None = None
+    """Under a fair order."""
+
+
+@dataclass(slots=True)
+class Proposals:
+    """For the requests of one call, one each, by the policy behind the rules."""
+
+    each: Sequence[Proposal]
+    rules: Rules
+
+
+@dataclass(slots=True, frozen=True)
+class AcceptedBatch:
+    """What became of the requests of one call."""
+
+    results: list[AcceptResult]
+    ahead: int
+    """Requests that waited in the pool before it."""
+    room: RoomAfter
+
+
+_NONE = Proposal(0.0)
+
+
 async def accept(store: Store, pool: str, requests: Sequence[NewRequest], limits: AcceptLimits) -> list[AcceptResult]:
     """Put requests of one pool into their priority streams, each once per id."""
+    return (await accept_batch(store, pool, requests, limits)).results
+
+
+async def accept_batch(
+    store: Store, pool: str, requests: Sequence[NewRequest], limits: AcceptLimits, proposals: Proposals | None = None
+) -> AcceptedBatch:
+    """The same; a request that nobody is ahead of goes to the engine that is proposed for it, if that has room.
+
+    They are dealt with in the order of their ranks, so that the last room is the most urgent one's.
+    """
+    rules, each = (proposals.rules, proposals.each) if proposals else (PLAIN, [_NONE] * len(requests))
+    order = sorted(range(len(requests)), key=lambda i: each[i].rank)
     keys = store.keys.pool(pool)
+    engines = list(dict.fromkeys(proposal.engine for proposal in each if proposal.engine))
+    number = {engine: i for i, engine in enumerate(engines, 1)}
     names = [keys.waiting, keys.room, keys.counters, *keys.intake, keys.backlog]
+    names += (keys.settings, keys.virtual_time, keys.tenants, keys.placements)
+    for engine in engines:
+        names += (keys.engine(engine), keys.reservations(engine), keys.assigned(engine))
     arguments: list[Argument] = [
         store.now(),
         int(limits.without_engine),
         limits.keep_result_ms,
         WIRE_VERSION,
         _bounds(limits),
+        rules.epoch,
+        int(rules.fair),
+        rules.placement,
+        int(rules.log_prefixes),
+        INLINE_BODY_BYTES,
+        len(engines),
+        *engines,
         len(requests),
     ]
-    for request in requests:
+    for i in order:
+        request, proposal = requests[i], each[i]
         names += (keys.record(request.id), keys.body(request.id))
         optional = _optional_fields(request)
         arguments += (
@@ -95,11 +162,17 @@ async def accept(store: Store, pool: str, requests: Sequence[NewRequest], limits
             request.fingerprint,
             request.kind,
             request.body,
+            number[proposal.engine] if proposal.engine else 0,
+            write_rank(proposal.rank),
+            proposal.kv_tokens,
+            proposal.uncached_tokens,
+            write_charge(proposal.charge) if proposal.charge else "",
             len(optional) // 2,
             *optional,
         )
-    answers = await _SCRIPT(store, names, arguments)
-    return [_read(answer, request) for answer, request in zip(answers, requests, strict=True)]
+    answers, ahead, *room = await _SCRIPT(store, names, arguments)
+    results = {i: _read(answer, requests[i]) for i, answer in zip(order, answers, strict=True)}
+    return AcceptedBatch([results[i] for i in range(len(requests))], ahead, read_room_after(engines, room))
 
 
 def _optional_fields(request: NewRequest) -> list[Argument]:
@@ -149,8 +222,8 @@ def _bounds(limits: AcceptLimits) -> str:
 
 def _read(answer: list[bytes], request: NewRequest) -> AcceptResult:
     match answer[0]:
-        case b"accepted":
-            return Accepted(float(answer[1]))
+        case b"accepted" | b"assigned":
+            return Accepted(float(answer[1]), answer[0] == b"assigned")
         case b"full":
             _, reason, waiting, *last = answer
             return Full(int(waiting), Reason(reason.decode()), tuple(name.decode() for name in last))

@@ -1,0 +1,143 @@
+"""The fast path: a gateway proposes an engine for requests that nobody is ahead of, as a scheduler would."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from ..scheduler.engine_watch import EngineWatch
+from ..scheduler.pool_policy import PoolPolicy
+from ..scheduler.proposal import Choice, Proposer
+from ..store.connect import Store
+from ..store.steps.accept import Accepted, AcceptedBatch, Proposal, Proposals
+from ..store.trouble import log_trouble
+from ..wire.request import NewRequest
+from . import metrics
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 1.0
+"""The snapshot of a pool that requests come for is read again so often."""
+LOOK_AGAIN_S = 0.1
+"""The same where a commit has told that the snapshot is wrong about whether there is room."""
+SNAPSHOT_KEPT_S = 3.0
+"""Nothing is proposed on an older one."""
+
+
+@dataclass(slots=True)
+class _Made(Proposals):
+    choices: list[Choice | None]
+
+
+class GatewayFastPath:
+    """Spares a request the way through a scheduler while nobody waits: ``accept`` gives it to its engine at once.
+
+    The proposals are made by the pool's order and placement on a snapshot of its engines, and like a scheduler's they
+    are checked by the script that carries them out: one that no longer holds, or whose request has somebody ahead of
+    it, is none, and the request goes the usual way. It reads only while requests come, and never while one waits.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._pools: dict[str, _Pool] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.gather(*(pool.close() for pool in self._pools.values()))
+
+    def propose(self, pool: str, requests: Sequence[NewRequest]) -> Proposals | None:
+        """Engines for requests that are to be accepted now; None: nothing is proposed."""
+        if pool not in self._pools:
+            self._pools[pool] = _Pool(self._store, pool)
+        return self._pools[pool].propose(requests)
+
+    def learn(self, pool: str, proposals: Proposals | None, batch: AcceptedBatch | None) -> None:
+        """What became of them; None: the call failed."""
+        self._pools[pool].learn(proposals, batch)
+
+
+class _Pool:
+    def __init__(self, store: Store, pool: str) -> None:
+        self._pool = pool
+        self._policy = PoolPolicy(store, pool)
+        self._watch = EngineWatch(store, pool)
+        self._proposer = Proposer(self._policy, self._watch)
+        self._looked_at = float("-inf")
+        self._look_at = float("-inf")
+        """When the snapshot is due to be read again; both on the monotonic clock."""
+        self._reading: asyncio.Task[None] | None = None
+        self._ahead = 0
+        """Requests that waited when the last ones were accepted."""
+        self._at_once, self._in_line = (metrics.FAST_PATH.labels(pool, result) for result in ("assigned", "queued"))
+
+    def propose(self, requests: Sequence[NewRequest]) -> Proposals | None:
+        if self._ahead:
+            return None
+        self._read_if_due(requests)
+        old = time.monotonic() - self._looked_at > SNAPSHOT_KEPT_S
+        if old or not self._policy.understood or not self._watch.engines.open:
+            return None
+        rules, now_ms = self._proposer.rules(), self._watch.clock.now_ms()
+        each = [Proposal(0.0)] * len(requests)
+        choices: list[Choice | None] = [None] * len(requests)
+        for made in self._proposer.propose([request.arrival(now_ms) for request in requests], now_ms):
+            proposal = each[made.number] = Proposal(made.rank, charge=made.charge)
+            if made.choice is not None:
+                choices[made.number] = made.choice
+                proposal.engine = made.choice.engine
+                proposal.kv_tokens, proposal.uncached_tokens = made.choice.kv_tokens, made.choice.uncached_tokens
+        return _Made(each, rules, choices)
+
+    def learn(self, proposals: Proposals | None, batch: AcceptedBatch | None) -> None:
+        choices = proposals.choices if isinstance(proposals, _Made) else []
+        if batch is None:
+            # Whether it was carried out is not known: the next look tells.
+            self._look_at = float("-inf")
+            for choice in filter(None, choices):
+                self._proposer.give_back(choice)
+            return
+        self._ahead = batch.ahead
+        for choice, result in zip(choices, batch.results, strict=False):
+            if choice is not None:
+                self._proposer.settle(choice, used=isinstance(result, Accepted) and result.assigned)
+        self._watch.take_over(batch.room)
+        if (batch.room.open_engines > 0) != (self._watch.engines.open > 0):
+            self._look_at = min(self._look_at, self._looked_at + LOOK_AGAIN_S)
+        accepted = [result.assigned for result in batch.results if isinstance(result, Accepted)]
+        self._at_once.inc(sum(accepted))
+        self._in_line.inc(len(accepted) - sum(accepted))
+
+    async def close(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+
+    def _read_if_due(self, requests: Sequence[NewRequest]) -> None:
+        # Nobody waits for it: the requests of now are decided on what is known.
+        if self._reading is not None and not self._reading.done():
+            return
+        if time.monotonic() >= self._look_at:
+            self._reading = asyncio.create_task(self._read(self._look()), name=f"fast path {self._pool}")
+        elif any(request.prefix for request in requests) and self._proposer.placements_due():
+            self._reading = asyncio.create_task(self._read(self._watch.follow_placements()))
+
+    async def _read(self, reading: Coroutine[Any, Any, None]) -> None:
+        try:
+            await reading
+        except Exception as error:
+            log_trouble(log, f"pool {self._pool}: no fast path", error)
+
+    async def _look(self) -> None:
+        self._look_at = time.monotonic() + LOOK_EVERY_S
+        await self._policy.follow()
+        await self._watch.sweep()
+        self._looked_at = time.monotonic()
