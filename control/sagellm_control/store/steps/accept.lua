@@ -83,8 +83,9 @@ for i = 1, tonumber(ARGV[requests_at]) do
   local kv, uncached, optional = tonumber(ARGV[at + 9]), tonumber(ARGV[at + 10]), tonumber(ARGV[at + 12])
   local first = at + FIELDS
   at = first + 2 * optional
-  local tenant = ''
-  for j = first, at - 1, 2 do if ARGV[j] == 'tenant' then tenant = ARGV[j + 1] end end
+  local given = {state = 'queued', kind = kind, priority = priority}
+  for j = first, at - 1, 2 do given[ARGV[j]] = ARGV[j + 1] end
+  local tenant = given.tenant or ''
   local known = redis.call('HMGET', record, 'state', 'fingerprint', 'tenant', 'ticket')
   local full = not known[1] and served and no_room(priority, tenant, #content)
   if known[1] then
@@ -119,13 +120,14 @@ for i = 1, tonumber(ARGV[requests_at]) do
     count_waiting(1, priority, tenant, #content)
     increase(counters, 'accepted', 1)
     if engine then
-      local record_now, ranked_by = read_record(record), epoch ~= '0' and {'epoch', epoch} or {}
+      given.arrived_ms, given.attempt = arrived, number(given.attempt, 0)
+      local ranked_by = epoch ~= '0' and {'epoch', epoch} or {}
       if by_start then
-        local start = ms(start_after(flow_of(tenant, charge), read_charge(charge)))
-        record_now.start, rank = start, ms(tonumber(start) + tonumber(rank))
-        ranked_by = {'epoch', epoch, 'start', start, 'charge', charge}
+        given.start = ms(start_after(flow_of(tenant, charge), read_charge(charge)))
+        rank = ms(tonumber(given.start) + tonumber(rank))
+        ranked_by = {'epoch', epoch, 'start', given.start, 'charge', charge}
       end
-      assign_to(now, id, record, body, record_now, engine, rank, inline_bytes, {kv, uncached}, placement, ranked_by)
+      assign_to(now, id, record, body, given, engine, rank, inline_bytes, {kv, uncached}, placement, ranked_by)
     end
     answers[i] = {engine and 'assigned' or 'accepted', arrived}
   end
