@@ -32,6 +32,9 @@ GATEWAY = GatewaySettings(port=0, request_timeout_s=30, shutdown_s=0.5)
 WORKER = WorkerSettings(drain_s=0.5, health_interval_s=0.2)
 SCHEDULER = SchedulerSettings(sweep_s=0.5)
 
+IN_TURN: dict[str, Any] = {"scheduler_placement": "round_robin", "gateway_fast_path": False}
+"""For ``start_system``: who decides is one scheduler, so that two requests meet two engines."""
+
 START_WITHIN_S = 10.0
 
 Serve = Callable[[asyncio.Future[str], asyncio.Event], Awaitable[None]]

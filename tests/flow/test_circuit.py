@@ -13,7 +13,7 @@ from sagellm_control.wire.states import EngineState, RequestState
 from ..waiting import wait_until
 from .conftest import GOOD, StartEcho, StartSystem
 from .echo_engine import EchoEngine
-from .in_process import InProcessSystem
+from .in_process import IN_TURN, InProcessSystem
 from .test_engine_trouble import ask, until_view, view_of
 
 
@@ -74,9 +74,7 @@ async def test_engines_that_all_fail_are_asked_on(start_echo: StartEcho, start_s
     engines = [await start_echo(), await start_echo()]
     for engine in engines:
         engine.answer(b"{}", status=500)
-    system = await start_system(
-        *engines, scheduler_placement="round_robin", worker_breaker_min_requests=3, worker_max_attempts=1
-    )
+    system = await start_system(*engines, **IN_TURN, worker_breaker_min_requests=3, worker_max_attempts=1)
 
     async def all_are_last_resorts() -> bool:
         assert (await ask(system))[0] in (500, 503)
@@ -101,9 +99,7 @@ async def test_the_other_engine_is_spared_the_failures(
     bad: EchoEngine, good: EchoEngine, start_system: StartSystem
 ) -> None:
     bad.answer(b"{}", status=500)
-    system = await start_system(
-        bad, good, scheduler_placement="round_robin", worker_breaker_min_requests=3, worker_breaker_open_s=60
-    )
+    system = await start_system(bad, good, **IN_TURN, worker_breaker_min_requests=3, worker_breaker_open_s=60)
     for _ in range(20):
         assert await ask(system) == (200, GOOD)
     assert len(bad.reached) == 3

@@ -16,7 +16,7 @@ from ..waiting import wait_until
 from .asking import CHAT_PATH, error_of
 from .conftest import GOOD, StartEcho, StartSystem
 from .echo_engine import EVENTS, EchoEngine
-from .in_process import InProcessSystem
+from .in_process import IN_TURN, InProcessSystem
 
 ASKED = {"model": "echo-1", "messages": [{"role": "user", "content": "hi"}]}
 TOKEN = b'data: {"token":1}\n\n'
@@ -75,7 +75,7 @@ async def test_a_busy_engine_gets_nothing_else_and_the_other_one_all(
     bad: EchoEngine, good: EchoEngine, start_system: StartSystem
 ) -> None:
     bad.answer(b"{}", status=429, headers={"Retry-After": "30"})
-    system = await start_system(bad, good, scheduler_placement="round_robin")
+    system = await start_system(bad, good, **IN_TURN)
     for _ in range(6):
         assert await ask(system) == (200, GOOD)
     assert len(bad.reached) == 1
@@ -136,7 +136,7 @@ async def hang(_: web.Request) -> web.Response:
 
 async def test_an_engine_that_hangs_is_left(bad: EchoEngine, good: EchoEngine, start_system: StartSystem) -> None:
     bad.respond(hang)
-    system = await start_system(bad, good, scheduler_placement="round_robin", worker_first_byte_timeout_s=0.2)
+    system = await start_system(bad, good, **IN_TURN, worker_first_byte_timeout_s=0.2)
     for _ in range(2):
         assert await ask(system) == (200, GOOD)
     assert bad.reached

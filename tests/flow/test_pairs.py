@@ -12,7 +12,7 @@ from sagellm_control.wire.states import RequestState
 from ..waiting import wait_until
 from .asking import CHAT_PATH, chat, error_of
 from .conftest import SimulatedEngine, StartEngine, StartSystem
-from .in_process import InProcessSystem
+from .in_process import IN_TURN, InProcessSystem
 from .test_prefill_decode import BOTH_KINDS, ENDLESS, _client, _counts, _whole
 
 P: dict[str, Any] = {"disaggregation": "prefill"}
@@ -85,7 +85,7 @@ async def test_a_side_that_fails_costs_an_attempt_of_both(
 ) -> None:
     broken = {"fail_rate": 1.0}
     bad, p, d = await start_engine(disaggregation=bad_one, **broken), await start_engine(**P), await start_engine(**D)
-    system = await start_system(bad, p, d, scheduler_placement="round_robin")
+    system = await start_system(bad, p, d, **IN_TURN)
     for n in range(4):
         await _whole(system, f"prompt {n}", stream=stream)
     assert (await bad.state())["faulted"]
@@ -97,7 +97,7 @@ async def test_a_decoder_that_is_lost_in_the_middle_of_the_answer(
 ) -> None:
     p = await start_engine(**P)
     bad, good = await start_engine(tpot_ms=5, cut_rate=1, cut_after_tokens=5, **D), await start_engine(tpot_ms=5, **D)
-    system = await start_system(p, bad, good, scheduler_placement="round_robin")
+    system = await start_system(p, bad, good, **IN_TURN)
     for n in range(3):
         await _whole(system, f"prompt {n}", stream=True, tokens=12)
     assert (await _counts(p))[0][0] > 3, "what it goes on with has been read again"

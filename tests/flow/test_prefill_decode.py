@@ -13,7 +13,7 @@ from sagellm_control.wire.states import RequestState
 from ..waiting import wait_until
 from .asking import CHAT_PATH, MODEL, chat, expected_text
 from .conftest import SimulatedEngine, StartEcho, StartEngine, StartSystem
-from .in_process import InProcessSystem
+from .in_process import IN_TURN, InProcessSystem
 from .test_takeover import check_one_stream, text_of
 from .test_takeover import stream as stream_of
 
@@ -113,7 +113,7 @@ async def test_a_decode_that_fails_is_prefilled_again_and_goes_elsewhere(
     start_engine: StartEngine, start_system: StartSystem, stream: bool
 ) -> None:
     p, bad, good = await start_engine(), await start_engine(fail_rate=1), await start_engine()
-    system = await start_system(p, bad, good, roles=_roles([p], [bad, good]), scheduler_placement="round_robin")
+    system = await start_system(p, bad, good, roles=_roles([p], [bad, good]), **IN_TURN)
     for n in range(4):
         await _whole(system, f"prompt {n}", stream=stream)
     failed = (await bad.state())["faulted"]
@@ -128,7 +128,7 @@ async def test_a_decoder_that_is_lost_in_the_middle_of_the_answer(
     p, bad, good = [
         await start_engine(tpot_ms=5, **faults) for faults in ({}, {"cut_rate": 1, "cut_after_tokens": 5}, {})
     ]
-    system = await start_system(p, bad, good, roles=_roles([p], [bad, good]), scheduler_placement="round_robin")
+    system = await start_system(p, bad, good, roles=_roles([p], [bad, good]), **IN_TURN)
     for n in range(3):
         await _whole(system, f"prompt {n}", stream=True, tokens=12)
     assert (await bad.state())["faulted"]
@@ -139,7 +139,7 @@ async def test_a_prefill_that_fails_is_tried_on_another_engine(
     start_engine: StartEngine, start_system: StartSystem
 ) -> None:
     bad, good, d = await start_engine(fail_rate=1), await start_engine(), await start_engine()
-    system = await start_system(bad, good, d, roles=_roles([bad, good], [d]), scheduler_placement="round_robin")
+    system = await start_system(bad, good, d, roles=_roles([bad, good], [d]), **IN_TURN)
     for n in range(4):
         await _whole(system, f"prompt {n}", stream=True)
     assert (await bad.state())["faulted"]

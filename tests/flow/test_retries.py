@@ -14,11 +14,10 @@ from ..waiting import wait_until
 from .asking import CHAT_PATH, chat, data, delta_of, error_of, expected_text
 from .conftest import GOOD, SimulatedEngine, StartEcho, StartEngine, StartSystem
 from .echo_engine import EchoEngine
-from .in_process import InProcessSystem
+from .in_process import IN_TURN, InProcessSystem
 
 ASKED = {"model": "echo-1", "messages": [{"role": "user", "content": "hi"}]}
 GOOD_STREAM = [b'data: {"good":true}\n\n', b"data: [DONE]\n\n"]
-ROUND_ROBIN = {"scheduler_placement": "round_robin"}
 """So that the engine that fails is sure to be asked."""
 
 
@@ -33,7 +32,7 @@ async def test_an_error_of_one_engine_goes_unnoticed(
     bad: EchoEngine, good: EchoEngine, start_system: StartSystem, status: int, stream: bool
 ) -> None:
     bad.answer(b'{"error":{"message":"not me"}}', status=status)
-    system = await start_system(bad, good, **ROUND_ROBIN)
+    system = await start_system(bad, good, **IN_TURN)
     for _ in range(4):
         assert await _ask(system, stream=stream) == (200, GOOD)
     assert bad.reached, "the test has not tested anything"
@@ -47,7 +46,7 @@ async def test_an_answer_cut_before_its_first_byte_goes_unnoticed(
 ) -> None:
     bad.stream([], cut=True)
     good.stream(GOOD_STREAM)
-    system = await start_system(bad, good, **ROUND_ROBIN)
+    system = await start_system(bad, good, **IN_TURN)
     for _ in range(4):
         assert await _ask(system, stream=stream) == (200, b"".join(GOOD_STREAM))
     assert bad.reached
@@ -62,7 +61,7 @@ async def test_garbage_on_the_wire_goes_unnoticed(bad: EchoEngine, good: EchoEng
         return web.Response()
 
     bad.respond(garbage)
-    system = await start_system(bad, good, **ROUND_ROBIN)
+    system = await start_system(bad, good, **IN_TURN)
     for _ in range(4):
         assert await _ask(system) == (200, GOOD)
     assert bad.reached
@@ -72,7 +71,7 @@ async def test_garbage_on_the_wire_goes_unnoticed(bad: EchoEngine, good: EchoEng
 async def test_an_engine_that_is_gone_goes_unnoticed(
     bad: EchoEngine, good: EchoEngine, start_system: StartSystem
 ) -> None:
-    system = await start_system(bad, good, worker_health_interval_s=300, **ROUND_ROBIN)
+    system = await start_system(bad, good, worker_health_interval_s=300, **IN_TURN)
     await bad.vanish()
     for _ in range(4):
         assert await _ask(system) == (200, GOOD)
@@ -168,7 +167,7 @@ async def test_a_stream_that_is_not_to_be_continued_keeps_its_prefix_and_says_so
 async def test_a_whole_answer_that_is_cut_is_made_again(start_engine: StartEngine, start_system: StartSystem) -> None:
     """Its client has seen nothing of it."""
     broken, sound = await start_engine(cut_rate=1), await start_engine()
-    system = await start_system(broken, sound, **ROUND_ROBIN)
+    system = await start_system(broken, sound, **IN_TURN)
     for number in range(4):
         body = chat(f"whole {number}", max_tokens=8)
         async with system.session.post(system.url + CHAT_PATH, json=body) as response:

@@ -15,12 +15,11 @@ from sagellm_control.wire.states import RequestState
 from ..waiting import wait_until
 from .asking import CHAT_PATH, MODEL, chat, data, expected_text
 from .conftest import SimulatedEngine, StartEngine, StartSystem
-from .in_process import InProcessSystem
+from .in_process import IN_TURN, InProcessSystem
 
 TEXT_PATH = "/v1/completions"
 SLOW: dict[str, Any] = {"tpot_ms": 5}
 """So that the client has tokens before the cut: what nobody has seen may be made again."""
-FIRST_BROKEN = {"scheduler_placement": "round_robin"}
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ async def sound(start_engine: StartEngine) -> SimulatedEngine:
 
 @pytest.fixture
 async def system(broken: SimulatedEngine, sound: SimulatedEngine, start_system: StartSystem) -> InProcessSystem:
-    return await start_system(broken, sound, **FIRST_BROKEN)
+    return await start_system(broken, sound, **IN_TURN)
 
 
 async def stream(system: InProcessSystem, body: dict[str, Any], path: str = CHAT_PATH, **headers: str) -> list[Any]:
@@ -209,7 +208,7 @@ async def test_a_client_may_say_no(system: InProcessSystem, broken: SimulatedEng
 async def test_an_operator_may_say_no(
     broken: SimulatedEngine, sound: SimulatedEngine, start_system: StartSystem
 ) -> None:
-    system = await start_system(broken, sound, gateway_mid_stream_retry=False, **FIRST_BROKEN)
+    system = await start_system(broken, sound, gateway_mid_stream_retry=False, **IN_TURN)
     events = await _until_broken(system, broken, lambda: stream(system, chat("tides", max_tokens=30)))
     assert error_at_the_end(events)["code"] == "engine_broken"
 
@@ -225,7 +224,7 @@ async def test_offered_tools_that_were_not_called(system: InProcessSystem, broke
 async def test_a_silent_engine_is_left(start_engine: StartEngine, start_system: StartSystem) -> None:
     """The gap between two tokens is longer than allowed."""
     silent, sound = await start_engine(tpot_ms=3_600_000), await start_engine()
-    system = await start_system(silent, sound, worker_gap_timeout_s=0.3, **FIRST_BROKEN)
+    system = await start_system(silent, sound, worker_gap_timeout_s=0.3, **IN_TURN)
     for _ in range(2):
         events = await stream(system, chat("tides", max_tokens=30))
         check_one_stream(events)

@@ -13,7 +13,7 @@ from aiohttp import web
 from .asking import CHAT_PATH, data
 from .conftest import StartEcho, StartSystem
 from .echo_engine import EchoEngine
-from .in_process import InProcessSystem
+from .in_process import IN_TURN, InProcessSystem
 
 BODY: dict[str, Any] = {"model": "echo-1", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 OPENING = {"role": "assistant", "content": ""}
@@ -77,7 +77,7 @@ async def engines(start_echo: StartEcho) -> list[EchoEngine]:
 
 @pytest.fixture
 async def system(engines: list[EchoEngine], start_system: StartSystem) -> InProcessSystem:
-    return await start_system(*engines, scheduler_placement="round_robin", worker_max_attempts=2)
+    return await start_system(*engines, **IN_TURN, worker_max_attempts=2)
 
 
 async def ask(system: InProcessSystem, **fields: Any) -> list[Any]:
