@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from sagellm_control.store.connect import Store
 from sagellm_control.store.inspect import read_output
-from sagellm_control.store.steps.accept import Accepted, AcceptLimits, AcceptResult, accept
-from sagellm_control.store.steps.admit import Admission, Admitted, admit
+from sagellm_control.store.steps.accept import (
+    Accepted,
+    AcceptedBatch,
+    AcceptLimits,
+    AcceptResult,
+    Proposal,
+    Proposals,
+    accept,
+    accept_batch,
+)
+from sagellm_control.store.steps.admit import PLAIN, Admission, Admitted, Rules, admit
 from sagellm_control.store.steps.advance import Advance, advance
 from sagellm_control.store.steps.append import Output, append
 from sagellm_control.store.steps.assign import Assigned, Placement, assign
@@ -78,6 +88,16 @@ class PoolDriver:
         self.clock.advance(1)
         return await accept(
             self.store, self.name, [new_request(r, self.name, **fields) for r in request_ids], self.limits
+        )
+
+    async def accept_at_once(
+        self, proposals: Mapping[str, Proposal], *, rules: Rules = PLAIN, **fields: Any
+    ) -> AcceptedBatch:
+        """Accept requests, each with what is proposed for it, in one batch; a millisecond passes first."""
+        self.clock.advance(1)
+        requests = [new_request(r, self.name, **fields) for r in proposals]
+        return await accept_batch(
+            self.store, self.name, requests, self.limits, Proposals(list(proposals.values()), rules)
         )
 
     async def take(self, consumer: str = "s1", *, arrivals: int = 100) -> Taken:
