@@ -29,7 +29,7 @@ BOUNDED = settings(
 
 
 # As often as it takes for most runs to get requests on engines.
-GATEWAY = (*("accept",) * 6, "attach", "detach", "cancel")
+GATEWAY = (*("accept",) * 4, *("accept_at_once",) * 3, "attach", "detach", "cancel")
 SCHEDULER = (*("hurry",) * 3, "take", "admit", "look", "look", "assign", "assign", "reclaim")
 WORKER = ("claim", *("append",) * 3, "finish", "requeue", "requeue", "advance")
 OTHERS = ("renew", "renew", "register", "retire", "mend", "mend", "keep", "wait", "drain")

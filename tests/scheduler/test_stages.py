@@ -223,3 +223,21 @@ async def test_what_was_remembered_of_a_request_does_not_keep_it_waiting(pool: P
         await pool.store.commands.hset(pool.keys.record("a"), mapping=done)
         await pool.store.commands.xadd(pool.keys.freed, {"engine": "d", "free": "1"})
         assert await wait_until(lambda: pool.holds("d")) == {"a"}
+
+
+async def test_under_a_fair_order_the_prompt_of_another_request_is_charged_to_nobody(pool: PoolDriver) -> None:
+    await pool.engine()
+    async with schedulers(pool, policy="fair"):
+        await pool.accept("request", prompt_tokens=1000)
+        await wait_until(lambda: everything_is_settled(pool))
+        await pool.accept("waits", prompt_tokens=1000)
+        await pool.accept("prompt", prompt_tokens=1000, stage="prefill")
+        await wait_until(lambda: everything_is_settled(pool))
+        assert await pool.waiting_ids() == ["prompt", "waits"]
+        starts = await pool.store.commands.zrange(pool.keys.tenants, 0, -1, withscores=True)
+        await pool.finish("request")
+        await wait_until(lambda: everything_is_settled(pool))
+        assert await pool.holds() == {"prompt"}
+    after = dict(await pool.store.commands.zrange(pool.keys.tenants, 0, -1, withscores=True))
+    assert after.items() >= dict(starts).items(), "nobody is put off by it"
+    assert await pool.store.commands.hget(pool.keys.backlog, "ranked/prompts") is None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields as fields_of
+from typing import Any
+
 import pytest
 
 from sagellm_control.wire.priority import RequestPriority
-from sagellm_control.wire.request import Arrival, BadEntry, is_request_id, read_arrival
+from sagellm_control.wire.request import Arrival, BadEntry, NewRequest, is_request_id, read_arrival
+from sagellm_control.wire.states import RequestKind
 
-from ..pool_driver import new_request
+from ..pool_driver import PoolDriver, new_request
 
 GOOD = {"priority": "2", "arrived_ms": "1700000000000.125"}
 
@@ -102,3 +106,52 @@ def test_fingerprint_tells_bodies_apart() -> None:
     one = new_request("r", "p", body=b"{}")
     assert one.fingerprint == new_request("other", "p", body=b"{}", tenant="t").fingerprint
     assert one.fingerprint != new_request("r", "p", body=b"{ }").fingerprint
+
+
+# For each field something else than the default.
+OTHER: dict[str, Any] = {
+    "kind": RequestKind.EMBEDDING,
+    "priority": RequestPriority.LOW,
+    "tenant": "t",
+    "model": "lora",
+    "stream": True,
+    "timeout_ms": 9000,
+    "slo_ms": 500,
+    "tpot_slo_ms": 60,
+    "reject_late": True,
+    "weight": 0.25,
+    "queue_ttl_ms": 4000,
+    "session": "s",
+    "prefix": ("aa", "bb"),
+    "prompt_tokens": 12,
+    "max_tokens": 34,
+    "trace_id": "x",
+    "traceparent": "00-1-2-01",
+    "attempt": 3,
+    "continuable": True,
+    "orphan_grace_ms": 700,
+    "stage": "prefill",
+}
+NOT_SCHEDULED = {"pool", "body", "inbox", "ticket", "stream", "trace_id", "traceparent", "attempt", "continuable"} | {
+    "orphan_grace_ms"
+}
+
+
+@pytest.mark.parametrize("given", [{}, OTHER, *({name: value} for name, value in OTHER.items())], ids=",".join)
+async def test_an_arrival_is_what_a_scheduler_reads_of_the_request(pool: PoolDriver, given: dict[str, Any]) -> None:
+    await pool.accept("r", **given)
+    (entry,) = (await pool.take()).arrivals
+    read = read_arrival("r", entry.fields)
+    assert new_request("r", pool.name, **given).arrival(pool.clock.now_ms) == read
+    # What is scheduled by is seen in it.
+    for name in given.keys() - NOT_SCHEDULED:
+        assert getattr(read, name) == given[name], name
+
+
+def test_each_field_of_a_request_is_in_its_arrival_or_of_no_concern_to_a_scheduler() -> None:
+    of_requests = {field.name for field in fields_of(NewRequest)}
+    assert OTHER.keys() | NOT_SCHEDULED | {"id"} == of_requests, "another field: what is it in an arrival?"
+    of_arrivals = {field.name for field in fields_of(Arrival)}
+    assert of_requests - NOT_SCHEDULED == of_arrivals - {"arrived_ms", "excluded"}
+    plain = new_request("r", "p")
+    assert not [name for name, value in OTHER.items() if value == getattr(plain, name)]

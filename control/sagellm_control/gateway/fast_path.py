@@ -89,7 +89,9 @@ class _Pool:
         rules, now_ms = self._proposer.rules(), self._watch.clock.now_ms()
         each = [Proposal(0.0)] * len(requests)
         choices: list[Choice | None] = [None] * len(requests)
-        for made in self._proposer.propose([request.arrival(now_ms) for request in requests], now_ms):
+        # A microsecond apart, as accept has them, so that those of one call keep their order wherever they wait later.
+        arrivals = [request.arrival(now_ms + n / 1000) for n, request in enumerate(requests)]
+        for made in self._proposer.propose(arrivals, now_ms):
             proposal = each[made.number] = Proposal(made.rank, charge=made.charge)
             if made.choice is not None:
                 choices[made.number] = made.choice

@@ -27,6 +27,10 @@ PROMPT_AHEAD_MS = 1e14
 """What a prompt is ahead of all requests: its own has been served in its order, and holds a place until it is read.
 More than any handicap, and few enough digits to leave those of the order."""
 
+_NO_CHARGE = Charge(0.0, 0.0, 0.0, "prompts")
+"""Of the prompt of another request, which has been charged for it. Its start is the virtual time, as its flow has never
+been served anything, so that nobody's lead moves that."""
+
 
 @dataclass(slots=True)
 class Choice:
@@ -90,10 +94,12 @@ class Proposer:
         return handicap if self.policy.order.fair else self.policy.overload.start(request) + handicap
 
     def charge(self, request: Arrival, forecast: Forecast) -> Charge | None:
-        """What its flow is charged; None under an order that is not fair, and for the prompt of another request."""
+        """What its flow is charged; None under an order that is not fair."""
         order = self.policy.order
-        if not order.fair or request.stage == Stage.PREFILL:
+        if not order.fair:
             return None
+        if request.stage == Stage.PREFILL:
+            return _NO_CHARGE
         charge = order.charge(request, forecast, request.weight)
         longer = replace(forecast, output_tokens=forecast.output_tokens + 1)
         each = order.charge(request, longer, request.weight) - charge

@@ -68,23 +68,48 @@ local function no_room(priority, tenant, bytes)
 end
 
 -- The engine that was proposed, if it is the request's turn and the engine has room.
-local function engine_for(choice, kv)
-  if not proposed or choice == 0 or depth > 0 then return nil end
+local function engine_for(choice, kv, charge)
+  if not proposed or choice == 0 or depth > 0 or (by_start and charge == '') then return nil end
   local engine = look_at(choice, ARGV[11 + choice], unpack(KEYS, 11 + 3 * choice, 13 + 3 * choice))
   return has_room_for(now, engine, kv) and engine
 end
 
-local answers = {}
-local at = requests_at + 1
+-- Where the arguments of each begin, and the order in which they are dealt with.
+local begins, order, at = {}, {}, requests_at + 1
 for i = 1, tonumber(ARGV[requests_at]) do
-  local record, body = KEYS[request_keys + 2 * i - 1], KEYS[request_keys + 2 * i]
+  begins[i], order[i] = at, i
+  at = at + FIELDS + 2 * tonumber(ARGV[at + 12])
+end
+
+-- The optional fields of a request.
+local function given_at(at)
+  local given, first = {}, at + FIELDS
+  for j = first, first + 2 * tonumber(ARGV[at + 12]) - 1, 2 do given[ARGV[j]] = ARGV[j + 1] end
+  return given
+end
+
+-- As in admit, all starts are after the virtual time at which the call found the pool.
+local virtual_time, moved_to = fair.now, fair.now
+if virtual_time and #order > 1 and depth == 0 then
+  -- Only the starts tell in which order they come.
+  local ranks = {}
+  for i, at in ipairs(begins) do
+    local charge = ARGV[at + 11]
+    ranks[i] = start_after(flow_of(given_at(at).tenant, charge), read_charge(charge) or 0) + tonumber(ARGV[at + 8])
+  end
+  fair.next = {}
+  table.sort(order, function(a, b) if ranks[a] ~= ranks[b] then return ranks[a] < ranks[b] end return a < b end)
+end
+
+local answers = {}
+for _, i in ipairs(order) do
+  local record, body, at = KEYS[request_keys + 2 * i - 1], KEYS[request_keys + 2 * i], begins[i]
   local id, priority, inbox, ticket, fingerprint, kind, content = unpack(ARGV, at, at + 6)
   local choice, rank, charge = tonumber(ARGV[at + 7]), ARGV[at + 8], ARGV[at + 11]
   local kv, uncached, optional = tonumber(ARGV[at + 9]), tonumber(ARGV[at + 10]), tonumber(ARGV[at + 12])
-  local first = at + FIELDS
-  at = first + 2 * optional
-  local given = {state = 'queued', kind = kind, priority = priority}
-  for j = first, at - 1, 2 do given[ARGV[j]] = ARGV[j + 1] end
+  local first, last = at + FIELDS, at + FIELDS + 2 * optional - 1
+  local given = given_at(at)
+  given.state, given.kind, given.priority = 'queued', kind, priority
   local tenant = given.tenant or ''
   local known = redis.call('HMGET', record, 'state', 'fingerprint', 'tenant', 'ticket')
   local full = not known[1] and served and no_room(priority, tenant, #content)
@@ -100,12 +125,12 @@ for i = 1, tonumber(ARGV[requests_at]) do
     local arrived = ms(now + (i - 1) / 1000)
     local fields = {'HSET', record, 'v', version, 'state', 'queued', 'kind', kind, 'priority', priority,
       'arrived_ms', arrived, 'inbox', inbox, 'ticket', ticket, 'fingerprint', fingerprint, 'keep_ms', keep}
-    for j = first, at - 1 do fields[#fields + 1] = ARGV[j] end
-    local engine = engine_for(choice, kv)
+    for j = first, last do fields[#fields + 1] = ARGV[j] end
+    local engine = engine_for(choice, kv, charge)
     if not engine then
       local entry = {'XADD', KEYS[4 + tonumber(priority)], '*', 'id', id, 'priority', priority, 'arrived_ms', arrived,
         'kind', kind}
-      for j = first, at - 1, 2 do
+      for j = first, last, 2 do
         if SCHEDULING[ARGV[j]] then
           entry[#entry + 1] = ARGV[j]
           entry[#entry + 1] = ARGV[j + 1]
@@ -128,11 +153,13 @@ for i = 1, tonumber(ARGV[requests_at]) do
         ranked_by = {'epoch', epoch, 'start', given.start, 'charge', charge}
       end
       assign_to(now, id, record, body, given, engine, rank, inline_bytes, {kv, uncached}, placement, ranked_by)
+      if by_start then moved_to, fair.now = math.max(moved_to, fair.now), virtual_time end
     end
     answers[i] = {engine and 'assigned' or 'accepted', arrived}
   end
 end
 write_backlog(backlog)
+fair.now = moved_to
 write_virtual_time()
 write_placed(KEYS[13])
 local places, bounds = write_places(now, room, engines)
