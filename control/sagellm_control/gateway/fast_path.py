@@ -58,7 +58,12 @@ class GatewayFastPath:
         """Engines for requests that are to be accepted now; None: nothing is proposed."""
         if pool not in self._pools:
             self._pools[pool] = _Pool(self._store, pool)
-        return self._pools[pool].propose(requests)
+        try:
+            return self._pools[pool].propose(requests)
+        except Exception as error:
+            # The usual way is open to them, whatever is wrong here.
+            self._pools[pool].give_up(error)
+            return None
 
     def learn(self, pool: str, proposals: Proposals | None, batch: AcceptedBatch | None) -> None:
         """What became of them; None: the call failed."""
@@ -82,9 +87,11 @@ class _Pool:
     def propose(self, requests: Sequence[NewRequest]) -> Proposals | None:
         if self._ahead:
             return None
-        self._read_if_due(requests)
+        # A prompt at the wrong engine costs far more than the usual way, on which a scheduler knows what others placed.
+        behind = any(request.prefix for request in requests) and self._proposer.placements_due()
+        self._read_if_due(behind=behind)
         old = time.monotonic() - self._looked_at > SNAPSHOT_KEPT_S
-        if old or not self._policy.understood or not self._watch.engines.open:
+        if old or behind or not self._policy.understood or not self._watch.engines.open:
             return None
         rules, now_ms = self._proposer.rules(), self._watch.clock.now_ms()
         each = [Proposal(0.0)] * len(requests)
@@ -123,13 +130,18 @@ class _Pool:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
 
-    def _read_if_due(self, requests: Sequence[NewRequest]) -> None:
+    def give_up(self, error: Exception) -> None:
+        """Nothing is proposed until the next look."""
+        log_trouble(log, f"pool {self._pool}: no fast path", error)
+        self._looked_at = float("-inf")
+
+    def _read_if_due(self, *, behind: bool) -> None:
         # Nobody waits for it: the requests of now are decided on what is known.
         if self._reading is not None and not self._reading.done():
             return
         if time.monotonic() >= self._look_at:
             self._reading = asyncio.create_task(self._read(self._look()), name=f"fast path {self._pool}")
-        elif any(request.prefix for request in requests) and self._proposer.placements_due():
+        elif behind:
             self._reading = asyncio.create_task(self._read(self._watch.follow_placements()))
 
     async def _read(self, reading: Coroutine[Any, Any, None]) -> None:

@@ -1,0 +1,304 @@
+"""The fast path of a gateway on a real server: when it proposes an engine, when it does not, and what it learns."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from sagellm_control.gateway import fast_path as module
+from sagellm_control.gateway.fast_path import GatewayFastPath
+from sagellm_control.store.connect import Store
+from sagellm_control.store.settings import RedisSettings
+from sagellm_control.store.steps.accept import Accepted, AcceptedBatch, Proposals, accept_batch
+from sagellm_control.store.steps.policy import set_policy
+from sagellm_control.wire.priority import RequestPriority
+
+from ..pool_driver import PoolDriver, new_request
+from ..pool_state import read_state, violations
+from ..samples import sample
+from ..waiting import wait_until
+
+PREFIX = tuple(f"block-{n}" for n in range(8))
+
+
+@dataclass
+class Gateway:
+    """Accepts as a gateway does."""
+
+    pool: PoolDriver
+    fast_path: GatewayFastPath
+
+    def propose(self, *request_ids: str, **fields: Any) -> Proposals | None:
+        return self.fast_path.propose(self.pool.name, [new_request(r, self.pool.name, **fields) for r in request_ids])
+
+    def engines(self, *request_ids: str, **fields: Any) -> list[str | None]:
+        """What is proposed for requests that nobody then accepts: their room is given back."""
+        made = self.propose(*request_ids, **fields)
+        if made is None:
+            return []
+        for choice in made.choices if isinstance(made, module._Made) else []:
+            if choice is not None:
+                self._of_pool()._proposer.give_back(choice)
+        return [proposal.engine for proposal in made.each]
+
+    async def accept(self, *request_ids: str, **fields: Any) -> list[bool]:
+        """Whether each is on an engine."""
+        self.pool.clock.advance(1)
+        requests = [new_request(r, self.pool.name, **fields) for r in request_ids]
+        made = self.fast_path.propose(self.pool.name, requests)
+        batch = await accept_batch(self.pool.store, self.pool.name, requests, self.pool.limits, made)
+        self.fast_path.learn(self.pool.name, made, batch)
+        return [isinstance(result, Accepted) and result.assigned for result in batch.results]
+
+    async def look(self, engines: Sequence[str | None] = ("e1",)) -> None:
+        """Until this is proposed for a request without a prefix."""
+        await wait_until(lambda: self.engines("look") == list(engines), what=f"{engines} are proposed")
+
+    async def look_anew(self) -> None:
+        """Read the snapshot again, now."""
+        pool = self._of_pool()
+        before, pool._look_at = pool._looked_at, float("-inf")
+
+        def looked() -> bool:
+            self.engines("look")
+            return pool._looked_at > before
+
+        await wait_until(looked, what="the snapshot is read")
+
+    def _of_pool(self) -> Any:
+        return self.fast_path._pools[self.pool.name]
+
+
+@pytest.fixture
+async def gateway(pool: PoolDriver) -> AsyncGenerator[Gateway, None]:
+    async with GatewayFastPath(pool.store) as fast_path:
+        yield Gateway(pool, fast_path)
+
+
+def own_tasks() -> set[str]:
+    return {task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("fast path")}
+
+
+async def test_nothing_is_proposed_before_the_first_look_and_then_an_engine_is(gateway: Gateway) -> None:
+    await gateway.pool.engine()
+    assert await gateway.accept("a") == [False]
+    await gateway.pool.admit(*map(gateway.pool.admission, (await gateway.pool.take()).arrivals))
+    await gateway.pool.engine("e2", slots=2)
+    # "a" waits, which the first look does not say; so it proposes, and accept does not.
+    await gateway.look(["e2"])
+    assert await gateway.accept("b") == [False]
+
+
+async def test_what_it_proposes_runs_at_once_and_is_counted(gateway: Gateway) -> None:
+    await gateway.pool.engine(slots=2)
+    await gateway.look()
+    assert await gateway.accept("a", "b", "c") == [True, True, False]
+    assert await gateway.pool.holds() == {"a", "b"}
+    assert violations(await read_state(gateway.pool.store, gateway.pool.keys)) == []
+    counted = {
+        result: sample("sagellm_control_gateway_fast_path_total", pool=gateway.pool.name, result=result)
+        for result in ("assigned", "queued")
+    }
+    assert counted == {"assigned": 2, "queued": 1}
+
+
+async def test_the_most_urgent_of_one_call_has_the_place(gateway: Gateway) -> None:
+    await gateway.pool.engine()
+    await gateway.look()
+    requests = [
+        new_request(name, gateway.pool.name, priority=priority)
+        for name, priority in (("a", RequestPriority.LOW), ("b", RequestPriority.CRITICAL))
+    ]
+    made = gateway.fast_path.propose(gateway.pool.name, requests)
+    assert made is not None
+    assert [proposal.engine for proposal in made.each] == [None, "e1"]
+    gateway.fast_path.learn(gateway.pool.name, made, None)
+
+
+async def test_those_of_one_call_keep_their_order(gateway: Gateway) -> None:
+    # Also when their engine gives them back, in whatever order.
+    await gateway.pool.engine(slots=3)
+    await gateway.look(["e1"])
+    assert await gateway.accept("c", "b", "a") == [True] * 3
+    for name in "abc":
+        await gateway.pool.requeue(name)
+    assert await gateway.pool.waiting_ids() == ["c", "b", "a"]
+
+
+async def test_nothing_while_requests_are_ahead_and_again_once_none_is(gateway: Gateway) -> None:
+    await gateway.pool.engine(slots=3)
+    await gateway.look()
+    await gateway.pool.accept("other")
+    assert await gateway.accept("a") == [False], "it was not known"
+    assert gateway.propose("b") is None, "now it is"
+    assert await gateway.accept("b") == [False]
+    arrivals = (await gateway.pool.take()).arrivals
+    await gateway.pool.admit(*(gateway.pool.admission(entry, engine="e1") for entry in arrivals))
+    await gateway.pool.finish("other")
+    assert await gateway.accept("c") == [False], "this one finds that nobody is ahead any more"
+    await gateway.pool.admit(
+        *(gateway.pool.admission(entry, engine="e1") for entry in (await gateway.pool.take()).arrivals)
+    )
+    await gateway.pool.finish("a")
+    assert await gateway.accept("d") == [True]
+
+
+async def test_nothing_on_an_old_snapshot(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    await gateway.pool.engine()
+    await gateway.look()
+    monkeypatch.setattr(module, "SNAPSHOT_KEPT_S", 0.0)
+    assert gateway.propose("a") is None
+    monkeypatch.undo()
+    assert gateway.engines("a") == ["e1"]
+
+
+async def test_the_snapshot_is_read_again_now_and_then(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.0)
+    await gateway.pool.engine()
+    await gateway.look()
+    await gateway.pool.engine("e2")
+    await wait_until(lambda: "e2" in gateway.engines("a", "b"), what="the new engine is known")
+
+
+@pytest.mark.parametrize("setting", ["policy", "placement"])
+async def test_nothing_by_a_policy_that_is_not_known(gateway: Gateway, setting: str) -> None:
+    await gateway.pool.engine()
+    await gateway.look()
+    await set_policy(gateway.pool.store, gateway.pool.name, {setting: "of-tomorrow"}, {})
+    await gateway.look_anew()
+    assert gateway.propose("a") is None
+    await set_policy(gateway.pool.store, gateway.pool.name, {setting: "fifo" if setting == "policy" else ""}, {})
+    await gateway.look_anew()
+    assert await gateway.accept("a") == [True]
+
+
+async def test_a_policy_that_has_changed_since_holds_from_the_next_look_on(gateway: Gateway) -> None:
+    await gateway.pool.engine(slots=2)
+    await gateway.look()
+    await set_policy(gateway.pool.store, gateway.pool.name, {"policy": "fair"}, {})
+    assert await gateway.accept("a", tenant="t") == [False]
+    await gateway.pool.store.commands.delete(*gateway.pool.keys.intake)
+    await gateway.accept("nobody-is-ahead")
+    await gateway.pool.store.commands.delete(*gateway.pool.keys.intake)
+    await gateway.look_anew()
+    assert await gateway.accept("b", tenant="t") == [True]
+    assert (await gateway.pool.record("b")).keys() >= {"start", "charge", "epoch"}
+
+
+async def test_a_call_that_failed_gives_the_room_back_and_leads_to_a_look(gateway: Gateway) -> None:
+    await gateway.pool.engine()
+    await gateway.look()
+    before = gateway._of_pool()._looked_at
+    made = gateway.propose("a")
+    assert made is not None
+    assert gateway.engines("b") == [None] or gateway.engines("b") == [], "the place is taken"
+    gateway.fast_path.learn(gateway.pool.name, made, None)
+    assert gateway.engines("b") == ["e1"]
+    await wait_until(lambda: gateway._of_pool()._looked_at > before, what="it has looked")
+
+
+async def test_room_that_the_snapshot_does_not_see_leads_to_a_look(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The next one would be due after the test.
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 3600.0)
+    monkeypatch.setattr(module, "SNAPSHOT_KEPT_S", 3600.0)
+    await gateway.pool.engine()
+    await gateway.look()
+    assert await gateway.accept("a") == [True]
+    assert gateway.propose("b") is None, "there is no room"
+    await gateway.pool.finish("a")
+    assert await gateway.accept("b") == [False]
+    await gateway.pool.admit(
+        *(gateway.pool.admission(entry, engine="e1") for entry in (await gateway.pool.take()).arrivals)
+    )
+    await gateway.pool.finish("b")
+    await gateway.look()
+    assert await gateway.accept("c") == [True]
+
+
+async def test_a_prompt_goes_by_what_others_have_placed_a_moment_ago(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 3600.0)
+    pool, fields = gateway.pool, {"prefix": PREFIX, "prompt_tokens": 4000}
+    for engine in ("e1", "e2", "e3"):
+        await pool.engine(engine, slots=4)
+    async with GatewayFastPath(pool.store) as fast_path:
+        other = Gateway(pool, fast_path)
+        for one in (gateway, other):
+            await wait_until(lambda one=one: one.engines("look") != [])
+        for n in range(4):
+            prefix = tuple(f"{n}-{block}" for block in PREFIX)
+            first, second = (gateway, other) if n % 2 else (other, gateway)
+            await wait_until(lambda one=first, p=prefix: one.engines("look", **{**fields, "prefix": p}) != [])
+            assert await first.accept(f"a{n}", **{**fields, "prefix": prefix}) == [True]
+            if await second.accept(f"b{n}", **{**fields, "prefix": prefix}) == [True]:
+                engines = {(await pool.record(f"{name}{n}"))["engine"] for name in "ab"}
+                assert len(engines) == 1, "it went where its prompt is not"
+            else:
+                await pool.store.commands.delete(*pool.keys.intake)
+                await second.accept(f"c{n}")
+                await wait_until(lambda one=second, p=prefix: one.engines("look", **{**fields, "prefix": p}) != [])
+                assert await second.accept(f"d{n}", **{**fields, "prefix": prefix}) == [True]
+                assert len({(await pool.record(f"{name}{n}"))["engine"] for name in "ad"}) == 1
+
+
+async def test_closing_while_it_reads_leaves_no_task(pool: PoolDriver) -> None:
+    await pool.engine()
+    async with GatewayFastPath(pool.store) as fast_path:
+        Gateway(pool, fast_path).propose("a")
+        assert own_tasks() == {f"fast path {pool.name}"}
+    assert own_tasks() == set()
+
+
+async def test_without_redis_it_proposes_nothing_and_nothing_is_raised(
+    pool: PoolDriver, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = Store(RedisSettings(url="redis://127.0.0.1:1/0", command_timeout_s=0.2, connect_timeout_s=0.2))
+    try:
+        async with GatewayFastPath(away) as fast_path:
+            with caplog.at_level(logging.WARNING):
+                assert Gateway(pool, fast_path).propose("a") is None
+                await wait_until(lambda: own_tasks() == set(), what="the read has failed")
+            assert f"pool {pool.name}: no fast path" in caplog.text
+            fast_path.learn(pool.name, None, None)
+            assert Gateway(pool, fast_path).propose("a") is None
+    finally:
+        await away.close()
+
+
+async def test_a_bug_in_it_costs_the_fast_path_and_no_request(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await gateway.pool.engine()
+    await gateway.look()
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(gateway._of_pool()._proposer, "propose", broken)
+    assert await gateway.accept("a") == [False]
+    assert await gateway.accept("b") == [False]
+    assert caplog.text.count("Traceback") == 1, "told once until the next look"
+
+
+async def test_what_a_lost_reply_hides_is_found_by_the_next_look(gateway: Gateway) -> None:
+    # The second call finds the request where the first one, whose reply was lost, has put it.
+    await gateway.pool.engine()
+    await gateway.look()
+    requests = [new_request("a", gateway.pool.name)]
+    made = gateway.fast_path.propose(gateway.pool.name, requests)
+    batch: AcceptedBatch | None = None
+    for _ in range(2):
+        batch = await accept_batch(gateway.pool.store, gateway.pool.name, requests, gateway.pool.limits, made)
+    gateway.fast_path.learn(gateway.pool.name, made, batch)
+    await gateway.pool.engine("e2")
+    await gateway.look(["e2"])
+    assert await gateway.accept("b") == [True]
+    assert await gateway.pool.holds() == {"a"}
