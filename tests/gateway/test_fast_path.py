@@ -15,6 +15,7 @@ from sagellm_control.gateway.fast_path import GatewayFastPath
 from sagellm_control.store.connect import Store
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.steps.accept import Accepted, AcceptedBatch, Proposals, accept_batch
+from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.policy import set_policy
 from sagellm_control.wire.priority import RequestPriority
 
@@ -226,27 +227,28 @@ async def test_a_prompt_goes_by_what_others_have_placed_a_moment_ago(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LOOK_EVERY_S", 3600.0)
-    pool, fields = gateway.pool, {"prefix": PREFIX, "prompt_tokens": 4000}
+    pool, placed, names = gateway.pool, dict[int, str](), list[str]()
     for engine in ("e1", "e2", "e3"):
         await pool.engine(engine, slots=4)
     async with GatewayFastPath(pool.store) as fast_path:
-        other = Gateway(pool, fast_path)
-        for one in (gateway, other):
+        for one in (gateway, Gateway(pool, fast_path)):
             await wait_until(lambda one=one: one.engines("look") != [])
-        for n in range(4):
-            prefix = tuple(f"{n}-{block}" for block in PREFIX)
-            first, second = (gateway, other) if n % 2 else (other, gateway)
-            await wait_until(lambda one=first, p=prefix: one.engines("look", **{**fields, "prefix": p}) != [])
-            assert await first.accept(f"a{n}", **{**fields, "prefix": prefix}) == [True]
-            if await second.accept(f"b{n}", **{**fields, "prefix": prefix}) == [True]:
-                engines = {(await pool.record(f"{name}{n}"))["engine"] for name in "ab"}
-                assert len(engines) == 1, "it went where its prompt is not"
-            else:
-                await pool.store.commands.delete(*pool.keys.intake)
-                await second.accept(f"c{n}")
-                await wait_until(lambda one=second, p=prefix: one.engines("look", **{**fields, "prefix": p}) != [])
-                assert await second.accept(f"d{n}", **{**fields, "prefix": prefix}) == [True]
-                assert len({(await pool.record(f"{name}{n}"))["engine"] for name in "ad"}) == 1
+            # Whether it decides at once or leaves it to a scheduler, it is never on another engine.
+            for n in range(4):
+                prefix = tuple(f"{n}-{block}" for block in PREFIX)
+                engine = ""
+                while not engine:
+                    names.append(f"r{len(names)}")
+                    [at_once] = await one.accept(names[-1], prefix=prefix, prompt_tokens=4000)
+                    if at_once:
+                        engine = (await pool.record(names[-1]))["engine"]
+                        await pool.finish(names[-1], engine=engine)
+                        continue
+                    await cancel(pool.store, pool.name, names[-1])
+                    await wait_until(lambda: own_tasks() == set(), what="it has read what was placed")
+                assert placed.setdefault(n, engine) == engine, "it went where its prompt is not"
+    assert len(names) > 8, "at times it did not know enough"
+    assert len(set(placed.values())) > 1
 
 
 async def test_closing_while_it_reads_leaves_no_task(pool: PoolDriver) -> None:

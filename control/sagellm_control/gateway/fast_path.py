@@ -80,6 +80,8 @@ class _Pool:
         self._look_at = float("-inf")
         """When the snapshot is due to be read again; both on the monotonic clock."""
         self._reading: asyncio.Task[None] | None = None
+        self._following = False
+        """Others' placements are being read."""
         self._ahead = 0
         """Requests that waited when the last ones were accepted."""
         self._at_once, self._in_line = (metrics.FAST_PATH.labels(pool, result) for result in ("assigned", "queued"))
@@ -88,7 +90,8 @@ class _Pool:
         if self._ahead:
             return None
         # A prompt at the wrong engine costs far more than the usual way, on which a scheduler knows what others placed.
-        behind = any(request.prefix for request in requests) and self._proposer.placements_due()
+        due = self._following or self._proposer.placements_due()
+        behind = due and any(request.prefix for request in requests)
         self._read_if_due(behind=behind)
         old = time.monotonic() - self._looked_at > SNAPSHOT_KEPT_S
         if old or behind or not self._policy.understood or not self._watch.engines.open:
@@ -142,7 +145,7 @@ class _Pool:
         if time.monotonic() >= self._look_at:
             self._reading = asyncio.create_task(self._read(self._look()), name=f"fast path {self._pool}")
         elif behind:
-            self._reading = asyncio.create_task(self._read(self._watch.follow_placements()))
+            self._reading = asyncio.create_task(self._read(self._follow_placements()))
 
     async def _read(self, reading: Coroutine[Any, Any, None]) -> None:
         try:
@@ -155,3 +158,10 @@ class _Pool:
         await self._policy.follow()
         await self._watch.sweep()
         self._looked_at = time.monotonic()
+
+    async def _follow_placements(self) -> None:
+        self._following = True
+        try:
+            await self._watch.follow_placements()
+        finally:
+            self._following = False
