@@ -130,7 +130,7 @@ async def test_a_fair_order_charges_tenants(
     keys.write_text(f'[[keys]]\nsha256 = "{hash_key(KEY)}"\ntenant = "search"\n')
     system = await start_system(await start_engine(), schedulers=0, gateway_api_keys=str(keys))
     await record_settings(system.store, MODEL, {"policy": "fair"})
-    await look(system, **WITH_KEY)
+    await look(system, 0, **WITH_KEY)
     db, pool = system.store.commands, system.store.keys.pool(MODEL)
     starts: list[float] = []
     for n in range(3):

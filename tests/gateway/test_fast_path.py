@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -14,7 +11,7 @@ from sagellm_control.gateway import fast_path as module
 from sagellm_control.gateway.fast_path import GatewayFastPath
 from sagellm_control.store.connect import Store
 from sagellm_control.store.settings import RedisSettings
-from sagellm_control.store.steps.accept import Accepted, AcceptedBatch, Proposals, accept_batch
+from sagellm_control.store.steps.accept import AcceptedBatch, accept_batch
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.policy import set_policy
 from sagellm_control.wire.priority import RequestPriority
@@ -23,66 +20,15 @@ from ..pool_driver import PoolDriver, new_request
 from ..pool_state import read_state, violations
 from ..samples import sample
 from ..waiting import wait_until
+from .proposing_gateway import Gateway, own_tasks
 
 PREFIX = tuple(f"block-{n}" for n in range(8))
-
-
-@dataclass
-class Gateway:
-    """Accepts as a gateway does."""
-
-    pool: PoolDriver
-    fast_path: GatewayFastPath
-
-    def propose(self, *request_ids: str, **fields: Any) -> Proposals | None:
-        return self.fast_path.propose(self.pool.name, [new_request(r, self.pool.name, **fields) for r in request_ids])
-
-    def engines(self, *request_ids: str, **fields: Any) -> list[str | None]:
-        """What is proposed for requests that nobody then accepts: their room is given back."""
-        made = self.propose(*request_ids, **fields)
-        if made is None:
-            return []
-        for choice in made.choices if isinstance(made, module._Made) else []:
-            if choice is not None:
-                self._of_pool()._proposer.give_back(choice)
-        return [proposal.engine for proposal in made.each]
-
-    async def accept(self, *request_ids: str, **fields: Any) -> list[bool]:
-        """Whether each is on an engine."""
-        self.pool.clock.advance(1)
-        requests = [new_request(r, self.pool.name, **fields) for r in request_ids]
-        made = self.fast_path.propose(self.pool.name, requests)
-        batch = await accept_batch(self.pool.store, self.pool.name, requests, self.pool.limits, made)
-        self.fast_path.learn(self.pool.name, made, batch)
-        return [isinstance(result, Accepted) and result.assigned for result in batch.results]
-
-    async def look(self, engines: Sequence[str | None] = ("e1",)) -> None:
-        """Until this is proposed for a request without a prefix."""
-        await wait_until(lambda: self.engines("look") == list(engines), what=f"{engines} are proposed")
-
-    async def look_anew(self) -> None:
-        """Read the snapshot again, now."""
-        pool = self._of_pool()
-        before, pool._look_at = pool._looked_at, float("-inf")
-
-        def looked() -> bool:
-            self.engines("look")
-            return pool._looked_at > before
-
-        await wait_until(looked, what="the snapshot is read")
-
-    def _of_pool(self) -> Any:
-        return self.fast_path._pools[self.pool.name]
 
 
 @pytest.fixture
 async def gateway(pool: PoolDriver) -> AsyncGenerator[Gateway, None]:
     async with GatewayFastPath(pool.store) as fast_path:
         yield Gateway(pool, fast_path)
-
-
-def own_tasks() -> set[str]:
-    return {task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("fast path")}
 
 
 async def test_nothing_is_proposed_before_the_first_look_and_then_an_engine_is(gateway: Gateway) -> None:
@@ -194,13 +140,13 @@ async def test_a_policy_that_has_changed_since_holds_from_the_next_look_on(gatew
 async def test_a_call_that_failed_gives_the_room_back_and_leads_to_a_look(gateway: Gateway) -> None:
     await gateway.pool.engine()
     await gateway.look()
-    before = gateway._of_pool()._looked_at
+    before = gateway.of_pool()._looked_at
     made = gateway.propose("a")
     assert made is not None
     assert gateway.engines("b") == [None] or gateway.engines("b") == [], "the place is taken"
     gateway.fast_path.learn(gateway.pool.name, made, None)
     assert gateway.engines("b") == ["e1"]
-    await wait_until(lambda: gateway._of_pool()._looked_at > before, what="it has looked")
+    await wait_until(lambda: gateway.of_pool()._looked_at > before, what="it has looked")
 
 
 async def test_room_that_the_snapshot_does_not_see_leads_to_a_look(
@@ -284,7 +230,7 @@ async def test_a_bug_in_it_costs_the_fast_path_and_no_request(
     def broken(*_: object) -> None:
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr(gateway._of_pool()._proposer, "propose", broken)
+    monkeypatch.setattr(gateway.of_pool()._proposer, "propose", broken)
     assert await gateway.accept("a") == [False]
     assert await gateway.accept("b") == [False]
     assert caplog.text.count("Traceback") == 1, "told once until the next look"

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sagellm_control.keeper.lapses import LapseKeeper
-from sagellm_control.store.steps.accept import Accepted, Proposal
 from sagellm_control.store.steps.admit import Admission, Admitted
 from sagellm_control.store.steps.assign import Placement, assign
 from sagellm_control.store.steps.attach import attach
@@ -23,6 +22,7 @@ from sagellm_control.wire.states import EngineState, Outcome
 
 from ..pool_driver import BROKEN, DONE, LEASE_MS, PoolDriver
 from ..pool_state import Fields, PoolState, misplaced, not_whole, read_state, violations
+from .at_once import accept_at_once
 from .holding import Holding
 from .listener import Listener
 
@@ -117,21 +117,7 @@ class Actors:
         )
 
     async def accept_at_once(self, i: int, j: int) -> None:
-        """Two requests, for which a gateway proposes what it takes for right: an engine, another one, or none."""
-        state = await read_state(self.pool.store, self.pool.keys)
-        ahead = len(state.waiting) + state.intake.total()
-        rank = self.pool.clock.now_ms + 1
-        # The second one is more urgent at times.
-        ranks = {f"r{i}": rank, f"r{(i + 1) % 8}": rank + (0.5 if j % 2 else -0.5)}
-        engines = [("e1", "e2"), ("e2", "e2"), ("e2", None), (None, "e1")][j]
-        proposals = {r: Proposal(rank, engine) for (r, rank), engine in zip(ranks.items(), engines, strict=True)}
-        batch = await self.pool.accept_at_once(proposals, stream=True, continuable=i % 2 == 0, ticket="ticket-1")
-        assert batch.ahead == ahead
-        urgent_first = sorted(zip(ranks, batch.results, strict=True), key=lambda item: ranks[item[0]])
-        new = [result.assigned for _, result in urgent_first if isinstance(result, Accepted) and result.arrived_ms]
-        # Invariant 6: nobody was ahead of it, and of the two the more urgent one goes first.
-        assert new == sorted(new, reverse=True)
-        assert not (any(new) and ahead), "it has overtaken who waits"
+        await accept_at_once(self.pool, i, j)
 
     async def cancel(self, i: int, j: int) -> None:
         outcome = Outcome.EXPIRED if j == 0 else Outcome.CANCELLED
