@@ -11,6 +11,7 @@ from sagellm_control.store.steps.accept import (
 )
 from sagellm_control.store.steps.admit import admit
 
+from ..clock import START_MS
 from ..pool_driver import PoolDriver, new_request
 from .at_once import CHARGE, at_once, fair_rules, in_line, next_starts, sound
 
@@ -18,11 +19,12 @@ from .at_once import CHARGE, at_once, fair_rules, in_line, next_starts, sound
 async def test_who_is_assigned_is_charged_and_who_goes_in_line_is_not_yet(pool: PoolDriver) -> None:
     rules = await fair_rules(pool)
     await pool.engine(slots=2)
+    virtual_time = float(await pool.store.commands.get(pool.keys.virtual_time) or START_MS + 1)
     batch = await pool.accept_at_once(dict.fromkeys("abc", Proposal(0.0, "e1", charge=CHARGE)), rules=rules, tenant="t")
     assert at_once(batch) == [True, True, False]
     assert await next_starts(pool) == {"t": 100.0}  # the virtual time is the start of b
     starts = [float((await pool.record(name))["start"]) for name in "ab"]
-    assert starts[1] - starts[0] == 100.0
+    assert starts == [virtual_time, virtual_time + 100.0]
     assert "start" not in await pool.record("c")
     (entry,) = (await pool.take()).arrivals
     admission = replace(pool.admission(entry, rank=0.0), charge=CHARGE)
