@@ -22,12 +22,14 @@ class Gateway:
     pool: PoolDriver
     fast_path: GatewayFastPath
 
-    def propose(self, *request_ids: str, **fields: Any) -> Proposals | None:
-        return self.fast_path.propose(self.pool.name, [new_request(r, self.pool.name, **fields) for r in request_ids])
+    async def propose(self, *request_ids: str, **fields: Any) -> Proposals | None:
+        return await self.fast_path.propose(
+            self.pool.name, [new_request(r, self.pool.name, **fields) for r in request_ids]
+        )
 
-    def engines(self, *request_ids: str, **fields: Any) -> list[str | None]:
+    async def engines(self, *request_ids: str, **fields: Any) -> list[str | None]:
         """What is proposed for requests that nobody then accepts: their room is given back."""
-        made = self.propose(*request_ids, **fields)
+        made = await self.propose(*request_ids, **fields)
         if made is None:
             return []
         for choice in made.choices if isinstance(made, module._Made) else []:
@@ -39,22 +41,30 @@ class Gateway:
         """Whether each is on an engine."""
         self.pool.clock.advance(1)
         requests = [new_request(r, self.pool.name, **fields) for r in request_ids]
-        made = self.fast_path.propose(self.pool.name, requests)
+        made = await self.fast_path.propose(self.pool.name, requests)
         batch = await accept_batch(self.pool.store, self.pool.name, requests, self.pool.limits, made)
         self.fast_path.learn(self.pool.name, made, batch)
         return [isinstance(result, Accepted) and result.assigned for result in batch.results]
 
+    async def ready(self) -> bool:
+        """Whether it proposes anything."""
+        return await self.engines("look") != []
+
     async def look(self, engines: Sequence[str | None] = ("e1",)) -> None:
         """Until this is proposed for a request without a prefix."""
-        await wait_until(lambda: self.engines("look") == list(engines), what=f"{engines} are proposed")
+
+        async def proposed() -> bool:
+            return await self.engines("look") == list(engines)
+
+        await wait_until(proposed, what=f"{engines} are proposed")
 
     async def look_anew(self) -> None:
         """Read the snapshot again, now."""
         pool = self.of_pool()
         before, pool._look_at = pool._looked_at, float("-inf")
 
-        def looked() -> bool:
-            self.engines("look")
+        async def looked() -> bool:
+            await self.engines("look")
             return pool._looked_at > before
 
         await wait_until(looked, what="the snapshot is read")

@@ -9,10 +9,10 @@ import pytest
 
 from sagellm_control.gateway import fast_path as module
 from sagellm_control.gateway.fast_path import GatewayFastPath
+from sagellm_control.scheduler import proposal
 from sagellm_control.store.connect import Store
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.steps.accept import AcceptedBatch, accept_batch
-from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.policy import set_policy
 from sagellm_control.wire.priority import RequestPriority
 
@@ -61,7 +61,7 @@ async def test_the_most_urgent_of_one_call_has_the_place(gateway: Gateway) -> No
         new_request(name, gateway.pool.name, priority=priority)
         for name, priority in (("a", RequestPriority.LOW), ("b", RequestPriority.CRITICAL))
     ]
-    made = gateway.fast_path.propose(gateway.pool.name, requests)
+    made = await gateway.fast_path.propose(gateway.pool.name, requests)
     assert made is not None
     assert [proposal.engine for proposal in made.each] == [None, "e1"]
     gateway.fast_path.learn(gateway.pool.name, made, None)
@@ -82,7 +82,7 @@ async def test_nothing_while_requests_are_ahead_and_again_once_none_is(gateway: 
     await gateway.look()
     await gateway.pool.accept("other")
     assert await gateway.accept("a") == [False], "it was not known"
-    assert gateway.propose("b") is None, "now it is"
+    assert await gateway.propose("b") is None, "now it is"
     assert await gateway.accept("b") == [False]
     arrivals = (await gateway.pool.take()).arrivals
     await gateway.pool.admit(*(gateway.pool.admission(entry, engine="e1") for entry in arrivals))
@@ -99,9 +99,9 @@ async def test_nothing_on_an_old_snapshot(gateway: Gateway, monkeypatch: pytest.
     await gateway.pool.engine()
     await gateway.look()
     monkeypatch.setattr(module, "SNAPSHOT_KEPT_S", 0.0)
-    assert gateway.propose("a") is None
+    assert await gateway.propose("a") is None
     monkeypatch.undo()
-    assert gateway.engines("a") == ["e1"]
+    assert await gateway.engines("a") == ["e1"]
 
 
 async def test_the_snapshot_is_read_again_now_and_then(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,11 @@ async def test_the_snapshot_is_read_again_now_and_then(gateway: Gateway, monkeyp
     await gateway.pool.engine()
     await gateway.look()
     await gateway.pool.engine("e2")
-    await wait_until(lambda: "e2" in gateway.engines("a", "b"), what="the new engine is known")
+
+    async def known() -> bool:
+        return "e2" in await gateway.engines("a", "b")
+
+    await wait_until(known, what="the new engine is known")
 
 
 @pytest.mark.parametrize("setting", ["policy", "placement"])
@@ -118,7 +122,7 @@ async def test_nothing_by_a_policy_that_is_not_known(gateway: Gateway, setting: 
     await gateway.look()
     await set_policy(gateway.pool.store, gateway.pool.name, {setting: "of-tomorrow"}, {})
     await gateway.look_anew()
-    assert gateway.propose("a") is None
+    assert await gateway.propose("a") is None
     await set_policy(gateway.pool.store, gateway.pool.name, {setting: "fifo" if setting == "policy" else ""}, {})
     await gateway.look_anew()
     assert await gateway.accept("a") == [True]
@@ -141,11 +145,11 @@ async def test_a_call_that_failed_gives_the_room_back_and_leads_to_a_look(gatewa
     await gateway.pool.engine()
     await gateway.look()
     before = gateway.of_pool()._looked_at
-    made = gateway.propose("a")
+    made = await gateway.propose("a")
     assert made is not None
-    assert gateway.engines("b") == [None] or gateway.engines("b") == [], "the place is taken"
+    assert await gateway.engines("b") == [None] or await gateway.engines("b") == [], "the place is taken"
     gateway.fast_path.learn(gateway.pool.name, made, None)
-    assert gateway.engines("b") == ["e1"]
+    assert await gateway.engines("b") == ["e1"]
     await wait_until(lambda: gateway.of_pool()._looked_at > before, what="it has looked")
 
 
@@ -158,7 +162,7 @@ async def test_room_that_the_snapshot_does_not_see_leads_to_a_look(
     await gateway.pool.engine()
     await gateway.look()
     assert await gateway.accept("a") == [True]
-    assert gateway.propose("b") is None, "there is no room"
+    assert await gateway.propose("b") is None, "there is no room"
     await gateway.pool.finish("a")
     assert await gateway.accept("b") == [False]
     await gateway.pool.admit(
@@ -169,38 +173,32 @@ async def test_room_that_the_snapshot_does_not_see_leads_to_a_look(
     assert await gateway.accept("c") == [True]
 
 
-async def test_a_prompt_goes_by_what_others_have_placed_a_moment_ago(
+async def test_a_prompt_goes_where_others_have_placed_its_beginning(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LOOK_EVERY_S", 3600.0)
-    pool, placed, names = gateway.pool, dict[int, str](), list[str]()
+    monkeypatch.setattr(proposal, "PLACEMENTS_READ_S", 0.0)
+    pool = gateway.pool
     for engine in ("e1", "e2", "e3"):
         await pool.engine(engine, slots=4)
     async with GatewayFastPath(pool.store) as fast_path:
+        placed: list[dict[int, str]] = []
         for one in (gateway, Gateway(pool, fast_path)):
-            await wait_until(lambda one=one: one.engines("look") != [])
-            # Whether it decides at once or leaves it to a scheduler, it is never on another engine.
+            await wait_until(one.ready, what="it proposes")
+            placed.append({})
             for n in range(4):
-                prefix = tuple(f"{n}-{block}" for block in PREFIX)
-                engine = ""
-                while not engine:
-                    names.append(f"r{len(names)}")
-                    [at_once] = await one.accept(names[-1], prefix=prefix, prompt_tokens=4000)
-                    if at_once:
-                        engine = (await pool.record(names[-1]))["engine"]
-                        await pool.finish(names[-1], engine=engine)
-                        continue
-                    await cancel(pool.store, pool.name, names[-1])
-                    await wait_until(lambda: own_tasks() == set(), what="it has read what was placed")
-                assert placed.setdefault(n, engine) == engine, "it went where its prompt is not"
-    assert len(names) > 8, "at times it did not know enough"
-    assert len(set(placed.values())) > 1
+                name, prefix = f"{len(placed)}-{n}", tuple(f"{n}-{block}" for block in PREFIX)
+                assert await one.accept(name, prefix=prefix, prompt_tokens=4000) == [True]
+                placed[-1][n] = (await pool.record(name))["engine"]
+                await pool.finish(name, engine=placed[-1][n])
+    assert placed[0] == placed[1]
+    assert len(set(placed[0].values())) > 1
 
 
 async def test_closing_while_it_reads_leaves_no_task(pool: PoolDriver) -> None:
     await pool.engine()
     async with GatewayFastPath(pool.store) as fast_path:
-        Gateway(pool, fast_path).propose("a")
+        await Gateway(pool, fast_path).propose("a")
         assert own_tasks() == {f"fast path {pool.name}"}
     assert own_tasks() == set()
 
@@ -212,11 +210,11 @@ async def test_without_redis_it_proposes_nothing_and_nothing_is_raised(
     try:
         async with GatewayFastPath(away) as fast_path:
             with caplog.at_level(logging.WARNING):
-                assert Gateway(pool, fast_path).propose("a") is None
+                assert await Gateway(pool, fast_path).propose("a") is None
                 await wait_until(lambda: own_tasks() == set(), what="the read has failed")
             assert f"pool {pool.name}: no fast path" in caplog.text
             fast_path.learn(pool.name, None, None)
-            assert Gateway(pool, fast_path).propose("a") is None
+            assert await Gateway(pool, fast_path).propose("a") is None
     finally:
         await away.close()
 
@@ -241,7 +239,7 @@ async def test_what_a_lost_reply_hides_is_found_by_the_next_look(gateway: Gatewa
     await gateway.pool.engine()
     await gateway.look()
     requests = [new_request("a", gateway.pool.name)]
-    made = gateway.fast_path.propose(gateway.pool.name, requests)
+    made = await gateway.fast_path.propose(gateway.pool.name, requests)
     batch: AcceptedBatch | None = None
     for _ in range(2):
         batch = await accept_batch(gateway.pool.store, gateway.pool.name, requests, gateway.pool.limits, made)

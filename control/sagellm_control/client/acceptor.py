@@ -40,7 +40,7 @@ Item = tuple[NewRequest, bool]
 class FastPath(Protocol):
     """Knows engines for requests that nobody is ahead of."""
 
-    def propose(self, pool: str, requests: Sequence[NewRequest]) -> Proposals | None:
+    async def propose(self, pool: str, requests: Sequence[NewRequest]) -> Proposals | None:
         """For requests that are to be accepted now; None: nothing is proposed."""
         ...
 
@@ -133,7 +133,7 @@ class Acceptor:
     def _new_batcher(self, pool: str, limits: AcceptLimits) -> Batcher[Item, AcceptResult]:
         async def write(items: Sequence[Item]) -> Sequence[AcceptResult]:
             requests, fast_path = [request for request, _ in items], self._fast_path
-            proposals = fast_path.propose(pool, requests) if fast_path else None
+            proposals = await fast_path.propose(pool, requests) if fast_path else None
             try:
                 batch = await accept_batch(self._store, pool, requests, limits, proposals)
             except BaseException:

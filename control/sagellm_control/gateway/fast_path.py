@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from ..scheduler.engine_watch import EngineWatch
 from ..scheduler.pool_policy import PoolPolicy
@@ -54,12 +54,12 @@ class GatewayFastPath:
     ) -> None:
         await asyncio.gather(*(pool.close() for pool in self._pools.values()))
 
-    def propose(self, pool: str, requests: Sequence[NewRequest]) -> Proposals | None:
+    async def propose(self, pool: str, requests: Sequence[NewRequest]) -> Proposals | None:
         """Engines for requests that are to be accepted now; None: nothing is proposed."""
         if pool not in self._pools:
             self._pools[pool] = _Pool(self._store, pool)
         try:
-            return self._pools[pool].propose(requests)
+            return await self._pools[pool].propose(requests)
         except Exception as error:
             # The usual way is open to them, whatever is wrong here.
             self._pools[pool].give_up(error)
@@ -79,23 +79,21 @@ class _Pool:
         self._looked_at = float("-inf")
         self._look_at = float("-inf")
         """When the snapshot is due to be read again; both on the monotonic clock."""
-        self._reading: asyncio.Task[None] | None = None
-        self._following = False
-        """Others' placements are being read."""
+        self._looking: asyncio.Task[None] | None = None
         self._ahead = 0
         """Requests that waited when the last ones were accepted."""
         self._at_once, self._in_line = (metrics.FAST_PATH.labels(pool, result) for result in ("assigned", "queued"))
 
-    def propose(self, requests: Sequence[NewRequest]) -> Proposals | None:
+    async def propose(self, requests: Sequence[NewRequest]) -> Proposals | None:
         if self._ahead:
             return None
-        # A prompt at the wrong engine costs far more than the usual way, on which a scheduler knows what others placed.
-        due = self._following or self._proposer.placements_due()
-        behind = due and any(request.prefix for request in requests)
-        self._read_if_due(behind=behind)
+        self._look_if_due()
         old = time.monotonic() - self._looked_at > SNAPSHOT_KEPT_S
-        if old or behind or not self._policy.understood or not self._watch.engines.open:
+        if old or not self._policy.understood or not self._watch.engines.open:
             return None
+        if any(request.prefix for request in requests) and self._proposer.placements_due():
+            # A prompt at the wrong engine costs far more than this read.
+            await self._watch.follow_placements()
         rules, now_ms = self._proposer.rules(), self._watch.clock.now_ms()
         each = [Proposal(0.0)] * len(requests)
         choices: list[Choice | None] = [None] * len(requests)
@@ -129,39 +127,26 @@ class _Pool:
         self._in_line.inc(len(accepted) - sum(accepted))
 
     async def close(self) -> None:
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
 
     def give_up(self, error: Exception) -> None:
         """Nothing is proposed until the next look."""
         log_trouble(log, f"pool {self._pool}: no fast path", error)
         self._looked_at = float("-inf")
 
-    def _read_if_due(self, *, behind: bool) -> None:
+    def _look_if_due(self) -> None:
         # Nobody waits for it: the requests of now are decided on what is known.
-        if self._reading is not None and not self._reading.done():
-            return
-        if time.monotonic() >= self._look_at:
-            self._reading = asyncio.create_task(self._read(self._look()), name=f"fast path {self._pool}")
-        elif behind:
-            self._reading = asyncio.create_task(self._read(self._follow_placements()))
-
-    async def _read(self, reading: Coroutine[Any, Any, None]) -> None:
-        try:
-            await reading
-        except Exception as error:
-            log_trouble(log, f"pool {self._pool}: no fast path", error)
+        if time.monotonic() >= self._look_at and (self._looking is None or self._looking.done()):
+            self._looking = asyncio.create_task(self._look(), name=f"fast path {self._pool}")
 
     async def _look(self) -> None:
         self._look_at = time.monotonic() + LOOK_EVERY_S
-        await self._policy.follow()
-        await self._watch.sweep()
-        self._looked_at = time.monotonic()
-
-    async def _follow_placements(self) -> None:
-        self._following = True
         try:
-            await self._watch.follow_placements()
-        finally:
-            self._following = False
+            await self._policy.follow()
+            await self._watch.sweep()
+        except Exception as error:
+            log_trouble(log, f"pool {self._pool}: no fast path", error)
+        else:
+            self._looked_at = time.monotonic()

@@ -38,8 +38,10 @@ local depth = redis.call('ZCARD', waiting)
 for level = 0, 4 do depth = depth + redis.call('XLEN', KEYS[4 + level]) end
 local ahead = depth
 local served = anyway or redis.call('ZCARD', room) > 0
--- Proposals of a policy that holds no longer are none.
+-- Proposals of a policy that holds no longer are none. Of several under a fair order only the starts tell who is first:
+-- that is for admit.
 local proposed = engines > 0 and (redis.call('HGET', KEYS[10], 'epoch') or '0') == epoch
+  and not (by_start and tonumber(ARGV[requests_at]) > 1)
 if proposed and by_start then read_virtual_time(now, KEYS[11], KEYS[12], backlog) end
 
 -- What waits under a name, this call's requests included.
@@ -74,42 +76,16 @@ local function engine_for(choice, kv, charge)
   return has_room_for(now, engine, kv) and engine
 end
 
--- Where the arguments of each begin, and the order in which they are dealt with.
-local begins, order, at = {}, {}, requests_at + 1
+local answers, at = {}, requests_at + 1
 for i = 1, tonumber(ARGV[requests_at]) do
-  begins[i], order[i] = at, i
-  at = at + FIELDS + 2 * tonumber(ARGV[at + 12])
-end
-
--- The optional fields of a request.
-local function given_at(at)
-  local given, first = {}, at + FIELDS
-  for j = first, first + 2 * tonumber(ARGV[at + 12]) - 1, 2 do given[ARGV[j]] = ARGV[j + 1] end
-  return given
-end
-
--- As in admit, all starts are after the virtual time at which the call found the pool.
-local virtual_time, moved_to = fair.now, fair.now
-if virtual_time and #order > 1 and depth == 0 then
-  -- Only the starts tell in which order they come.
-  local ranks = {}
-  for i, at in ipairs(begins) do
-    local charge = ARGV[at + 11]
-    ranks[i] = start_after(flow_of(given_at(at).tenant, charge), read_charge(charge) or 0) + tonumber(ARGV[at + 8])
-  end
-  fair.next = {}
-  table.sort(order, function(a, b) if ranks[a] ~= ranks[b] then return ranks[a] < ranks[b] end return a < b end)
-end
-
-local answers = {}
-for _, i in ipairs(order) do
-  local record, body, at = KEYS[request_keys + 2 * i - 1], KEYS[request_keys + 2 * i], begins[i]
+  local record, body = KEYS[request_keys + 2 * i - 1], KEYS[request_keys + 2 * i]
   local id, priority, inbox, ticket, fingerprint, kind, content = unpack(ARGV, at, at + 6)
   local choice, rank, charge = tonumber(ARGV[at + 7]), ARGV[at + 8], ARGV[at + 11]
   local kv, uncached, optional = tonumber(ARGV[at + 9]), tonumber(ARGV[at + 10]), tonumber(ARGV[at + 12])
   local first, last = at + FIELDS, at + FIELDS + 2 * optional - 1
-  local given = given_at(at)
-  given.state, given.kind, given.priority = 'queued', kind, priority
+  at = last + 1
+  local given = {state = 'queued', kind = kind, priority = priority}
+  for j = first, last, 2 do given[ARGV[j]] = ARGV[j + 1] end
   local tenant = given.tenant or ''
   local known = redis.call('HMGET', record, 'state', 'fingerprint', 'tenant', 'ticket')
   local full = not known[1] and served and no_room(priority, tenant, #content)
@@ -153,13 +129,11 @@ for _, i in ipairs(order) do
         ranked_by = {'epoch', epoch, 'start', given.start, 'charge', charge}
       end
       assign_to(now, id, record, body, given, engine, rank, inline_bytes, {kv, uncached}, placement, ranked_by)
-      if by_start then moved_to, fair.now = math.max(moved_to, fair.now), virtual_time end
     end
     answers[i] = {engine and 'assigned' or 'accepted', arrived}
   end
 end
 write_backlog(backlog)
-fair.now = moved_to
 write_virtual_time()
 write_placed(KEYS[13])
 local places, bounds = write_places(now, room, engines)
