@@ -143,7 +143,7 @@ class PoolDriver:
     async def claim(self, request_id: str, attempt: int = 1, *, engine: str = "e1", worker: str | None = None) -> str:
         """Claim one attempt."""
         holder = self.worker(engine) if worker is None else worker
-        return (await claim(self.store, self.name, engine, holder, [(request_id, attempt)]))[0]
+        return (await claim(self.store, self.name, engine, holder, [(request_id, attempt, 0.0)]))[0]
 
     async def append(
         self,

@@ -22,6 +22,14 @@ async def test_assigned_becomes_running(pool: PoolDriver) -> None:
     assert await pool.holds() == {"a"}
 
 
+async def test_it_says_since_when(pool: PoolDriver) -> None:
+    await pool.engine()
+    await pool.assigned("a")
+    pool.clock.advance(20)
+    assert await claim(pool.store, pool.name, "e1", "w-e1", [("a", 1, 12.5)]) == ["running"]
+    assert float((await pool.record("a"))["started_ms"]) == pool.clock.now_ms - 12.5
+
+
 async def test_claimed_twice(pool: PoolDriver) -> None:
     await pool.engine()
     await pool.running("a")
@@ -43,7 +51,7 @@ async def test_a_batch(pool: PoolDriver) -> None:
     await pool.engine(slots=3)
     await pool.assigned("a", "b", "c")
     await cancel(pool.store, pool.name, "b")
-    attempts = [("a", 1), ("b", 1), ("c", 2), ("never-heard-of", 1)]
+    attempts = [("a", 1, 0.0), ("b", 1, 0.0), ("c", 2, 0.0), ("never-heard-of", 1, 0.0)]
     results = await claim(pool.store, pool.name, "e1", "w-e1", attempts)
     assert results == ["running", "cancelled", "lost", "lost"]
 

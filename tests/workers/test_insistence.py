@@ -87,7 +87,7 @@ async def test_a_broken_output_log_stops_no_other_report(store: Store, pool: Poo
         await _written(outbox)
         writing.cancel()
         await asyncio.wait([writing])
-    assert await pool.state("a") == "running"
+    assert await pool.state("a") in ("assigned", "running")  # its claim was due after its end
     await store.commands.delete(pool.keys.output("a"))
     assert await pool.finish("a")
 

@@ -22,7 +22,6 @@ from sagellm_control.wire.states import RESERVATIONS, Outcome, Stage
 from . import metrics
 from .adapters.base import EngineAdapter
 from .attempt import Attempt
-from .engine_calls_first import engine_calls_first
 from .insistence import is_final
 from .observation import EngineObservation
 from .outbox import Outbox
@@ -146,7 +145,7 @@ class AssignedReader:
                 self._take(item, tasks)
                 taken = True
         if taken:
-            await engine_calls_first()
+            await _engine_calls_first()
 
     def _knows(self, key: tuple[str, int]) -> bool:
         # One whose end is on its way is still unsettled, and would be read, and run, again.
@@ -262,6 +261,15 @@ class AssignedReader:
         if attempt.takeover is not None:
             metrics.TAKEOVERS.labels(self._row.pool, self._row.engine_id, attempt.result).inc()
         self.on_ended(attempt.result)
+
+
+async def _engine_calls_first() -> None:
+    """Let the calls to engines that were just begun be written before the next read: first tokens wait for them.
+
+    An attempt begins in one turn of the loop, and aiohttp writes its request in the next.
+    """
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
 
 
 def _ignore(result: str) -> None:

@@ -72,6 +72,11 @@ class Attempt:
         """Request id and attempt number."""
         return (self.assignment.request_id, self.assignment.attempt)
 
+    @property
+    def reported(self) -> bool:
+        """Whether it has ended, by its own account."""
+        return self._reported
+
     def start(self, task: asyncio.Task[None]) -> None:
         """Remember the task that runs it, so that it can be stopped."""
         self._task = task

@@ -7,6 +7,7 @@ once, and under load many tokens share a round trip.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypedDict, TypeVar
@@ -21,10 +22,11 @@ from sagellm_control.wire.event import EVENT_STREAM, Ending
 
 from . import metrics
 from .attempt import Attempt
-from .engine_calls_first import engine_calls_first
 from .engine_errors import UNREACHABLE
 from .insistence import write_until_taken
 
+CLAIM_AFTER_S = 0.01
+"""Nothing waits for a claim: whether the attempt is still ours, every other report finds out as well."""
 MOST_IN_A_CALL = 128
 """Requests in one script call; keeps each call on the server under a millisecond."""
 
@@ -57,7 +59,8 @@ class Outbox:
         """Leaves the engine alone for so long (s); returns when nobody gives it anything more."""
         self.confirm: Callable[[], Awaitable[None]] = _known
         """Finds out whether the engine is gone; returns when nobody gives it anything more if it is."""
-        self._claims: list[Attempt] = []
+        self._claims: list[tuple[Attempt, float]] = []
+        """And when each began (monotonic)."""
         self._outputs: dict[Attempt, None] = {}
         self._finishes: list[tuple[Attempt, Ending]] = []
         self._requeues: list[tuple[Attempt, Requeue]] = []
@@ -75,7 +78,7 @@ class Outbox:
 
     def claim(self, attempt: Attempt) -> None:
         """The attempt runs from now on."""
-        self._claims.append(attempt)
+        self._claims.append((attempt, time.monotonic()))
         self._claims_ready.set()
 
     def output(self, attempt: Attempt) -> None:
@@ -128,11 +131,12 @@ class Outbox:
             loops.create_task(self._run_withheld(), name="withheld")
 
     async def _run_claims(self) -> None:
-        # Apart from the reports, so that no first token waits for the answer to a claim.
+        # Apart from the reports, so that no first token waits for the answer to a claim, and after what is on the way
+        # of one. What has ended by then needs none.
         while True:
             await self._claims_ready.wait()
             self._claims_ready.clear()
-            await engine_calls_first()
+            await asyncio.sleep(CLAIM_AFTER_S)
             await self._write_claims()
 
     async def _run_reports(self) -> None:
@@ -167,9 +171,13 @@ class Outbox:
     async def _write_claims(self) -> None:
         while claims := self._claims[:MOST_IN_A_CALL]:
             del self._claims[: len(claims)]
-            keys = [attempt.key for attempt in claims]
-            states = await self._write(keys, lambda keys: claim(self._store, *self._where, keys))
-            for attempt, state in zip(claims, states, strict=True):
+            now = time.monotonic()
+            running = [(attempt, (now - began) * 1000) for attempt, began in claims if not attempt.reported]
+            if not running:
+                continue
+            items = [(*attempt.key, ran_ms) for attempt, ran_ms in running]
+            states = await self._write(items, lambda items: claim(self._store, *self._where, items))
+            for (attempt, _), state in zip(running, states, strict=True):
                 if state != "running":
                     attempt.stop(state or "lost")
 

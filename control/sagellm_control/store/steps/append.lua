@@ -11,11 +11,12 @@ local results = {}
 for i = 1, tonumber(ARGV[3]) do
   local record, output = KEYS[2 * i], KEYS[2 * i + 1]
   local id, attempt, sequence, payload = unpack(ARGV, 4 * i, 4 * i + 3)
-  local r = redis.call('HMGET', record, 'state', 'engine', 'attempt', 'inbox')
+  local r = redis.call('HMGET', record, 'state', 'engine', 'attempt', 'inbox', 'assigned_ms')
   if not holds or r[2] ~= engine or r[3] ~= attempt or not (r[1] == 'running' or r[1] == 'assigned') then
     results[i] = 'lost'
   else
-    if r[1] == 'assigned' then redis.call('HSET', record, 'state', 'running') end  -- it spoke before its claim came
+    -- It spoke before its claim came, which will say more exactly when it began.
+    if r[1] == 'assigned' then redis.call('HSET', record, 'state', 'running', 'started_ms', r[5]) end
     -- An id that is not above the last one is an append whose reply was lost, sent again.
     local added = redis.pcall('XADD', output, attempt .. '-' .. sequence, 'type', 'chunk', 'payload', payload)
     if type(added) == 'table' and added.err then

@@ -50,11 +50,13 @@ for i = 1, tonumber(ARGV[4]) do
   elseif r[1] == 'finished' then
     results[i] = 'ok'
   elseif r[1] == 'running' or r[1] == 'assigned' then
+    -- One that has ended before its claim came began when it was assigned, or a moment later.
+    local started = math.max(number(r[11], 0), number(r[12], 0))
+    if r[11] ~= r[12] and started == number(r[12]) then redis.call('HSET', record, 'started_ms', r[12]) end
     release(id, r[4], row, reservations, assigned)
     if tokens ~= '' then learn(tonumber(tokens), outcome, r[5] or '', r[6], r[7] or '', tonumber(r[8] or 0)) end
     if r[9] and first_ms ~= '' then
-      -- The engine is called when its worker has begun; what the claim says of that may not have come yet.
-      local ttft_ms = tonumber(r[11] or r[12]) + tonumber(first_ms) - tonumber(r[10])
+      local ttft_ms = started + tonumber(first_ms) - tonumber(r[10])
       increase(counters, ttft_ms <= tonumber(r[9]) and 'slo_met' or 'slo_missed', 1)
     end
     end_request(now, record, body, output, counters, id, attempt, sequence, outcome, payload)
