@@ -116,6 +116,15 @@ async def test_the_snapshot_is_read_again_now_and_then(gateway: Gateway, monkeyp
     await wait_until(known, what="the new engine is known")
 
 
+async def test_an_engine_that_its_pace_closed_opens_by_time(gateway: Gateway) -> None:
+    await gateway.pool.engine(slots=3, pace_tps=1000.0)
+    await gateway.look()
+    assert await gateway.accept("a", prompt_tokens=500) == [True]
+    assert await gateway.propose("too-soon", prompt_tokens=500) is None
+    gateway.pool.clock.advance(1000)
+    assert await gateway.accept("b", prompt_tokens=500) == [True]
+
+
 @pytest.mark.parametrize("setting", ["policy", "placement"])
 async def test_nothing_by_a_policy_that_is_not_known(gateway: Gateway, setting: str) -> None:
     await gateway.pool.engine()

@@ -88,6 +88,7 @@ class _Pool:
         if self._ahead:
             return None
         self._look_if_due()
+        self._watch.engines.open_due(self._watch.clock.now_ms())
         old = time.monotonic() - self._looked_at > SNAPSHOT_KEPT_S
         if old or not self._policy.understood or not self._watch.engines.open:
             return None
