@@ -15,11 +15,11 @@ from sagellm_control.store.steps.accept import (
 )
 from sagellm_control.store.steps.admit import INLINE_BODY_BYTES, Admission, Rules, admit
 from sagellm_control.store.steps.policy import set_policy
-from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.request import NewRequest
 
 from ..clock import START_MS
 from ..pool_driver import PoolDriver, new_request
+from ..request_fields import EVERY_FIELD
 from .at_once import CHARGE, at_once, everything, sound
 
 
@@ -44,27 +44,7 @@ async def the_usual_way(pool: PoolDriver, request: NewRequest, proposal: Proposa
 
 
 BUDGETS: dict[str, Any] = {"kv_tokens": 10_000, "pace_tps": 2000.0}
-WHOLE: dict[str, Any] = {
-    "priority": RequestPriority.HIGH,
-    "tenant": "t",
-    "model": "lora",
-    "stream": True,
-    "continuable": True,
-    "timeout_ms": 9000,
-    "slo_ms": 500,
-    "tpot_slo_ms": 60,
-    "reject_late": True,
-    "weight": 2.5,
-    "queue_ttl_ms": 4000,
-    "session": "s",
-    "prefix": ("aa", "bb"),
-    "prompt_tokens": 12,
-    "max_tokens": 34,
-    "trace_id": "x",
-    "traceparent": "00-1-2-01",
-    "attempt": 3,
-    "orphan_grace_ms": 700,
-}
+WHOLE = {name: value for name, value in EVERY_FIELD.items() if name != "stage"}
 
 
 @pytest.mark.parametrize("fair", [False, True], ids=["plain", "fair"])

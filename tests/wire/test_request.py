@@ -9,9 +9,9 @@ import pytest
 
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.request import Arrival, BadEntry, NewRequest, is_request_id, read_arrival
-from sagellm_control.wire.states import RequestKind
 
 from ..pool_driver import PoolDriver, new_request
+from ..request_fields import EVERY_FIELD
 
 GOOD = {"priority": "2", "arrived_ms": "1700000000000.125"}
 
@@ -108,36 +108,14 @@ def test_fingerprint_tells_bodies_apart() -> None:
     assert one.fingerprint != new_request("r", "p", body=b"{ }").fingerprint
 
 
-# For each field something else than the default.
-OTHER: dict[str, Any] = {
-    "kind": RequestKind.EMBEDDING,
-    "priority": RequestPriority.LOW,
-    "tenant": "t",
-    "model": "lora",
-    "stream": True,
-    "timeout_ms": 9000,
-    "slo_ms": 500,
-    "tpot_slo_ms": 60,
-    "reject_late": True,
-    "weight": 0.25,
-    "queue_ttl_ms": 4000,
-    "session": "s",
-    "prefix": ("aa", "bb"),
-    "prompt_tokens": 12,
-    "max_tokens": 34,
-    "trace_id": "x",
-    "traceparent": "00-1-2-01",
-    "attempt": 3,
-    "continuable": True,
-    "orphan_grace_ms": 700,
-    "stage": "prefill",
-}
 NOT_SCHEDULED = {"pool", "body", "inbox", "ticket", "stream", "trace_id", "traceparent", "attempt", "continuable"} | {
     "orphan_grace_ms"
 }
 
 
-@pytest.mark.parametrize("given", [{}, OTHER, *({name: value} for name, value in OTHER.items())], ids=",".join)
+@pytest.mark.parametrize(
+    "given", [{}, EVERY_FIELD, *({name: value} for name, value in EVERY_FIELD.items())], ids=",".join
+)
 async def test_an_arrival_is_what_a_scheduler_reads_of_the_request(pool: PoolDriver, given: dict[str, Any]) -> None:
     await pool.accept("r", **given)
     (entry,) = (await pool.take()).arrivals
@@ -150,8 +128,8 @@ async def test_an_arrival_is_what_a_scheduler_reads_of_the_request(pool: PoolDri
 
 def test_each_field_of_a_request_is_in_its_arrival_or_of_no_concern_to_a_scheduler() -> None:
     of_requests = {field.name for field in fields_of(NewRequest)}
-    assert OTHER.keys() | NOT_SCHEDULED | {"id"} == of_requests, "another field: what is it in an arrival?"
+    assert EVERY_FIELD.keys() | NOT_SCHEDULED | {"id"} == of_requests, "another field: what is it in an arrival?"
     of_arrivals = {field.name for field in fields_of(Arrival)}
     assert of_requests - NOT_SCHEDULED == of_arrivals - {"arrived_ms", "excluded"}
     plain = new_request("r", "p")
-    assert not [name for name, value in OTHER.items() if value == getattr(plain, name)]
+    assert not [name for name, value in EVERY_FIELD.items() if value == getattr(plain, name)]

@@ -11,9 +11,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from ..embedded import free_port
+from ..embedded import LOOPBACK, free_port
 from ..embedded.http_probe import get
-from ..embedded.ports import LOOPBACK
 from ..store.connect import Store, open_store
 from ..store.settings import RedisSettings
 from ..store.views import list_engines

@@ -51,8 +51,11 @@ for i = 1, tonumber(ARGV[4]) do
     results[i] = 'ok'
   elseif r[1] == 'running' or r[1] == 'assigned' then
     -- One that has ended before its claim came began when it was assigned, or a moment later.
-    local started = math.max(number(r[11], 0), number(r[12], 0))
-    if r[11] ~= r[12] and started == number(r[12]) then redis.call('HSET', record, 'started_ms', r[12]) end
+    local started, assigned_at = number(r[11], 0), number(r[12], 0)
+    if started < assigned_at then
+      started = assigned_at
+      redis.call('HSET', record, 'started_ms', r[12])
+    end
     release(id, r[4], row, reservations, assigned)
     if tokens ~= '' then learn(tonumber(tokens), outcome, r[5] or '', r[6], r[7] or '', tonumber(r[8] or 0)) end
     if r[9] and first_ms ~= '' then
