@@ -41,11 +41,12 @@ async def in_line(pool: PoolDriver) -> list[str]:
 
 
 async def everything(pool: PoolDriver) -> dict[str, Any]:
-    """All keys of a pool that hold anything. An entry of a stream is named by its number instead of its time."""
+    """All keys of a pool that hold anything. A request names its entry by stream and number instead of by time."""
     db = await pool.store.node_of(pool.keys.waiting)
     prefix = f"{pool.keys.prefix}:"
     found: dict[str, Any] = {}
-    numbers: dict[bytes, str] = {}
+    # By request too: entries that one script adds to two streams may have the same time, and so the same entry id.
+    numbers: dict[tuple[bytes, bytes], str] = {}
     for key in sorted([key.decode() async for key in db.scan_iter(match=f"{prefix}*", count=1000)]):
         name = key.removeprefix(prefix)
         match (await db.type(key)).decode():
@@ -57,7 +58,11 @@ async def everything(pool: PoolDriver) -> dict[str, Any]:
             case "stream":
                 if entries := await db.xrange(key):
                     found[name] = [fields for _, fields in entries]
-                    numbers |= {entry: f"{name} {n}" for n, (entry, _) in enumerate(entries)}
+                    numbers |= {
+                        (fields[b"id"], entry): f"{name} {n}"
+                        for n, (entry, fields) in enumerate(entries)
+                        if b"id" in fields
+                    }
             case "set":
                 found[name] = await db.smembers(key)
             case _:
@@ -66,7 +71,7 @@ async def everything(pool: PoolDriver) -> dict[str, Any]:
         assert ttl == -1, f"{name} has a TTL of {ttl}"
     for name, fields in found.items():
         if name.startswith("request:") and isinstance(fields, dict) and b"entry" in fields:
-            fields[b"entry"] = numbers[fields[b"entry"]]
+            fields[b"entry"] = numbers[name.removeprefix("request:").encode(), fields[b"entry"]]
     return found
 
 
