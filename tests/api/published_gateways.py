@@ -16,8 +16,9 @@ THEIR_DEPENDENCIES = (
     "python-multipart",
     "opentelemetry-api<2",
     "opentelemetry-sdk<2",
-    "opentelemetry-instrumentation-fastapi<1",
-    "opentelemetry-instrumentation-httpx<1",
+    # Their releases are all pre-releases, which pip takes if one is named.
+    "opentelemetry-instrumentation-fastapi>=0.40b0,<1",
+    "opentelemetry-instrumentation-httpx>=0.40b0,<1",
     "opentelemetry-exporter-otlp<2",
     "isagellm-protocol>=0.5.4,<0.6",
 )
