@@ -17,6 +17,7 @@ from sagellm_control.store.steps.policy import set_policy
 from sagellm_control.wire.priority import RequestPriority
 
 from ..pool_driver import PoolDriver, new_request
+from ..waiting import wait_until
 
 
 @pytest.fixture
@@ -116,6 +117,46 @@ async def test_a_process_that_is_busy_does_not_blame_redis(pool: PoolDriver, mon
         time.sleep(0.4)  # noqa: ASYNC251  the loop is what is to be held up
     await asking
     assert pools.answered
+    assert pools.trouble(pool.name) is None
+
+
+async def test_many_who_ask_at_once_wait_for_one_answer(pool: PoolDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A client that gets a model's name wrong, again and again, is no silence of Redis.
+    await pool.engine(models=(pool.name,))
+    pools = Pools(pool.store)
+    await pools.look()
+    asked, answer = list[Store](), asyncio.Event()
+
+    async def late_answer(store: Store) -> dict[str, str]:
+        asked.append(store)
+        await answer.wait()
+        return await model_index(store)
+
+    monkeypatch.setattr(pools_module, "model_index", late_answer)
+    asking = [asyncio.create_task(pools.find(f"no-such-{n}")) for n in range(30)]
+    await wait_until(lambda: pools.silence_s > 0, what="a turn is over")
+    asking[0].cancel()
+    assert pools.silence_s == pytest.approx(pools_module.TURN_S)
+    assert pools.answered
+    answer.set()
+    assert await asyncio.gather(*asking[1:]) == [None] * 29
+    assert asking[0].cancelled()
+    assert len(asked) == 1
+
+
+async def test_one_lost_connection_counts_once_for_all_who_asked(
+    pool: PoolDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await pool.engine(models=(pool.name,))
+    pools = Pools(pool.store)
+    await pools.look()
+
+    async def lost(store: Store) -> dict[str, str]:
+        raise ConnectionError("reset")
+
+    monkeypatch.setattr(pools_module, "model_index", lost)
+    found = await asyncio.gather(*(pools.find(f"no-such-{n}") for n in range(5)), return_exceptions=True)
+    assert [type(error) for error in found] == [ConnectionError] * 5
     assert pools.trouble(pool.name) is None
 
 

@@ -30,6 +30,16 @@ def test_it_is_kept_for_the_server_that_is_to_listen(outgoing_from: int) -> None
             pass
 
 
+@pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="the system has no SO_REUSEPORT")
+@pytest.mark.parametrize("options", [("SO_REUSEPORT",), ("SO_REUSEADDR",), ("SO_REUSEADDR", "SO_REUSEPORT")])
+def test_it_is_kept_for_servers_that_reuse_the_address_or_the_port(options: tuple[str, ...]) -> None:
+    port = free_port()
+    with socket.socket() as server:  # llama.cpp's sets SO_REUSEPORT alone
+        for option in options:
+            server.setsockopt(socket.SOL_SOCKET, getattr(socket, option), 1)
+        server.bind((LOOPBACK, port))
+
+
 def test_the_system_gives_it_to_nobody_else(outgoing_from: int) -> None:
     found = {free_port() for _ in range(50)}
     assert len(found) == 50
@@ -46,9 +56,11 @@ def test_it_is_not_one_of_those_for_outgoing_connections() -> None:
 
 
 def test_whom_others_are_about_to_use_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = iter([20_011, 20_011, 20_012])
+    with socket.create_server((LOOPBACK, 0)) as one, socket.create_server((LOOPBACK, 0)) as another:
+        first, second = one.getsockname()[1], another.getsockname()[1]
+    drawn = iter([first, first, second])
     monkeypatch.setattr(random, "randrange", lambda *_: next(drawn))
-    assert [free_port(), free_port()] == [20_011, 20_012]
+    assert [free_port(), free_port()] == [first, second]
 
 
 @pytest.mark.parametrize("said", [None, "", "what\n"])

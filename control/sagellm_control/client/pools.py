@@ -6,12 +6,13 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
 
 from ..store.backoff import Backoff
+from ..store.batch import Batcher
 from ..store.connect import Store
 from ..store.inspect import PoolDepth, model_index, pool_depth
 from ..store.trouble import log_trouble
@@ -27,6 +28,8 @@ LOOK_WITHIN_S = 2.0
 question without an answer for so long is away."""
 TURN_S = 0.1
 """That time is counted in waits of so long: what this process spends on something else, or stopped, is no silence."""
+MOST_ASKING = 10_000
+"""Who waits for the answer to one look."""
 TWICE = 2
 """One look that fails is a connection that was lost; two are a server that is away."""
 RATE_MEMORY_S = 10.0
@@ -54,6 +57,8 @@ class Pools:
         self.silence_s = 0.0
         """For how long (s) Redis has left the question without an answer for which this process waits."""
         self._troubles: dict[str, tuple[int, Exception]] = {}
+        self._looks: Batcher[None, None] = Batcher(self._look_for, limit=MOST_ASKING)
+        """All who ask while one look is under way share the next one, so that its trouble is counted once."""
 
     @property
     def answered(self) -> bool:
@@ -147,13 +152,15 @@ class Pools:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def look(self) -> None:
-        """Look once.
-
-        In a cluster each pool may be on another server, so each is looked at by itself.
+        """What there is to know is known afterwards, as it was when this was called or later.
 
         Raises:
             RedisError, OSError: the models are not known, or one of the pools could not be looked at.
         """
+        await self._looks.submit(None)
+
+    async def _look_for(self, asking: Sequence[None]) -> Sequence[None]:
+        # In a cluster each pool may be on another server, so each is looked at by itself.
         try:
             models = await _within(LOOK_WITHIN_S, model_index(self._store), self._count_silence)
             self.silence_s = 0.0
@@ -178,6 +185,7 @@ class Pools:
         self._learn(models, depths)
         if problem is not None:
             raise problem
+        return asking
 
     async def _depth(self, pool: str) -> PoolDepth:
         return await _within(LOOK_WITHIN_S, pool_depth(self._store, pool))

@@ -11,6 +11,7 @@ LOOPBACK = "127.0.0.1"
 _LOWEST = 10_000
 _FOR_OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _TRIES = 100
+_REUSES = [getattr(socket, name) for name in ("SO_REUSEADDR", "SO_REUSEPORT") if hasattr(socket, name)]
 
 
 class PortInUseError(OSError):
@@ -65,13 +66,15 @@ def _first_for_outgoing() -> int:
 
 
 def _keep_for_a_minute(host: str, port: int) -> int:
-    """Leave a closed connection behind, in TIME_WAIT: it is in the way of everybody but a server that reuses addresses.
+    """Leave a closed connection behind, in TIME_WAIT: it is in the way of everybody but a server that reuses an address
+    (asyncio's, Valkey, uvicorn) or a port (llama.cpp's).
 
-    Servers do (asyncio's, Valkey, uvicorn); we do not when we look for a port, nor does the system when it chooses one.
+    We do not when we look for a port, nor does the system when it chooses one.
     """
     with _bound(host, port, reuse=False) as listener:
         listener.listen(1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what it leaves behind has it too
+        for option in _REUSES:
+            listener.setsockopt(socket.SOL_SOCKET, option, 1)  # what it leaves behind has it too
         address = listener.getsockname()
         with socket.socket(listener.family, socket.SOCK_STREAM) as client:
             client.connect(address)
