@@ -173,11 +173,7 @@ async def _explain(redis: RedisSettings, request_id: str) -> Explanation:
     from ..store.connect import open_store
 
     async with open_store(redis) as store:
-        await _require(store, request_id)
-        explanation = await explain_request(store, request_id)
-        if explanation is None:
-            raise click.ClickException(f"the record of {request_id!r} has just gone")
-        return explanation
+        return await explain_request(store, await _require(store, request_id))
 
 
 async def _cancel(redis: RedisSettings, request_id: str) -> str:

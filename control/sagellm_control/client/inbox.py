@@ -15,6 +15,7 @@ from ..store.connect import Store
 from ..store.trouble import log_trouble
 from ..wire.event import END, read_frames
 from .answer import Answer
+from .errors import RequestConflict
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,13 @@ class Inbox:
         """Set while the subscription stands."""
 
     def open(self, answer: Answer) -> None:
-        """Hand the request's events to ``answer`` from now on."""
+        """Hand the request's events to ``answer`` from now on.
+
+        Raises:
+            RequestConflict: a request of this id in another pool is open here. Events are told apart by the id.
+        """
+        if self.pool_of(answer.request_id) not in (None, answer.pool):
+            raise RequestConflict(answer.request_id)
         self._answers.setdefault(answer.request_id, []).append(answer)
 
     def close(self, answer: Answer) -> None:
@@ -58,8 +65,10 @@ class Inbox:
         answers = self._answers.get(request_id)
         return answers[0].pool if answers else None
 
-    def find_unread(self, request_id: str) -> Answer | None:
-        """An open answer of this request that nobody reads yet."""
+    def find_unread(self, request_id: str, pool: str | None) -> Answer | None:
+        """An open answer of this request (in this pool, if one is named) that nobody reads yet."""
+        if pool is not None and pool != self.pool_of(request_id):
+            return None
         return next((answer for answer in self._answers.get(request_id, ()) if not answer.read), None)
 
     async def run(self) -> None:

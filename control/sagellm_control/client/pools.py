@@ -95,6 +95,16 @@ class Pools:
             await self.look()
         return self._models.get(model)
 
+    async def with_request(self, request_id: str, *, besides: str | None = None) -> list[str]:
+        """The pools that have a request of this id, but for one of them."""
+        pools = sorted(set(self._models.values()) - {besides})
+        if not pools:
+            return []
+        pipe = self._store.commands.pipeline(transaction=False)
+        for pool in pools:
+            pipe.exists(self._store.keys.pool(pool).record(request_id))
+        return [pool for pool, there in zip(pools, await pipe.execute(), strict=True) if there]
+
     def retry_after_s(self, pool: str) -> int:
         """When to come back: the time in which a tenth of what waits has been served, at the measured rate."""
         depth, rate = self._depths.get(pool), self._rates.get(pool, 0.0)

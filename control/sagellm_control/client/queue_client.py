@@ -24,7 +24,7 @@ from ..wire.states import Outcome, RequestKind
 from .abandoned import AbandonedRequests
 from .acceptor import Acceptor, FastPath
 from .answer import Answer
-from .errors import QueueUnavailable, TooLate, UnknownModel, UnknownRequest
+from .errors import QueueUnavailable, RequestConflict, TooLate, UnknownModel, UnknownRequest
 from .held import HeldRequests
 from .inbox import Inbox
 from .pools import Pools
@@ -142,7 +142,8 @@ class QueueClient:
             hints: see ``SchedulingHints``.
 
         Raises:
-            UnknownModel, NoEngineReady, QueueFull, TooLate, RequestConflict, QueueUnavailable.
+            UnknownModel, NoEngineReady, QueueFull, TooLate, QueueUnavailable.
+            RequestConflict: another request has this id, of whichever model.
             ValueError: the request id has characters that it must not have, or a time is none.
         """
         if request_id is not None and not is_request_id(request_id):
@@ -151,10 +152,14 @@ class QueueClient:
             body = orjson.dumps({"model": model, "stream": stream, **body})
         try:
             pool = await self.pools.find(model)
+            # A pool's own script sees to it that an id is new there; that it is in the others can only be looked up.
+            taken = request_id is not None and await self.pools.with_request(request_id, besides=pool)
         except (RedisError, OSError) as error:
             raise QueueUnavailable(error) from error
         if pool is None:
             raise UnknownModel(model, list(self.pools.models))
+        if taken:
+            raise RequestConflict(str(request_id))
         request = NewRequest(
             id=request_id or secrets.token_hex(16),
             pool=pool,
@@ -195,15 +200,21 @@ class QueueClient:
         return Submission(request.id, pool, existed)
 
     @asynccontextmanager
-    async def answer(self, request_id: str, *, after: tuple[int, int] = (0, 0)) -> AsyncGenerator[Answer, None]:
+    async def answer(
+        self, request_id: str, *, pool: str | None = None, after: tuple[int, int] = (0, 0)
+    ) -> AsyncGenerator[Answer, None]:
         """The answer of a request, of this client or of any other, from a position on.
+
+        Args:
+            pool: where it is; None: it is looked for.
 
         Raises:
             UnknownRequest: there is none of this id, or its result has expired.
+            RequestConflict: a request of this id in another pool is open here.
         """
-        answer = self.inbox.find_unread(request_id) if after == (0, 0) else None
+        answer = self.inbox.find_unread(request_id, pool) if after == (0, 0) else None
         if answer is None:
-            pool = await self._pool_of(request_id)
+            pool = pool or await self._pool_of(request_id)
             answer = Answer(self.store, pool, request_id, after=after)
             answer.read = True
             self.inbox.open(answer)
@@ -235,10 +246,16 @@ class QueueClient:
                 return Result(replace(ending, body=b""), b"".join([*pieces, ending.body]))
         raise UnknownRequest(request_id)
 
-    async def cancel(self, request_id: str, outcome: Outcome = Outcome.CANCELLED) -> CancelResult:
-        """End a request, wherever it is; its events then end with that outcome."""
+    async def cancel(
+        self, request_id: str, outcome: Outcome = Outcome.CANCELLED, *, pool: str | None = None
+    ) -> CancelResult:
+        """End a request, wherever it is; its events then end with that outcome.
+
+        Args:
+            pool: where it is; None: it is looked for.
+        """
         try:
-            pool = await self._pool_of(request_id)
+            pool = pool or await self._pool_of(request_id)
         except UnknownRequest:
             return CancelResult.UNKNOWN
         return await cancel(self.store, pool, request_id, outcome)
@@ -260,9 +277,8 @@ class QueueClient:
         if pool := self.inbox.pool_of(request_id):
             return pool
         await self.pools.look()
-        for pool in dict.fromkeys(self.pools.models.values()):
-            if await self.store.commands.exists(self.store.keys.pool(pool).record(request_id)):
-                return pool
+        for pool in await self.pools.with_request(request_id):
+            return pool
         raise UnknownRequest(request_id)
 
 

@@ -123,7 +123,7 @@ class AnswerWriter:
                 return event
         with contextlib.suppress(RedisError, OSError):
             # While Redis is away nobody can be told; whoever has the request minds its timeout as well.
-            await self._queue.cancel(self._answer.request_id, Outcome.EXPIRED)
+            await self._queue.cancel(self._answer.request_id, Outcome.EXPIRED, pool=self._answer.pool)
         event = await self._answer.next(EXPIRE_GRACE_S)
         if event is not None:
             return event

@@ -202,7 +202,7 @@ class OpenAIEndpoints:
         if wanted.headers.traceparent:
             echoed["traceparent"] = wanted.headers.traceparent
         try:
-            async with self._queue.answer(request_id) as answer:
+            async with self._queue.answer(request_id, pool=submission.pool) as answer:
                 writer = AnswerWriter(
                     self._queue,
                     answer,

@@ -17,7 +17,7 @@ from ..client.queue_client import QueueClient
 from ..client.submission import Submission
 from ..scheduler.explain import explain_request
 from ..store.steps.cancel import CancelResult
-from ..store.views import RequestView, find_request
+from ..store.views import RequestView, find_requests
 from ..wire.request import is_request_id
 from ..wire.states import RequestState
 from .answering import AnswerWriter
@@ -57,7 +57,7 @@ class RequestEndpoints:
     async def cancel(self, request: web.Request) -> web.Response:
         """End the request wherever it is. Sent again it changes nothing."""
         view = await self._find(request)
-        result = await self._queue.cancel(view.request_id)
+        result = await self._queue.cancel(view.request_id, pool=view.pool)
         if result is CancelResult.UNKNOWN:
             raise unknown_request(view.request_id)
         return web.json_response({"id": view.request_id, "object": "request.cancellation", "result": str(result)})
@@ -85,9 +85,7 @@ class RequestEndpoints:
         It is made of the rows of now, with the very policy objects that the schedulers use.
         """
         view = await self._find(request, admin_too=True)
-        explanation = await explain_request(self._queue.store, view.request_id)
-        if explanation is None:
-            raise unknown_request(view.request_id)
+        explanation = await explain_request(self._queue.store, view)
         if (place := await queue_position(self._queue, explanation.pool, view.request_id)) is not None:
             explanation.position, explanation.wait_s = place.position, place.wait_s
         return web.json_response(explanation.model_dump())
@@ -97,7 +95,7 @@ class RequestEndpoints:
     ) -> web.StreamResponse:
         position = after.entry_before if after else (0, 0)
         try:
-            async with self._queue.answer(view.request_id, after=position) as answer:
+            async with self._queue.answer(view.request_id, pool=view.pool, after=position) as answer:
                 writer = AnswerWriter(
                     self._queue,
                     answer,
@@ -121,13 +119,11 @@ class RequestEndpoints:
         request_id = request.match_info["id"]
         if not is_request_id(request_id):
             raise unknown_request(request_id)
-        view = await find_request(self._queue.store, request_id)
-        if view is None:
-            raise unknown_request(request_id)
-        if caller is not None and view.tenant != caller.tenant and not (admin_too and caller.admin):
-            # Another tenant's is not told from one that does not exist.
-            raise unknown_request(request_id)
-        return view
+        for view in await find_requests(self._queue.store, request_id):
+            if caller is None or view.tenant == caller.tenant or (admin_too and caller.admin):
+                return view
+        # Another tenant's is not told from one that does not exist.
+        raise unknown_request(request_id)
 
 
 def _deadline(view: RequestView) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from ..store.connect import Store
-from ..store.views import RequestView, find_request
+from ..store.views import RequestView
 from ..wire.request import Arrival, BadEntry, read_arrival
 from ..wire.states import RequestState
 from .demand import NOT_SEPARABLE, Part, meets, takes
@@ -56,18 +56,15 @@ class Explanation(BaseModel):
     engines: list[ConsideredEngine] = []
 
 
-async def explain_request(store: Store, request_id: str) -> Explanation | None:
-    """Look at the request and at the engines of its pool as they are now; None: there is no such request."""
-    view = await find_request(store, request_id)
-    if view is None:
-        return None
+async def explain_request(store: Store, view: RequestView) -> Explanation:
+    """Look at the engines of the request's pool as they are now."""
     policy, watch = PoolPolicy(store, view.pool), EngineWatch(store, view.pool)
     await policy.follow()
     await watch.sweep()
     await watch.follow_placements()
     proposer = Proposer(policy, watch)
     found = Explanation(
-        request_id=request_id,
+        request_id=view.request_id,
         pool=view.pool,
         tenant=view.tenant,
         state=view.state,
@@ -79,7 +76,7 @@ async def explain_request(store: Store, request_id: str) -> Explanation | None:
         chosen=_chosen(view),
     )
     try:
-        arrival = read_arrival(request_id, view.fields)
+        arrival = read_arrival(view.request_id, view.fields)
     except BadEntry as error:
         found.waits_for = f"nothing: its record cannot be read ({error})"
         return found

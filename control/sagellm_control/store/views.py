@@ -123,6 +123,12 @@ async def list_requests(
 
 async def find_request(store: Store, request_id: str) -> RequestView | None:
     """The request of this id, in whichever pool it is."""
+    return next(iter(await find_requests(store, request_id)), None)
+
+
+async def find_requests(store: Store, request_id: str) -> list[RequestView]:
+    """All of this id: pools in which requests came at the same moment do not know of each other's."""
+    found: list[RequestView] = []
     for pool in await list_pools(store):
         now = await server_ms(store, pool)
         for view in await _request_views(store, pool, [request_id], now, None):
@@ -131,8 +137,8 @@ async def find_request(store: Store, request_id: str) -> RequestView | None:
                 view.position = await store.commands.zrank(keys.waiting, request_id)
             if view.state is RequestState.FINISHED:
                 await _add_ending(store, pool, view)
-            return view
-    return None
+            found.append(view)
+    return found
 
 
 async def _add_ending(store: Store, pool: str, view: RequestView) -> None:
