@@ -17,6 +17,7 @@ from sagellm_control.client import QueueClient, QueueUnavailable
 from sagellm_control.client.acceptor import Acceptor
 from sagellm_control.embedded import EmbeddedValkey
 from sagellm_control.store.settings import RedisSettings
+from sagellm_control.store.views import list_requests
 from sagellm_workers import insistence
 
 from ..flow.asking import CHAT_PATH, MODEL, chat, chat_bytes, data, delta_of, error_of, expected_text
@@ -102,12 +103,12 @@ async def test_what_ended_while_redis_was_away_is_not_run_again(
     monkeypatch.setattr(insistence, "FIRST_RETRY_S", 1.5)  # the reader is back first
     engine = await start_engine(tpot_ms=5)
     async with in_process_system(proxied, [engine.url]) as system:
-        asking = [asyncio.create_task(whole_text(system, chat(f"n {i}", max_tokens=30))) for i in range(4)]
+        asking = [asyncio.create_task(whole_text(system, chat(f"n {i}", max_tokens=150))) for i in range(4)]
         await engine.until(running=4)
         await proxy.refuse()
         await engine.until(finished=4)
         await proxy.listen()
-        assert await asyncio.gather(*asking) == [expected_text(f"n {i}", 30) for i in range(4)]
+        assert await asyncio.gather(*asking) == [expected_text(f"n {i}", 150) for i in range(4)]
         await holds(system, 0)
         assert (await engine.state())["total_requests"] == 4
 
@@ -134,6 +135,32 @@ async def test_what_waits_for_redis_is_bounded(
             await queue.cancel(submission.request_id)
 
 
+async def test_who_comes_while_redis_is_silent_waits_for_one_answer_only(
+    start_engine: StartEngine, server: EmbeddedValkey
+) -> None:
+    """Not for a second try of his own request, nor for that of one before him."""
+    engine = await start_engine()
+    redis = RedisSettings(url=server.url, command_timeout_s=3, connect_timeout_s=3)
+    async with in_process_system(redis, [engine.url]) as system:
+
+        async def refused_after_s() -> float:
+            began = time.monotonic()
+            async with system.session.post(system.url + CHAT_PATH, json=chat()) as response:
+                assert response.status == 503
+                assert (await error_of(response))["code"] == "queue_unavailable"
+            return time.monotonic() - began
+
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            asking = [asyncio.create_task(refused_after_s())]
+            await asyncio.sleep(1)  # the batch of the first is under way: these wait for it
+            asking += [asyncio.create_task(refused_after_s()) for _ in range(3)]
+            assert max(await asyncio.gather(*asking)) < 2 * redis.command_timeout_s
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        await wait_until(lambda: is_ready(system, True), what="/ready says 200 again")
+
+
 async def test_a_request_whose_record_was_lost_is_submitted_again(
     slow_and_proxied: InProcessSystem, proxy: TcpProxy
 ) -> None:
@@ -146,6 +173,42 @@ async def test_a_request_whose_record_was_lost_is_submitted_again(
     proxy.cut()
     assert await asking == expected_text("lost and found", 30)
     await holds(system, 0)
+
+
+async def test_whoever_listens_to_a_lost_request_has_its_answer_too(
+    start_engine: StartEngine, proxied: RedisSettings, proxy: TcpProxy
+) -> None:
+    """At another gateway: one sent the same request again, one asks for the result by its id."""
+    engine = await start_engine(tpot_ms=30)
+    async with in_process_system(proxied, [engine.url], gateways=2) as system:
+        first, other = system.gateways
+        key, body = {"Idempotency-Key": "one"}, chat("lost and found", max_tokens=30)
+
+        async def ask(gateway: str) -> str:
+            async with system.session.post(gateway + CHAT_PATH, json=body, headers=key) as response:
+                assert response.status == 200, await response.text()
+                return (await response.json())["choices"][0]["message"]["content"]
+
+        async def result(url: str) -> str:
+            async with system.session.get(url) as response:
+                assert response.status == 200, await response.text()
+                return (await response.json())["choices"][0]["message"]["content"]
+
+        asking = [asyncio.create_task(ask(first))]
+        await holds(system, 1)
+        (request_id,) = [view.request_id for view in await list_requests(system.store)]
+        asking.append(asyncio.create_task(ask(other)))
+        asking.append(asyncio.create_task(result(f"{other}/v1/requests/{request_id}/result")))
+        record = system.store.keys.pool(MODEL).record(request_id)
+        await wait_until(lambda: _listeners(system, record, 2), what="both gateways listen")
+        await delete_namespace(system.store)
+        proxy.cut()
+        assert await asyncio.gather(*asking) == [expected_text("lost and found", 30)] * 3
+        await holds(system, 0)
+
+
+async def _listeners(system: InProcessSystem, record: str, number: int) -> bool:
+    return len((await system.store.commands.hget(record, "inbox") or b"").split()) == number
 
 
 async def test_an_answer_that_has_begun_and_lost_its_record_ends_with_an_error(

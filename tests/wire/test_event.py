@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from sagellm_control.wire.event import CHUNK, END, Ending, Event, read_frames, read_log_entry
+from sagellm_control.wire.event import CHUNK, END, Ending, Event, read_frames, read_log_entry, read_position
 from sagellm_control.wire.states import Outcome
 
 TWO_FRAMES = b'r1 1-1 chunk 9\ndata: x\n\n\nr2 3-12 end 26\n{"outcome":"completed"}\n{}\n'
@@ -43,6 +45,20 @@ def test_a_payload_may_hold_anything() -> None:
     payload = b"r9 1-1 chunk 5\nhello\n\x00\xff"
     frame = b"r1 1-1 chunk %d\n%b\n" % (len(payload), payload)
     assert read_frames(frame + frame) == [Event("r1", 1, 1, CHUNK, payload)] * 2
+
+
+@pytest.mark.parametrize(
+    ("given", "position"),
+    [(0, (0, 0)), (5, (1, 5)), ("2-7", (2, 7)), ((2, 7), (2, 7)), ((0, 0), (0, 0))],
+)
+def test_a_position_as_people_write_it(given: tuple[int, int] | int | str, position: tuple[int, int]) -> None:
+    assert read_position(given) == position
+
+
+@pytest.mark.parametrize("given", [-1, True, "", "7", "1-7.2", "a-b", "1--7", (1,), (1, 2, 3), (1, "2"), (-1, 2), None])
+def test_what_is_no_position(given: Any) -> None:
+    with pytest.raises(ValueError, match="after must be the position of an event"):
+        read_position(given)
 
 
 def test_read_log_entry() -> None:

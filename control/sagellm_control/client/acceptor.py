@@ -132,6 +132,8 @@ class Acceptor:
 
     def _new_batcher(self, pool: str, limits: AcceptLimits) -> Batcher[Item, AcceptResult]:
         async def write(items: Sequence[Item]) -> Sequence[AcceptResult]:
+            if trouble := self._pools.trouble(pool):  # found out while the batch before was under way
+                raise QueueUnavailable(trouble)
             requests, fast_path = [request for request, _ in items], self._fast_path
             proposals = await fast_path.propose(pool, requests) if fast_path else None
             try:

@@ -12,7 +12,7 @@ from ..store.connect import Store
 from ..store.inspect import read_output
 from ..wire.event import END, Ending, Event
 from ..wire.states import Outcome, RequestState
-from .resubmission import Resubmission
+from .resubmission import AwaitedReturn, Resubmission
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +39,10 @@ class Answer:
         self._last = after
         self._gap = False
         self._wake = asyncio.Event()
-        self._handed_out = False
-        """Whether the reader has had an event."""
-        self.lost_record: Resubmission | None = None
-        """What to do if the record is gone; None: it is not ours to submit again."""
+        self._handed_out = after != (0, 0)
+        """Whether the reader has had an event, here or before."""
+        self.lost_record: Resubmission | AwaitedReturn | None = None
+        """What to do if the record is gone; None: nothing."""
         self.read = False
         """Whether somebody reads it; until then only so much is kept (see ``UNREAD_EVENTS``)."""
         self.ended = False
@@ -120,10 +120,12 @@ class Answer:
 
     async def _without_record(self) -> list[Event]:
         if self.lost_record is not None and self.lost_record.possible(handed_out=self._handed_out):
-            attempt = await self.lost_record.submit()
-            # What nobody has read of the attempts before is not part of the answer any more, nor what they still say.
-            self._events.clear()
-            self._last = max(self._last, (attempt, 0))
-            return []
+            attempt = await self.lost_record.restore()
+            if attempt is not None:
+                # What nobody has read of the attempts before is not part of the answer any more, nor what they still
+                # say.
+                self._events.clear()
+                self._last = max(self._last, (attempt, 0))
+                return []
         attempt, sequence = self._last
         return [Event(self.request_id, attempt, sequence + 1, END, LOST)]

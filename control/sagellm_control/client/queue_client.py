@@ -17,7 +17,7 @@ from ..store.settings import RedisSettings
 from ..store.steps.accept import AcceptLimits
 from ..store.steps.attach import attach
 from ..store.steps.cancel import CancelResult, cancel
-from ..wire.event import CHUNK, END, Ending, Event
+from ..wire.event import CHUNK, END, Ending, Event, Position, read_position
 from ..wire.priority import RequestPriority
 from ..wire.request import NewRequest, is_request_id
 from ..wire.states import Outcome, RequestKind
@@ -29,7 +29,7 @@ from .held import HeldRequests
 from .inbox import Inbox
 from .pools import Pools
 from .presence import Presence
-from .resubmission import Resubmission
+from .resubmission import AwaitedReturn, Resubmission
 from .scheduling_hints import SchedulingHints
 from .submission import Result, Submission
 
@@ -193,30 +193,34 @@ class QueueClient:
         except BaseException:
             self.inbox.close(answer)
             raise
+        # Whoever sends a request again holds it as well as who sent it first.
+        answer.lost_record = Resubmission(self.store, request, self.limits)
         if existed:
             answer.check_log()
-        else:
-            answer.lost_record = Resubmission(self.store, request, self.limits)
         return Submission(request.id, pool, existed)
 
     @asynccontextmanager
     async def answer(
-        self, request_id: str, *, pool: str | None = None, after: tuple[int, int] = (0, 0)
+        self, request_id: str, *, pool: str | None = None, after: Position | int | str = (0, 0)
     ) -> AsyncGenerator[Answer, None]:
         """The answer of a request, of this client or of any other, from a position on.
 
         Args:
             pool: where it is; None: it is looked for.
+            after: see ``read_position``.
 
         Raises:
+            ValueError: ``after`` is no position.
             UnknownRequest: there is none of this id, or its result has expired.
             RequestConflict: a request of this id in another pool is open here.
         """
-        answer = self.inbox.find_unread(request_id, pool) if after == (0, 0) else None
+        position = read_position(after)
+        answer = self.inbox.find_unread(request_id, pool) if position == (0, 0) else None
         if answer is None:
             pool = pool or await self._pool_of(request_id)
-            answer = Answer(self.store, pool, request_id, after=after)
+            answer = Answer(self.store, pool, request_id, after=position)
             answer.read = True
+            answer.lost_record = AwaitedReturn(self.store, pool, request_id, self.inbox.channel)
             self.inbox.open(answer)
             self._presence.begin()
             await attach(self.store, pool, request_id, self.inbox.channel)
@@ -227,8 +231,8 @@ class QueueClient:
         finally:
             self.inbox.close(answer)
 
-    async def stream(self, request_id: str, *, after: tuple[int, int] = (0, 0)) -> AsyncGenerator[Event, None]:
-        """The events of a request, up to and with its end."""
+    async def stream(self, request_id: str, *, after: Position | int | str = (0, 0)) -> AsyncGenerator[Event, None]:
+        """The events of a request behind a position (see ``read_position``), up to and with its end."""
         async with self.answer(request_id, after=after) as answer:
             while not answer.ended:
                 event = await answer.next(IDLE_S)

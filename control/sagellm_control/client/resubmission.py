@@ -1,4 +1,7 @@
-"""What is done about an accepted request whose record is gone: a failover, or a crash of Redis, took it along."""
+"""What is done about an accepted request whose record is gone: a failover, or a crash of Redis, took it along.
+
+Whoever holds the request submits it again; whoever only listens to it waits for that.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import logging
 from dataclasses import replace
 
 from ..store.connect import Store
-from ..store.steps.accept import AcceptLimits, accept
+from ..store.steps.accept import AcceptLimits, Exists, accept
+from ..store.steps.attach import attach
 from ..wire.request import NewRequest
 
 log = logging.getLogger(__name__)
@@ -17,6 +21,9 @@ ATTEMPTS_APART = 1000
 of before, which may still run somewhere, is none of the current ones and is refused."""
 WITHOUT_LIMIT = 2**53
 """It had been accepted, so it is not refused now because others wait."""
+RETURNS_WITHIN_S = 10.0
+"""Gateways look for what they hold each few seconds: a record that is gone for longer is held by nobody."""
+LOOK_EVERY_S = 0.2
 
 
 class Resubmission:
@@ -46,16 +53,18 @@ class Resubmission:
         lost = now - self._alive_at < self._limits.keep_result_ms / 1000
         return lost and not handed_out and self._left_ms(now) >= 0
 
-    async def submit(self) -> int:
+    async def restore(self) -> int | None:
         """Submit it again, under its id; the number behind which its attempts are counted."""
         now = asyncio.get_running_loop().time()
         self._times += 1
         attempt = self._times * ATTEMPTS_APART
         again = replace(self._request, attempt=attempt, timeout_ms=self._left_ms(now))
         log.warning("request %s: its record was lost; it is submitted again", again.id)
-        # Whoever submitted it meanwhile did the same: then it exists.
         limits = replace(self._limits, max_waiting=WITHOUT_LIMIT, without_engine=True)
-        await accept(self._store, again.pool, [again], limits)
+        (result,) = await accept(self._store, again.pool, [again], limits)
+        if isinstance(result, Exists):
+            # Whoever holds it too did the same, a moment before.
+            await attach(self._store, again.pool, again.id, again.inbox)
         self.seen()
         return attempt
 
@@ -65,3 +74,34 @@ class Resubmission:
             return 0
         left = self._request.timeout_ms - round((now - self._submitted_at) * 1000)
         return left if left > 0 else -1
+
+
+class AwaitedReturn:
+    """For a listener: somebody else may hold the request."""
+
+    def __init__(self, store: Store, pool: str, request_id: str, inbox: str) -> None:
+        self._store = store
+        self._where = (pool, request_id, inbox)
+        self._gone_since: float | None = None
+
+    def seen(self) -> None:
+        """The record is there."""
+        self._gone_since = None
+
+    def possible(self, *, handed_out: bool) -> bool:
+        """Whether this listener can go on with another run of the request: only from its start."""
+        return not handed_out
+
+    async def restore(self) -> int | None:
+        """Wait for the record to come back, and listen to it again; None: nobody has brought it back."""
+        clock = asyncio.get_running_loop().time
+        pool, request_id, inbox = self._where
+        if self._gone_since is None:
+            self._gone_since = clock()
+        while clock() < self._gone_since + RETURNS_WITHIN_S:
+            if await self._store.commands.exists(self._store.keys.pool(pool).record(request_id)):
+                await attach(self._store, pool, request_id, inbox)
+                self.seen()
+                return 0
+            await asyncio.sleep(LOOK_EVERY_S)
+        return None

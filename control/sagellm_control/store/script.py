@@ -45,7 +45,8 @@ class Script:
     """One step: what it uses of the preludes, and its own file.
 
     Every step may be repeated: what it did before, it finds done (and what a lost ``take`` had read is reclaimed). So a
-    call whose reply was lost is sent again, once, and a server that has lost its script cache is given the text.
+    call whose reply was lost is sent again, once, and a server that has lost its script cache is given the text. (New
+    work is not sent again to a server that says nothing: whoever brings it waits, and would only wait longer.)
 
     A server whose memory is full (``maxmemory``) still runs every step, as otherwise nothing that was accepted could
     ever end and make room. Only a step that adds work is refused, by its first write: nothing is half written.
@@ -53,6 +54,7 @@ class Script:
 
     def __init__(self, name: str, *, adds_work: bool = False) -> None:
         self.name = name
+        self._repeated_after = (ConnectionError,) if adds_work else (ConnectionError, TimeoutError)
         first_line = "" if adds_work else f"{_ALLOW_OOM}\n"
         step = _read(f"{name}.lua")
         self.text = f"{first_line}{_used_of_prelude(step)}\n{step}"
@@ -62,7 +64,7 @@ class Script:
         """Run it; ``keys`` are all that it touches."""
         try:
             return await self._run(store.commands, keys, arguments)
-        except (ConnectionError, TimeoutError):
+        except self._repeated_after:
             return await self._run(store.commands, keys, arguments)
 
     async def _run(self, client: Any, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:

@@ -10,6 +10,7 @@ The output log holds the same events under the entry id ``<attempt>-<sequence>``
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +43,31 @@ class Event:
     def position(self) -> tuple[int, int]:
         """Orders the events of one request."""
         return (self.attempt, self.sequence)
+
+
+Position = tuple[int, int]
+"""Attempt and sequence of an event. Events are numbered from (1, 1) on."""
+_POSITION = re.compile(r"(\d{1,9})-(\d{1,9})", re.ASCII)
+
+
+def read_position(after: Position | int | str) -> Position:
+    """A position as people write it: ``(1, 7)``, ``"1-7"`` as in ``Last-Event-ID``, or 7 in the first attempt.
+
+    Raises:
+        ValueError: it is none.
+    """
+    match after:
+        case bool():
+            pass
+        case int() if after >= 0:
+            return (1, after) if after else (0, 0)
+        case str() if found := _POSITION.fullmatch(after):
+            return (int(found[1]), int(found[2]))
+        case (int(attempt), int(sequence)) if attempt >= 0 and sequence >= 0:
+            return (attempt, sequence)
+        case _:
+            pass
+    raise ValueError(f"after must be the position of an event, such as (1, 7), '1-7' or 7, not {after!r}")
 
 
 @dataclass(slots=True, frozen=True)
