@@ -15,6 +15,7 @@ from sagellm_control.scheduler.pool_scheduler import PoolScheduler
 from sagellm_control.scheduler.settings import SchedulerSettings
 from sagellm_control.store.connect import Store
 from sagellm_control.store.settings import RedisSettings
+from sagellm_control.store.steps.accept import Accepted, Proposal
 from sagellm_control.store.steps.assign import Placement
 
 from ..clock import Clock
@@ -23,6 +24,7 @@ from ..flow.conftest import StartEngine
 from ..flow.in_process import InProcessSystem, in_process_system
 from ..leaks import namespace_keys
 from ..pool_driver import PoolDriver
+from ..store.at_once import CHARGE, fair_rules
 from ..waiting import wait_until
 from .test_redis_away import whole_text
 
@@ -55,6 +57,19 @@ async def test_with_full_memory_nothing_is_accepted_and_nothing_half_written(own
     assert await own.counters() == {}
     await own.accept("a", "b")
     assert await own.counters() == {"accepted": 2}
+
+
+@pytest.mark.parametrize("proposed", [False, True])
+async def test_with_full_memory_a_retry_is_still_recognised(own: PoolDriver, proposed: bool) -> None:
+    await own.engine()
+    rules, proposal = await fair_rules(own), Proposal(0.0, "e1", charge=CHARGE)
+    await own.accept_at_once({"a": proposal}, rules=rules)
+    async with full(own.store):
+        if proposed:
+            (again,) = (await own.accept_at_once({"a": proposal}, rules=rules)).results
+        else:
+            (again,) = await own.accept("a")
+    assert isinstance(again, Accepted)
 
 
 async def test_with_full_memory_every_other_step_goes_on(own: PoolDriver) -> None:

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncGenerator
-
 import pytest
 
 from sagellm_control.gateway import fast_path as module
 from sagellm_control.gateway.fast_path import GatewayFastPath
 from sagellm_control.scheduler import proposal
-from sagellm_control.store.connect import Store
-from sagellm_control.store.settings import RedisSettings
-from sagellm_control.store.steps.accept import AcceptedBatch, accept_batch
 from sagellm_control.store.steps.policy import set_policy
 from sagellm_control.wire.priority import RequestPriority
 
-from ..pool_driver import PoolDriver, new_request
+from ..pool_driver import new_request
 from ..pool_state import read_state, violations
 from ..samples import sample
 from ..waiting import wait_until
-from .proposing_gateway import Gateway, own_tasks
+from .proposing_gateway import Gateway
 
 PREFIX = tuple(f"block-{n}" for n in range(8))
-
-
-@pytest.fixture
-async def gateway(pool: PoolDriver) -> AsyncGenerator[Gateway, None]:
-    async with GatewayFastPath(pool.store) as fast_path:
-        yield Gateway(pool, fast_path)
 
 
 async def test_nothing_is_proposed_before_the_first_look_and_then_an_engine_is(gateway: Gateway) -> None:
@@ -150,7 +138,11 @@ async def test_a_policy_that_has_changed_since_holds_from_the_next_look_on(gatew
     assert (await gateway.pool.record("b")).keys() >= {"start", "charge", "epoch"}
 
 
-async def test_a_call_that_failed_gives_the_room_back_and_leads_to_a_look(gateway: Gateway) -> None:
+async def test_a_call_that_failed_gives_the_room_back_and_leads_to_a_look(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The next one would be due after the test.
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 3600.0)
     await gateway.pool.engine()
     await gateway.look()
     before = gateway.of_pool()._looked_at
@@ -159,7 +151,12 @@ async def test_a_call_that_failed_gives_the_room_back_and_leads_to_a_look(gatewa
     assert await gateway.engines("b") == [None] or await gateway.engines("b") == [], "the place is taken"
     gateway.fast_path.learn(gateway.pool.name, made, None)
     assert await gateway.engines("b") == ["e1"]
-    await wait_until(lambda: gateway.of_pool()._looked_at > before, what="it has looked")
+
+    async def looked() -> bool:
+        await gateway.engines("b")
+        return gateway.of_pool()._looked_at > before
+
+    await wait_until(looked, what="it has looked")
 
 
 async def test_room_that_the_snapshot_does_not_see_leads_to_a_look(
@@ -202,58 +199,3 @@ async def test_a_prompt_goes_where_others_have_placed_its_beginning(
                 await pool.finish(name, engine=placed[-1][n])
     assert placed[0] == placed[1]
     assert len(set(placed[0].values())) > 1
-
-
-async def test_closing_while_it_reads_leaves_no_task(pool: PoolDriver) -> None:
-    await pool.engine()
-    async with GatewayFastPath(pool.store) as fast_path:
-        await Gateway(pool, fast_path).propose("a")
-        assert own_tasks() == {f"fast path {pool.name}"}
-    assert own_tasks() == set()
-
-
-async def test_without_redis_it_proposes_nothing_and_nothing_is_raised(
-    pool: PoolDriver, caplog: pytest.LogCaptureFixture
-) -> None:
-    away = Store(RedisSettings(url="redis://127.0.0.1:1/0", command_timeout_s=0.2, connect_timeout_s=0.2))
-    try:
-        async with GatewayFastPath(away) as fast_path:
-            with caplog.at_level(logging.WARNING):
-                assert await Gateway(pool, fast_path).propose("a") is None
-                await wait_until(lambda: own_tasks() == set(), what="the read has failed")
-            assert f"pool {pool.name}: no fast path" in caplog.text
-            fast_path.learn(pool.name, None, None)
-            assert await Gateway(pool, fast_path).propose("a") is None
-    finally:
-        await away.close()
-
-
-async def test_a_bug_in_it_costs_the_fast_path_and_no_request(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    await gateway.pool.engine()
-    await gateway.look()
-
-    def broken(*_: object) -> None:
-        raise RuntimeError("out of order")
-
-    monkeypatch.setattr(gateway.of_pool()._proposer, "propose", broken)
-    assert await gateway.accept("a") == [False]
-    assert await gateway.accept("b") == [False]
-    assert caplog.text.count("Traceback") == 1, "told once until the next look"
-
-
-async def test_what_a_lost_reply_hides_is_found_by_the_next_look(gateway: Gateway) -> None:
-    # The second call finds the request where the first one, whose reply was lost, has put it.
-    await gateway.pool.engine()
-    await gateway.look()
-    requests = [new_request("a", gateway.pool.name)]
-    made = await gateway.fast_path.propose(gateway.pool.name, requests)
-    batch: AcceptedBatch | None = None
-    for _ in range(2):
-        batch = await accept_batch(gateway.pool.store, gateway.pool.name, requests, gateway.pool.limits, made)
-    gateway.fast_path.learn(gateway.pool.name, made, batch)
-    await gateway.pool.engine("e2")
-    await gateway.look(["e2"])
-    assert await gateway.accept("b") == [True]
-    assert await gateway.pool.holds() == {"a"}

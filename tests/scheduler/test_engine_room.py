@@ -244,3 +244,14 @@ def test_the_least_loaded_by_speed_where_speeds_differ() -> None:
     assert 18 <= placed.count("fast") <= 21
     assert not engines("a", "b").speeds_differ
     assert UNKNOWN.kv_tokens == 0
+
+
+def test_a_prompt_that_was_not_handed_over_is_not_cached() -> None:
+    view = engines("a")
+    what = request("r", prompt_tokens=5000, prefix=tuple("abcdefghij"))
+    for _ in range(2):
+        taken = view.reserve("a", what, forecast(5000), 0.0)
+        assert taken.uncached_tokens == 5000
+        view.give_back(taken)
+    view.reserve("a", what, forecast(5000), 0.0)
+    assert view.uncached_tokens("a", what, forecast(5000)) == 1

@@ -76,7 +76,7 @@ def test_what_is_stored_is_read_back() -> None:
     for tokens in (10, 400, 90):
         stored |= one.settle("m", "t", 512, tokens)
     assert set(stored) == set(names_of("m", "t", 512))
-    other.learn(stored)
+    other.learn({name.encode(): text.encode() for name, text in stored.items()})
     assert other.output_tokens("m", "t", 512) == pytest.approx(one.output_tokens("m", "t", 512), rel=1e-4)
 
 
@@ -84,7 +84,7 @@ def test_what_is_stored_is_read_back() -> None:
 def test_garbage_is_left_out(text: str) -> None:
     assert read_length_mean(text) is None
     estimates = Estimates()
-    estimates.learn({"m": text})
+    estimates.learn({b"m": text.encode()})
     assert estimates.output_tokens("m", "", 0) == PRIOR_TOKENS
 
 

@@ -66,6 +66,18 @@ def test_the_longest_first_and_no_more_than_asked_for() -> None:
     assert index.holders(chain("zzz"), 3) == []
 
 
+def test_what_was_not_handed_over_after_all() -> None:
+    index = PrefixIndex()
+    index.note("a", chain("abc"))
+    new = index.note("a", chain("abcxy"))
+    assert index.depth("a", chain("abcxy")) == 5
+    index.take_back("a", new)
+    assert (index.depth("a", chain("abcxy")), index.blocks) == (3, 3)
+    index.take_back("a", new)
+    index.take_back("never seen", new)
+    assert index.holders(chain("abcxy")) == [("a", 3)]
+
+
 def test_an_engine_that_has_gone_is_forgotten() -> None:
     index = PrefixIndex()
     index.note("a", chain("abc"))

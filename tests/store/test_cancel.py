@@ -162,3 +162,11 @@ async def test_one_that_goes_back_meanwhile_ends(pool: PoolDriver) -> None:
     store: Any = MovingStore(pool.store, move)
     assert await cancel(store, pool.name, "a") is CancelResult.ENDED
     assert await pool.waiting_ids() == []
+
+
+async def test_one_that_was_left_without_an_entry_ends(pool: PoolDriver) -> None:
+    # As an accept leaves it that fails half way, on keys that somebody has damaged.
+    await pool.accept("a")
+    await pool.store.commands.hdel(pool.keys.record("a"), "entry")
+    assert await cancel(pool.store, pool.name, "a") is CancelResult.ENDED
+    assert await pool.state("a") == "finished"

@@ -33,6 +33,23 @@ async def test_the_outcome_is_recorded_and_the_place_is_free(pool: PoolDriver, s
         assert 0 < await pool.store.commands.pttl(key) <= 600_000
 
 
+@pytest.mark.parametrize("output", [False, True])
+async def test_one_that_no_claim_was_written_of_began_when_its_worker_had_a_slot_for_it(
+    pool: PoolDriver, output: bool
+) -> None:
+    await pool.engine(prefetch=1)
+    await pool.assigned("a", slo_ms=1000)
+    assigned_ms = pool.clock.now_ms
+    pool.clock.advance(5008)
+    if output:
+        await pool.append("a", 1)
+    pool.clock.advance(60_000)  # Redis was away
+    done = Finish("a", 1, 2, DONE, first_ms=8.0, held_ms=5000.0)
+    assert await finish(pool.store, pool.name, "e1", pool.worker("e1"), [done]) == [True]
+    assert float((await pool.record("a"))["started_ms"]) == assigned_ms + 5000
+    assert (await pool.counters())["slo_missed"] == 1
+
+
 async def test_its_client_is_told_behind_its_output(pool: PoolDriver) -> None:
     await pool.engine()
     await pool.running("a")

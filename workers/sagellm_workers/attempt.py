@@ -65,6 +65,9 @@ class Attempt:
         """So long (s) the engine asked to be left alone instead of answering."""
         self._reported = False
         self._task: asyncio.Task[None] | None = None
+        self._taken_at = time.monotonic()
+        self._began_at = self._taken_at
+        """When the worker got it, and when it began to run it."""
         self._stop_as: str | None = None
 
     @property
@@ -77,9 +80,20 @@ class Attempt:
         """Whether it has ended, by its own account."""
         return self._reported
 
+    @property
+    def held_ms(self) -> float:
+        """For how long it waited for a slot of the engine."""
+        return (self._began_at - self._taken_at) * 1000
+
+    @property
+    def ran_ms(self) -> float:
+        """For how long it has run."""
+        return (time.monotonic() - self._began_at) * 1000
+
     def start(self, task: asyncio.Task[None]) -> None:
         """Remember the task that runs it, so that it can be stopped."""
         self._task = task
+        self._began_at = time.monotonic()
         if self._stop_as is not None:
             task.cancel()
 

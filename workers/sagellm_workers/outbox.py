@@ -7,7 +7,6 @@ once, and under load many tokens share a round trip.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypedDict, TypeVar
@@ -59,8 +58,7 @@ class Outbox:
         """Leaves the engine alone for so long (s); returns when nobody gives it anything more."""
         self.confirm: Callable[[], Awaitable[None]] = _known
         """Finds out whether the engine is gone; returns when nobody gives it anything more if it is."""
-        self._claims: list[tuple[Attempt, float]] = []
-        """And when each began (monotonic)."""
+        self._claims: list[Attempt] = []
         self._outputs: dict[Attempt, None] = {}
         self._finishes: list[tuple[Attempt, Ending]] = []
         self._requeues: list[tuple[Attempt, Requeue]] = []
@@ -78,7 +76,7 @@ class Outbox:
 
     def claim(self, attempt: Attempt) -> None:
         """The attempt runs from now on."""
-        self._claims.append((attempt, time.monotonic()))
+        self._claims.append(attempt)
         self._claims_ready.set()
 
     def output(self, attempt: Attempt) -> None:
@@ -171,13 +169,12 @@ class Outbox:
     async def _write_claims(self) -> None:
         while claims := self._claims[:MOST_IN_A_CALL]:
             del self._claims[: len(claims)]
-            now = time.monotonic()
-            running = [(attempt, (now - began) * 1000) for attempt, began in claims if not attempt.reported]
+            running = [attempt for attempt in claims if not attempt.reported]
             if not running:
                 continue
-            items = [(*attempt.key, ran_ms) for attempt, ran_ms in running]
+            items = [(*attempt.key, attempt.ran_ms) for attempt in running]
             states = await self._write(items, lambda items: claim(self._store, *self._where, items))
-            for (attempt, _), state in zip(running, states, strict=True):
+            for attempt, state in zip(running, states, strict=True):
                 if state != "running":
                     attempt.stop(state or "lost")
 
@@ -216,6 +213,7 @@ class Outbox:
                         ending,
                         output_tokens=attempt.watch.length.output_tokens,
                         first_ms=None if attempt.watch.first_byte_s is None else attempt.watch.first_byte_s * 1000,
+                        held_ms=attempt.held_ms,
                     )
                 )
             await self._write(finishes, lambda finishes: finish(self._store, *self._where, finishes))

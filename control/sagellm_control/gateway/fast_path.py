@@ -67,7 +67,11 @@ class GatewayFastPath:
 
     def learn(self, pool: str, proposals: Proposals | None, batch: AcceptedBatch | None) -> None:
         """What became of them; None: the call failed."""
-        self._pools[pool].learn(proposals, batch)
+        try:
+            self._pools[pool].learn(proposals, batch)
+        except Exception as error:
+            # They have been accepted, whatever is wrong here.
+            self._pools[pool].give_up(error)
 
 
 class _Pool:
@@ -77,8 +81,11 @@ class _Pool:
         self._watch = EngineWatch(store, pool)
         self._proposer = Proposer(self._policy, self._watch)
         self._looked_at = float("-inf")
+        """When the snapshot was read. (All on the monotonic clock.)"""
+        self._look_began_at = float("-inf")
+        """When that was tried last."""
         self._look_at = float("-inf")
-        """When the snapshot is due to be read again; both on the monotonic clock."""
+        """When it is due to be read again."""
         self._looking: asyncio.Task[None] | None = None
         self._ahead = 0
         """Requests that waited when the last ones were accepted."""
@@ -112,7 +119,7 @@ class _Pool:
         choices = proposals.choices if isinstance(proposals, _Made) else []
         if batch is None:
             # Whether it was carried out is not known: the next look tells.
-            self._look_at = float("-inf")
+            self._look_soon()
             for choice in filter(None, choices):
                 self._proposer.give_back(choice)
             return
@@ -122,7 +129,7 @@ class _Pool:
                 self._proposer.settle(choice, used=isinstance(result, Accepted) and result.assigned)
         self._watch.take_over(batch.room)
         if (batch.room.open_engines > 0) != (self._watch.engines.open > 0):
-            self._look_at = min(self._look_at, self._looked_at + LOOK_AGAIN_S)
+            self._look_soon()
         accepted = [result.assigned for result in batch.results if isinstance(result, Accepted)]
         self._at_once.inc(sum(accepted))
         self._in_line.inc(len(accepted) - sum(accepted))
@@ -137,13 +144,17 @@ class _Pool:
         log_trouble(log, f"pool {self._pool}: no fast path", error)
         self._looked_at = float("-inf")
 
+    def _look_soon(self) -> None:
+        self._look_at = min(self._look_at, self._look_began_at + LOOK_AGAIN_S)
+
     def _look_if_due(self) -> None:
         # Nobody waits for it: the requests of now are decided on what is known.
         if time.monotonic() >= self._look_at and (self._looking is None or self._looking.done()):
             self._looking = asyncio.create_task(self._look(), name=f"fast path {self._pool}")
 
     async def _look(self) -> None:
-        self._look_at = time.monotonic() + LOOK_EVERY_S
+        self._look_began_at = time.monotonic()
+        self._look_at = self._look_began_at + LOOK_EVERY_S
         try:
             await self._policy.follow()
             await self._watch.sweep()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import product
 
 from ..wire.engine import EngineRow
@@ -59,6 +59,11 @@ class EngineLedger:
     def fastest_tps(self) -> float:
         """Prompt tokens a second of the fastest READY engine; 0 where none is."""
         return self._speeds.fastest
+
+    @property
+    def known(self) -> Collection[str]:
+        """The engines whose row has been read."""
+        return self._rows.keys()
 
     def knows(self, engine: str) -> bool:
         """Whether the engine's row has been read."""
@@ -150,7 +155,7 @@ class EngineLedger:
         taken.first_token_ms = load.prefill_until_ms + load.step_ms()
         taken.prompt_ms = self._recent.hand(load, request, forecast, now_ms)
         if request.prefix:
-            self.prefixes.note(engine, request.prefix)
+            taken.new_blocks = self.prefixes.note(engine, request.prefix)
         if self._openings.kept:
             self.release_kept(request.id)
         self.take(engine)
@@ -164,6 +169,7 @@ class EngineLedger:
         if isinstance(taken, Reservation):
             load.release(taken.kv_tokens, taken.uncached_tokens)
             self._recent.add(load, -taken.prompt_ms, self._now_ms)
+            self.prefixes.take_back(engine, taken.new_blocks)
         held = load.kv_held
         self.set_places(engine, load.free + 1)
         if isinstance(taken, Reservation):
@@ -179,6 +185,7 @@ class EngineLedger:
         """The engine has gone, and its row with it."""
         self.close(engine)
         self._rows.pop(engine, None)
+        self.prefixes.forget(engine)
 
     def cached_tokens(self, engine: str, request: Arrival, prompt_tokens: float, depth: int | None = None) -> float:
         """How much of the prompt the engine has, as far as its placements tell. The last block never counts as whole:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..wire.engine import EngineRole, EngineRow
@@ -120,3 +121,5 @@ class Reservation:
     """What the engine takes to read the whole prompt."""
     first_token_ms: float = 0.0
     """When (ms since the epoch) its first token is expected: when the engine has prefilled what it was handed."""
+    new_blocks: Sequence[str] = ()
+    """Of its prompt: those that the engine counts as having since."""

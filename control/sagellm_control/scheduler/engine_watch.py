@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Collection
 
 from ..store.connect import Store
-from ..store.inspect import engine_rows, room, texts
+from ..store.inspect import engine_rows, room
 from ..store.steps.room_note import RoomAfter, RoomNote
 from ..wire.keys import read_name
 from .engine_load import EngineRoom
@@ -20,6 +21,10 @@ PACED_ROWS_KEPT_S = 1.0
 """The same where engines have a pace: it is what their workers learn."""
 OBJECTIVES_KEPT = 30
 """Samples of the counters of objectives met and missed: half a minute, at a sweep a second."""
+LENGTHS_A_SECOND = 1000
+"""Means of output lengths read at most, on the average: of very many, each changes slowly."""
+ABSENT_KEPT_S = 600.0
+"""What is known of an engine that is not READY is kept for so long."""
 MOST_PLACED = 2000
 """Entries of the placements stream read at once."""
 
@@ -39,6 +44,9 @@ class EngineWatch:
         self._keys = store.keys.pool(pool)
         self._placed_up_to: bytes | None = None
         self._objectives: deque[tuple[int, int]] = deque(maxlen=OBJECTIVES_KEPT)
+        self._lengths_due_at = float("-inf")
+        self._absent: dict[str, float] = {}
+        """Engines that are not READY -> since when."""
 
     async def read(self, *, all_rows: bool = False) -> None:
         """Take over the room of all engines, and the rows of those that are not known yet (or of all)."""
@@ -52,6 +60,7 @@ class EngineWatch:
                     notes[row.engine_id].kv_held = row.kv_held
         if all_rows:
             self.rows_read_at = time.monotonic()
+            self._forget_absent(notes.keys())
         self.engines.refresh({engine: self._room(engine, note) for engine, note in notes.items()})
 
     async def sweep(self) -> None:
@@ -61,11 +70,18 @@ class EngineWatch:
         kept_s = PACED_ROWS_KEPT_S if paced else ROWS_KEPT_S
         # A tenth less, so that a sweep a second is not just too early each second time.
         await self.read(all_rows=time.monotonic() - self.rows_read_at >= 0.9 * kept_s)
-        self.estimates.learn(texts(await self._store.commands.hgetall(self._keys.lengths)))
+        if time.monotonic() >= self._lengths_due_at:
+            lengths: dict[bytes, bytes] = await self._store.commands.hgetall(self._keys.lengths)
+            self._lengths_due_at = time.monotonic() + len(lengths) / LENGTHS_A_SECOND
+            self.estimates.learn(lengths)
         self.estimates.learn_loads(self.engines.loads())
 
     async def follow_placements(self) -> None:
         """Learn from the log which engines were given which prefixes, by any scheduler."""
+        while await self._follow_placements() == MOST_PLACED:
+            pass
+
+    async def _follow_placements(self) -> int:
         self.placements_read_at = time.monotonic()
         if self._placed_up_to is None:
             entries = (await self._store.commands.xrevrange(self._keys.placements, count=MOST_PLACED))[::-1]
@@ -80,6 +96,7 @@ class EngineWatch:
                 self.engines.prefixes.note(engine, prefix)
         if not entries and self._placed_up_to is None:
             self._placed_up_to = b"0-0"
+        return len(entries)
 
     def missed_share(self, met: int, missed: int) -> float:
         """Share of the objectives missed since the oldest sample that is kept; these counters are the newest."""
@@ -95,6 +112,15 @@ class EngineWatch:
             if load is not None and load.free == note.free and note.kv_held is None:
                 continue  # as expected, which is the rule
             self.engines.set_room(engine, self._room(engine, note))
+
+    def _forget_absent(self, ready: Collection[str]) -> None:
+        # One that was not READY for so long has another cache when it is, and with autoscaling it never is again.
+        now = time.monotonic()
+        self._absent = {name: self._absent.get(name, now) for name in self.engines.known if name not in ready}
+        for name, since in list(self._absent.items()):
+            if now - since >= ABSENT_KEPT_S:
+                self.engines.forget(name)
+                del self._absent[name]
 
     def _row_is_old(self, engine: str, note: RoomNote) -> bool:
         if not self.engines.knows(engine):

@@ -79,6 +79,8 @@ class Estimates:
 
     def __init__(self) -> None:
         self._means: dict[str, LengthMean] = {}
+        self._stored: Mapping[bytes, bytes] = {}
+        """As they came, each read when it is asked for: of very many only a few are."""
         self.speed = EngineSpeed()
         """Of a typical engine."""
         self.batch = 1.0
@@ -103,10 +105,10 @@ class Estimates:
     def output_tokens(self, model: str, tenant: str, max_tokens: int) -> float:
         """Expected output of such a request."""
         expected = PRIOR_TOKENS
-        if not self._means:
+        if not self._means and not self._stored:
             return min(expected, max_tokens) if max_tokens else expected
         for name in reversed(names_of(model, tenant, max_tokens)):
-            mean = self._means.get(name)
+            mean = self._mean(name)
             if mean is not None:
                 expected = (mean.weight * mean.tokens + ENOUGH * expected) / (mean.weight + ENOUGH)
         return min(expected, max_tokens) if max_tokens else expected
@@ -115,20 +117,27 @@ class Estimates:
         """One more answer has ended; the stored form of what it changed."""
         changed: dict[str, str] = {}
         for name in names_of(model, tenant, max_tokens):
-            mean = self._means.pop(name, None) or LengthMean()
+            mean = self._mean(name) or LengthMean()
             mean.settle(output_tokens)
+            self._means.pop(name, None)
             self._means[name] = mean  # at the end: used last
             changed[name] = mean.text()
         while len(self._means) > MOST_MEANS:
             del self._means[next(iter(self._means))]
         return changed
 
-    def learn(self, stored: Mapping[str, str]) -> None:
-        """Take over the means that are stored for the pool; what cannot be read is left out."""
-        for name, text in stored.items():
-            mean = read_length_mean(text)
-            if mean is not None and (name in self._means or len(self._means) < MOST_MEANS):
+    def learn(self, stored: Mapping[bytes, bytes]) -> None:
+        """Take over the means that are stored for the pool, in place of those known; what cannot be read is none."""
+        self._stored = stored
+        self._means.clear()
+
+    def _mean(self, name: str) -> LengthMean | None:
+        mean = self._means.get(name)
+        if mean is None and (text := self._stored.get(name.encode(errors="surrogateescape"))) is not None:
+            mean = read_length_mean(text.decode(errors="replace"))
+            if mean is not None:
                 self._means[name] = mean
+        return mean
 
     def learn_loads(self, loads: Iterable[EngineLoad]) -> None:
         """Take over the speeds and the batches of the READY engines; idle ones say nothing of the usual batch."""

@@ -44,10 +44,10 @@ class PrefixIndex:
         else:
             self._capacity.pop(engine, None)
 
-    def note(self, engine: str, prefix: Sequence[str]) -> None:
-        """The engine was handed a prompt with these blocks, the first one first."""
+    def note(self, engine: str, prefix: Sequence[str]) -> list[str]:
+        """The engine was handed a prompt with these blocks, the first one first; those that are new to it."""
         if not prefix:
-            return
+            return []
         cached = self._cached.get(engine)
         if cached is None:
             cached = self._cached[engine] = OrderedDict()
@@ -55,13 +55,28 @@ class PrefixIndex:
                 self.forget(next(iter(self._cached)))
         else:
             self._cached.move_to_end(engine)
+        new: list[str] = []
         for block in reversed(prefix):
             if block in cached:
                 cached.move_to_end(block)
             else:
                 cached[block] = None
                 self._holders.setdefault(block, {})[engine] = None
+                new.append(block)
         self._shrink(engine)
+        return new
+
+    def take_back(self, engine: str, new: Sequence[str]) -> None:
+        """The engine was not handed the prompt after all.
+
+        Another prompt that was noted meanwhile and has some of these blocks too counts as having none of them: that
+        costs a guess, where a block that the engine never got would let it start more work than its pace allows.
+        """
+        cached = self._cached.get(engine, {})
+        for block in new:
+            if block in cached:
+                del cached[block]
+                self._drop(block, engine)
 
     def forget(self, engine: str) -> None:
         """The engine has gone, or has started anew with an empty cache."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,9 @@ from .connect import Store
 from .steps.room_note import RoomNote, read_note
 
 log = logging.getLogger(__name__)
+
+ROWS_IN_A_TURN = 100
+"""Rows read between two turns of the event loop: about two milliseconds' work."""
 
 
 class PoolDepth(BaseModel):
@@ -93,7 +97,9 @@ async def engine_rows(store: Store, pool: str, engines: Sequence[str]) -> list[E
         pipe.hgetall(keys.engine(engine))
     rows = await pipe.execute() if engines else []
     found: list[EngineRow] = []
-    for name, fields in zip(engines, rows, strict=True):
+    for number, (name, fields) in enumerate(zip(engines, rows, strict=True), 1):
+        if number % ROWS_IN_A_TURN == 0:
+            await asyncio.sleep(0)  # a gateway has streams to write meanwhile
         try:
             if fields:
                 found.append(read_engine_row(name, texts(fields)))

@@ -42,7 +42,6 @@ local served = anyway or redis.call('ZCARD', room) > 0
 -- that is for admit.
 local proposed = engines > 0 and (redis.call('HGET', KEYS[10], 'epoch') or '0') == epoch
   and not (by_start and tonumber(ARGV[requests_at]) > 1)
-if proposed and by_start then read_virtual_time(now, KEYS[11], KEYS[12], backlog) end
 
 -- What waits under a name, this call's requests included.
 local function waits(name)
@@ -124,6 +123,7 @@ for i = 1, tonumber(ARGV[requests_at]) do
       given.arrived_ms, given.attempt = arrived, number(given.attempt, 0)
       local ranked_by = epoch ~= '0' and {'epoch', epoch} or {}
       if by_start then
+        read_virtual_time(now, KEYS[11], KEYS[12], backlog)
         given.start = ms(start_after(flow_of(tenant, charge), read_charge(charge)))
         rank = ms(tonumber(given.start) + tonumber(rank))
         ranked_by = {'epoch', epoch, 'start', given.start, 'charge', charge}

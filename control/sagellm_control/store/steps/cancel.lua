@@ -19,8 +19,10 @@ if ARGV[6] == '1' and (redis.call('ZCARD', KEYS[8]) > 0 or not (state == 'queued
   return 'served'
 end
 if state == 'queued' then
-  redis.call('XACK', intake, SCHEDULERS, r[3])
-  redis.call('XDEL', intake, r[3])
+  if r[3] then  -- none where somebody has damaged its pool while it was accepted
+    redis.call('XACK', intake, SCHEDULERS, r[3])
+    redis.call('XDEL', intake, r[3])
+  end
 elseif state == 'waiting' then
   redis.call('ZREM', waiting, id)
 else

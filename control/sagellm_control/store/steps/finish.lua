@@ -5,7 +5,7 @@
 -- then for each request: record, body, output
 -- ARGV[1] now   ARGV[2] engine id   ARGV[3] worker session   ARGV[4] number of requests
 -- then for each: id, attempt, sequence, outcome, payload of the end event, output tokens ('': not known),
---   ms from the call of the engine to its first byte ('': it said nothing)
+--   ms from the call of the engine to its first byte ('': it said nothing), for how long the worker had held it (ms)
 -- Output, for each request: 'ok' (also where it was finished by this very attempt before) | 'lost'
 
 local row, reservations, assigned, room, waiting, freed, counters = unpack(KEYS, 1, 7)
@@ -42,7 +42,7 @@ end
 
 for i = 1, tonumber(ARGV[4]) do
   local record, body, output = unpack(KEYS, 9 + 3 * i, 11 + 3 * i)
-  local id, attempt, sequence, outcome, payload, tokens, first_ms = unpack(ARGV, 7 * i - 2, 7 * i + 4)
+  local id, attempt, sequence, outcome, payload, tokens, first_ms, held_ms = unpack(ARGV, 8 * i - 3, 8 * i + 4)
   local r = redis.call('HMGET', record, 'state', 'engine', 'attempt', 'entry', 'tenant', 'charge', 'model',
     'max_tokens', 'slo_ms', 'arrived_ms', 'started_ms', 'assigned_ms')
   if not holds or r[2] ~= engine or r[3] ~= attempt then
@@ -50,11 +50,11 @@ for i = 1, tonumber(ARGV[4]) do
   elseif r[1] == 'finished' then
     results[i] = 'ok'
   elseif r[1] == 'running' or r[1] == 'assigned' then
-    -- One that has ended before its claim came began when it was assigned, or a moment later.
+    -- No claim has said when it began: it has ended before.
     local started, assigned_at = number(r[11], 0), number(r[12], 0)
-    if started < assigned_at then
-      started = assigned_at
-      redis.call('HSET', record, 'started_ms', r[12])
+    if started <= assigned_at then
+      started = assigned_at + tonumber(held_ms)
+      redis.call('HSET', record, 'started_ms', ms(started))
     end
     release(id, r[4], row, reservations, assigned)
     if tokens ~= '' then learn(tonumber(tokens), outcome, r[5] or '', r[6], r[7] or '', tonumber(r[8] or 0)) end

@@ -24,6 +24,8 @@ class Finish:
     """How long the answer became; None: not known."""
     first_ms: float | None = None
     """From the call of the engine to the first byte of the answer; None: there was none."""
+    held_ms: float = 0.0
+    """From its assignment to its start on the engine; only asked for where no claim has told when it began."""
 
 
 async def finish(store: Store, pool: str, engine: str, worker: str, finishes: Sequence[Finish]) -> list[bool]:
@@ -49,5 +51,6 @@ async def finish(store: Store, pool: str, engine: str, worker: str, finishes: Se
         arguments += (
             "" if f.output_tokens is None else f.output_tokens,
             "" if f.first_ms is None else f"{f.first_ms:.1f}",
+            f"{f.held_ms:.1f}",
         )
     return [result == b"ok" for result in await _SCRIPT(store, names, arguments)]

@@ -1,0 +1,69 @@
+"""What a scheduler or a gateway reads of the engines again and again: not more than it needs, and nothing for ever."""
+
+from __future__ import annotations
+
+import pytest
+
+from sagellm_control.scheduler import engine_watch as module
+from sagellm_control.scheduler.engine_watch import EngineWatch
+from sagellm_control.scheduler.estimates import names_of
+from sagellm_control.store.steps.engines import retire_engine
+from sagellm_control.wire.states import EngineState
+
+from ..pool_driver import PoolDriver
+
+PREFIX = tuple(f"block-{n}" for n in range(4))
+
+
+async def test_an_engine_that_has_gone_is_forgotten_after_a_while(
+    pool: PoolDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for engine in ("e1", "e2"):
+        await pool.engine(engine)
+    watch = EngineWatch(pool.store, pool.name)
+    await watch.read(all_rows=True)
+    for engine in ("e1", "e2"):
+        watch.engines.prefixes.note(engine, PREFIX)
+    await retire_engine(pool.store, pool.name, "e1", pool.worker("e1"), EngineState.STOPPED, "gone")
+    await watch.read(all_rows=True)
+    assert watch.engines.ready == 1
+    assert watch.engines.knows("e1"), "it may come back, and what it has cached with it"
+    monkeypatch.setattr(module, "ABSENT_KEPT_S", 0.0)
+    await watch.read(all_rows=True)
+    assert not watch.engines.knows("e1")
+    assert watch.engines.prefixes.holders(PREFIX) == [("e2", len(PREFIX))]
+    await pool.engine("e1")
+    await watch.read(all_rows=True)
+    assert watch.engines.ready == 2
+
+
+async def test_very_many_lengths_are_read_less_often(pool: PoolDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LENGTHS_A_SECOND", 1)
+    watch = EngineWatch(pool.store, pool.name)
+    await watch.sweep()
+
+    async def known(tokens: int) -> float:
+        of = dict.fromkeys(names_of("m", "t", 0), f"64 {tokens}")
+        await pool.store.commands.hset(pool.keys.lengths, mapping=of)
+        await watch.sweep()
+        return watch.estimates.output_tokens("m", "t", 0)
+
+    first = await known(1000)
+    assert first > 500, "there were none, so that they are read at once"
+    assert await known(10) == first, "three are read every three seconds"
+    watch._lengths_due_at = 0.0
+    assert await known(10) < 100
+
+
+async def test_whoever_was_away_for_long_knows_all_placements_before_he_decides(
+    pool: PoolDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_PLACED", 3)
+    await pool.engine()
+    watch = EngineWatch(pool.store, pool.name)
+    await watch.read(all_rows=True)
+    await watch.follow_placements()
+    for number in range(9):
+        await pool.store.commands.xadd(pool.keys.placements, {"1": f"e1 {number}"})
+    await watch.follow_placements()
+    assert [watch.engines.prefixes.depth("e1", [str(number)]) for number in range(9)] == [1] * 9
