@@ -203,7 +203,7 @@ def test_a_reply_that_is_none(body: bytes) -> None:
 
 def test_vectors() -> None:
     reply = orjson.dumps({"embeddings": [[0.5, 1.0], [0.25, -1.0]], "prompt_tokens": 3})
-    status, body = vectors_reply("m", 2, None, reply)
+    status, body = vectors_reply("m", None, reply)
     assert status == 200
     assert orjson.loads(body) == {
         "object": "list",
@@ -214,14 +214,20 @@ def test_vectors() -> None:
         "model": "m",
         "usage": {"prompt_tokens": 3, "total_tokens": 3},
     }
-    packed = orjson.loads(vectors_reply("m", 2, "base64", reply)[1])["data"][1]["embedding"]
+    packed = orjson.loads(vectors_reply("m", "base64", reply)[1])["data"][1]["embedding"]
     assert struct.unpack("<2f", base64.b64decode(packed)) == (0.25, -1.0)
 
 
-@pytest.mark.parametrize("vectors", [None, [], [[1.0]], "ab", [["a"], [1.0]], [None, None]])
-def test_vectors_that_are_none(vectors: object) -> None:
+@pytest.mark.parametrize("reply", [{"embeddings": None}, {"embeddings": []}, {"embeddings": "ab"}, {}, [], 7])
+def test_a_reply_without_vectors(reply: object) -> None:
+    status, body = vectors_reply("m", None, orjson.dumps(reply))
+    assert (status, orjson.loads(body)["data"]) == (200, [])
+
+
+@pytest.mark.parametrize("body", [b"<html>", b'{"embeddings": [["a"], [1.0]]}', b'{"embeddings": [null, null]}'])
+def test_vectors_that_are_none(body: bytes) -> None:
     with pytest.raises(Unreadable):
-        vectors_reply("m", 2, "base64", orjson.dumps({"embeddings": vectors}))
+        vectors_reply("m", "base64", body)
 
 
 @pytest.mark.parametrize(

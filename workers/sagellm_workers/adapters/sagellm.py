@@ -127,9 +127,7 @@ class SageLLMAdapter:
         body = await _read(reply.chunks)
         try:
             if call.kind == "embedding":
-                texts = fields.get("input")
-                expected = len(items(texts)) if isinstance(texts, list) else 1
-                status, body = vectors_reply(model, expected, fields.get("encoding_format"), body)
+                status, body = vectors_reply(model, fields.get("encoding_format"), body)
             else:
                 status, body = whole_reply(head, body)
         except Unreadable as error:

@@ -78,22 +78,22 @@ def whole_reply(head: Head, body: bytes) -> tuple[int, bytes]:
     return 200, orjson.dumps({**head.fields(chunk=False), "choices": [choice], "usage": usage} | extras(reply))
 
 
-def vectors_reply(model: str, texts: int, encoding: object, body: bytes) -> tuple[int, bytes]:
-    """Status and OpenAI body of a reply with embeddings. Raises Unreadable."""
-    reply = _object(body)
+def vectors_reply(model: str, encoding: object, body: bytes) -> tuple[int, bytes]:
+    """Status and OpenAI body of a reply with embeddings, however many: who asked counts, as on OpenAI's wire.
+
+    Raises Unreadable.
+    """
+    reply = mapping(_json(body))
     failure = _failure(reply)
     if failure is not None:
         return failure
-    vectors = reply.get("embeddings")
-    if len(items(vectors)) != texts:
-        raise Unreadable(f"the reply has no list of {texts} embeddings")
     rows = [
         {
             "object": "embedding",
             "index": index,
             "embedding": _packed(vector) if encoding == "base64" else vector,
         }
-        for index, vector in enumerate(items(vectors))
+        for index, vector in enumerate(items(reply.get("embeddings")))
     ]
     tokens = count(reply.get("prompt_tokens")) or 0
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
@@ -148,13 +148,17 @@ def _failure(reply: Mapping[str, Any]) -> tuple[int, bytes] | None:
 
 
 def _object(body: bytes) -> dict[str, Any]:
-    try:
-        reply = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise Unreadable(f"the reply is no JSON: {error}") from error
+    reply = _json(body)
     if not isinstance(reply, dict):
         raise Unreadable("the reply is no JSON object")
     return cast(dict[str, Any], reply)
+
+
+def _json(body: bytes) -> object:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Unreadable(f"the reply is no JSON: {error}") from error
 
 
 def _as_message(choice: object) -> object:
