@@ -6,8 +6,9 @@ from typing import Any
 
 import orjson
 import pytest
+from sagellm_protocol import Response, StreamEventEnd
 
-from .conftest import Plane, StartEcho, StartPlane
+from .conftest import Plane, StartEcho, StartPlane, a_request
 
 ANSWER = {"output_text": "Hi", "output_tokens": [1], "finish_reason": "stop", "metrics": {}}
 
@@ -21,6 +22,15 @@ class Asked:
 
     def answers(self, reply: object, **more: Any) -> None:
         self.engine.answer(orjson.dumps(reply), **more)
+
+    async def ask(self, *, stream: bool = False, **fields: Any) -> Response | StreamEventEnd:
+        """Run a request; the response, or the end of the stream."""
+        request = a_request(model="echo-1", **fields)
+        if not stream:
+            return await self.manager.execute_request(request)
+        *_, end = [event async for event in self.manager.stream_request(request)]
+        assert isinstance(end, StreamEventEnd)
+        return end
 
     @property
     def sent(self) -> Any:
@@ -49,3 +59,50 @@ async def test_vectors_that_are_not_as_many_as_the_texts(asked: Asked, reply: ob
     with pytest.raises(ValueError, match=r"^Invalid embeddings response: expected 2 vectors$"):
         await asked.manager.get_embeddings(["a", "b"], "vectors")
     assert len(asked.engine.reached) == 1, "an answer is not asked for again"
+
+
+TOLD = {"code": "kv_transfer_failed", "message": "kv lost"}
+UNKNOWN = {"code": "tired", "message": "no more"}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(
+    ("error", "code", "message", "retryable", "tried_again"),
+    [
+        (TOLD | {"retryable": False}, "kv_transfer_failed", "kv lost", False, False),
+        (TOLD | {"retryable": True}, "kv_transfer_failed", "kv lost", True, True),
+        (TOLD, "kv_transfer_failed", "kv lost", True, True),
+        ({"code": "invalid_argument", "message": "no"}, "invalid_argument", "no", False, False),
+        (UNKNOWN | {"retryable": False}, "unavailable", "no more", False, False),
+        (UNKNOWN, "unavailable", "no more", True, True),
+        ("out of memory", "unavailable", "out of memory", True, True),
+    ],
+    ids=str,
+)
+async def test_the_error_in_a_reply_reaches_the_caller(
+    asked: Asked, stream: bool, error: object, code: str, message: str, retryable: bool, tried_again: bool
+) -> None:
+    asked.answers({**ANSWER, "finish_reason": "error", "error": error})
+    told = (await asked.ask(stream=stream)).error
+    assert told is not None
+    assert (told.code, told.message, told.retryable) == (code, message, retryable)
+    assert (len(asked.engine.reached) > 1) == tried_again
+
+
+@pytest.mark.parametrize("retryable", [True, False])
+async def test_the_error_in_a_stream_reaches_the_caller(asked: Asked, retryable: bool) -> None:
+    end = {"event": "end", **ANSWER, "finish_reason": "error", "error": TOLD | {"retryable": retryable}}
+    asked.engine.stream([b"data: " + orjson.dumps(end) + b"\n\n"])
+    told = (await asked.ask(stream=True)).error
+    assert told is not None
+    assert (told.code, told.message, told.retryable) == ("kv_transfer_failed", "kv lost", retryable)
+
+
+@pytest.mark.parametrize(
+    "body", ["bad thing", '{"detail": [{"loc": ["a"], "msg": "x"}]}', '{"error": {"message": "x"}}'], ids=str
+)
+async def test_the_body_of_an_error_status_is_in_the_message(asked: Asked, body: str) -> None:
+    asked.engine.answer(body.encode(), status=400)
+    told = (await asked.ask()).error
+    assert told is not None
+    assert (told.code, told.message, told.retryable) == ("invalid_argument", f"Request error: 400 - {body}", False)

@@ -25,12 +25,16 @@ def is_worth_another(status: int) -> bool:
 
 def status_failure(status: int, body: bytes, *, stream: bool, engine_id: str = "") -> RequestFailed:
     """What an engine's error status comes to."""
-    text = body.decode("utf-8", "replace")[:MOST_ERROR_TEXT]
+    said = _json_fields(body)
+    extra = _fields(said.get("sagellm"))
+    if "error" in extra and (told := said_error(said, engine_id=engine_id, status=status)):
+        return told  # its reply had no error status, and told of the failure itself
+    text = str(extra.get("body") or body.decode("utf-8", "replace"))[:MOST_ERROR_TEXT]
     if stream:
         message = f"Stream error: {status}"
     else:
         message = f"{'Engine' if status >= 500 else 'Request'} error: {status} - {text}"
-    code = _said_code(body) or _CODE_OF_STATUS.get(status)
+    code = _code(_fields(said.get("error")).get("code")) or _CODE_OF_STATUS.get(status)
     if code is None:
         code = ErrorCode.UNAVAILABLE if status >= 500 else ErrorCode.INVALID_ARGUMENT
     return RequestFailed(code, message, retryable=is_worth_another(status), engine_id=engine_id, status=status)
@@ -60,21 +64,29 @@ def queue_full(model: str, waiting: int) -> RequestFailed:
     )
 
 
-def said_error(payload: dict[str, Any]) -> RequestFailed | None:
-    """The failure that a piece of a stream tells of, in OpenAI's form; None: it tells of none."""
+def said_error(payload: dict[str, Any], *, engine_id: str = "", status: int = 0) -> RequestFailed | None:
+    """The failure that a reply or a piece of a stream tells of, in OpenAI's form; None: it tells of none."""
     error = payload.get("error")
     if not error:
         return None
-    fields = cast(dict[str, Any], error) if isinstance(error, dict) else {"message": str(error)}
+    fields = _fields(error) or {"message": str(error)}
     code = _code(fields.get("code")) or ErrorCode.UNAVAILABLE
-    return RequestFailed(code, str(fields.get("message") or "the engine failed"), retryable=True)
+    message = str(fields.get("message") or "the engine failed")
+    retryable = _fields(_fields(payload.get("sagellm")).get("error")).get("retryable")
+    if not isinstance(retryable, bool):
+        retryable = code is not ErrorCode.INVALID_ARGUMENT
+    return RequestFailed(code, message, retryable=retryable, engine_id=engine_id, status=status)
 
 
-def _said_code(body: bytes) -> ErrorCode | None:
+def _json_fields(body: bytes) -> dict[str, Any]:
     try:
-        return _code(orjson.loads(body)["error"]["code"])
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return None
+        return _fields(orjson.loads(body))
+    except orjson.JSONDecodeError:
+        return {}
+
+
+def _fields(value: object) -> dict[str, Any]:
+    return cast(dict[str, Any], value) if isinstance(value, dict) else {}
 
 
 def _code(word: object) -> ErrorCode | None:

@@ -183,6 +183,9 @@ def test_a_reply_that_is_openai_already() -> None:
         ({"code": "deadline_exceeded", "message": "late"}, 504, "late", "deadline_exceeded"),
         ({"code": "not_implemented", "message": "no"}, 501, "no", "not_implemented"),
         ({"code": "kv_transfer_failed", "message": "oh"}, 500, "oh", "kv_transfer_failed"),
+        ({"code": "unavailable", "message": "no", "retryable": True}, 503, "no", "unavailable"),
+        ({"code": "unavailable", "message": "no", "retryable": False}, 422, "no", "unavailable"),
+        ({"code": "invalid_argument", "message": "no", "retryable": False}, 400, "no", "invalid_argument"),
         ("out of memory", 500, "out of memory", None),
         (None, 500, "the engine failed and did not say why", None),
         ({"code": 7, "message": 7}, 500, "the engine failed and did not say why", None),
@@ -192,6 +195,7 @@ def test_a_reply_that_failed(error: object, status: int, message: str, code: str
     reply = orjson.dumps({"output_text": "half", "finish_reason": "error", "error": error})
     got, body = whole_reply(head(), reply)
     told = orjson.loads(body)["error"]
+    assert orjson.loads(body)["sagellm"] == {"error": error}
     assert (got, told["message"], told["code"]) == (status, message, code)
 
 
@@ -242,4 +246,7 @@ def test_vectors_that_are_none(body: bytes) -> None:
     ],
 )
 def test_error_bodies_are_openai_errors(body: bytes, message: str) -> None:
-    assert orjson.loads(error_reply(422, body))["error"]["message"] == message
+    reply = orjson.loads(error_reply(422, body))
+    assert reply["error"]["message"] == message
+    as_it_was = b'"type"' in body
+    assert reply.get("sagellm") == (None if as_it_was else {"body": body.decode("utf-8", "replace")})

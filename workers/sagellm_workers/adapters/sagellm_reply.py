@@ -1,7 +1,7 @@
 """sageLLM's answers in OpenAI's words: whole replies, stream events, vectors, errors.
 
-What OpenAI's shapes have no room for (metrics, token ids) goes into one more field, `sagellm`, of the
-answer or of its last chunk.
+What OpenAI's shapes have no room for (metrics, token ids, the engine's own words of a failure) goes into one
+more field, `sagellm`, of the answer or of its last chunk.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ _STATUS_OF_CODE = {
     "deadline_exceeded": 504,
     "not_implemented": 501,
 }
+_NO_OTHER_TRY = 422  # of a failure that no other try would mend, says the engine: nobody tries this status again
+_MOST_RAW_CHARACTERS = 2000  # of an error body that is kept as it was
 _EXTRAS = ("engine_id", "metrics", "output_tokens")
 DONE = b"data: [DONE]\n\n"
 
@@ -101,7 +103,8 @@ def vectors_reply(model: str, encoding: object, body: bytes) -> tuple[int, bytes
 
 
 def error_reply(status: int, body: bytes) -> bytes:
-    """The body of an error status: as it is if it is an OpenAI error, else (FastAPI's, text) made one."""
+    """The body of an error status: as it is if it is an OpenAI error, else (FastAPI's, text) made one, which keeps
+    the raw text in `sagellm.body`."""
     try:
         reply: object = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -109,9 +112,10 @@ def error_reply(status: int, body: bytes) -> bytes:
     fields = mapping(reply)
     if isinstance(fields.get("error"), dict):
         return body
-    said = fields.get("detail") or fields.get("error") or body.decode("utf-8", "replace")[:500]
+    raw = body.decode("utf-8", "replace")
+    said = fields.get("detail") or fields.get("error") or raw[:500]
     message = said if isinstance(said, str) else orjson.dumps(said).decode()
-    return orjson.dumps(openai_error(message, status=status))
+    return orjson.dumps(openai_error(message, status=status) | {"sagellm": {"body": raw[:_MOST_RAW_CHARACTERS]}})
 
 
 def openai_error(message: str, *, status: int, param: str | None = None, code: str | None = None) -> dict[str, Any]:
@@ -120,7 +124,10 @@ def openai_error(message: str, *, status: int, param: str | None = None, code: s
 
 
 def error_of(reply: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
-    """Status and OpenAI error of a reply or event that tells of a failure; None if it tells of none."""
+    """Status and OpenAI error of a reply or event that tells of a failure; None if it tells of none.
+
+    The engine's own error is in `sagellm.error`: it says whether another try helps.
+    """
     error = reply.get("error")
     if not error and reply.get("finish_reason") != "error":
         return None
@@ -128,7 +135,9 @@ def error_of(reply: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
     code = text(fields.get("code"))
     status = _STATUS_OF_CODE.get(code, 500)
     message = text(fields.get("message")) or text(error) or "the engine failed and did not say why"
-    return status, openai_error(message, status=status, code=code or None)
+    told = openai_error(message, status=status, code=code or None) | {"sagellm": {"error": error}}
+    final = fields.get("retryable") is False and status != 400
+    return _NO_OTHER_TRY if final else status, told
 
 
 def usage_of(prompt_tokens: object, output_tokens: object, counted: int) -> dict[str, int]:
