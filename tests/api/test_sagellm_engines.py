@@ -106,3 +106,18 @@ async def test_the_body_of_an_error_status_is_in_the_message(asked: Asked, body:
     told = (await asked.ask()).error
     assert told is not None
     assert (told.code, told.message, told.retryable) == ("invalid_argument", f"Request error: 400 - {body}", False)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "sent"),
+    [
+        (None, None),
+        ({"note": "n"}, {"note": "n"}),
+        ({"priority": "HIGH", "note": "n"}, {"priority": "HIGH", "note": "n"}),
+        ({"priority": 0}, {"priority": 0}),
+    ],
+    ids=str,
+)
+async def test_metadata_reaches_the_engine_as_it_is(asked: Asked, metadata: Any, sent: Any) -> None:
+    assert (await asked.ask(metadata=metadata)).error is None
+    assert asked.sent.get("metadata") == sent

@@ -49,7 +49,7 @@ def test_a_chat() -> None:
         "trace_id": "trace-1",
         "prompt": "System: Be brief.\nUser: Hi!\nAssistant: \ntool: 42\nAssistant:",
         "stream": True,
-        "metadata": {"tenant": "a", "priority": 2},
+        "metadata": {"tenant": "a"},
     }
 
 
@@ -65,6 +65,23 @@ def test_a_completion(prompt: object) -> None:
         "stream": False,
         "metadata": {"priority": 0},
     }
+
+
+@pytest.mark.parametrize(
+    ("metadata", "priority", "told"),
+    [
+        (None, 2, None),
+        (None, 1, {"priority": 1}),
+        ({"note": "n"}, 4, {"priority": 4, "note": "n"}),
+        ({"priority": "LOW"}, 1, {"priority": "LOW"}),
+        ("a note", 1, "a note"),
+    ],
+)
+def test_an_engine_is_told_the_class_unless_the_client_has_told_it(
+    metadata: object, priority: int, told: object
+) -> None:
+    fields = {"prompt": "Once", **({} if metadata is None else {"metadata": metadata})}
+    assert sent(fields, kind="completion", priority=priority).get("metadata") == told
 
 
 def test_the_newer_name_of_the_limit() -> None:

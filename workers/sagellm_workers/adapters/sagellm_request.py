@@ -14,6 +14,7 @@ from typing import Any, cast
 import orjson
 
 from .base import EngineCall
+from .engine_priority import NORMAL
 from .loose_json import items, mapping
 
 DEFAULT_MAX_TOKENS = 512  # the wire demands a limit; this is the control plane's own default (schedule_request)
@@ -54,8 +55,10 @@ def to_sagellm(call: EngineCall, fields: dict[str, Any]) -> bytes:
     sent["prompt"] = _flattened(fields.get("messages")) if call.kind == "chat" else _prompt(fields.get("prompt"))
     sent["max_tokens"] = fields.get("max_tokens") or fields.get("max_completion_tokens") or DEFAULT_MAX_TOKENS
     sent["stream"] = call.stream
-    # The wire has no field for it, and the protocol leaves `metadata` to such things.
-    sent["metadata"] = {**mapping(fields.get("metadata")), "priority": call.priority}
+    metadata = fields.get("metadata") or {}
+    if call.priority != NORMAL and isinstance(metadata, dict):
+        # The wire has no field for it, and the protocol leaves `metadata` to such things. The client's own goes before.
+        sent["metadata"] = {"priority": call.priority, **mapping(cast(object, metadata))}
     return orjson.dumps(sent)
 
 
