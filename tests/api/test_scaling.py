@@ -6,13 +6,14 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import pytest
 from sagellm_protocol import Request, Response
 
 from sagellm_control import ControlPlaneManager, EngineState, ScalingManager
 from sagellm_control.manager.load import ModelLoad
-from sagellm_control.scaling import ProcessLauncher, ScalingLimits, advise
+from sagellm_control.scaling import LaunchedEngine, ProcessLauncher, ScalingLimits, advise
 
 from ..waiting import wait_until
 from .conftest import HURRY, a_request
@@ -128,6 +129,49 @@ async def test_the_control_loop_keeps_the_least_number(manager: ControlPlaneMana
             await wait_until(lambda: manager.healthy_engine_count == 2, 20, what="a second engine")
     finally:
         await launcher.close()
+
+
+class FakeLauncher:
+    """Its engines have this metadata."""
+
+    def __init__(self, **metadata: Any) -> None:
+        self.metadata = metadata
+        self.launched: list[str] = []
+        self.stopped: list[str] = []
+
+    async def launch(self, model_id: str, instance_type: str) -> LaunchedEngine:
+        self.launched.append(f"{model_id}-{len(self.launched)}")
+        return LaunchedEngine(self.launched[-1], "127.0.0.1", 1, self.metadata)
+
+    async def stop(self, engine_id: str) -> None:
+        self.stopped.append(engine_id)
+
+    def owns(self, engine_id: str) -> bool:
+        return engine_id in self.launched and engine_id not in self.stopped
+
+
+async def test_an_engine_that_cannot_be_registered_is_stopped_again(manager: ControlPlaneManager) -> None:
+    manager.register_engine("e1", "m", "127.0.0.1", 1, metadata={"pre_verified_healthy": True})
+    launcher = FakeLauncher(max_concurrent_requests="8")
+    scaling = ScalingManager(manager, launcher, ScalingLimits(min_engines=2, up_cooldown_s=30))
+    with pytest.raises(ValueError, match="max_concurrent_requests"):
+        await scaling.step()
+    assert (launcher.launched, launcher.stopped) == (["m-0"], ["m-0"])
+    assert await scaling.step() == [], "a failure has to cool down too"
+    assert launcher.launched == ["m-0"]
+    assert [info.engine_id for info in manager.list_engines()] == ["e1"]
+
+
+@pytest.mark.parametrize("number", [1.5, "2", None, True])
+async def test_a_number_of_engines_that_is_none(manager: ControlPlaneManager, number: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^num_instances must be a whole number, not {number!r}$"):
+        await ScalingManager(manager, FakeLauncher()).scale_up("m", number)
+
+
+@pytest.mark.parametrize("engine_ids", ["e2", None, 7])
+async def test_ids_that_are_no_list(manager: ControlPlaneManager, engine_ids: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^engine_ids must be a list of engine ids, not {engine_ids!r}$"):
+        await ScalingManager(manager).scale_down(engine_ids)
 
 
 def test_a_command_without_a_port() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..manager.load import ModelLoad
 from ..types import EngineState
@@ -93,33 +93,42 @@ class ScalingManager:
 
         Raises:
             NotImplementedError: there is no launcher.
-            ValueError: ``num_instances`` is below 1.
+            TypeError, ValueError: ``num_instances`` is no whole number, or below 1.
         """
         if self._launcher is None:
             raise NotImplementedError(
                 "TODO for whoever set this up: scale_up needs a launcher; give one, "
                 "e.g. ScalingManager(control_plane, ProcessLauncher('vllm serve {model} --port {port}'))"
             )
-        if num_instances < 1:
-            raise ValueError(f"num_instances must be 1 or more, not {num_instances}")
-        started: list[str] = []
-        for _ in range(num_instances):
-            engine = await self._launcher.launch(model_id, instance_type)
+        wanted = _at_least_one("num_instances", num_instances)
+        try:
+            return [await self._start(self._launcher, model_id, instance_type) for _ in range(wanted)]
+        finally:
+            # What went wrong has to cool down too, or the loop would try it again at once and for ever.
+            self._changed_at[model_id] = time.monotonic()
+
+    async def _start(self, launcher: EngineLauncher, model_id: str, instance_type: str) -> str:
+        engine = await launcher.launch(model_id, instance_type)
+        try:
             self._plane.register_engine(
                 engine.engine_id, model_id, engine.host, engine.port, metadata=dict(engine.metadata)
             )
-            started.append(engine.engine_id)
-        self._changed_at[model_id] = time.monotonic()
-        return started
+        except Exception:
+            await launcher.stop(engine.engine_id)  # nobody else knows of it
+            raise
+        return engine.engine_id
 
     async def scale_down(self, engine_ids: list[str], graceful: bool = True) -> list[str]:
         """Take engines away; the ids of those that there were.
 
         Graceful: they are DRAINING, and one that was started here is stopped when it is empty. Else they are
         unregistered, and stopped, at once.
+
+        Raises:
+            TypeError: ``engine_ids`` is no list.
         """
         handled: list[str] = []
-        for engine_id in engine_ids:
+        for engine_id in _ids(engine_ids):
             engine = self._plane.get_engine(engine_id)
             if engine is None:
                 continue
@@ -213,6 +222,21 @@ class ScalingManager:
     async def _stop(self, engine_id: str) -> None:
         assert self._launcher is not None
         await self._launcher.stop(engine_id)
+
+
+def _at_least_one(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be 1 or more, not {value}")
+    return value
+
+
+def _ids(value: object) -> list[str]:
+    # A string is iterable too: each of its characters would be an id that nobody has.
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"engine_ids must be a list of engine ids, not {value!r}")
+    return list(cast(Iterable[str], value))
 
 
 def _shown(advice: Advice) -> dict[str, Any]:
