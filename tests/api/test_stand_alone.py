@@ -96,6 +96,11 @@ def test_positions_in_the_queue() -> None:
     assert FIFOPolicy().schedule(waiting("r"), engines(0), pending).queue_position == 4
     assert PriorityPolicy().schedule(waiting("r"), engines(0), pending).queue_position == 2
     assert SLOAwarePolicy().schedule(waiting("r"), engines(0), pending).queue_position == 4
+    now = datetime.now(UTC)
+    alike = [RequestMetadata(f"p{number}", arrival_time=now) for number in range(10)]
+    last = RequestMetadata("r", arrival_time=now)
+    assert SLOAwarePolicy().schedule(last, engines(0), alike).queue_position == 10
+    assert SLOAwarePolicy().schedule(waiting("r", slo_deadline_ms=9), engines(0), alike).queue_position == 0
 
 
 def test_the_queue_of_a_policy() -> None:

@@ -34,7 +34,8 @@ class SLOAwarePolicy(SchedulingPolicy):
     ) -> SchedulingDecision:
         now = time.time()
         urgency = self._urgency(request, now)
-        ahead = sum(self._urgency(pending, now) > urgency for pending in pending_requests)
+        # What is as urgent came before it.
+        ahead = sum(self._urgency(pending, now) >= urgency for pending in pending_requests)
         return route(request, candidates, f"SLO-aware: urgency={urgency:.4f}, routed to ", ahead)
 
     def reorder_queue(self, requests: list[RequestMetadata]) -> list[RequestMetadata]:
