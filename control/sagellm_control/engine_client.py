@@ -155,16 +155,16 @@ class EngineClient:
             try:
                 if response.status_code != 200:
                     raise EngineRequestError(f"Stream error: {response.status_code}", response.status_code)
-                async for line in response.aiter_lines():
-                    if not line.startswith("data: "):
+                async for line in _lines(response):
+                    if not line.startswith(b"data: "):
                         continue
-                    text = line.removeprefix("data: ")
-                    if text.strip() == "[DONE]":
+                    data = line.removeprefix(b"data: ")
+                    if data.strip() == b"[DONE]":
                         return
                     try:
-                        yield orjson.loads(text)
+                        yield orjson.loads(data)
                     except orjson.JSONDecodeError:
-                        log.warning("engine %s: an event that is no JSON is skipped: %.200r", engine.engine_id, text)
+                        log.warning("engine %s: an event that is no JSON is skipped: %.200r", engine.engine_id, data)
             finally:
                 await response.aclose()
         except httpx.HTTPError as error:
@@ -252,6 +252,16 @@ class EngineClient:
             case _:
                 return 0.0
         return min(delay_s, self.config.max_retry_delay_s)
+
+
+async def _lines(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """The body cut at line feeds alone: httpx also cuts at Unicode's separators, which may stand in an event's JSON."""
+    rest = b""
+    async for piece in response.aiter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line
+    yield rest
 
 
 def _client_error(error: httpx.HTTPError, what: str) -> EngineClientError:

@@ -186,6 +186,18 @@ async def test_the_client_tries_again(client: EngineClient, start_echo: StartEch
     assert context.last_error is raised.value
 
 
+async def test_the_client_reads_events_line_by_line(client: EngineClient, start_echo: StartEcho) -> None:
+    engine = await start_echo()
+    whole = (
+        ': hello\n\nevent: x\ndata:{"no": "space"}\ndata: {"content":"a\u2028b\x85c"}\r\n\r\n'
+        'data: {oops\n\ndata: [1]\ndata: {"content":"d"}\n\ndata: {"last": 1}'
+    ).encode()
+    events = [{"content": "a\u2028b\x85c"}, [1], {"content": "d"}, {"last": 1}]
+    for pieces in ([whole], [whole[at : at + 1] for at in range(len(whole))], [whole + b"\n\ndata: [DONE]\n\ndata: 7"]):
+        engine.stream(pieces)
+        assert [event async for event in client.stream(info_of(engine), {})] == events
+
+
 def test_errors_travel_between_processes() -> None:
     error = EngineRequestError("Request error: 429 - busy", 429)
     error.retry_after_s = 3.0
