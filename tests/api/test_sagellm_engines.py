@@ -121,3 +121,13 @@ async def test_the_body_of_an_error_status_is_in_the_message(asked: Asked, body:
 async def test_metadata_reaches_the_engine_as_it_is(asked: Asked, metadata: Any, sent: Any) -> None:
     assert (await asked.ask(metadata=metadata)).error is None
     assert asked.sent.get("metadata") == sent
+
+
+async def test_an_event_that_is_no_json_costs_nothing(asked: Asked) -> None:
+    first = orjson.dumps({"event": "delta", "content": "a", "content_tokens": [1]})
+    last = orjson.dumps({"event": "end", "content": "abc", "output_tokens": [1, 2, 3], "finish_reason": "stop"})
+    asked.engine.stream([b"data: " + data + b"\n\n" for data in (first, b"{oops", last)])
+    end = await asked.ask(stream=True)
+    assert isinstance(end, StreamEventEnd)
+    assert (end.content, end.output_tokens, end.error) == ("abc", [1, 2, 3], None)
+    assert len(asked.engine.reached) == 1

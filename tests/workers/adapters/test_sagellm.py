@@ -34,7 +34,8 @@ def streaming(*events: object, done: bool = True) -> Callable[[web.Request], Any
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         for event in events:
-            await response.write(b"data: " + orjson.dumps(event) + b"\n\n")
+            data = event if isinstance(event, bytes) else orjson.dumps(event)
+            await response.write(b"data: " + data + b"\n\n")
         if done:
             await response.write(b"data: [DONE]\n\n")
         return response
@@ -130,14 +131,31 @@ async def test_a_stream_without_an_end_is_broken(serve: Serve, client: EngineCli
         await stream(serve, client, *events)
 
 
-async def test_an_event_that_is_no_json_is_broken(talk: StartTalk, client: EngineClient) -> None:
-    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        writer.write(EVENT_STREAM_HEAD + chunked(b"data: {\n\n"))
-        await reader.read()
+@pytest.mark.parametrize(
+    ("events", "pieces"),
+    [
+        ([START, b"ping", delta("Hel"), delta("lo"), END], ["Hello"]),
+        ([START, delta("Hel"), b"{oops", delta("lo"), END], ["Hel", "lo"]),
+        ([START, delta("He"), b'{"event": "delta", "content": "l', delta("lo"), END], ["He", "llo"]),
+        ([START, delta("Hello"), b"{oops", END], ["Hello"]),
+    ],
+    ids=["noise", "more noise", "a lost piece", "nothing is lost"],
+)
+async def test_an_event_that_is_no_json_is_skipped_and_what_it_may_have_said_comes_at_the_end(
+    serve: Serve, client: EngineClient, caplog: pytest.LogCaptureFixture, events: list[Any], pieces: list[str]
+) -> None:
+    told = choices(await stream(serve, client, *events))
+    assert [text for choice in told if (text := choice["delta"].get("content"))] == pieces
+    assert told[-1]["finish_reason"] == "stop"
+    assert "an event that is no JSON is skipped" in caplog.text
 
+
+@pytest.mark.parametrize("content", ["", None, "lo", "Bye"])
+async def test_an_event_that_is_no_json_is_broken_if_the_end_does_not_tell_the_whole_answer(
+    serve: Serve, client: EngineClient, content: str | None
+) -> None:
     with pytest.raises(EngineBroken, match="no JSON"):
-        await ask(SageLLMAdapter(await talk(handler), client), body=CHAT_BODY)
+        await stream(serve, client, START, delta("Hel"), b"{oops", delta("lo"), {**END, "content": content})
 
 
 async def test_an_engine_that_never_closes_does_not_hold_up_the_end(talk: StartTalk, client: EngineClient) -> None:

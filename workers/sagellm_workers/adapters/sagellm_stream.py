@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import orjson
 
 from .base import EngineBroken
-from .loose_json import items, mapping
-from .sagellm_reply import DONE, Head, error_of, extras, usage_of
+from .loose_json import items, mapping, text
+from .sagellm_reply import DONE, Head, Unreadable, error_of, extras, usage_of
 from .sse import data_of
+
+log = logging.getLogger(__name__)
 
 DRAIN_S = 0.5  # after the end event: how long to wait for the end of the body, so that the connection can be kept
 
@@ -33,10 +36,14 @@ class StreamTranslator:
         self._prompt_tokens: object = None
         self._sent: list[str] = []
         self._tokens = 0
+        self._skipped = False
         self.done = False
 
     def feed(self, event: Mapping[str, Any]) -> bytes:
-        """The chunks for one event, or b"" for one that says nothing to OpenAI's clients."""
+        """The chunks for one event, or b"" for one that says nothing to OpenAI's clients.
+
+        Raises Unreadable if a piece of the answer may be lost.
+        """
         if self.done:
             return b""
         match event.get("event"):
@@ -44,13 +51,18 @@ class StreamTranslator:
                 self._prompt_tokens = event.get("prompt_tokens")
                 return self._opening()
             case "delta":
-                return self._delta(event.get("content"), event.get("content_tokens"))
+                # Behind a hole nothing is sent: the end event tells it all, or another engine goes on before the hole.
+                return b"" if self._skipped else self._delta(event.get("content"), event.get("content_tokens"))
             case "end":
                 return self._ending(event)
             case "error":  # sageLLM core's, when its engine raises in mid-stream
                 return self._failure({"error": event.get("error") or "unknown"})
             case _:
                 return b""
+
+    def skip(self) -> None:
+        """An event could not be read, and may have been a piece of the answer."""
+        self._skipped = True
 
     def _delta(self, content: object, tokens: object) -> bytes:
         if not isinstance(content, str) or not content:
@@ -65,11 +77,12 @@ class StreamTranslator:
         failed = self._failure(event)
         if failed:
             return failed
-        out = b""
         # `content` repeats the whole answer. What the deltas left out of it (maybe all) comes now.
-        content, sent = event.get("content"), "".join(self._sent)
-        if isinstance(content, str) and content.startswith(sent):
-            out = self._delta(content.removeprefix(sent), None)
+        content, sent = text(event.get("content")), "".join(self._sent)
+        whole = bool(content) and content.startswith(sent)
+        if self._skipped and not whole:
+            raise Unreadable("an event is no JSON, and the end event does not repeat the whole answer")
+        out = self._delta(content.removeprefix(sent), None) if whole else b""
         out += self._opening()
         out += self._chunk({} if self._chat else "", event.get("finish_reason") or "stop", extras(event))
         if self._include_usage:
@@ -106,7 +119,10 @@ class StreamTranslator:
 
 
 class TranslatedChunks:
-    """The chunks of a reply, translated. Raises EngineBroken if the stream ends without its end event."""
+    """The chunks of a reply, translated. Raises EngineBroken if the stream ends without its end event.
+
+    An event that is no JSON is logged and skipped, as programs know it; see `StreamTranslator` for what it said.
+    """
 
     def __init__(self, url: str, events: AsyncIterator[bytes], translator: StreamTranslator) -> None:
         self._url = url
@@ -131,9 +147,13 @@ class TranslatedChunks:
             return b""
         try:
             event = orjson.loads(data)
-        except orjson.JSONDecodeError as error:
-            raise EngineBroken(f"engine {self._url} broke off: an event is no JSON: {error}") from error
-        return self._translator.feed(mapping(event))
+            return self._translator.feed(mapping(event))
+        except orjson.JSONDecodeError:
+            log.warning("engine %s: an event that is no JSON is skipped: %.200r", self._url, data)
+            self._translator.skip()
+            return b""
+        except Unreadable as error:
+            raise EngineBroken(f"engine {self._url} broke off: {error}") from error
 
     async def _drain(self) -> None:
         try:
