@@ -8,7 +8,7 @@ import orjson
 import pytest
 from sagellm_protocol import Response, StreamEventEnd
 
-from .conftest import Plane, StartEcho, StartPlane, a_request
+from .conftest import TELLS_ALL, Plane, StartEcho, StartPlane, a_request, prompt_tokens
 
 ANSWER = {"output_text": "Hi", "output_tokens": [1], "finish_reason": "stop", "metrics": {}}
 
@@ -121,6 +121,19 @@ async def test_the_body_of_an_error_status_is_in_the_message(asked: Asked, body:
 async def test_metadata_reaches_the_engine_as_it_is(asked: Asked, metadata: Any, sent: Any) -> None:
     assert (await asked.ask(metadata=metadata)).error is None
     assert asked.sent.get("metadata") == sent
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("said", [{}, {"prompt_tokens": None}, {"prompt_tokens": 7}], ids=str)
+async def test_the_tokens_of_a_prompt_that_the_engine_does_not_count(
+    asked: Asked, stream: bool, said: dict[str, Any]
+) -> None:
+    asked.answers(ANSWER | said)
+    if stream:
+        asked.engine.stream([b"data: " + orjson.dumps({"event": "end", "content": "Hi", **ANSWER, **said}) + b"\n\n"])
+    answer = await asked.ask(stream=stream)
+    assert answer.error is None
+    assert prompt_tokens(answer) == (said.get("prompt_tokens") if TELLS_ALL else None)
 
 
 async def test_an_event_that_is_no_json_costs_nothing(asked: Asked) -> None:

@@ -89,8 +89,8 @@ class EventWriter:
                 usage.get("completion_tokens") or len(self._tokens),
             ),
         }
-        if usage.get("prompt_tokens") is not None:
-            fields["prompt_tokens"] = usage["prompt_tokens"]
+        if tokens := usage.get("prompt_tokens"):  # no prompt has none: 0 stands for an engine that does not say
+            fields["prompt_tokens"] = tokens
         yield StreamEventEnd(**fields)
 
     def fail(self, failure: RequestFailed) -> Iterator[StreamEvent]:

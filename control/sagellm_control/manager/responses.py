@@ -57,7 +57,7 @@ def response(request: Request, body: bytes, began: float) -> Response:
         }
         if error := extra.get("error"):
             answer["error"] = Error.model_validate(error)
-        if (tokens := usage.get("prompt_tokens")) is not None:
+        if tokens := usage.get("prompt_tokens"):  # no prompt has none: 0 stands for an engine that does not say
             answer["prompt_tokens"] = tokens
         return Response(request_id=request.request_id, trace_id=request.trace_id, **answer)
     except (orjson.JSONDecodeError, ValidationError, KeyError, IndexError, TypeError, AttributeError) as error:
