@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError, RedisError
 
+from sagellm_control.embedded import EmbeddedValkey
 from sagellm_control.store.cluster import ClusterClient
-from sagellm_control.store.connect import Store, mask_password
+from sagellm_control.store.connect import Store, StoreUnusable, mask_password, open_store
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.topology import MOST_CONNECTIONS
+
+from ..cluster_group import ask_server
+from ..servers import Backend, make_server
 
 
 async def test_a_cancelled_command_is_always_cancelled(store: Store) -> None:
@@ -140,3 +146,63 @@ def connections_of(client: Any) -> list[Any]:
 def test_passwords_are_masked() -> None:
     assert mask_password("redis://user:secret@host:6379/0") == "redis://user:***@host:6379/0"
     assert mask_password("redis://host:6379/0") == "redis://host:6379/0"
+
+
+@pytest.fixture
+async def locked(backend: Backend) -> AsyncGenerator[EmbeddedValkey, None]:
+    """A server that asks for a password."""
+    async with make_server(backend) as server:
+        await ask_server(server.port, "ACL", "SETUSER", "poor", "on", ">secret", "~*", "+ping")
+        await ask_server(server.port, "CONFIG", "SET", "requirepass", "secret")
+        yield server
+
+
+LOGIN = "put the user and the password of the server into --redis-url"
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("redis://127.0.0.1:PORT", LOGIN),
+        ("redis://:wrong@127.0.0.1:PORT", LOGIN),
+        ("redis://nobody:secret@127.0.0.1:PORT", LOGIN),
+        ("redis+cluster://:wrong@127.0.0.1:PORT", LOGIN),
+        ("redis://poor:secret@127.0.0.1:PORT", "the rights"),
+        ("redis://:secret@127.0.0.1:PORT/99", "the number of a database"),
+    ],
+)
+async def test_settings_that_no_waiting_makes_right_are_told_at_the_start(
+    locked: EmbeddedValkey, url: str, says: str
+) -> None:
+    store = Store(RedisSettings(url=url.replace("PORT", str(locked.port))))
+    try:
+        async with asyncio.timeout(20):
+            with pytest.raises(StoreUnusable, match=says) as told:
+                await store.wait()
+        assert not re.search(":wrong|secret", str(told.value))
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("redis://127.0.0.1:6379/abc", "'abc' is no number of a database"),
+        ("redis://127.0.0.1:6379/1/2", "'1/2' is no number of a database"),
+        ("redis://127.0.0.1:6379/-1", "'-1' is no number of a database"),
+        ("redis://127.0.0.1:6379/?db=x", "db"),
+        ("redis+sentinel://127.0.0.1:26379/mymaster/abc", "'abc' is no number of a database"),
+        ("redis+cluster://127.0.0.1:6379/abc", "'abc' is no number of a database"),
+        ("redis+cluster://127.0.0.1:6379/3", "a cluster has no database but 0"),
+    ],
+)
+async def test_a_database_that_is_none_is_refused_before_anything_is_sent(url: str, says: str) -> None:
+    with pytest.raises(StoreUnusable, match=re.escape(says)):
+        async with open_store(RedisSettings(url=url), check=False):
+            pytest.fail("it was taken")
+
+
+@pytest.mark.parametrize("path", ["", "/", "/0", "/7", "/7/"])
+def test_the_database_is_the_path(path: str) -> None:
+    store = Store(RedisSettings(url=f"redis://127.0.0.1:6379{path}"))
+    assert store.commands.connection_pool.connection_kwargs.get("db", 0) == int(path.strip("/") or 0)

@@ -12,7 +12,7 @@ from redis.exceptions import NoPermissionError
 
 from sagellm_control.client import QueueClient
 from sagellm_control.keeper.departures import DepartureKeeper
-from sagellm_control.store.connect import StoreUnreachable, StoreUnusable, open_store
+from sagellm_control.store.connect import StoreUnusable, open_store
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.steps.engines import drain_engine
 from sagellm_control.store.views import list_requests
@@ -69,7 +69,7 @@ async def test_everything_works_with_the_documented_rights(login: RedisSettings,
 
 async def test_a_wrong_password_is_told_without_the_password(login: RedisSettings) -> None:
     wrong = login.model_copy(update={"url": login.url.replace("word", "wurd")})
-    with pytest.raises(StoreUnreachable) as told:
+    with pytest.raises(StoreUnusable) as told:
         async with open_store(wrong):
             pass
     assert "wurd" not in str(told.value)

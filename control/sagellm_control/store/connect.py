@@ -14,7 +14,13 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from redis.exceptions import ConnectionError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
 
 from ..wire.keys import Keys
 from .backoff import Backoff
@@ -98,15 +104,16 @@ class Store:
 
         Raises:
             StoreUnreachable: it does not answer.
-            StoreUnusable: its version or ``maxmemory-policy`` would lose requests.
+            StoreUnusable: it does not let us in; or its version or ``maxmemory-policy`` would lose requests.
         """
         try:
             for server in await self.servers():
                 _check(await server.info("server"), await server.info("memory"))
         except (RedisError, OSError) as error:
-            raise StoreUnreachable(
-                f"no Redis at {mask_password(self.settings.url)} ({error}): start one, or set --redis-url"
-            ) from error
+            where = mask_password(self.settings.url)
+            if advice := _advice(error):
+                raise StoreUnusable(f"the server at {where} refuses us ({error}): {advice}") from error
+            raise StoreUnreachable(f"no Redis at {where} ({error}): start one, or set --redis-url") from error
 
     async def wait(self) -> None:
         """Wait until ``check`` finds the server there.
@@ -126,6 +133,20 @@ class Store:
         """Close every connection, for good: whoever asks for one after that gets a ``ConnectionError``."""
         self._closed = True
         await close_pools(pool for client in (*self._others, self.commands) for pool in client.retire())
+
+
+def _advice(error: BaseException) -> str | None:
+    """What to do about an error that no waiting cures; None: the server may be back in a moment."""
+    match error:
+        case AuthenticationError():
+            return "put the user and the password of the server into --redis-url, as in redis://USER:PASSWORD@HOST"
+        case NoPermissionError():
+            return "give its user the rights that docs/deploying-redis.md lists"
+        case ResponseError() if "DB index" in str(error):
+            return "put the number of a database that it has into --redis-url, as in redis://HOST/0"
+        case _:
+            # In a cluster every node is asked; the last one's error is the cause.
+            return _advice(error.__cause__) if error.__cause__ else None
 
 
 def _check(server: dict[str, Any], memory: dict[str, Any]) -> None:

@@ -48,16 +48,27 @@ def make_client(settings: RedisSettings, *, deadline_s: float | None) -> Any:
             pool = _pool(settings, connection_class=kind, host=address.host, port=address.port, **options, **login)
             return _client(pool, deadline_s)
 
+        if _database(parts.path):
+            raise ValueError("a cluster has no database but 0")
         try_again_s = settings.command_timeout_s
         return ClusterClient(_addresses(parts.netloc, 6379), connect, try_again_s=try_again_s)
     if topology == "sentinel":
         service, _, database = parts.path.strip("/").partition("/")
         places = _addresses(parts.netloc, 26379)
         to = to_master(kind, lambda: _sentinels(settings, places, secured), service or "mymaster")
-        pool = _pool(settings, connection_class=to, host="", port=0, db=int(database or 0), **options, **login)
+        pool = _pool(settings, connection_class=to, host="", port=0, db=_database(database), **options, **login)
     else:
+        if tls != "unix":
+            _database(parts.path)  # redis-py takes one that it cannot read for 0
         pool = OneServerPool.from_url(settings.url, **_limits(settings), **options)
     return _client(pool, deadline_s)
+
+
+def _database(path: str) -> int:
+    text = path.strip("/")
+    if text and not (text.isascii() and text.isdecimal()):
+        raise ValueError(f"{text!r} is no number of a database")
+    return int(text or 0)
 
 
 def _client(pool: Any, deadline_s: float | None) -> Any:
