@@ -57,6 +57,13 @@ def test_every_form_of_a_prompt_has_blocks(body: dict[str, Any]) -> None:
     assert len(prefix_blocks("m", body)) >= 2
 
 
+@pytest.mark.parametrize("messages", [1, 1.5, True, "hello", {"role": "user"}, [3, None]])
+@pytest.mark.parametrize("name", ["prompt", "input"])
+def test_messages_where_they_mean_nothing_are_not_read(name: str, messages: Any) -> None:
+    body = {name: "a" * 5000}
+    assert prefix_blocks("m", {**body, "messages": messages}) == prefix_blocks("m", body)
+
+
 def test_an_image_counts_by_its_beginning() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_000_000}}
     body = {"messages": [{"role": "user", "content": [image, {"type": "text", "text": "what is it?"}]}]}

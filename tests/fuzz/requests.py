@@ -44,6 +44,8 @@ HEADERS = (
 HUGE: tuple[Any, ...] = (-1, 0, 2**31, 2**63, -(2**63), 10**30, 1e308, -0.0, 1.5)
 DEEP = 2000
 """Deeper than any parser follows."""
+LONG = "p" * 3000
+"""A prompt whose beginning is remembered."""
 
 numbers = st.sampled_from(HUGE) | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 scalars: st.SearchStrategy[Any] = st.none() | st.booleans() | numbers | st.text(max_size=12)
@@ -89,6 +91,7 @@ header_values = (
     | st.text(max_size=40).map(lambda text: b"".join(text.encode("utf-8", "surrogatepass").split()))
     | st.sampled_from([b"true", b"never", b"HIGH", b"known", b"1-1", b"1-1.1", b"9" * 5000, b"gzip"])
 )
+digits = st.builds(lambda zeros, nines: b"0" * zeros + b"1" + b"9" * nines, st.integers(0, 20), st.integers(0, 5000))
 tokens = st.text("abcXYZ-_~!", min_size=1, max_size=12)
 names = st.sampled_from(HEADERS) | tokens
 segments = st.binary(max_size=12).map(lambda b: "".join(f"%{c:02x}" for c in b))
@@ -99,12 +102,29 @@ methods = st.sampled_from(METHODS) | tokens
 
 
 @st.composite
+def inferences(draw: st.DrawFn, key: str) -> bytes:
+    """A request to a model that carries an API key: of body and headers one is wrong, so that it gets read."""
+    body: dict[str, Any] = chat(max_tokens=2) | {"prompt": LONG, "input": LONG}
+    headers = {"Authorization": f"Bearer {key}".encode()}
+    if draw(st.booleans()):
+        for names in (("messages", "prompt", "input"), FIELDS):
+            body |= draw(st.dictionaries(st.sampled_from(names), scalars | values, max_size=1))
+    else:
+        numbered = st.tuples(st.sampled_from(("X-Request-Timeout-Ms", "X-SLO-Deadline-Ms", "X-SLO-TPOT-Ms")), digits)
+        free = st.tuples(st.sampled_from(("Idempotency-Key", "X-Session-ID", "traceparent")), line_bytes)
+        others = st.tuples(st.sampled_from(HEADERS), header_values)
+        headers |= dict(draw(st.lists(numbered | free | others, max_size=2)))
+        headers["Authorization"] = b"Bearer " + draw(st.sampled_from([key.encode()] * 4) | line_bytes)
+    raw = json.dumps(body).encode("utf-8", "surrogatepass")
+    return _written("POST", draw(st.sampled_from(PATHS[:3])), headers, raw)
+
+
+@st.composite
 def requests(draw: st.DrawFn) -> bytes:
     """A request whose framing is right, so that it reaches an endpoint, and of which all else may be wrong."""
     method, path, body = draw(methods), draw(paths), draw(bodies)
     known = dict(draw(st.lists(st.tuples(names, header_values), max_size=4)))
-    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n".encode()
-    return head + b"".join(name.encode() + b": " + value + b"\r\n" for name, value in known.items()) + b"\r\n" + body
+    return _written(method, path, known, body)
 
 
 @st.composite
@@ -115,3 +135,8 @@ def broken_requests(draw: st.DrawFn) -> bytes:
         at = draw(st.integers(0, len(whole)))
         whole[at : at + draw(st.integers(0, 9))] = draw(st.binary(max_size=9))
     return bytes(whole) if draw(st.integers(0, 9)) else draw(st.binary(max_size=300))
+
+
+def _written(method: str, path: str, headers: dict[str, bytes], body: bytes) -> bytes:
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n".encode()
+    return head + b"".join(name.encode() + b": " + value + b"\r\n" for name, value in headers.items()) + b"\r\n" + body

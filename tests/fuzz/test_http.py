@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sagellm_control.gateway.api_keys import hash_key
 from sagellm_control.store.settings import RedisSettings
 
 from ..flow.asking import CHAT_PATH, MODEL, chat, expected_text
 from ..flow.conftest import start_engine as start_engine
 from ..flow.in_process import GATEWAY, InProcessSystem, in_process_system
 from .raw_http import PATIENCE_S, Answer, say
-from .requests import METHODS, PATHS, broken_requests, requests
+from .requests import METHODS, PATHS, broken_requests, inferences, requests
 
 CLEAN = (503, 504)
 """What a server may say of itself: not now, not in time."""
@@ -28,15 +30,33 @@ BOUNDED = settings(
 )
 
 
+KEY = "sk-fuzz"
+
+
+GATEWAY_3S = GATEWAY.model_copy(update={"request_timeout_s": 3.0})
+
+
 @pytest.fixture
 async def system(redis_settings: RedisSettings, start_engine: Any) -> AsyncGenerator[InProcessSystem, None]:
     """A system with one request that is known to it."""
-    engine = await start_engine()
-    gateway = GATEWAY.model_copy(update={"request_timeout_s": 3.0})
-    async with in_process_system(redis_settings, [engine.url], gateway=gateway) as system:
+    async with in_process_system(redis_settings, [(await start_engine()).url], gateway=GATEWAY_3S) as system:
         headers = {"X-Request-ID": "known"}
         async with system.session.post(system.url + CHAT_PATH, json=chat(max_tokens=2), headers=headers) as response:
             assert response.status == 200
+        yield system
+        await still_serves(system)
+
+
+@pytest.fixture
+async def guarded(
+    redis_settings: RedisSettings, start_engine: Any, tmp_path: Path
+) -> AsyncGenerator[InProcessSystem, None]:
+    """A system that asks for ``KEY``."""
+    keys = tmp_path / "keys.toml"
+    keys.write_text(f'[[keys]]\nsha256 = "{hash_key(KEY)}"\ntenant = "fuzz"\n')
+    gateway = GATEWAY_3S.model_copy(update={"api_keys": keys})
+    async with in_process_system(redis_settings, [(await start_engine()).url], gateway=gateway) as system:
+        system.session.headers["Authorization"] = f"Bearer {KEY}"
         yield system
         await still_serves(system)
 
@@ -63,6 +83,12 @@ async def still_serves(system: InProcessSystem) -> None:
 @given(words=requests())
 async def test_requests_that_nobody_would_send(system: InProcessSystem, words: bytes) -> None:
     check(await say(system.url, words), words)
+
+
+@BOUNDED
+@given(words=inferences(KEY))
+async def test_inferences_that_nobody_would_ask_for(guarded: InProcessSystem, words: bytes) -> None:
+    check(await say(guarded.url, words), words)
 
 
 @settings(BOUNDED, max_examples=100)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +16,8 @@ from sagellm_control.wire.request import is_request_id
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
+HEARD = partial(str, encoding="utf-8", errors="surrogateescape")
+"""How aiohttp reads the bytes of a header."""
 NAMES = [
     "X-SLO-TPOT-Ms",
     "X-SLO-Reject",
@@ -64,7 +68,9 @@ def test_another_priority_is_refused(text: str) -> None:
     assert (caught.value.status, caught.value.param) == (400, "X-Request-Priority")
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("1", 0.001), ("1500", 1.5), (str(LONGEST_MS), 86_400.0)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("1", 0.001), ("1500", 1.5), (str(LONGEST_MS), 86_400.0), (f"{'0' * 5000}7", 0.007)]
+)
 def test_deadlines_are_milliseconds(text: str, seconds: float) -> None:
     headers = _read(x_request_timeout_ms=text, x_slo_deadline_ms=text)
     assert (headers.timeout_s, headers.slo_s) == (seconds, seconds)
@@ -72,7 +78,11 @@ def test_deadlines_are_milliseconds(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("name", ["X-Request-Timeout-Ms", "X-SLO-Deadline-Ms"])
 @pytest.mark.parametrize(
-    "text", ["", "0", "-1", "+1", "1.0", "1e3", "1 000", "soon", "١", str(LONGEST_MS + 1), "9" * 5000]
+    "text",
+    [
+        *("", "0", "-1", "+1", "1.0", "1e3", "1 000", "soon", "١", str(LONGEST_MS + 1), "9" * 5000),
+        *("0" * 5000, "0000000000019999999999999", f"{1:012}{'9' * 400}", f"{1:012}{'9' * 5000}"),
+    ],
 )
 def test_another_deadline_is_refused(name: str, text: str) -> None:
     with pytest.raises(ApiError, match=f"from 1 to {LONGEST_MS}") as caught:
@@ -137,7 +147,7 @@ def test_a_traceparent_that_w3c_calls_invalid_is_ignored(zero: str) -> None:
     assert _read(traceparent=zero).traceparent == ""
 
 
-@given(st.dictionaries(st.sampled_from(NAMES), st.text(max_size=80)))
+@given(st.dictionaries(st.sampled_from(NAMES), st.text(max_size=80) | st.binary(max_size=80).map(HEARD)))
 def test_whatever_comes_is_read_or_refused_by_name(headers: dict[str, str]) -> None:
     read = _outcome(headers)
     if isinstance(read, ApiError):
@@ -156,12 +166,13 @@ def _outcome(headers: dict[str, str]) -> RequestHeaders | ApiError:
         return error
 
 
-@given(st.text(max_size=70), st.text(min_size=1, max_size=260))
+@given(st.text(max_size=70), st.binary(min_size=1, max_size=260).map(HEARD))
 def test_an_idempotent_id_may_be_a_request_id(tenant: str, key: str) -> None:
     assert is_request_id(idempotent_id(tenant, key))
 
 
 def test_tenant_and_key_are_not_confused() -> None:
-    ids = {idempotent_id(*pair) for pair in (("a", "bc"), ("ab", "c"), ("", "abc"), ("abc", ""), ("a", "bd"))}
-    assert len(ids) == 5
+    pairs = (("a", "bc"), ("ab", "c"), ("", "abc"), ("abc", ""), ("a", "bd"), ("a", HEARD(b"b\xff")))
+    ids = {idempotent_id(*pair) for pair in pairs}
+    assert len(ids) == len(pairs)
     assert idempotent_id("a", "bc") == idempotent_id("a", "bc")

@@ -54,7 +54,8 @@ def _beginning(body: dict[str, Any]) -> str:
 
 def _pieces(body: dict[str, Any]) -> Iterator[str]:
     yield from _dumped(body.get("tools"))
-    for message in cast("list[Any]", body.get("messages") or ()):
+    messages = body.get("messages")  # only those of a chat have been checked
+    for message in cast("list[Any]", messages) if isinstance(messages, list) else ():
         if isinstance(message, dict):
             fields = cast("dict[str, Any]", message)
             yield f"\n{fields.get('role')}:"

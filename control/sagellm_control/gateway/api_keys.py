@@ -85,8 +85,11 @@ class ApiKeys:
 
 
 def hash_key(key: str) -> str:
-    """The form in which a key is kept. Keys are long and random, so a plain hash is enough."""
-    return hashlib.sha256(key.encode()).hexdigest()
+    """The form in which a key is kept. Keys are long and random, so a plain hash is enough.
+
+    What a header holds need not be UTF-8: it is hashed as the bytes that were sent.
+    """
+    return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
 
 
 def new_key() -> str:

@@ -17,6 +17,8 @@ LONGEST_MS = 86_400_000
 
 # Version ff and ids of zeros are invalid, says W3C.
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+# No more digits than may be right: int() fails at thousands of them.
+_MILLISECONDS = re.compile(r"0*([1-9][0-9]{0,7})")
 _SESSION = re.compile(r"[\x21-\x7e]{1,128}")
 _TRACE_ID = re.compile(r"[\x21-\x7e]{1,64}")
 
@@ -102,7 +104,9 @@ def _flag(headers: CIMultiDictProxy[str], name: str) -> bool:
 
 def idempotent_id(tenant: str, key: str) -> str:
     """The request id that stands for a tenant's idempotency key."""
-    return "idem-" + hashlib.blake2b(f"{tenant}\0{key}".encode(), digest_size=20).hexdigest()
+    # The bytes that were sent, whether or not they are UTF-8.
+    said = f"{tenant}\0{key}".encode(errors="surrogateescape")
+    return "idem-" + hashlib.blake2b(said, digest_size=20).hexdigest()
 
 
 def _mid_stream_retry(headers: CIMultiDictProxy[str]) -> bool:
@@ -116,6 +120,7 @@ def _seconds(headers: CIMultiDictProxy[str], name: str) -> float | None:
     text = _value(headers, name)
     if text is None:
         return None
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:12]) <= LONGEST_MS:
+    match = _MILLISECONDS.fullmatch(text)
+    if match is None or int(match[1]) > LONGEST_MS:
         raise bad_request(f"{name} must be a whole number of milliseconds from 1 to {LONGEST_MS}.", name)
-    return int(text) / 1000
+    return int(match[1]) / 1000
