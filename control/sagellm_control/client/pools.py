@@ -61,9 +61,14 @@ class Pools:
         """All who ask while one look is under way share the next one, so that its trouble is counted once."""
 
     @property
+    def known(self) -> bool:
+        """Whether Redis has ever said which pools there are."""
+        return self._looked_at > float("-inf")
+
+    @property
     def answered(self) -> bool:
         """Whether Redis answers."""
-        return self._looked_at > float("-inf") and self.silence_s < LOOK_WITHIN_S
+        return self.known and self.silence_s < LOOK_WITHIN_S
 
     def trouble(self, pool: str) -> str | None:
         """Why nothing can be put into a pool at the moment; None: nothing is known against it."""

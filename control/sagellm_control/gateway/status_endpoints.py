@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 
-from ..client.errors import UnknownModel
+from ..client.errors import QueueUnavailable, UnknownModel
 from ..client.queue_client import QueueClient
 from .endpoints import OpenAIEndpoints
 from .errors import from_queue
@@ -37,16 +37,21 @@ class StatusEndpoints:
     async def models(self, request: web.Request) -> web.Response:
         """The models that have an engine now."""
         self._openai.authenticate(request)
-        models = [self._shown(name) for name in self._queue.pools.available_models()]
+        models = [self._shown(name) for name in self._available()]
         return web.json_response({"object": "list", "data": models})
 
     async def model(self, request: web.Request) -> web.Response:
         """One of them."""
         self._openai.authenticate(request)
         name = request.match_info["model"]
-        if name not in self._queue.pools.available_models():
+        if name not in self._available():
             raise from_queue(UnknownModel(name, list(self._queue.pools.models)))
         return web.json_response(self._shown(name))
+
+    def _available(self) -> list[str]:
+        if not self._queue.pools.known:
+            raise from_queue(QueueUnavailable("Redis has not been reached yet"))
+        return self._queue.pools.available_models()
 
     def _shown(self, model: str) -> dict[str, Any]:
         return {"id": model, "object": "model", "created": self._started, "owned_by": "sagellm"}

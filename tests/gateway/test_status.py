@@ -1,0 +1,27 @@
+"""What a gateway says of its models and of itself while it has never reached Redis."""
+
+from __future__ import annotations
+
+import aiohttp
+import pytest
+
+from sagellm_control.embedded.ports import free_port
+from sagellm_control.gateway.process import serve_from
+from sagellm_control.gateway.settings import GatewaySettings
+from sagellm_control.store.connect import open_store
+from sagellm_control.store.settings import RedisSettings
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/models", 503), ("/v1/models/any", 503), ("/health", 200)])
+async def test_that_no_model_is_known_is_not_taken_for_none(path: str, status: int) -> None:
+    nowhere = RedisSettings(url=f"redis://127.0.0.1:{free_port()}/0")
+    async with (
+        open_store(nowhere, check=False) as store,
+        serve_from(GatewaySettings(port=0, shutdown_s=0.1), store, at_once=True) as url,
+        aiohttp.ClientSession() as session,
+        session.get(url + path) as answer,
+    ):
+        assert answer.status == status
+        if status == 503:
+            assert (await answer.json())["error"]["code"] == "queue_unavailable"
+            assert answer.headers["Retry-After"] == "1"
