@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from .endpoints import OpenAIEndpoints, too_large
 from .errors import ApiError, bad_request, unavailable
+from .request_ids import request_id_of, returned_ids
 from .settings import GatewaySettings
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def make_app(settings: GatewaySettings, openai: OpenAIEndpoints, *others: Endpoi
         except (RedisError, OSError) as error:
             return _refuse(request, unavailable(error))
         except Exception:
-            log.exception("%s %s failed", request.method, request.path)
+            log.exception("%s %s failed (request %s)", request.method, request.path, request_id_of(request))
             return _refuse(request, ApiError(500, "The gateway failed unexpectedly.", code="internal_error"))
 
     async def say_goodbye(_: web.Request, response: web.StreamResponse) -> None:
@@ -92,8 +93,7 @@ def _refuse(request: web.Request, error: ApiError) -> web.Response:
     if error.status == 413 or error.code == "invalid_body":
         # What is left of the body is not worth reading, or cannot be read.
         response.force_close()
-    if (request_id := request.headers.get("X-Request-ID")) and error.param != "X-Request-ID":
-        response.headers["X-Request-ID"] = request_id
+    response.headers.update(returned_ids(request))
     return response
 
 

@@ -24,6 +24,7 @@ from .event_ids import EventNumbering
 from .rate_limits import rate_limits
 from .request_body import RequestBody, read_body
 from .request_headers import RequestHeaders, idempotent_id, read_headers
+from .request_ids import name_request, request_id_of, returned_ids
 from .settings import GatewaySettings
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ class OpenAIEndpoints:
         try:
             wanted = await self._read(request, kind)
             priority = wanted.priority.label
-            submission = await self._submit(wanted, kind)
+            submission = await self._submit(request, wanted, kind)
             response, outcome = await self._answer(request, wanted, submission, kind, began)
             return response
         except QueueError as error:
@@ -147,16 +148,16 @@ class OpenAIEndpoints:
         tenant, weight = (caller.tenant, caller.weight) if caller is not None else (body.user, 1.0)
         return _Wanted(headers, body, raw, tenant, priority, weight)
 
-    async def _submit(self, wanted: _Wanted, kind: RequestKind) -> Submission:
+    async def _submit(self, request: web.Request, wanted: _Wanted, kind: RequestKind) -> Submission:
         headers, body = wanted.headers, wanted.body
-        key = headers.idempotency_key
-        request_id = idempotent_id(wanted.tenant, key) if key else headers.request_id
+        if key := headers.idempotency_key:
+            name_request(request, idempotent_id(wanted.tenant, key))
         try:
             return await self._queue.submit(
                 body.model,
                 wanted.raw,
                 kind=kind,
-                request_id=request_id,
+                request_id=request_id_of(request),
                 idempotent=key is not None,
                 priority=wanted.priority,
                 tenant=wanted.tenant,
@@ -190,19 +191,12 @@ class OpenAIEndpoints:
     async def _answer(
         self, request: web.Request, wanted: _Wanted, submission: Submission, kind: RequestKind, began: float
     ) -> tuple[web.StreamResponse, str]:
-        request_id = submission.request_id
-        echoed = {
-            "X-Request-ID": request_id,
-            "X-Trace-ID": wanted.headers.trace_id or request_id,
-            "X-Request-Priority": wanted.priority.name,
-        }
+        echoed = returned_ids(request) | {"X-Request-Priority": wanted.priority.name}
         if wanted.priority != wanted.headers.priority:
             echoed["X-Request-Priority-Asked"] = wanted.headers.priority.name
         echoed |= rate_limits(self._queue.pools, self._queue.limits, submission.pool)
-        if wanted.headers.traceparent:
-            echoed["traceparent"] = wanted.headers.traceparent
         try:
-            async with self._queue.answer(request_id, pool=submission.pool) as answer:
+            async with self._queue.answer(submission.request_id, pool=submission.pool) as answer:
                 writer = AnswerWriter(
                     self._queue,
                     answer,

@@ -20,7 +20,7 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[
 # No more digits than may be right: int() fails at thousands of them.
 _MILLISECONDS = re.compile(r"0*([1-9][0-9]{0,7})")
 _SESSION = re.compile(r"[\x21-\x7e]{1,128}")
-_TRACE_ID = re.compile(r"[\x21-\x7e]{1,64}")
+TRACE_ID = re.compile(r"[\x21-\x7e]{1,64}")
 
 
 @dataclass(slots=True, frozen=True)
@@ -61,10 +61,9 @@ def read_headers(headers: CIMultiDictProxy[str]) -> RequestHeaders:
     idempotency_key = _value(headers, "Idempotency-Key")
     if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
         raise bad_request("Idempotency-Key must have 1 to 255 characters.", "Idempotency-Key")
-    traceparent = headers.get("traceparent", "").strip()
-    match = _TRACEPARENT.fullmatch(traceparent)
+    traceparent, trace_of_parent = trace_context(headers)
     trace_id = _value(headers, "X-Trace-ID")
-    if trace_id is not None and not _TRACE_ID.fullmatch(trace_id):
+    if trace_id is not None and not TRACE_ID.fullmatch(trace_id):
         raise bad_request("X-Trace-ID must be 1 to 64 printable characters without spaces.", "X-Trace-ID")
     session = _value(headers, "X-Session-ID") or ""
     if session and not _SESSION.fullmatch(session):
@@ -78,12 +77,17 @@ def read_headers(headers: CIMultiDictProxy[str]) -> RequestHeaders:
         session=session,
         request_id=request_id,
         idempotency_key=idempotency_key,
-        trace_id=trace_id or (match[1] if match else ""),
-        # A traceparent that is malformed is to be ignored, says W3C.
-        traceparent=traceparent if match else "",
+        trace_id=trace_id or trace_of_parent,
+        traceparent=traceparent,
         mid_stream_retry=_mid_stream_retry(headers),
         event_ids=_flag(headers, "X-Event-IDs"),
     )
+
+
+def trace_context(headers: CIMultiDictProxy[str]) -> tuple[str, str]:
+    """``traceparent`` and the trace id in it; one that is malformed is to be ignored, says W3C."""
+    match = _TRACEPARENT.fullmatch(headers.get("traceparent", "").strip())
+    return (match[0], match[1]) if match else ("", "")
 
 
 def _value(headers: CIMultiDictProxy[str], name: str) -> str | None:
