@@ -92,6 +92,33 @@ def test_every_command_runs_and_says_something(demonstration: Demonstration) -> 
     assert not problems, "\n".join(problems)
 
 
+@pytest.mark.parametrize("key", ["$P:request:run-1", "$P:engine:$E"])
+def test_the_fields_that_it_shows_are_those_that_are_there(demonstration: Demonstration, key: str) -> None:
+    command, said = _run_until(demonstration, f'redis-cli -3 HGETALL "{key}"')
+    names = re.compile(r'"(\w+)" =>')
+    assert sorted(names.findall("\n".join(command.shown))) == sorted(names.findall(said)), said
+
+
+def test_what_it_shows_of_garbage_is_what_is_said_of_it(demonstration: Demonstration) -> None:
+    before = demonstration.db.xlen(KEYS.dead)
+    _run_until(demonstration, "redis-cli XADD")
+    eventually(lambda: demonstration.db.xlen(KEYS.dead) > before, "the garbage is in the dead stream")
+    command, said = _run_until(demonstration, 'redis-cli XREVRANGE "$P:dead"')
+    # The first line has the time in it.
+    assert [line.strip() for line in command.shown[1:]] == [line.strip() for line in said.splitlines()[1:]]
+
+
+def _run_until(demonstration: Demonstration, beginning: str) -> tuple[Command, str]:
+    """Run the first command that begins like this, with the names that the document has given by then; what it says."""
+    shell = Shell(demonstration.port)
+    for command in read_commands():
+        if command.text.startswith(beginning):
+            return command, shell.run(command)[1]
+        if command.assigns:
+            shell.run(command)
+    raise AssertionError(f"the document has no {beginning}")
+
+
 def test_the_order_that_it_explains_is_the_order(demonstration: Demonstration) -> None:
     shown = next(c.shown for c in read_commands() if c.text.endswith("0 9 WITHSCORES"))
     ids = re.findall(r'"(wait-\d)"', "\n".join(shown))
