@@ -130,6 +130,20 @@ class EchoEngine:
         return web.json_response({"status": "ok"}, status=200 if self.healthy else 503)
 
 
+async def write_until_closed(
+    request: web.Request, pieces: Sequence[bytes], content_type: str = EVENTS
+) -> web.StreamResponse:
+    """An answer of which only the end of the connection says that it is over."""
+    assert request.transport is not None
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nConnection: close\r\n\r\n"
+    request.transport.write(head.encode())
+    for piece in pieces:
+        request.transport.write(piece)
+        await asyncio.sleep(0.03)
+    request.transport.close()
+    return web.Response()
+
+
 def _answered(
     body: bytes, *, status: int = 200, content_type: str = JSON, headers: Mapping[str, str] | None = None
 ) -> Answering:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import orjson
@@ -12,7 +12,7 @@ from aiohttp import web
 
 from .asking import CHAT_PATH, data
 from .conftest import StartEcho, StartSystem
-from .echo_engine import EchoEngine
+from .echo_engine import EchoEngine, write_until_closed
 from .in_process import IN_TURN, InProcessSystem
 
 BODY: dict[str, Any] = {"model": "echo-1", "messages": [{"role": "user", "content": "hi"}], "stream": True}
@@ -28,6 +28,8 @@ def chunk(delta: dict[str, Any], head: dict[str, Any] = FIRST, **more: Any) -> b
     return b"data: " + orjson.dumps({**head, "choices": [choice], **whole}) + b"\n\n"
 
 
+Write = Callable[[web.Request, Sequence[bytes]], Awaitable[web.StreamResponse]]
+
 REST = [
     chunk(OPENING, SECOND),
     chunk({"content": " you"}, SECOND),
@@ -39,8 +41,11 @@ REST = [
 class Relay:
     """Two engines of which whichever is asked first breaks off and the other goes on."""
 
-    def __init__(self, engines: Sequence[EchoEngine], begin: Sequence[bytes], rest: Any) -> None:
+    def __init__(
+        self, engines: Sequence[EchoEngine], begin: Sequence[bytes], rest: Any, write: Write | None = None
+    ) -> None:
         self.engines = engines
+        self._break_off = write or self._cut
         self.bodies: list[dict[str, Any]] = []
         for engine in engines:
             engine.respond(lambda request: self._answer(request, begin, rest))
@@ -48,10 +53,13 @@ class Relay:
     async def _answer(self, request: web.Request, begin: Sequence[bytes], rest: Any) -> web.StreamResponse:
         self.bodies.append(orjson.loads(await request.read()))
         if len(self.bodies) == 1:
-            return await self._write(request, begin, cut=True)
+            return await self._break_off(request, begin)
         if callable(rest):
             return rest()
         return await self._write(request, rest, cut=False)
+
+    async def _cut(self, request: web.Request, pieces: Sequence[bytes]) -> web.StreamResponse:
+        return await self._write(request, pieces, cut=True)
 
     @staticmethod
     async def _write(request: web.Request, pieces: Sequence[bytes], *, cut: bool) -> web.StreamResponse:
@@ -109,6 +117,20 @@ async def test_what_the_engine_is_asked_and_what_the_client_gets(
     assert {(e["id"], e["created"]) for e in events[:-1]} == {("chatcmpl-1", 11)}
     assert [e["choices"][0]["delta"] for e in events[:-1]].count(OPENING) == 1
     assert events[-2]["choices"][0]["finish_reason"] == "stop"
+    assert events[-1] == "[DONE]"
+
+
+@pytest.mark.parametrize("lost", [[], [b'data: {"id": "broken", "choi']])
+async def test_it_goes_on_where_only_the_connection_ended(
+    engines: list[EchoEngine], system: InProcessSystem, lost: list[bytes]
+) -> None:
+    """A body of no known length is cut without an error of HTTP's."""
+    relay = Relay(engines, [chunk(OPENING), chunk({"content": "How"}), *lost], REST, write=write_until_closed)
+    events = await ask(system)
+    assert len(relay.bodies) == 2
+    assert texts(events[:-1]) == ["", "How", " you", ""]
+    assert {e["id"] for e in events[:-1]} == {"chatcmpl-1"}
+    assert [e["choices"][0]["finish_reason"] for e in events[:-1]] == [None, None, None, "stop"]
     assert events[-1] == "[DONE]"
 
 

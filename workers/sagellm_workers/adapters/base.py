@@ -71,7 +71,7 @@ class EngineReply:
     """Status line and body of the engine's answer.
 
     `chunks` of `text/event-stream`: each item holds one or more whole events, as the engine sent them, up to
-    and including the blank line. Of any other content type: the body in one or more pieces. Read them only
+    and including the blank line. Of an error, or any other content type: the body in pieces. Read them only
     inside the context that gave the reply; they raise EngineTimeout and EngineBroken.
     """
 

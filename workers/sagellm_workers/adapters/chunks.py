@@ -12,17 +12,23 @@ import httpx
 
 from .base import AnswerTooLong, EngineBroken, EngineError, EngineTimeout, EngineUnreachable
 from .sse import EVENT_LIMIT_BYTES, EventSplitter, EventTooLarge
+from .stream_end import StreamEnd, is_whole
 
 BODY_LIMIT_BYTES = 64 * 2**20  # of a whole answer, streamed or not: embeddings of a large batch are long
 
 
 class EventChunks:
-    """Items that hold one or more whole events. Raises EngineTimeout and EngineBroken."""
+    """Items that hold one or more whole events. Raises EngineTimeout and EngineBroken.
+
+    Where HTTP itself says how long the body is, a cut is an error of HTTP's, and the stream may end as it likes. A body
+    that ends when the connection is closed looks the same if its engine was killed: there the events have to say it.
+    """
 
     def __init__(self, url: str, response: httpx.Response, limit_bytes: int = BODY_LIMIT_BYTES) -> None:
         self._url = url
         self._pieces = PlainChunks(url, response, limit_bytes)
         self._splitter = EventSplitter(min(EVENT_LIMIT_BYTES, limit_bytes))
+        self._end = StreamEnd() if ends_with_connection(response) else None
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -32,14 +38,26 @@ class EventChunks:
             while True:
                 whole = self._splitter.feed(await anext(self._pieces))
                 if whole:
+                    if self._end is not None:
+                        self._end.read(whole)
                     return whole
         except StopAsyncIteration:
-            last = self._splitter.finish()
-            if last:
+            if last := self._last():
                 return last
             raise
         except EventTooLarge as error:
             raise engine_error(self._url, error) from error
+
+    def _last(self) -> bytes:
+        """What is held when the body has ended, if that is an event without its blank line; or nothing."""
+        last = self._splitter.finish()
+        if last and not is_whole(last):
+            raise EngineBroken(f"engine {self._url} broke off: the stream ended inside an event")
+        if self._end is not None:
+            self._end.read(last)
+            if not last and not self._end.reached:
+                raise EngineBroken(f"engine {self._url} broke off: its stream has no end")
+        return last
 
 
 class PlainChunks:
@@ -86,6 +104,12 @@ def pieces_of(response: httpx.Response) -> AsyncIterator[bytes]:
     stream = response.stream
     assert isinstance(stream, httpx.AsyncByteStream)
     return aiter(stream)
+
+
+def ends_with_connection(response: httpx.Response) -> bool:
+    """Whether nothing but the end of the connection says where the body ends, as in HTTP/1.0."""
+    headers = response.headers
+    return "content-length" not in headers and "chunked" not in headers.get("transfer-encoding", "").lower()
 
 
 def engine_error(url: str, error: Exception) -> EngineError:

@@ -164,7 +164,9 @@ class EngineHttp:
     def reply(self, response: httpx.Response) -> EngineReply:
         """The answer as it is."""
         content_type = response.headers.get("content-type", "")
-        kind = EventChunks if is_event_stream(content_type) else PlainChunks
+        # An error's body need not hold to what its type says: it is read as a whole.
+        streamed = is_event_stream(content_type) and response.status_code < 400
+        kind = EventChunks if streamed else PlainChunks
         chunks = kind(self.url, response, self.answer_limit_bytes)
         return EngineReply(response.status_code, content_type, retry_after_s(response), chunks)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 EVENT_LIMIT_BYTES = 16 * 2**20  # one event; far above any token, below what would hurt the store
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # may stand before the first event
 _ENDINGS = (b"\n\n", b"\n\r\n")  # "\r\n\r\n" ends in the second; a mixture is allowed by the standard
 
 
@@ -51,7 +52,7 @@ def data_of(events: bytes) -> list[bytes]:
     """The data of each event in `events` (whole ones); comments and events without data are left out."""
     found: list[bytes] = []
     lines: list[bytes] = []
-    for line in events.splitlines():
+    for line in events.removeprefix(BYTE_ORDER_MARK).splitlines():
         if line.startswith(b"data:"):
             lines.append(line[5:].removeprefix(b" "))
         elif not line and lines:
