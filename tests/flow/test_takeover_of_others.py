@@ -120,6 +120,15 @@ async def test_what_the_engine_is_asked_and_what_the_client_gets(
     assert events[-1] == "[DONE]"
 
 
+@pytest.mark.parametrize("half", [b'data: {"id": "broken", "choi\n\n', b"<html>busy\n\n"])
+async def test_behind_garbage_it_goes_on(engines: list[EchoEngine], system: InProcessSystem, half: bytes) -> None:
+    relay = Relay(engines, [chunk(OPENING), chunk({"content": "How"}), half], REST)
+    events = await ask(system)
+    assert relay.bodies[1]["messages"][-1] == {"role": "assistant", "content": "How"}
+    assert texts(events[:-1]) == ["", "How", " you", ""]
+    assert events[-1] == "[DONE]"
+
+
 @pytest.mark.parametrize("lost", [[], [b'data: {"id": "broken", "choi']])
 async def test_it_goes_on_where_only_the_connection_ended(
     engines: list[EchoEngine], system: InProcessSystem, lost: list[bytes]
@@ -132,6 +141,22 @@ async def test_it_goes_on_where_only_the_connection_ended(
     assert {e["id"] for e in events[:-1]} == {"chatcmpl-1"}
     assert [e["choices"][0]["finish_reason"] for e in events[:-1]] == [None, None, None, "stop"]
     assert events[-1] == "[DONE]"
+
+
+async def test_an_engine_that_goes_on_with_nothing(engines: list[EchoEngine], system: InProcessSystem) -> None:
+    Relay(engines, [chunk(OPENING), chunk({"content": "How"})], [b": ping\n\n"])
+    *events, last = await ask(system)
+    assert texts(events) == ["", "How"]
+    assert last["error"]["code"] == "engine_broken"
+
+
+async def test_empty_events_only_keep_the_connection(engines: list[EchoEngine], system: InProcessSystem) -> None:
+    relay = Relay(
+        engines, [b"data:\n\n", chunk(OPENING), chunk({"content": "How"}), b"data:\n\n"], [b"data: \n\n", *REST]
+    )
+    events = await ask(system)
+    assert len(relay.bodies) == 2
+    assert texts(events[:-1]) == ["", "How", " you", ""]
 
 
 async def test_broken_off_behind_the_role_it_starts_anew(engines: list[EchoEngine], system: InProcessSystem) -> None:
@@ -184,7 +209,7 @@ OBSTACLES = {
     "the model is still reasoning": [chunk({"content": "<think>"}), chunk({"content": "hm"})],
     "it is more than text": [chunk({"audio": {"data": "aGk="}})],
     "it has ended with an error": [chunk({"content": "So"}), b'data: {"error": {"message": "out of memory"}}\n\n'],
-    "what came of it cannot be read": [chunk({"content": "So"}), b'data: {"id": "broken", "choi\n\n'],
+    "what came of it cannot be read": [chunk({"content": "So"}), b'data: {"id": broken}\n\n'],
     "it is more than one answer": [chunk({"content": "So"}), chunk({"content": "so"}, index=1)],
     "it has log probabilities": [chunk({"content": "So"}, logprobs={"content": [{"token": "So"}]})],
 }

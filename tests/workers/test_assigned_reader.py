@@ -28,7 +28,7 @@ class InstantEngine:
         self.calls.append(call.request_id)
 
         async def chunks() -> AsyncIterator[bytes]:
-            yield b"data: x\n\n"
+            yield b"data: 1\n\n"
 
         yield EngineReply(200, "text/event-stream", None, chunks())
 

@@ -21,6 +21,7 @@ from .adapters.base import (
     EngineReply,
     PartnerRefused,
 )
+from .answer_form import StreamForm, check_body
 from .answer_watch import AnswerWatch
 from .engine_errors import asks_for_a_pause, failed_call, partner_refusal, read_error_reply
 from .observation import EngineObservation
@@ -205,8 +206,10 @@ class Attempt:
             self._advance(await read_prefill(reply, self.engine_kind, self.watch))
             return
         pieces: list[bytes] = []
+        form = StreamForm(self.engine_id)
         async for chunk in self._chunks(reply):
             if reply.is_event_stream:
+                form.check(chunk)
                 self.watch.events(chunk)
                 self.pending.append(chunk)
                 self.pending_bytes += len(chunk)
@@ -219,8 +222,10 @@ class Attempt:
                 pieces.append(chunk)
         body = b"".join(pieces)
         if reply.is_event_stream:
+            form.check_end(gone_on=self.takeover is not None)
             self.watch.stream_ended()
         else:
+            check_body(body, self.engine_id, self.assignment.kind, reply.content_type)
             self.watch.body(body)
         ending = self._complete(reply.content_type or "application/json", body)
         self._finish(replace(ending, status=reply.status), "completed")

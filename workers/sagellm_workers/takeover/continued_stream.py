@@ -37,6 +37,7 @@ class ContinuedChunks:
         self._repeated = repeated
         self._opening = opening
         self._silent = silent
+        self._heard = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -46,11 +47,19 @@ class ContinuedChunks:
             self._opening = b""
             return opening
         while True:
-            events = await anext(self._chunks)
+            try:
+                events = await anext(self._chunks)
+            except StopAsyncIteration:
+                if not (self._heard or self._silent):
+                    raise EngineBroken("the engine that was to go on said nothing") from None
+                raise
             if out := b"".join(map(self._rewrite, data_of(events))):
                 return out
 
     def _rewrite(self, data: bytes) -> bytes:
+        if not data.strip():
+            return b""  # it only kept the connection alive
+        self._heard = True
         if data.strip() == DONE:
             return b"data: [DONE]\n\n"
         try:

@@ -44,7 +44,7 @@ class GivenAnswer:
         """Read the chunks of a log, of a request of this kind (``chat`` or ``completion``)."""
         given = cls({})
         for payload in payloads:
-            for data in data_of(payload):
+            for data in filter(bytes.strip, data_of(payload)):
                 if data.strip() == DONE:
                     given.done = True
                     continue
