@@ -10,18 +10,21 @@ from pathlib import Path
 import pytest
 from redis.exceptions import OutOfMemoryError, RedisError
 
+from sagellm_control.client import presence
 from sagellm_control.embedded import EmbeddedValkey
+from sagellm_control.keeper import orphans
 from sagellm_control.scheduler.pool_scheduler import PoolScheduler
 from sagellm_control.scheduler.settings import SchedulerSettings
 from sagellm_control.store.connect import Store
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.steps.accept import Accepted, Proposal
 from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.listen import announce_listener, note_orphan
 
 from ..clock import Clock
 from ..flow.asking import CHAT_PATH, chat, error_of, expected_text
 from ..flow.conftest import StartEngine
-from ..flow.in_process import InProcessSystem, in_process_system
+from ..flow.in_process import GATEWAY, InProcessSystem, in_process_system
 from ..leaks import namespace_keys
 from ..pool_driver import PoolDriver
 from ..store.at_once import CHARGE, fair_rules
@@ -84,6 +87,8 @@ async def test_with_full_memory_every_other_step_goes_on(own: PoolDriver) -> Non
         assert await own.append("a", 1)
         assert await own.finish("a", 2)
         assert await own.requeue("b") == "waiting"
+        await announce_listener(own.store, "gateway", 1000)
+        await note_orphan(own.store, own.name, "c", own.clock.now_ms)
         # A worker and a scheduler that start now are what makes room again.
         await own.engine("e2")
         scheduler = PoolScheduler(own.store, own.name, "late", SchedulerSettings(policy="fifo"))
@@ -103,6 +108,24 @@ async def test_a_gateway_says_when_to_come_back_while_running_answers_end(
             await refused(system)
             assert await asking == expected_text("to the end", 40)
         assert await whole_text(system, chat("again", max_tokens=2)) == expected_text("again", 2)
+
+
+async def test_streams_outlast_a_memory_that_is_full_for_longer_than_a_gateways_lease(
+    start_engine: StartEngine, server: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "LEASE_S", 1.0)
+    monkeypatch.setattr(presence, "ANNOUNCE_EVERY_S", 0.3)
+    monkeypatch.setattr(orphans, "LOOK_EVERY_S", 0.02)
+    engine = await start_engine(tpot_ms=50)
+    redis = RedisSettings(url=server.url, command_timeout_s=0.5, connect_timeout_s=0.5)
+    gateway = GATEWAY.model_copy(update={"orphan_grace_s": 0.1})
+    async with in_process_system(redis, [engine.url], gateway=gateway) as system:
+        streamed = chat("to the end", max_tokens=100, stream=True)
+        asking = [asyncio.create_task(whole_text(system, streamed)) for _ in range(4)]
+        await engine.until(running=4)
+        async with full(system.store):
+            await asyncio.sleep(4)  # longer than any keeper is patient
+        assert await asyncio.gather(*asking) == [expected_text("to the end", 100)] * 4
 
 
 async def test_a_full_disk(start_engine: StartEngine, server: EmbeddedValkey, tmp_path: Path) -> None:

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 from redis.exceptions import RedisError
 
-from sagellm_control.client import QueueClient, QueueUnavailable
+from sagellm_control.client import QueueClient, QueueUnavailable, presence
 from sagellm_control.client.acceptor import Acceptor
 from sagellm_control.embedded import EmbeddedValkey
+from sagellm_control.keeper import orphans
 from sagellm_control.store.settings import RedisSettings
+from sagellm_control.store.steps.listen import announce_listener
 from sagellm_control.store.views import list_requests
 from sagellm_workers import insistence
 
@@ -263,3 +265,32 @@ async def test_a_restart_with_its_file_loses_nothing(start_engine: StartEngine, 
         await server.start()
         assert await asyncio.gather(*asking) == [expected_text(f"n {i}", 15) for i in range(12)]
         await holds(system, 0)
+
+
+async def test_an_outage_longer_than_the_lease_of_a_gateway_and_its_grace(
+    start_engine: StartEngine, server: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keepers look again before gateways have said that they are alive."""
+
+    async def announce_late(*gateway: Any) -> None:
+        await asyncio.sleep(0.3)
+        await announce_listener(*gateway)
+
+    monkeypatch.setattr(presence, "announce_listener", announce_late)
+    monkeypatch.setattr(presence, "LEASE_S", 1.0)
+    monkeypatch.setattr(presence, "ANNOUNCE_EVERY_S", 0.3)
+    monkeypatch.setattr(orphans, "LOOK_EVERY_S", 0.02)
+    engine = await start_engine(tpot_ms=60)
+    redis = RedisSettings(url=server.url, command_timeout_s=0.5, connect_timeout_s=0.5)
+    gateway = GATEWAY.model_copy(update={"orphan_grace_s": 0.1})
+    async with in_process_system(redis, [engine.url], gateway=gateway) as system:
+        streamed = chat("to the end", max_tokens=80, stream=True)
+        asking = [asyncio.create_task(whole_text(system, streamed)) for _ in range(4)]
+        await engine.until(running=4)
+        gateways = system.store.keys.gateways()
+        await wait_until(lambda: system.store.commands.exists(gateways), what="the gateway is known")
+        server.kill()
+        await server.wait()
+        await asyncio.sleep(1.5)
+        await server.start()
+        assert await asyncio.gather(*asking) == [expected_text("to the end", 80)] * 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import openai
@@ -10,12 +11,13 @@ import pytest
 
 from sagellm_control.keeper.orphans import OrphanKeeper
 from sagellm_control.store.inspect import clock_of
+from sagellm_control.store.settings import RedisSettings
 from sagellm_control.wire.states import RequestState
 
 from ..waiting import wait_until
 from .asking import CHAT_PATH, MODEL, chat, error_of, expected_text, pieces
 from .conftest import SimulatedEngine, StartEngine, StartSystem
-from .in_process import InProcessSystem
+from .in_process import GATEWAY, InProcessSystem, in_process_system
 from .numbered_events import IDS, ask, events, leave_after, numbered, requests, text_of
 
 
@@ -91,11 +93,13 @@ async def test_who_does_not_ask_for_ids_cancels_by_leaving(system: InProcessSyst
     assert await system.until_outcome(request_id) == "cancelled"
 
 
-async def test_nobody_comes_back_in_time(engine: SimulatedEngine, start_system: StartSystem) -> None:
-    system = await start_system(engine, gateway_orphan_grace_s=0.05)
-    request_id, _ = await leave_after(system, 1, 5000)
-    assert await system.until_outcome(request_id) == "cancelled"
-    await system.until_idle()
+async def test_nobody_comes_back_in_time(engine: SimulatedEngine, redis_settings: RedisSettings) -> None:
+    impatient = redis_settings.model_copy(update={"command_timeout_s": 0.5, "connect_timeout_s": 0.5})
+    gateway = GATEWAY.model_copy(update={"orphan_grace_s": 0.05})
+    async with in_process_system(impatient, [engine.url], gateway=gateway) as system:
+        request_id, _ = await leave_after(system, 1, 5000)
+        assert await system.until_outcome(request_id) == "cancelled"
+        await system.until_idle()
 
 
 async def test_a_second_reader_keeps_it_alive(system: InProcessSystem) -> None:
@@ -165,7 +169,10 @@ async def test_a_client_that_comes_back_to_another_gateway_keeps_its_request(sys
         await db.zadd(
             system.store.keys.gateways(), {inbox: await clock_of(system.store, system.store.keys.gateways()) - 1}
         )
-        await OrphanKeeper(system.store, MODEL).look()
+        moments = itertools.count(step=100)  # it is patient, and this test is not
+        keeper = OrphanKeeper(system.store, MODEL, monotonic=lambda: float(next(moments)))
+        for _ in range(2):
+            await keeper.look()
         assert await db.zscore(keys.orphans, request_id) is not None
         found = await events(system, request_id)
     assert await db.zscore(keys.orphans, request_id) is None

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from sagellm_control.keeper import orphans
 from sagellm_control.keeper.orphans import REMEMBERED_MS, OrphanKeeper
-from sagellm_control.store.listeners import announce_listener, listener_leases
+from sagellm_control.store.connect import Store
+from sagellm_control.store.listeners import due_orphans, listener_leases
 from sagellm_control.store.steps.assign import Placement
 from sagellm_control.store.steps.attach import attach
 from sagellm_control.store.steps.detach import detach
+from sagellm_control.store.steps.listen import announce_listener, note_orphan
 from sagellm_control.wire.states import Outcome
 
 from ..pool_driver import PoolDriver
@@ -17,9 +20,22 @@ LEASE_MS = 10_000
 GRACE_MS = 30_000
 
 
+PATIENCE_MS = 9_001
+"""Just longer than a living gateway may need to say so: every 2 s, a command 5 s, a connection 2 s."""
+
+
+async def _keeper(pool: PoolDriver) -> OrphanKeeper:
+    """One that has looked for so long that it may cancel."""
+    keeper = OrphanKeeper(pool.store, pool.name, monotonic=lambda: pool.clock.now_ms / 1000)
+    assert await keeper.look() == 0
+    pool.clock.advance(PATIENCE_MS)
+    assert await keeper.look() == 0
+    return keeper
+
+
 @pytest.fixture
-def keeper(pool: PoolDriver) -> OrphanKeeper:
-    return OrphanKeeper(pool.store, pool.name)
+async def keeper(pool: PoolDriver) -> OrphanKeeper:
+    return await _keeper(pool)
 
 
 async def _announce(pool: PoolDriver, *inboxes: str) -> None:
@@ -81,7 +97,9 @@ async def test_one_that_was_only_slow_keeps_them_too(pool: PoolDriver, keeper: O
     pool.clock.advance(20)
     assert await keeper.look() == 0
     # Lost for good later, it is given the whole grace.
-    pool.clock.advance(LEASE_MS + GRACE_MS - 30)
+    pool.clock.advance(LEASE_MS)
+    assert await keeper.look() == 0
+    pool.clock.advance(GRACE_MS - 30)
     assert await keeper.look() == 0
     pool.clock.advance(10)
     assert await keeper.look() == 1
@@ -128,7 +146,7 @@ async def test_one_that_has_not_announced_itself_yet_is_waited_for(pool: PoolDri
 
 
 async def test_two_keepers_end_each_once(pool: PoolDriver, keeper: OrphanKeeper) -> None:
-    other = OrphanKeeper(pool.store, pool.name)
+    other = await _keeper(pool)
     await _announce(pool, "gone")
     await pool.accept("a", "b", inbox="gone", orphan_grace_ms=GRACE_MS)
     pool.clock.advance(LEASE_MS)
@@ -170,4 +188,88 @@ async def test_more_than_fit_one_read(pool: PoolDriver, keeper: OrphanKeeper, mo
     await pool.accept(*(f"q{i}" for i in range(7)), inbox="gone", orphan_grace_ms=GRACE_MS)
     pool.clock.advance(LEASE_MS)
     await keeper.look()
+    pool.clock.advance(PATIENCE_MS)
+    await keeper.look()
     assert await pool.store.commands.zcard(pool.keys.orphans) == 21
+
+
+AWAY = ("listener_leases", "forget_listeners")
+"""What fails while Redis is away, and what while it takes no writes and can be read."""
+
+
+async def _outage(pool: PoolDriver, keeper: OrphanKeeper, fails: str) -> None:
+    """Redis is away for longer than a lease and a grace, and back."""
+
+    async def away(*_: object) -> None:
+        raise ConnectionError("Redis is away")
+
+    pool.clock.advance(LEASE_MS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(orphans, fails, away)
+        for _ in range(2):
+            with pytest.raises(ConnectionError):
+                await keeper.look()
+            pool.clock.advance(GRACE_MS)
+
+
+@pytest.mark.parametrize("noted", [False, True])
+@pytest.mark.parametrize("fails", AWAY)
+async def test_after_an_outage_a_living_gateway_has_time_to_say_so(
+    pool: PoolDriver, keeper: OrphanKeeper, fails: str, noted: bool
+) -> None:
+    await _announce(pool, "alive")
+    await pool.accept("a", inbox="alive", orphan_grace_ms=GRACE_MS)
+    if noted:
+        await note_orphan(pool.store, pool.name, "a", pool.clock.now_ms)
+    assert await keeper.look() == 0
+    await _outage(pool, keeper, fails)
+    late = OrphanKeeper(pool.store, pool.name, monotonic=lambda: pool.clock.now_ms / 1000)
+    for _ in range(9):
+        assert [await keeper.look(), await late.look()] == [0, 0]
+        pool.clock.advance(1000)
+    await _announce(pool, "alive")
+    for _ in range(9):
+        assert [await keeper.look(), await late.look()] == [0, 0]
+        pool.clock.advance(1000)
+    assert await pool.state("a") == "queued"
+
+
+@pytest.mark.parametrize("fails", AWAY)
+async def test_a_gateway_that_was_lost_in_an_outage_has_none_for_ever(
+    pool: PoolDriver, keeper: OrphanKeeper, fails: str
+) -> None:
+    await _announce(pool, "gone")
+    await pool.accept("a", inbox="gone", orphan_grace_ms=GRACE_MS)
+    await _outage(pool, keeper, fails)
+    assert await keeper.look() == 0
+    pool.clock.advance(PATIENCE_MS)
+    assert await keeper.look() == 1
+
+
+async def test_after_an_outage_a_client_has_time_to_come_back(pool: PoolDriver, keeper: OrphanKeeper) -> None:
+    await _announce(pool, "alive")
+    await pool.accept("a", inbox="alive", orphan_grace_ms=GRACE_MS)
+    await detach(pool.store, pool.name, "a", "alive")
+    await _outage(pool, keeper, "listener_leases")
+    assert await keeper.look() == 0
+    pool.clock.advance(PATIENCE_MS)
+    assert await keeper.look() == 1
+
+
+async def test_one_that_announces_itself_while_the_keeper_looks(
+    pool: PoolDriver, keeper: OrphanKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def meanwhile(store: Store, name: str, now_ms: float) -> list[str]:
+        due = await due_orphans(store, name, now_ms)
+        if due:
+            await _announce(pool, "slow")
+        return due
+
+    monkeypatch.setattr(orphans, "due_orphans", meanwhile)
+    await _announce(pool, "slow")
+    await pool.accept("a", inbox="slow", orphan_grace_ms=GRACE_MS)
+    pool.clock.advance(LEASE_MS)
+    await keeper.look()
+    pool.clock.advance(GRACE_MS)
+    assert await keeper.look() == 0
+    assert await pool.state("a") == "queued"

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 from redis.exceptions import RedisError
 
 from ..store.connect import Store
-from ..store.listeners import announce_listener
+from ..store.listeners import ANNOUNCE_EVERY_S
+from ..store.steps.listen import announce_listener
 
 log = logging.getLogger(__name__)
 
 LEASE_S = 10.0
 """Longer than any stall of a healthy process: one that is taken for dead too early may lose its clients' requests."""
-ANNOUNCE_EVERY_S = 2.0
 
 
 class Presence:
     """The lease of one inbox. It begins with the first request that somebody has to listen to."""
 
-    def __init__(self, store: Store, inbox: str) -> None:
+    def __init__(self, store: Store, inbox: str, subscribed: asyncio.Event) -> None:
         self._store = store
         self._inbox = inbox
+        self._subscribed = subscribed
         self._needed = asyncio.Event()
 
     def begin(self) -> None:
@@ -37,4 +39,12 @@ class Presence:
                 await announce_listener(self._store, self._inbox, 1000 * LEASE_S)
             except (RedisError, OSError) as error:
                 log.warning("cannot announce this gateway: %s", error)
+            await self._pause()
+
+    async def _pause(self) -> None:
+        if self._subscribed.is_set():
             await asyncio.sleep(ANNOUNCE_EVERY_S)
+            return
+        # Redis is away, and with it the lease may have lapsed: it is told at once when the inbox hears again.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._subscribed.wait(), ANNOUNCE_EVERY_S)

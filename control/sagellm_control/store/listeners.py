@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from ..wire.keys import read_name
 from ..wire.states import RequestState
 from .connect import Store
-from .inspect import clock_of
 
 AT_ONCE = 500
 """Records read in one round trip."""
+ANNOUNCE_EVERY_S = 2.0
+"""How often a living gateway says that it is alive; keepers count on it."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -21,12 +22,6 @@ class Listened:
     request_id: str
     inboxes: tuple[str, ...]
     grace_ms: float
-
-
-async def announce_listener(store: Store, inbox: str, lease_ms: float) -> None:
-    """The gateway of this inbox is alive, and will say so again within the lease."""
-    gateways = store.keys.gateways()
-    await store.commands.zadd(gateways, {inbox: await clock_of(store, gateways) + lease_ms})
 
 
 async def listener_leases(store: Store) -> dict[str, float]:
@@ -75,11 +70,6 @@ async def read_listened(store: Store, pool: str, request_ids: Sequence[str]) -> 
         for request_id, (state, inboxes, grace) in zip(request_ids, records, strict=True)
         if state and grace and grace.isdigit() and state != RequestState.FINISHED.encode()
     ]
-
-
-async def note_orphan(store: Store, pool: str, request_id: str, until_ms: float) -> None:
-    """Look at the request again at that time, unless it is noted already."""
-    await store.commands.zadd(store.keys.pool(pool).orphans, {request_id: until_ms}, nx=True)
 
 
 async def due_orphans(store: Store, pool: str, now_ms: float) -> list[str]:
