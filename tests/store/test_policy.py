@@ -14,6 +14,7 @@ from sagellm_control.store.steps.rank import Charge
 from sagellm_control.store.steps.requeue import Cause
 
 from ..pool_driver import PoolDriver
+from .loses_replies import LosesReplies
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +71,25 @@ async def test_requests_of_one_rank_are_all_ranked_anew(pool: PoolDriver) -> Non
     await pool.store.commands.zadd(pool.keys.waiting, dict.fromkeys(ids, 5.0))
     epoch = await set_policy(pool.store, pool.name, {"policy": "lifo"}, {})
     await rerank_all(pool, epoch)
+    assert await pool.waiting_ids() == ids[::-1]
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+async def test_a_piece_whose_reply_was_lost_is_given_again(pool: PoolDriver, lost: int) -> None:
+    ids = [f"r{i}" for i in range(8)]
+    await pool.engine()
+    await pool.waiting(*ids)
+    await next_misranked(pool.store, pool.name, "0")  # the script is loaded
+    epoch = await set_policy(pool.store, pool.name, {"policy": "lifo"}, {})
+    for number in range(3):
+        client = pool.store.commands
+        pool.store.commands = LosesReplies(client) if number == lost else client
+        piece = await take_piece(pool, epoch)
+        pool.store.commands = client
+        assert piece.request_ids == ids[3 * number : 3 * number + 3]
+        await bring_back(pool, epoch, piece)
+    assert await next_misranked(pool.store, pool.name, epoch) == "done"
+    assert {(await pool.record(r))["epoch"] for r in ids} == {epoch}
     assert await pool.waiting_ids() == ids[::-1]
 
 

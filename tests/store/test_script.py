@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 
@@ -17,6 +15,7 @@ from sagellm_control.store.steps.take import reclaim, take
 from sagellm_control.wire.states import EngineState
 
 from ..pool_driver import LEASE_MS, PoolDriver
+from .loses_replies import LosesReplies
 
 
 async def test_a_server_that_forgets_its_scripts_before_every_step(pool: PoolDriver) -> None:
@@ -50,25 +49,6 @@ async def admit_all(pool: PoolDriver) -> None:
     taken = await pool.take()
     await (await pool.store.node_of(pool.keys.waiting)).script_flush()
     await pool.admit(*(pool.admission(entry) for entry in taken.arrivals))
-
-
-class LosesReplies:
-    """A client that carries out a command and then loses its reply, as often as told."""
-
-    def __init__(self, client: Any, error: type[Exception], times: int) -> None:
-        self._client = client
-        self._error = error
-        self._left = times
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
-
-    async def evalsha(self, *arguments: Any) -> Any:
-        answer = await self._client.evalsha(*arguments)
-        if self._left:
-            self._left -= 1
-            raise self._error("the reply was lost")
-        return answer
 
 
 @pytest.mark.parametrize("error", [ConnectionError, TimeoutError])

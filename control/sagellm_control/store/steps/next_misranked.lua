@@ -4,7 +4,8 @@
 -- KEYS[1] waiting   KEYS[2] settings   KEYS[3] reranking   KEYS[4] misranked
 -- ARGV[1] now   ARGV[2] epoch of the policy that the scheduler follows   ARGV[3] name of the piece, new for each call
 -- ARGV[4] most requests
--- Output: {'changed'} (the epoch is another) | {'done'} | {'busy'} (others are at it) | {'piece', request ids…}
+-- Output: {'changed'} (the epoch is another) | {'done'} | {'busy'} (others are at it) | {'piece', request ids…} (the
+--   same ones if this name has been given a piece before: the reply was lost)
 
 local waiting, reranking, misranked = KEYS[1], KEYS[3], KEYS[4]
 local now, epoch, most = clock(ARGV[1]), ARGV[2], tonumber(ARGV[4])
@@ -18,7 +19,9 @@ local function start_over()
   redis.call('HSET', reranking, 'epoch', epoch, 'cursor', '-inf', 'touched_ms', ms(now))
 end
 
-local r = redis.call('HMGET', reranking, 'epoch', 'cursor', 'touched_ms', 'last')
+local piece = 'piece/' .. ARGV[3]
+local r = redis.call('HMGET', reranking, 'epoch', 'cursor', 'touched_ms', 'last', piece)
+if r[1] == epoch and r[5] then return cjson.decode(r[5]) end
 if r[1] ~= epoch then
   start_over()
   r = {epoch, '-inf', now}
@@ -52,5 +55,5 @@ else
 end
 for at = 1, #found, 2 do ids[#ids + 1] = found[at] end
 if #ids == 1 then return open > 0 and {'busy'} or {'done'} end
-redis.call('HSET', reranking, 'piece/' .. ARGV[3], #ids - 1, 'touched_ms', ms(now))
+redis.call('HSET', reranking, piece, cjson.encode(ids), 'touched_ms', ms(now))
 return ids
