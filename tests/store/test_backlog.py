@@ -19,6 +19,7 @@ from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.states import Outcome, Reason
 
 from ..pool_driver import PoolDriver, new_request
+from .loses_replies import LosesReplies
 
 ANY = AcceptLimits(without_engine=True)
 
@@ -105,6 +106,18 @@ async def test_the_least_urgent_makes_place(pool: PoolDriver) -> None:
     assert (await backlog(pool))["requests/4"] == 1
     assert await displace(pool.store, pool.name, RequestPriority.BACKGROUND, last, retry_after_s=7) is None
     assert await displace(pool.store, pool.name, RequestPriority.LOW, last, retry_after_s=7) == "b"
+
+
+async def test_one_arrival_takes_one_place_though_the_reply_was_lost(pool: PoolDriver) -> None:
+    await pool.waiting("a", "b", "c", priority=RequestPriority.BACKGROUND)
+    last, client = ["c", "b", "a"], pool.store.commands
+    assert await displace(pool.store, pool.name, RequestPriority.BACKGROUND, last, retry_after_s=7) is None
+    pool.store.commands = LosesReplies(client)
+    assert await displace(pool.store, pool.name, RequestPriority.HIGH, last, retry_after_s=7) == "c"
+    pool.store.commands = client
+    assert await pool.waiting_ids() == ["a", "b"]
+    assert (await pool.counters())["displaced"] == 1
+    assert await displace(pool.store, pool.name, RequestPriority.HIGH, last, retry_after_s=7) == "b"
 
 
 async def test_a_class_waits_no_longer_than_it_may(pool: PoolDriver) -> None:

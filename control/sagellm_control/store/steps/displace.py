@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 
 from ...wire.event import Ending
@@ -33,6 +34,7 @@ async def displace(
         message="The queue is full, and a more urgent request took the place of this one.",
         retry_after_s=retry_after_s,
     )
-    arguments: list[Argument] = [store.now(), int(priority), ending.encode(), len(candidates), *candidates]
-    gone = await _SCRIPT(store, names, arguments)
+    # One arrival may need a place more than once, so it is the call that has a name.
+    arguments: list[Argument] = [store.now(), int(priority), ending.encode(), secrets.token_hex(4)]
+    gone = await _SCRIPT(store, names, [*arguments, len(candidates), *candidates])
     return gone.decode() if gone else None
