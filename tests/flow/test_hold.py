@@ -6,9 +6,11 @@ import asyncio
 
 import pytest
 
-from sagellm_control.client import QueueClient
+from sagellm_control.client import QueueClient, held
+from sagellm_control.keeper.departures import DepartureKeeper
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.steps.accept import AcceptLimits
+from sagellm_control.wire.keys import read_name
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.states import EngineState, RequestState
 
@@ -95,6 +97,27 @@ async def test_it_is_held_for_so_long(engine: EchoEngine, start_system: StartSys
     assert asyncio.get_running_loop().time() - began >= 0.3
     assert (error["code"], error["message"]) == ("no_engine", "No engine became ready within 0.3 s.")
     assert await system.store.commands.zcard(system.store.keys.pool("echo-1").waiting) == 0
+
+
+async def test_a_pool_is_held_for_long_after_its_last_engine(
+    engine: EchoEngine, start_system: StartSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held, "SAY_EVERY_S", 0.05)
+    system = await start_system(gateway_hold_requests=10, gateway_hold_s=20)
+    keys, db = system.store.keys.pool("echo-1"), system.store.commands
+    async with system.worker(engine.url):
+        await wait_until(lambda: db.exists(keys.holding), what="a gateway holds for the pool")
+        assert await ask(system, "first") == (200, GOOD)
+    # A day later.
+    for name in await db.smembers(keys.engines):
+        await db.delete(keys.engine(read_name(name)))
+    await DepartureKeeper(system.store, "echo-1").look()
+    assert not await db.exists(keys.engines)
+    client = ask(system, "later")
+    await system.until("later", RequestState.WAITING)
+    assert len(await wakes(system)) == 1
+    async with system.worker(engine.url, slow_start_s=0):
+        assert await client == (200, GOOD)
 
 
 async def test_a_stream_is_kept_alive_meanwhile(engine: EchoEngine, start_system: StartSystem) -> None:

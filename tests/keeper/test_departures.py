@@ -15,6 +15,7 @@ from sagellm_control.store.steps.engines import remove_engine, retire_engine
 from sagellm_control.store.steps.policy import set_policy
 from sagellm_control.store.steps.pools import forget_pool
 from sagellm_control.store.steps.take import reclaim
+from sagellm_control.store.wake import HELD_FOR_S, hold_for_pools
 from sagellm_control.wire.keys import SCHEDULER_GROUP
 from sagellm_control.wire.states import EngineState
 
@@ -66,6 +67,19 @@ async def test_a_pool_in_which_somebody_waits_stays(pool: PoolDriver) -> None:
     await DepartureKeeper(pool.store, pool.name).look()
     assert await list_pools(pool.store) == [pool.name]
     assert await pool.waiting_ids() == ["a"]
+
+
+async def test_a_pool_for_which_gateways_hold_requests_stays_until_a_day_after_them(pool: PoolDriver) -> None:
+    await pool.engine(models=("alias",))
+    await hold_for_pools(pool.store)
+    await gone(pool)
+    await DepartureKeeper(pool.store, pool.name).look()
+    assert await list_pools(pool.store) == [pool.name]
+    assert await model_index(pool.store) == {pool.name: pool.name, "alias": pool.name}
+    assert HELD_FOR_S - 60 <= await pool.store.commands.ttl(pool.keys.holding) <= HELD_FOR_S
+    await pool.store.commands.delete(pool.keys.holding)
+    await DepartureKeeper(pool.store, pool.name).look()
+    assert await list_pools(pool.store) == []
 
 
 async def test_an_engine_that_was_stopped_today_is_still_shown(pool: PoolDriver) -> None:

@@ -34,6 +34,7 @@ NAMES = {
     POOL.settings: "sagellm:{qwen2.5-7b}:settings",
     POOL.counters: "sagellm:{qwen2.5-7b}:counters",
     POOL.woken: "sagellm:{qwen2.5-7b}:woken",
+    POOL.holding: "sagellm:{qwen2.5-7b}:holding",
     POOL.retries: "sagellm:{qwen2.5-7b}:retries",
     POOL.orphans: "sagellm:{qwen2.5-7b}:orphans",
     POOL.reranking: "sagellm:{qwen2.5-7b}:reranking",

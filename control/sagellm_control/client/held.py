@@ -10,22 +10,26 @@ from typing import Self
 from redis.exceptions import RedisError
 
 from ..store.connect import Store
+from ..store.steps.accept import AcceptLimits
 from ..store.steps.cancel import give_up
-from ..store.wake import wake
+from ..store.wake import hold_for_pools, wake
 from ..wire.event import Ending
 from ..wire.states import Outcome, Reason
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 0.5
+SAY_EVERY_S = 60.0
+"""How often pools are kept from being forgotten, which takes a day: often enough for one that is new."""
 
 
 class HeldRequests:
     """What this process holds. A request whose process dies waits on until its own timeout."""
 
-    def __init__(self, store: Store, hold_s: float) -> None:
+    def __init__(self, store: Store, limits: AcceptLimits) -> None:
         self._store = store
-        self._hold_s = hold_s
+        self._hold_s = limits.hold_s
+        self._holds = limits.hold_requests > 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def add(self, pool: str, request_id: str, *, retry_after_s: float) -> None:
@@ -40,6 +44,8 @@ class HeldRequests:
             log.warning("pool %s: requests are held, but nobody could be asked for an engine: %s", pool, error)
 
     async def __aenter__(self) -> Self:
+        if self._holds:
+            self._tasks.add(asyncio.create_task(self._keep_pools(), name="keep pools"))
         return self
 
     async def __aexit__(
@@ -49,6 +55,14 @@ class HeldRequests:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    async def _keep_pools(self) -> None:
+        while True:
+            try:
+                await hold_for_pools(self._store)
+            except (RedisError, OSError) as error:
+                log.warning("cannot keep pools without an engine known: %s", error)
+            await asyncio.sleep(SAY_EVERY_S)
 
     async def _hold(self, pool: str, request_id: str, retry_after_s: float) -> None:
         await asyncio.sleep(self._hold_s)

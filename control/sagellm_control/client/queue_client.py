@@ -58,7 +58,7 @@ class QueueClient:
         self.pools = Pools(store)
         self._presence = Presence(store, self.inbox.channel, self.inbox.subscribed)
         self._abandoned = AbandonedRequests(store)
-        self._held = HeldRequests(store, self.limits.hold_s)
+        self._held = HeldRequests(store, self.limits)
         self._acceptor = Acceptor(store, self.limits, self.pools, self._abandoned, self._held, fast_path=fast_path)
 
     @classmethod

@@ -1,11 +1,22 @@
-"""Tells whoever starts engines that requests are held for a pool that has none."""
+"""Scale from zero: who starts engines is told that requests are held for a pool that has none."""
 
 from __future__ import annotations
 
 from .connect import Store
+from .inspect import list_pools
 
 WAKES_KEPT = 1000
 """Entries of the stream; nobody needs an old one."""
+
+HELD_FOR_S = 24 * 3600
+"""A pool for which requests may be held stays known for a day after the last gateway that holds them was heard of."""
+
+
+async def hold_for_pools(store: Store) -> None:
+    """Requests may be held for every pool that is known now, so none is forgotten with its last engine. To be
+    repeated."""
+    for pool in await list_pools(store):
+        await store.commands.set(store.keys.pool(pool).holding, "1", ex=HELD_FOR_S)
 
 
 async def wake(store: Store, pool: str, *, every_ms: int) -> bool:

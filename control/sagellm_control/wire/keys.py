@@ -170,6 +170,11 @@ class PoolKeys:
         return f"{self.prefix}:woken"
 
     @cached_property
+    def holding(self) -> str:
+        """String with a TTL: gateways hold requests for the pool when it has no engine, so it is not forgotten."""
+        return f"{self.prefix}:holding"
+
+    @cached_property
     def retries(self) -> str:
         """Hash: what the retry budget knows of the last seconds."""
         return f"{self.prefix}:retries"

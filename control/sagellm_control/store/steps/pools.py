@@ -20,9 +20,10 @@ async def announce(store: Store, row: EngineRow) -> None:
 
 
 async def forget_pool(store: Store, pool: str) -> bool:
-    """Delete what is kept of a pool that has neither engines (running or registered) nor requests; False: it has."""
+    """Delete what is kept of a pool that has neither engines (running or registered) nor requests, and gets none while
+    it has no engine; False: it is kept."""
     keys = store.keys.pool(pool)
-    if await store.commands.exists(keys.registrations):
+    if await store.commands.exists(keys.registrations, keys.holding):
         return False
     names = [
         keys.waiting,
