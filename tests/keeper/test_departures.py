@@ -10,10 +10,12 @@ from sagellm_control.keeper import departures
 from sagellm_control.keeper.departures import DepartureKeeper
 from sagellm_control.scheduler import process
 from sagellm_control.scheduler.settings import SchedulerSettings
+from sagellm_control.store.dead import drop_dead, list_dead
 from sagellm_control.store.inspect import list_pools, model_index
+from sagellm_control.store.steps.condemn import condemn
 from sagellm_control.store.steps.engines import remove_engine, retire_engine
 from sagellm_control.store.steps.policy import set_policy
-from sagellm_control.store.steps.pools import forget_pool
+from sagellm_control.store.steps.pools import DEAD_KEPT_MS, forget_pool
 from sagellm_control.store.steps.take import reclaim
 from sagellm_control.store.wake import HELD_FOR_S, hold_for_pools
 from sagellm_control.wire.keys import SCHEDULER_GROUP
@@ -80,6 +82,25 @@ async def test_a_pool_for_which_gateways_hold_requests_stays_until_a_day_after_t
     await pool.store.commands.delete(pool.keys.holding)
     await DepartureKeeper(pool.store, pool.name).look()
     assert await list_pools(pool.store) == []
+
+
+async def test_a_pool_that_gave_up_a_request_is_known_for_another_week(pool: PoolDriver) -> None:
+    await pool.engine()
+    seconds, _ = await (await pool.store.node_of(pool.keys.dead)).time()
+    await pool.store.commands.xadd(pool.keys.dead, {"reason": "old"}, id=f"{1000 * seconds - DEAD_KEPT_MS - 1000}-0")
+    await pool.waiting("poison")
+    await condemn(pool.store, pool.name, "poison", "no worker survives it")
+    await gone(pool)
+    await DepartureKeeper(pool.store, pool.name).look()
+    assert [letter.request_id for letter in await list_dead(pool.store)] == ["poison", ""]
+    # Its engine comes and goes again, and nothing that it gave up has gone with it.
+    await pool.engine()
+    assert await pool.store.commands.ttl(pool.keys.dead) == -1
+    await gone(pool)
+    await drop_dead(pool.store, (await list_dead(pool.store))[:1])
+    await DepartureKeeper(pool.store, pool.name).look()
+    assert await list_pools(pool.store) == []
+    assert not await pool.store.commands.exists(pool.keys.dead)
 
 
 async def test_an_engine_that_was_stopped_today_is_still_shown(pool: PoolDriver) -> None:

@@ -10,7 +10,7 @@ _ANNOUNCE = Script("announce")
 _FORGET = Script("forget_pool")
 
 DEAD_KEPT_MS = 7 * 24 * 3600 * 1000
-"""What a forgotten pool's dead stream holds can be looked at for a week."""
+"""A pool is known for at least a week after it has given up a request, so that this can be looked at."""
 
 
 async def announce(store: Store, row: EngineRow) -> None:
@@ -20,8 +20,8 @@ async def announce(store: Store, row: EngineRow) -> None:
 
 
 async def forget_pool(store: Store, pool: str) -> bool:
-    """Delete what is kept of a pool that has neither engines (running or registered) nor requests, and gets none while
-    it has no engine; False: it is kept."""
+    """Delete what is kept of a pool that has neither engines (running or registered) nor requests, gets none while it
+    has no engine, and has given up none of late; False: it is kept."""
     keys = store.keys.pool(pool)
     if await store.commands.exists(keys.registrations, keys.holding):
         return False
