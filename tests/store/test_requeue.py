@@ -7,6 +7,7 @@ import pytest
 from sagellm_control.store.steps.assign import Placement
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.engines import drain_engine
+from sagellm_control.store.steps.mend import census
 from sagellm_control.store.steps.requeue import MAX_LAPSES, Cause, Requeue, requeue
 from sagellm_control.wire.states import Outcome
 
@@ -216,3 +217,16 @@ async def test_a_reservation_that_nobody_owns_is_dropped(pool: PoolDriver, left:
     await pool.store.commands.hset(pool.keys.reservations("e1"), "ghost", 0)
     assert await pool.requeue("ghost") == "lost"
     assert (await pool.holds(), await pool.room()) == (set(), {"e1": 2})
+
+
+async def test_one_whose_record_is_gone_counts_as_lost(pool: PoolDriver) -> None:
+    await pool.engine()
+    await pool.running("a")
+    await pool.append("a")
+    await pool.store.commands.delete(pool.keys.record("a"))
+    for _ in range(2):
+        assert await pool.requeue("a", Cause.LAPSED) == "lost"
+    assert (await pool.counters())["lost"] == 1
+    assert (await census(pool.store, pool.name, ["e1"])).missing == 0
+    assert not await pool.store.commands.exists(pool.keys.body("a"))
+    assert await pool.store.commands.ttl(pool.keys.output("a")) > 0

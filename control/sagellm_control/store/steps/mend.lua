@@ -32,12 +32,7 @@ if holds and not here then
   repaired('stray_reservation')
 end
 if not state then
-  -- Its record is gone, and with it all that is known of it: it counts as ended.
-  if #repairs > 0 then
-    increase(counters, 'lost', 1)
-    redis.call('DEL', body)
-    redis.call('PEXPIRE', output, 600000)
-  end
+  if #repairs > 0 then forget_lost(body, output, counters) end
 elseif state == 'queued' and not there(intake) then
   local found = {'XADD', intake, '*', 'id', id}
   local names = {unpack(ARGV, 6, 5 + tonumber(ARGV[5]))}

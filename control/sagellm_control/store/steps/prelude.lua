@@ -141,6 +141,13 @@ local function end_request(now, record, body, output, counters, id, attempt, seq
   publish(known[1], id, attempt, sequence, 'end', payload)
 end
 
+-- A request whose record is gone, and with it all that is known of it, counts as ended when its place is found.
+local function forget_lost(body, output, counters)
+  increase(counters, 'lost', 1)
+  redis.call('DEL', body)
+  redis.call('PEXPIRE', output, 600000)
+end
+
 -- Adds a line to a request's history: which attempt went wrong on which engine, and how.
 local function note_error(record, attempt, engine, payload)
   local text = string.match(payload, '^[^\n]*')

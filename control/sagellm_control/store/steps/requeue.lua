@@ -58,7 +58,10 @@ for i = 1, tonumber(ARGV[12]) do
   if not holds or r[2] ~= engine or (attempt ~= '' and r[3] ~= attempt)
     or not (r[1] == 'running' or r[1] == 'assigned') then
     -- A reservation without a living request is a leak: whoever holds the engine may drop it.
-    if holds and (not r[1] or r[1] == 'finished') then release(id, nil, row, reservations, assigned) end
+    if holds and (not r[1] or r[1] == 'finished') and redis.call('HEXISTS', reservations, id) == 1 then
+      release(id, nil, row, reservations, assigned)
+      if not r[1] then forget_lost(body, output, counters) end
+    end
     results[i] = 'lost'
   else
     release(id, r[4], row, reservations, assigned)
