@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from sagellm_control.scheduler.policy_settings import DEFAULTS
 from sagellm_control.store.steps.assign import Placement
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.engines import drain_engine
 from sagellm_control.store.steps.mend import census
+from sagellm_control.store.steps.policy import set_policy
 from sagellm_control.store.steps.requeue import MAX_LAPSES, Cause, Requeue, requeue
 from sagellm_control.wire.states import Outcome
 
@@ -92,6 +94,21 @@ async def test_one_whose_workers_always_die_is_given_up(pool: PoolDriver) -> Non
     (copy,) = await pool.dead()
     assert (copy["request"], copy["body"]) == ("a", "poison")
     assert "3 times" in copy["reason"]
+
+
+@pytest.mark.parametrize(("setting", "most"), [("1", 1), ("5", 5), ("", MAX_LAPSES), ("a few", MAX_LAPSES)])
+async def test_how_many_workers_may_be_lost_is_a_setting_of_the_pool(pool: PoolDriver, setting: str, most: int) -> None:
+    await set_policy(pool.store, pool.name, {}, {"max_lapses": setting})
+    await pool.engine()
+    await pool.running("a")
+    for attempt in range(1, most):
+        assert await pool.requeue("a", Cause.LAPSED, attempt=attempt) == "waiting"
+        await pool.assign(Placement("a", attempt, "e1"))
+    assert await pool.requeue("a", Cause.LAPSED, attempt=most) == "dead"
+
+
+def test_its_default_is_the_one_that_is_shown() -> None:
+    assert DEFAULTS.max_lapses == MAX_LAPSES
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,13 @@ class PolicySettings(BaseModel):
         description="codel: in an overloaded class, who comes to the head after waiting for longer (ms) is refused",
     )
 
+    max_lapses: int = Field(
+        default=3,
+        ge=1,
+        le=1000,
+        description="A request with which so many workers were lost is given up: it is taken for the cause",
+    )
+
     hold_ms: int = Field(
         default=2000,
         ge=0,

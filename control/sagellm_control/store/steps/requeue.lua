@@ -4,7 +4,8 @@
 -- KEYS[7] counters   KEYS[8] dead   KEYS[9] retries   KEYS[10] backlog   KEYS[11] settings   KEYS[12] misranked
 -- then for each request: record, body, output
 -- ARGV[1] now   ARGV[2] engine id   ARGV[3] worker session ('': the engine's lease has lapsed)
--- ARGV[4] most failures   ARGV[5] most lapses   ARGV[6] payload of the end event "cancelled"
+-- ARGV[4] most failures   ARGV[5] most lapses, where the settings say nothing else (max_lapses)
+-- ARGV[6] payload of the end event "cancelled"
 -- ARGV[7] … "expired"   ARGV[8] … "dead"   ARGV[9] … "cut off in the middle"
 -- ARGV[10] retries allowed for each request that was accepted of late   ARGV[11] and retries on top of that, in a
 --   window of 10 s (no fewer than the engine has slots; 0: none)   ARGV[12] number of requests
@@ -21,9 +22,9 @@
 local RETRY_WINDOW_MS = 10000
 
 local row, reservations, assigned, room, waiting, freed, counters, dead, retries = unpack(KEYS, 1, 9)
-local epoch = redis.call('HGET', KEYS[11], 'epoch')
+local epoch, set_lapses = unpack(redis.call('HMGET', KEYS[11], 'epoch', 'max_lapses'))
 local now, engine = clock(ARGV[1]), ARGV[2]
-local most_failures, most_lapses = tonumber(ARGV[4]), tonumber(ARGV[5])
+local most_failures, most_lapses = tonumber(ARGV[4]), number(set_lapses, tonumber(ARGV[5]))
 local holds = (redis.call('HGET', row, 'worker') or '') == ARGV[3]
 local results = {}
 

@@ -14,7 +14,7 @@ from .endings import CANCELLED, CUT_OFF, DEAD, EXPIRED_RUNNING
 _SCRIPT = Script("requeue")
 
 MAX_LAPSES = 3
-"""A request whose workers died this often is taken for the cause."""
+"""A request whose workers died this often is taken for the cause, unless the pool's settings have another number."""
 
 
 @dataclass(slots=True, frozen=True)
