@@ -110,7 +110,7 @@ def test_an_engine_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    words = ("--schedulers", "1", "--engine", url, "--ready-within-s", "3")
+    words = ("--schedulers", "1", "--engine", url, "--ready-within-s", "10")
     with Up(tmp_path, *words) as up:
         eventually(lambda: f"No engine is ready yet; waiting for {url}" in up.said, "it says so")
         engine = subprocess.Popen(
