@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 
 import pytest
 
-from sagellm_control import ControlPlaneManager
+from sagellm_control import ControlPlaneManager, RequestStatus
 from sagellm_control.store.connect import open_store
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.views import list_engines
@@ -101,3 +102,24 @@ async def test_an_order_of_ones_own_cannot_be_shared(redis_settings: RedisSettin
 
     with pytest.raises(ValueError, match="scheduling_policy"):
         ControlPlaneManager(Mine(), redis_url=redis_settings.url)
+
+
+async def test_a_wish_that_waits_when_its_manager_stops_is_told(
+    planes: tuple[Plane, Plane], start_engine: StartEngine
+) -> None:
+    here, there = planes
+    here.register("e1", await start_engine(), max_concurrent_requests=1)
+    await here.ready("e1")
+    await there.ready("e1")
+    assert (await here.manager.schedule_request("r1", "t", "simulated-1")).is_scheduled
+    assert (await here.manager.schedule_request("r2", "t", "simulated-1")).status is RequestStatus.QUEUED
+    waits = asyncio.create_task(here.manager.wait_scheduled("r2"))
+    asks = asyncio.create_task(here.manager.schedule_request("r3", "t", "simulated-1"))
+    await asyncio.sleep(0)
+    await here.manager.stop()
+    for decision in (await waits, await asks):
+        assert decision is not None
+        assert (decision.status, decision.reason) == (RequestStatus.FAILED, "The manager was stopped")
+    here.manager.complete_request("r1", "e1")  # it has been given back
+    await here.manager.stop()
+    await there.active("e1", 0)

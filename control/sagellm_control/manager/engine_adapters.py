@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from ..engine_access import (
@@ -15,6 +16,7 @@ from ..engine_access import (
 )
 from ..types import EngineInfo
 from .instance_adapter import InstanceAdapter
+from .open_while_used import OpenWhileUsed
 
 Adapter = EngineAdapter | InstanceAdapter
 
@@ -29,6 +31,7 @@ class EngineAdapters:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._adapters: dict[str, Adapter] = {}
         self._kinds: dict[str, str] = {}
+        self._connections = OpenWhileUsed(self._close)
 
     def check(self, info: EngineInfo) -> None:
         """Whether the registration can be used.
@@ -77,8 +80,19 @@ class EngineAdapters:
             kind = self._kinds[engine_id] = await kind_of(adapter)
         return kind
 
+    def keep(self) -> None:
+        """The connections stay open from one request to the next."""
+        self._connections.keep()
+
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, when the requests that are on their way are over."""
+        await self._connections.give_up()
+
+    def used(self) -> AbstractAsyncContextManager[None]:
+        """For a request: its connections stay open."""
+        return self._connections.used()
+
+    async def _close(self) -> None:
         client, self._client, self._loop = self._client, None, None
         self._adapters.clear()
         if client is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from ..engine_access import EngineError
 from ..lifecycle import CHECK_TIMEOUT_S, EngineLifecycleManager
@@ -47,6 +48,7 @@ class LocalBackend:
     async def start(self) -> None:
         if self.lifecycle is not None:
             return
+        self.adapters.keep()
         self.lifecycle = AdapterLifecycle(self.settings, self.adapters)
         for info in self.board.engines.values():
             self.lifecycle.register(info)
@@ -142,10 +144,13 @@ class LocalBackend:
     # Requests
 
     async def ask(self, job: Job) -> Reply:
-        return await self._run(job).ask()
+        async with self.adapters.used():
+            return await self._run(job).ask()
 
-    def stream(self, job: Job) -> AsyncGenerator[Piece, None]:
-        return self._run(job).stream()
+    async def stream(self, job: Job) -> AsyncGenerator[Piece, None]:
+        async with self.adapters.used(), aclosing(self._run(job).stream()) as pieces:
+            async for piece in pieces:
+                yield piece
 
     def _run(self, job: Job) -> LocalRun:
         return LocalRun(self, job, self._queues.get(job.model))

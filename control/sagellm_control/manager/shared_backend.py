@@ -10,24 +10,31 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
+from contextlib import aclosing, asynccontextmanager
 
-from ..client import QueueClient
+from redis.exceptions import RedisError
+
+from ..client import QueueError
 from ..scheduler.order import ORDERS
+from ..store.connect import StoreUnreachable, StoreUnusable
 from ..store.settings import RedisSettings
 from ..store.steps.accept import AcceptLimits
 from ..types import EngineInfo, EngineState, SchedulingDecision
-from .backend import Job, Piece, Reply, Wish
+from .backend import Job, Piece, Reply, RequestFailed, Wish, refused
 from .board import EngineBoard, kv_tokens_of, room_of
 from .engine_adapters import EngineAdapters
+from .failures import unavailable
 from .load import Misses
 from .orders import Chooses, Handicaps
 from .settings import ManagerSettings
+from .shared_connection import SharedConnection
 from .shared_engines import SharedEngines
 from .shared_run import SharedRun
-from .shared_wishes import SharedWishes
 
 log = logging.getLogger(__name__)
+
+TROUBLE = (RedisError, OSError, QueueError, StoreUnreachable, StoreUnusable)
+"""What a call to the shared state may raise where that is away."""
 
 
 class SharedBackend:
@@ -50,58 +57,52 @@ class SharedBackend:
         self.recorded = _recorded(policy, strategy)
         """What the schedulers of the pools are told to follow."""
         self.adapters = EngineAdapters(trust_env=settings.trust_env, instances=instances)
-        self._redis = redis
-        self._stack: AsyncExitStack | None = None
+        self.redis = redis
+        self.limits = AcceptLimits(max_waiting=settings.max_waiting)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connecting = asyncio.Lock()
-        self._queue: QueueClient | None = None
+        self._connection: SharedConnection | None = None
+        """There is one from the first use to ``stop``."""
         self.engines = SharedEngines(self)
-        self._wishes = SharedWishes(self)
-
-    @property
-    def queue(self) -> QueueClient:
-        """The connection; there is one once ``connected`` has returned."""
-        assert self._queue is not None
-        return self._queue
 
     async def start(self) -> None:
-        await self.connected()
+        """Raises StoreUnreachable, StoreUnusable: see ``store.connect``."""
+        async with self._connected():
+            pass
 
     async def stop(self) -> None:
-        await self._wishes.close()
-        stack, self._stack = self._stack, None
-        if stack is not None:
-            await stack.aclose()
-        self._queue = None
+        # Whoever connects again meanwhile does so when this has ended: one at a time follows the engines.
+        async with self._lock():
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                await connection.close()
         await self.adapters.close()
 
-    async def connected(self) -> QueueClient:
-        """The connection, made if there is none on this event loop; all that was registered before is written.
+    @asynccontextmanager
+    async def _connected(self) -> AsyncGenerator[SharedConnection, None]:
+        """The connection, made if there is none on this event loop; all that was said before is written."""
+        async with self._lock():
+            if self._connection is None:
+                self._connection = await SharedConnection.open(self)
+            connection = self._connection
+        async with connection.used():
+            await self.engines.flush(connection.queue.store)
+            yield connection
 
-        Raises:
-            StoreUnreachable, StoreUnusable: see ``store.connect``.
-        """
-        if self._queue is None or self._loop is not asyncio.get_running_loop():
-            async with self._lock():
-                if self._queue is None:
-                    await self._connect()
-        await self.engines.flush()
-        return self.queue
+    @asynccontextmanager
+    async def _reached(self) -> AsyncGenerator[SharedConnection, None]:
+        """The connection, for a request. Raises RequestFailed where the shared state is away, also in the middle."""
+        try:
+            async with self._connected() as connection:
+                yield connection
+        except TROUBLE as error:
+            raise _away(error) from error
 
     def _lock(self) -> asyncio.Lock:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
-            self._loop, self._queue, self._connecting = loop, None, asyncio.Lock()
+            self._loop, self._connection, self._connecting = loop, None, asyncio.Lock()
         return self._connecting
-
-    async def _connect(self) -> None:
-        async with AsyncExitStack() as stack:
-            limits = AcceptLimits(max_waiting=self.settings.max_waiting)
-            self._queue = await stack.enter_async_context(QueueClient.connect(self._redis, limits))
-            await self.engines.flush()
-            await self.engines.refresh()
-            await stack.enter_async_context(self.engines.followed())
-            self._stack = stack.pop_all()
 
     def register(self, info: EngineInfo) -> None:
         self.adapters.check(info)
@@ -117,33 +118,47 @@ class SharedBackend:
         self.engines.set_state(info, state)
 
     async def schedule(self, wish: Wish) -> SchedulingDecision:
-        await self.connected()
-        return await self._wishes.schedule(wish)
+        try:
+            async with self._reached() as connection:
+                return await connection.wishes.schedule(wish)
+        except RequestFailed as failure:
+            return refused(wish.request_id, str(failure))
 
     async def wait(self, request_id: str, timeout_s: float | None) -> SchedulingDecision | None:
-        await self.connected()
-        return await self._wishes.wait(request_id, timeout_s)
+        connection = self._connection
+        if connection is None:
+            return None  # nobody waits
+        try:
+            async with connection.used():
+                return await connection.wishes.wait(request_id, timeout_s)
+        except TROUBLE as error:
+            return refused(request_id, str(_away(error)))
 
     def complete(self, request_id: str, engine_id: str) -> None:
-        self._wishes.complete(request_id, engine_id)
+        if self._connection is not None:  # else everything has been given back
+            self._connection.wishes.complete(request_id, engine_id)
 
     def waiting(self, model: str) -> tuple[int, float]:
-        if self._queue is None:
+        if self._connection is None:
             return 0, 0.0
-        pools = self._queue.pools
+        pools = self._connection.queue.pools
         depth = next((depth for depth in pools.depths if depth.pool == model), None)
         waiting = depth.waiting + sum(depth.queued.values()) if depth is not None else 0
         rate = pools.drain_rate(model)
         return waiting, (waiting + 1) / rate * 1000 if waiting and rate > 0 else 0.0
 
     async def ask(self, job: Job) -> Reply:
-        await self.connected()
-        return await SharedRun(self.queue, job).ask()
+        async with self._reached() as connection:
+            return await SharedRun(connection.queue, job).ask()
 
     async def stream(self, job: Job) -> AsyncGenerator[Piece, None]:
-        await self.connected()
-        async for piece in SharedRun(self.queue, job).stream():
-            yield piece
+        async with self._reached() as connection, aclosing(SharedRun(connection.queue, job).stream()) as pieces:
+            async for piece in pieces:
+                yield piece
+
+
+def _away(error: Exception) -> RequestFailed:
+    return unavailable(f"The shared state is not available: {error}")
 
 
 def _recorded(policy: str | Handicaps | None, strategy: str | Chooses | None) -> dict[str, str]:

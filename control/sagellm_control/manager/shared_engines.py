@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from redis.exceptions import RedisError
 
 from ..engine_access import engine_session
+from ..store.connect import Store
 from ..store.registrations import announce_pool, register, registrations, replace, say_alive, unregister
 from ..store.steps.engines import drain_engine, remove_engine
 from ..store.views import EngineView, list_engines
@@ -32,12 +33,15 @@ ALIVE_EVERY = 10
 """Looks between two signs of life."""
 
 
+Write = Callable[[Store], Awaitable[None]]
+
+
 class SharedEngines:
     """Writes what programs say of engines, in the order in which they said it, and follows what becomes of them."""
 
     def __init__(self, backend: SharedBackend) -> None:
         self._backend = backend
-        self._writes: list[Callable[[], Awaitable[None]]] = []
+        self._writes: list[Write] = []
         self._own: dict[str, Registration] = {}
         """What was registered here."""
         self._overrides: dict[str, str] = {}
@@ -66,8 +70,7 @@ class SharedEngines:
         )
         self._own[info.engine_id] = registration
 
-        async def write() -> None:
-            store = self._backend.queue.store
+        async def write(store: Store) -> None:
             other = await register(store, registration)
             if other is not None:
                 log.error("engine %s: registered before, at %s; that stays", info.engine_id, other.url)
@@ -76,7 +79,7 @@ class SharedEngines:
             if self._backend.recorded:
                 await store.commands.hset(store.keys.pool(info.model_id).settings, mapping=self._backend.recorded)
             if own:
-                await self._serve(info, registration)
+                await self._serve(store, info, registration)
 
         self._say(write)
 
@@ -85,8 +88,7 @@ class SharedEngines:
         self._own.pop(info.engine_id, None)
         self._overrides.pop(info.engine_id, None)
 
-        async def write() -> None:
-            store = self._backend.queue.store
+        async def write(store: Store) -> None:
             await unregister(store, info.model_id, info.engine_id)
             if (served := self._served.pop(info.engine_id, None)) is not None:
                 served[0].set()
@@ -101,8 +103,7 @@ class SharedEngines:
         info.state = state
         self._overrides[info.engine_id] = str(state)
 
-        async def write() -> None:
-            store = self._backend.queue.store
+        async def write(store: Store) -> None:
             known = await store.commands.hget(store.keys.pool(info.model_id).registrations, info.engine_id)
             if known is not None:
                 old = Registration.decode(known)
@@ -113,24 +114,22 @@ class SharedEngines:
 
         self._say(write)
 
-    def _say(self, write: Callable[[], Awaitable[None]]) -> None:
+    def _say(self, write: Write) -> None:
         self._writes.append(write)
         self._wake.set()
 
-    async def flush(self) -> None:
+    async def flush(self, store: Store) -> None:
         """Write what has been said. Raises RedisError if Redis cannot be reached; it is then said again later."""
         if not self._writes:
             return
         async with self._flushing:
             while self._writes:
-                await self._writes[0]()
+                await self._writes[0](store)
                 del self._writes[0]
 
-    async def _serve(self, info: EngineInfo, registration: Registration) -> None:
+    async def _serve(self, store: Store, info: EngineInfo, registration: Registration) -> None:
         adapter = await self._backend.adapters.find(info)
-        session = await engine_session(
-            self._backend.queue.store, adapter, registration, f"{socket.gethostname()}-{self._backend.id}"
-        )
+        session = await engine_session(store, adapter, registration, f"{socket.gethostname()}-{self._backend.id}")
         ended = asyncio.Event()
         task = asyncio.create_task(session.serve(ended), name=f"serve {info.engine_id}")
         self._served[info.engine_id] = (ended, task)
@@ -138,31 +137,30 @@ class SharedEngines:
     # What becomes of them
 
     @asynccontextmanager
-    async def followed(self) -> AsyncGenerator[None, None]:
+    async def followed(self, store: Store) -> AsyncGenerator[None, None]:
         """Keep the board up to date."""
         self._flushing, self._wake = asyncio.Lock(), asyncio.Event()
-        task = asyncio.create_task(self._follow(), name="engines")
+        task = asyncio.create_task(self._follow(store), name="engines")
         try:
             yield
         finally:
             task.cancel()
             await asyncio.wait({task})
             with suppress(RedisError, OSError):
-                await self.flush()
+                await self.flush(store)
             served, self._served = list(self._served.items()), {}
             for _, (ended, _) in served:
                 ended.set()
             if served:
                 await asyncio.wait({task for _, (_, task) in served})
 
-    async def _follow(self) -> None:
+    async def _follow(self, store: Store) -> None:
         looks = 0
         while True:
             try:
-                await self.flush()
-                await self.refresh()
+                await self.flush(store)
+                await self.refresh(store)
                 if looks % ALIVE_EVERY == 0:
-                    store = self._backend.queue.store
                     await say_alive(store, self._backend.id)
                     for model in {registration.model_id for registration in self._own.values()}:
                         await announce_pool(store, model)
@@ -174,9 +172,8 @@ class SharedEngines:
                     await self._wake.wait()
             self._wake.clear()
 
-    async def refresh(self) -> None:
+    async def refresh(self, store: Store) -> None:
         """Read all engines. Those that are about to be written are left as they are."""
-        store = self._backend.queue.store
         registered = {item.engine_id: item for item in await registrations(store)}
         rows = {view.engine_id: view for view in await list_engines(store)}
         if self._writes:

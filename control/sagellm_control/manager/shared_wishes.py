@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import orjson
+from redis.exceptions import RedisError
 
-from ..client import Submission
+from ..client import QueueClient, Submission
 from ..engine_access import data_of
 from ..types import EngineState, SchedulingDecision
 from ..wire.event import CHUNK, Ending
 from ..wire.states import RequestState
+from .as_json import printable
 from .backend import (
     ASKED_AGAIN_S,
     TOO_LATE,
@@ -31,6 +33,8 @@ from .backend import (
     unserved,
 )
 from .board import room_of
+from .failures import unavailable
+from .shared_run import submitted
 
 if TYPE_CHECKING:
     from .shared_backend import SharedBackend
@@ -39,6 +43,7 @@ LOOK_EVERY_S = 0.02
 """How soon a wish that waits is told so."""
 LONGEST_LOOK_S = 2.0
 UNKNOWN_SERVICE_MS = 1000.0
+STOPPED = "The manager was stopped"
 
 
 @dataclass(eq=False)
@@ -57,10 +62,12 @@ class Reservation:
 
 
 class SharedWishes:
-    """The wishes of one manager."""
+    """The wishes of one manager, on one connection."""
 
-    def __init__(self, backend: SharedBackend) -> None:
+    def __init__(self, backend: SharedBackend, queue: QueueClient) -> None:
         self._backend = backend
+        self._queue = queue
+        self._closed = False
         self._waiting: dict[str, Reservation] = {}
         self._held: dict[tuple[str, str], list[Reservation]] = {}
         """By request and engine; programs may use an id twice."""
@@ -100,11 +107,14 @@ class SharedWishes:
             self._end(waiting)
 
     async def close(self) -> None:
-        """Give everything back."""
+        """Give everything back; those that still wait are told."""
+        self._closed = True
         reservations = [*self._waiting.values(), *(item for held in self._held.values() for item in held)]
         followers = [item.follower for item in reservations if item.follower is not None]
         for reservation in reservations:
             self._end(reservation)
+            reservation.engine_id, reservation.failure = None, STOPPED
+            reservation.decided.set()
         self._held.clear()
         if followers:
             await asyncio.wait(followers)
@@ -114,24 +124,25 @@ class SharedWishes:
             return any(info.state == EngineState.READY for info in self._backend.board.of_model(model))
 
         if not ready():
-            await self._backend.engines.refresh()
+            await self._backend.engines.refresh(self._queue.store)
         return ready()
 
     async def _submit(self, wish: Wish) -> Reservation:
-        from .shared_run import submitted
-
         job = Job(
             f"place-{secrets.token_hex(8)}",
             wish.trace_id or "",
             wish.model,
             reservation_kind(wish),
-            orjson.dumps({"holder": self._backend.id, "request": wish.request_id}, default=str),
+            orjson.dumps({"holder": self._backend.id, "request": printable(wish.request_id)}),
             priority=wish.priority,
             slo_ms=int(wish.deadline_ms or 0),
             prompt_tokens=wish.prompt_tokens,
             max_tokens=wish.max_tokens,
         )
-        submission = await submitted(self._backend.queue, job)
+        submission = await submitted(self._queue, job)
+        if self._closed:
+            self._queue.withdraw(submission)
+            raise unavailable(STOPPED)
         loop = asyncio.get_running_loop()
         until = float("inf") if wish.deadline_ms is None else loop.time() + wish.deadline_ms / 1000
         reservation = Reservation(wish, submission, until)
@@ -142,6 +153,13 @@ class SharedWishes:
 
     async def _told(self, reservation: Reservation, patience_s: float) -> SchedulingDecision:
         """The decision as it stands; waits until there is one, or until the wish is known to wait."""
+        try:
+            return await self._decision(reservation, patience_s)
+        except (RedisError, OSError):
+            self._end(reservation)  # its caller hears that it has failed, and does not come for it
+            raise
+
+    async def _decision(self, reservation: Reservation, patience_s: float) -> SchedulingDecision:
         loop = asyncio.get_running_loop()
         until = loop.time() + patience_s
         waits = False
@@ -163,17 +181,17 @@ class SharedWishes:
         return queued(reservation.wish, position, self._wait_ms(reservation, position))
 
     async def _waits(self, reservation: Reservation) -> bool:
-        store, submission = self._backend.queue.store, reservation.submission
+        store, submission = self._queue.store, reservation.submission
         record = store.keys.pool(submission.pool).record(submission.request_id)
         return await store.commands.hget(record, "state") == RequestState.WAITING.encode()
 
     async def _position(self, reservation: Reservation) -> int:
-        store, submission = self._backend.queue.store, reservation.submission
+        store, submission = self._queue.store, reservation.submission
         rank = await store.commands.zrank(store.keys.pool(submission.pool).waiting, submission.request_id)
         return 1 if rank is None else int(rank) + 1
 
     def _wait_ms(self, reservation: Reservation, position: int) -> float:
-        rate = self._backend.queue.pools.drain_rate(reservation.submission.pool)
+        rate = self._queue.pools.drain_rate(reservation.submission.pool)
         if rate > 0:
             return position / rate * 1000
         engines = self._backend.board.of_model(reservation.wish.model)
@@ -181,7 +199,7 @@ class SharedWishes:
         return position * UNKNOWN_SERVICE_MS / max(1, places)
 
     async def _follow(self, reservation: Reservation) -> None:
-        async for event in self._backend.queue.stream(reservation.submission.request_id):
+        async for event in self._queue.stream(reservation.submission.request_id):
             if event.type == CHUNK:
                 reservation.engine_id = orjson.loads(next(iter(data_of(event.payload))))["engine"]
             else:
@@ -209,7 +227,7 @@ class SharedWishes:
             return
         reservation.failure = TOO_LATE
         reservation.until = float("inf")
-        self._backend.queue.withdraw(reservation.submission)
+        self._queue.withdraw(reservation.submission)
         reservation.decided.set()
         self._keep(reservation)
 
@@ -217,7 +235,7 @@ class SharedWishes:
         self._drop(reservation)
         if reservation.follower is not None:
             reservation.follower.cancel()
-        self._backend.queue.withdraw(reservation.submission)
+        self._queue.withdraw(reservation.submission)
 
     def _drop(self, reservation: Reservation) -> None:
         if reservation.timer is not None:
