@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
+from typing import Any
 
+import orjson
 import pytest
 
-from sagellm_control import ControlPlaneManager, RequestStatus
+from sagellm_control import ControlPlaneManager, EngineState, RequestStatus
 from sagellm_control.store.connect import open_store
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.views import list_engines
@@ -123,3 +125,47 @@ async def test_a_wish_that_waits_when_its_manager_stops_is_told(
     here.manager.complete_request("r1", "e1")  # it has been given back
     await here.manager.stop()
     await there.active("e1", 0)
+
+
+async def test_what_others_have_written_wrongly_stops_nobody(
+    planes: tuple[Plane, Plane], start_engine: StartEngine, redis_settings: RedisSettings
+) -> None:
+    here, _ = planes
+    here.register("e1", await start_engine())
+    await here.ready("e1")
+    async with open_store(redis_settings) as store:
+        key = store.keys.pool("simulated-1").registrations
+        for name, change in (("e5", {"engine_id": 5}), ("e6", {"created_at": "today"}), ("e7", {"state": "TIRED"})):
+            fields = {"engine_id": name, "model_id": "simulated-1", "host": "h", "port": 1, **change}
+            await store.commands.hset(key, name, orjson.dumps(fields))
+        await store.commands.hset(key, "e1", b"no JSON")
+        assert here.manager.update_engine_state("e1", EngineState.DRAINING)
+        here.register("e2", await start_engine())
+        await here.ready("e2")
+        assert (await here.manager.execute_request(a_request())).error is None
+        await store.commands.hdel(key, "e1", "e5", "e6", "e7")
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("engine_id", None),
+        ("engine_id", 5),
+        ("engine_id", "e\ud800"),
+        ("model_id", None),
+        ("model_id", 7),
+        ("metadata", {"x": 2**70}),
+        ("metadata", {"x": "\ud800"}),
+    ],
+    ids=ascii,
+)
+async def test_an_engine_that_cannot_be_shared_is_refused(
+    planes: tuple[Plane, Plane], start_engine: StartEngine, argument: str, value: Any
+) -> None:
+    manager = planes[0].manager
+    arguments: dict[str, Any] = {"engine_id": "odd", "model_id": "odd", "host": "127.0.0.1", "port": 1}
+    with pytest.raises((TypeError, ValueError), match=f"^{argument} "):
+        manager.register_engine(**{**arguments, argument: value})
+    assert manager.list_engines() == []
+    planes[0].register("e1", await start_engine())
+    await planes[1].ready("e1")

@@ -65,10 +65,11 @@ class EngineRegistry:
         info = self._backend.board.engines.get(engine_id)
         if info is None:
             return False
+        model = self._backend.board.model_of(engine_id)
         self._backend.unregister(info)
         self._backend.board.remove(engine_id)
-        if not self._backend.board.of_model(info.model_id):
-            self._backend.misses.forget(info.model_id)
+        if not self._backend.board.of_model(model):
+            self._backend.misses.forget(model)
         return True
 
     def update_engine_state(self, engine_id: str, state: EngineState) -> bool:

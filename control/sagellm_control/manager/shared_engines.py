@@ -18,9 +18,12 @@ from ..engine_access import engine_session
 from ..store.connect import Store
 from ..store.registrations import announce_pool, register, registrations, replace, say_alive, unregister
 from ..store.steps.engines import drain_engine, remove_engine
+from ..store.trouble import log_trouble
 from ..store.views import EngineView, list_engines
 from ..types import EngineInfo, EngineState
 from ..wire.registration import DEFAULT_ROOM, Registration
+from .arguments import engine_state
+from .as_json import as_json
 
 if TYPE_CHECKING:
     from .shared_backend import SharedBackend
@@ -53,7 +56,7 @@ class SharedEngines:
     # What programs say
 
     def register(self, info: EngineInfo) -> None:
-        """See ``Backend.register``."""
+        """See ``Backend.register``. Raises TypeError, ValueError: names the argument that cannot be shared."""
         metadata = {name: value for name, value in (info.metadata or {}).items() if name != "engine_instance"}
         own = (info.metadata or {}).get("engine_instance") is not None
         if (room := self._backend.settings.max_concurrent_requests) != DEFAULT_ROOM:
@@ -68,7 +71,9 @@ class SharedEngines:
             info.created_at.isoformat(),
             server=self._backend.id if own else "",
         )
+        _check(registration)
         self._own[info.engine_id] = registration
+        info.watch(self._changed)
 
         async def write(store: Store) -> None:
             other = await register(store, registration)
@@ -77,7 +82,9 @@ class SharedEngines:
                 self._own.pop(info.engine_id, None)
                 return
             if self._backend.recorded:
-                await store.commands.hset(store.keys.pool(info.model_id).settings, mapping=self._backend.recorded)
+                await store.commands.hset(
+                    store.keys.pool(registration.model_id).settings, mapping=self._backend.recorded
+                )
             if own:
                 await self._serve(store, info, registration)
 
@@ -85,34 +92,41 @@ class SharedEngines:
 
     def unregister(self, info: EngineInfo) -> None:
         """See ``Backend.unregister``."""
-        self._own.pop(info.engine_id, None)
-        self._overrides.pop(info.engine_id, None)
+        engine_id = info.engine_id
+        pool = self._backend.board.model_of(engine_id)  # programs may have written another model on it since
+        self._own.pop(engine_id, None)
+        self._overrides.pop(engine_id, None)
+        info.watch(None)
 
         async def write(store: Store) -> None:
-            await unregister(store, info.model_id, info.engine_id)
-            if (served := self._served.pop(info.engine_id, None)) is not None:
+            await unregister(store, pool, engine_id)
+            if (served := self._served.pop(engine_id, None)) is not None:
                 served[0].set()
                 await asyncio.wait({served[1]})
-            await drain_engine(store, info.model_id, info.engine_id)
-            await remove_engine(store, info.model_id, info.engine_id)
+            await drain_engine(store, pool, engine_id)
+            await remove_engine(store, pool, engine_id)
 
         self._say(write)
 
     def set_state(self, info: EngineInfo, state: EngineState) -> None:
         """See ``Backend.set_state``: nothing new goes to an engine that is not to be READY."""
-        info.state = state
-        self._overrides[info.engine_id] = str(state)
+        engine_id, pool = info.engine_id, self._backend.board.model_of(info.engine_id)
+        info.__dict__["state"] = state  # past the watcher, who has us told
+        self._overrides[engine_id] = str(state)
 
         async def write(store: Store) -> None:
-            known = await store.commands.hget(store.keys.pool(info.model_id).registrations, info.engine_id)
+            known = await store.commands.hget(store.keys.pool(pool).registrations, engine_id)
             if known is not None:
-                old = Registration.decode(known)
                 said = "" if state is EngineState.READY else str(state)
-                await replace(store, dataclasses.replace(old, state=said))
-            await drain_engine(store, info.model_id, info.engine_id, drain=state is not EngineState.READY)
-            self._overrides.pop(info.engine_id, None)
+                await replace(store, dataclasses.replace(Registration.decode(known), state=said))
+            await drain_engine(store, pool, engine_id, drain=state is not EngineState.READY)
+            self._overrides.pop(engine_id, None)
 
         self._say(write)
+
+    def _changed(self, info: EngineInfo, name: str) -> None:
+        if name == "state":
+            self.set_state(info, engine_state(info.state))
 
     def _say(self, write: Write) -> None:
         self._writes.append(write)
@@ -124,7 +138,13 @@ class SharedEngines:
             return
         async with self._flushing:
             while self._writes:
-                await self._writes[0](store)
+                try:
+                    await self._writes[0](store)
+                except (RedisError, OSError):
+                    raise
+                except Exception:
+                    # Whatever is wrong with it, what is said of other engines does not wait for it.
+                    log.exception("what was said of an engine cannot be written")
                 del self._writes[0]
 
     async def _serve(self, store: Store, info: EngineInfo, registration: Registration) -> None:
@@ -165,8 +185,8 @@ class SharedEngines:
                     for model in {registration.model_id for registration in self._own.values()}:
                         await announce_pool(store, model)
                 looks += 1
-            except (RedisError, OSError) as error:
-                log.warning("cannot follow the engines: %s", error)
+            except Exception as error:
+                log_trouble(log, "cannot follow the engines", error)
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await self._wake.wait()
@@ -180,17 +200,22 @@ class SharedEngines:
             return  # what was read may be older than what has been said
         board = self._backend.board
         for engine_id in [name for name in board.engines if name not in registered and name not in rows]:
+            board.engines[engine_id].watch(None)
             board.remove(engine_id)
             self._own.pop(engine_id, None)
         for engine_id, item in registered.items():
             if engine_id not in board.engines:
-                board.add(_from_registration(item))
+                self._add(_from_registration(item))
             self._take_over(board.engines[engine_id], rows.get(engine_id), item.state)
         for engine_id, view in rows.items():
             if engine_id not in registered:
                 if engine_id not in board.engines:
-                    board.add(_from_row(view))
+                    self._add(_from_row(view))
                 self._take_over(board.engines[engine_id], view, "")
+
+    def _add(self, info: EngineInfo) -> None:
+        self._backend.board.add(info)
+        info.watch(self._changed)
 
     def _take_over(self, info: EngineInfo, view: EngineView | None, said: str) -> None:
         if info.engine_id in self._overrides:
@@ -204,6 +229,14 @@ class SharedEngines:
             fields["consecutive_failures"] = 0
 
 
+def _check(registration: Registration) -> None:
+    # Now, and not when it is written: its caller is told, and what others say does not wait behind it.
+    for name in ("engine_id", "model_id"):
+        if not isinstance(value := getattr(registration, name), str):
+            raise TypeError(f"{name} must be a string where the state is shared, not {value!r}")
+    as_json({name: getattr(registration, name) for name in Registration.__slots__})
+
+
 def _from_registration(item: Registration) -> EngineInfo:
     return EngineInfo(
         item.engine_id,
@@ -211,7 +244,7 @@ def _from_registration(item: Registration) -> EngineInfo:
         item.host,
         item.port,
         engine_kind=item.engine_kind,
-        created_at=datetime.fromisoformat(item.created_at),
+        created_at=datetime.fromisoformat(item.created_at) if item.created_at else datetime.now(UTC),
         metadata=dict(item.metadata),
     )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, cast
 
 import orjson
@@ -65,8 +66,8 @@ class Registration:
         return self.state not in ("", EngineState.READY)
 
     def encode(self) -> bytes:
-        """As the value of a hash field."""
-        return orjson.dumps(asdict(self), default=str)
+        """As the value of a hash field; what JSON does not know is written as its text."""
+        return orjson.dumps(self, default=str, option=orjson.OPT_NON_STR_KEYS)
 
     @classmethod
     def decode(cls, value: bytes) -> Registration:
@@ -78,6 +79,20 @@ class Registration:
         try:
             fields = cast(dict[str, Any], orjson.loads(value))
             known = {name: fields[name] for name in cls.__slots__ if name in fields}
-            return cls(**known)
-        except (TypeError, orjson.JSONDecodeError) as error:
+            made = cls(**known)
+            made._check()
+        except (TypeError, ValueError) as error:
             raise ValueError(f"no registration: {error}") from error
+        return made
+
+    def _check(self) -> None:
+        """Raises TypeError, ValueError: somebody has written what nobody who reads all registrations expects."""
+        for name in ("engine_id", "model_id", "created_at", "state"):
+            if not isinstance(value := getattr(self, name), str):
+                raise TypeError(f"{name} is {value!r}")
+        if not isinstance(self.metadata, dict):  # pyright: ignore[reportUnnecessaryIsInstance] - JSON may hold anything
+            raise TypeError(f"metadata is {self.metadata!r}")
+        if self.created_at:
+            datetime.fromisoformat(self.created_at)
+        if self.state:
+            EngineState(self.state)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from threading import Lock
+from typing import Any
+
 import pytest
 
 from sagellm_control import EngineInfo, EngineState
 
 from ...waiting import wait_until
-from ..conftest import StartEngine, StartPlane
+from ..conftest import StartEngine, StartPlane, a_request
 
 
 async def test_an_engine_becomes_ready_by_itself(start_plane: StartPlane, start_engine: StartEngine) -> None:
@@ -113,3 +117,49 @@ async def test_start_and_stop_may_be_repeated(start_plane: StartPlane, start_eng
     await plane.manager.start()
     plane.register("e1", await start_engine())
     await plane.ready("e1")
+
+
+async def test_any_metadata_is_kept(start_plane: StartPlane, start_engine: StartEngine) -> None:
+    plane = await start_plane()
+    metadata: dict[Any, Any] = {1: 2, EngineState.READY: {"lock": Lock()}, "set": {1}, "raw": b"\xff"}
+    info = plane.register("e1", await start_engine(), labels=metadata)
+    await plane.ready("e1")
+    assert info.metadata["labels"] is metadata
+
+
+async def test_a_port_may_be_text(start_plane: StartPlane, start_engine: StartEngine) -> None:
+    plane, engine = await start_plane(), await start_engine()
+    host, port = engine.url.removeprefix("http://").split(":")
+    plane.manager.register_engine("e1", "simulated-1", host, port)  # type: ignore[arg-type]
+    await plane.ready("e1")
+
+
+async def test_a_state_that_a_program_writes_on_an_engine_holds(
+    start_plane: StartPlane, start_engine: StartEngine
+) -> None:
+    plane = await start_plane()
+    info = plane.register("e1", await start_engine())
+    await plane.ready("e1")
+    info.state = EngineState.DRAINING
+    assert (await plane.manager.schedule_request("r1", "t", "simulated-1")).engine_id is None
+    await asyncio.sleep(0.5)  # a board that is read anew has been by then
+    assert info.state is EngineState.DRAINING
+    assert (await plane.manager.execute_request(a_request())).error is not None
+    info.state = EngineState.READY
+
+    async def answers() -> bool:
+        return (await plane.manager.execute_request(a_request())).error is None
+
+    await wait_until(answers, what="the engine takes requests again")
+
+
+async def test_an_engine_goes_whatever_a_program_wrote_on_it(
+    start_plane: StartPlane, start_engine: StartEngine
+) -> None:
+    plane = await start_plane()
+    info = plane.register("e1", await start_engine())
+    await plane.ready("e1")
+    info.model_id = "other"
+    assert plane.manager.unregister_engine("e1")
+    await asyncio.sleep(1.0)  # a worker that still knew of it would have shown it by then
+    assert plane.manager.list_engines() == []
