@@ -43,6 +43,9 @@ class EngineAdapters:
         wire = metadata.get("wire", "auto")
         if wire not in ADAPTERS:
             raise ValueError(f"engine {info.engine_id}: metadata['wire'] {wire!r} is none of {', '.join(ADAPTERS)}")
+        api_key = metadata.get("api_key")
+        if not isinstance(api_key, str | None):
+            raise TypeError(f"engine {info.engine_id}: metadata['api_key'] must be a string, not {api_key!r}")
         if self._instances and metadata.get("engine_instance") is not None:
             InstanceAdapter(metadata["engine_instance"])
 

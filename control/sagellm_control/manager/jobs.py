@@ -13,6 +13,7 @@ from ..client.prompt_prefix import prefix_blocks
 from ..client.scheduling_hints import SchedulingHints
 from ..wire.priority import RequestPriority
 from ..wire.states import RequestKind
+from .as_json import as_json
 from .backend import Job, RequestFailed
 
 CHARACTERS_A_TOKEN = 4
@@ -29,7 +30,7 @@ def job_of(request: Request, *, stream: bool, timeout_s: float | None, default_t
     """The job that a request asks for.
 
     Raises:
-        RequestFailed: INVALID_ARGUMENT, naming the metadata that is wrong.
+        RequestFailed: INVALID_ARGUMENT, naming the field or the metadata that is wrong.
     """
     metadata = request.metadata or {}
     chat = bool(request.messages)
@@ -40,6 +41,7 @@ def job_of(request: Request, *, stream: bool, timeout_s: float | None, default_t
     limits += [limit_s / 1000] if limit_s else []
     kind = RequestKind.CHAT if chat else RequestKind.COMPLETION
     body = _body(request, stream=stream)
+    encoded = _encoded(request, body)
     hints = _hints(metadata)
     if prefix := prefix_blocks(request.model, body):
         hints["prefix"] = prefix
@@ -48,7 +50,7 @@ def job_of(request: Request, *, stream: bool, timeout_s: float | None, default_t
         trace_id=request.trace_id,
         model=request.model,
         kind=kind,
-        body=orjson.dumps(body, default=str),
+        body=encoded,
         stream=stream,
         continuable=stream and may_continue(kind, body),
         priority=_priority(metadata.get("priority")),
@@ -62,13 +64,18 @@ def job_of(request: Request, *, stream: bool, timeout_s: float | None, default_t
 
 
 def embedding_job(texts: list[str], model: str, trace_id: str | None, timeout_s: float) -> Job:
-    """The job of making vectors."""
+    """The job of making vectors. Raises ValueError: names the argument that cannot be sent."""
+    as_json({"model_id": model, "trace_id": trace_id})
+    try:
+        body = orjson.dumps({"model": model, "input": texts})
+    except TypeError as error:
+        raise ValueError(f"texts cannot be written as JSON: {error}") from error
     return Job(
         request_id=f"emb-{secrets.token_hex(4)}",
         trace_id=trace_id or f"trace-{secrets.token_hex(4)}",
         model=model,
         kind=RequestKind.EMBEDDING,
-        body=orjson.dumps({"model": model, "input": texts}),
+        body=body,
         timeout_s=timeout_s,
         prompt_tokens=sum(map(len, texts)) // CHARACTERS_A_TOKEN,
     )
@@ -95,6 +102,14 @@ def _body(request: Request, *, stream: bool) -> dict[str, Any]:
     if stream:
         body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
     return body
+
+
+def _encoded(request: Request, body: dict[str, Any]) -> bytes:
+    try:
+        as_json({"request_id": request.request_id, "trace_id": request.trace_id})
+        return as_json(body)
+    except ValueError as error:
+        raise _invalid(str(error)) from error
 
 
 def _hints(metadata: dict[str, Any]) -> SchedulingHints:

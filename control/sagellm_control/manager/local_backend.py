@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -21,6 +22,8 @@ from .local_run import LocalRun
 from .orders import Chooses, Handicaps, make_policy, make_strategy
 from .reservations import Reservations, Waiting
 from .settings import ManagerSettings
+
+log = logging.getLogger(__name__)
 
 NO_ENGINE_GRACE_S = 10.0
 """Those that wait when the last engine goes are told so after this, unless one has come back."""
@@ -199,5 +202,8 @@ class AdapterLifecycle(EngineLifecycleManager):
         try:
             async with asyncio.timeout(CHECK_TIMEOUT_S):
                 return await (await self._adapters.find(engine)).healthy()
-        except (EngineError, ValueError, OSError):
+        except (EngineError, OSError):
+            return False
+        except Exception as error:  # an address that is none
+            log.debug("engine %s: it cannot be probed: %r", engine.engine_id, error)
             return False

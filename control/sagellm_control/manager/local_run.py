@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 import time
@@ -36,6 +37,8 @@ from .local_queue import ModelQueue
 
 if TYPE_CHECKING:
     from .local_backend import LocalBackend
+
+log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 """Before the same engine is tried again: doubled each time, with jitter. Another engine is tried at once."""
@@ -145,6 +148,12 @@ class LocalRun:
             raise AttemptFailed(failure, info.engine_id) from why
         except EngineError as error:
             raise self._broken(info, error) from error
+        except (RequestFailed, AttemptFailed):
+            raise
+        except Exception as error:
+            # An address that is none, or a bug: it costs this attempt, and no caller his answer.
+            log.warning("engine %s: an attempt failed unexpectedly: %r", info.engine_id, error)
+            raise self._broken(info, EngineBroken(f"engine {info.engine_id}: {error!r}")) from error
         finally:
             queue.give_back(info, ticket, output_tokens)
 

@@ -130,7 +130,7 @@ class SharedWishes:
     async def _submit(self, wish: Wish) -> Reservation:
         job = Job(
             f"place-{secrets.token_hex(8)}",
-            wish.trace_id or "",
+            printable(wish.trace_id or ""),
             wish.model,
             reservation_kind(wish),
             orjson.dumps({"holder": self._backend.id, "request": printable(wish.request_id)}),
