@@ -9,8 +9,11 @@ from typing import Any
 
 import orjson
 import pytest
+from sagellm_protocol import ErrorCode
 
 from sagellm_control import ControlPlaneManager, EngineState, RequestStatus
+from sagellm_control.manager import promised
+from sagellm_control.manager.backend import TOO_LATE
 from sagellm_control.store.connect import open_store
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.views import list_engines
@@ -169,3 +172,22 @@ async def test_an_engine_that_cannot_be_shared_is_refused(
     assert manager.list_engines() == []
     planes[0].register("e1", await start_engine())
     await planes[1].ready("e1")
+
+
+async def test_an_engine_that_no_worker_serves_is_not_ready_for_ever(
+    redis_settings: RedisSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(promised, "SERVED_WITHIN_S", 1.0)
+    manager = ControlPlaneManager(redis_url=redis_settings.url, namespace=redis_settings.namespace)
+    await manager.start()
+    info = manager.register_engine("e1", "m", "127.0.0.1", 1, metadata={"pre_verified_healthy": True})
+    hasty = await manager.execute_request(a_request(model="m"), timeout_s=0.05)
+    assert hasty.error is not None
+    assert hasty.error.code is ErrorCode.DEADLINE_EXCEEDED
+    assert (await manager.schedule_request("r", "t", "m", deadline_ms=50)).reason == TOO_LATE
+    assert info.state is EngineState.READY
+    patient = await manager.execute_request(a_request(model="m"), timeout_s=30)
+    assert patient.error is not None
+    assert (patient.error.code, info.state) == (ErrorCode.UNAVAILABLE, EngineState.STARTING)
+    manager.unregister_engine("e1")
+    await manager.stop()

@@ -149,12 +149,15 @@ class SharedBackend:
 
     async def ask(self, job: Job) -> Reply:
         async with self._reached() as connection:
-            return await SharedRun(connection.queue, job).ask()
+            return await self._run(connection, job).ask()
 
     async def stream(self, job: Job) -> AsyncGenerator[Piece, None]:
-        async with self._reached() as connection, aclosing(SharedRun(connection.queue, job).stream()) as pieces:
+        async with self._reached() as connection, aclosing(self._run(connection, job).stream()) as pieces:
             async for piece in pieces:
                 yield piece
+
+    def _run(self, connection: SharedConnection, job: Job) -> SharedRun:
+        return SharedRun(connection.queue, job, self.engines.promised)
 
 
 def _away(error: Exception) -> RequestFailed:

@@ -24,6 +24,7 @@ from ..types import EngineInfo, EngineState
 from ..wire.registration import DEFAULT_ROOM, Registration
 from .arguments import engine_state
 from .as_json import as_json
+from .promised import PromisedEngines
 
 if TYPE_CHECKING:
     from .shared_backend import SharedBackend
@@ -50,6 +51,7 @@ class SharedEngines:
         self._overrides: dict[str, str] = {}
         self._served: dict[str, tuple[asyncio.Event, asyncio.Task[None]]] = {}
         """Engine objects of this process."""
+        self.promised = PromisedEngines(backend.board)
         self._flushing = asyncio.Lock()
         self._wake = asyncio.Event()
 
@@ -74,6 +76,9 @@ class SharedEngines:
         _check(registration)
         self._own[info.engine_id] = registration
         info.watch(self._changed)
+        if registration.metadata.get("pre_verified_healthy"):
+            info.__dict__["state"] = EngineState.READY
+            self.promised.add(info.engine_id)
 
         async def write(store: Store) -> None:
             other = await register(store, registration)
@@ -96,6 +101,7 @@ class SharedEngines:
         pool = self._backend.board.model_of(engine_id)  # programs may have written another model on it since
         self._own.pop(engine_id, None)
         self._overrides.pop(engine_id, None)
+        self.promised.forget(engine_id)
         info.watch(None)
 
         async def write(store: Store) -> None:
@@ -166,6 +172,7 @@ class SharedEngines:
         finally:
             task.cancel()
             await asyncio.wait({task})
+            self.promised.clear()
             with suppress(RedisError, OSError):
                 await self.flush(store)
             served, self._served = list(self._served.items()), {}
@@ -187,6 +194,7 @@ class SharedEngines:
                 looks += 1
             except Exception as error:
                 log_trouble(log, "cannot follow the engines", error)
+            self.promised.looked()
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await self._wake.wait()
@@ -222,7 +230,10 @@ class SharedEngines:
             return
         fields: dict[str, Any] = info.__dict__
         state = view.state if view is not None else EngineState.STARTING
-        fields["state"] = EngineState(said) if said else state
+        if state is not EngineState.STARTING:
+            self.promised.forget(info.engine_id)
+        shown = EngineState.READY if self.promised.holds(info.engine_id) else state
+        fields["state"] = EngineState(said) if said else shown
         fields["active_requests"] = view.active if view is not None else 0
         if state is EngineState.READY:
             fields["last_heartbeat"] = datetime.now(UTC)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 from sagellm_protocol import ErrorCode
 
@@ -23,17 +25,20 @@ from ..wire.request import is_request_id
 from ..wire.states import Outcome
 from .backend import Job, Piece, Reply, RequestFailed, no_engine
 from .failures import deadline_failure, objective_failure, queue_full, status_failure, unavailable
+from .promised import PromisedEngines
 
 LATE_S = 0.25
 """The queue ends a request whose time is over; its caller waits so much longer (s) for that."""
+SHORTEST_S = 0.001
 
 
 class SharedRun:
     """One run."""
 
-    def __init__(self, queue: QueueClient, job: Job) -> None:
+    def __init__(self, queue: QueueClient, job: Job, promised: PromisedEngines) -> None:
         self._queue = queue
         self._job = job
+        self._promised = promised
 
     async def ask(self) -> Reply:
         """The whole answer. Raises RequestFailed."""
@@ -48,7 +53,7 @@ class SharedRun:
         job = self._job
         loop = asyncio.get_running_loop()
         until = None if job.timeout_s is None else loop.time() + job.timeout_s + LATE_S
-        submission = await submitted(self._queue, job)
+        submission = await submitted(self._queue, await self._once_served())
         ended = False
         engine_id, attempt = "", 0
         events = self._queue.stream(submission.request_id)
@@ -77,6 +82,20 @@ class SharedRun:
             await events.aclose()
             if not ended:
                 self._queue.abandon(submission)
+
+    async def _once_served(self) -> Job:
+        """The job, with what is left of its time when there is a worker for it."""
+        job = self._job
+        if not self._promised.awaited(job.model):
+            return job
+        began = time.monotonic()
+        try:
+            await self._promised.served(job.model, job.timeout_s)
+        except TimeoutError:
+            raise deadline_failure(job.timeout_s) from None
+        if job.timeout_s is None:
+            return job
+        return replace(job, timeout_s=max(SHORTEST_S, job.timeout_s - (time.monotonic() - began)))
 
     async def _engine_of(self, submission: Submission) -> str:
         record = self._queue.store.keys.pool(submission.pool).record(submission.request_id)

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 LOOK_EVERY_S = 0.02
 """How soon a wish that waits is told so."""
 LONGEST_LOOK_S = 2.0
+NEW_ENGINE_S = 1.0
+"""So soon schedulers know of an engine that has just got its worker: a wish for it is not told before that it waits."""
 UNKNOWN_SERVICE_MS = 1000.0
 STOPPED = "The manager was stopped"
 
@@ -74,15 +76,22 @@ class SharedWishes:
 
     async def schedule(self, wish: Wish) -> SchedulingDecision:
         """See ``Backend.schedule``."""
-        reservation = self._waiting.get(wish.request_id)
+        reservation, least_s = self._waiting.get(wish.request_id), 0.0
         if reservation is None:
+            promised = self._backend.engines.promised
+            if promised.awaited(wish.model):
+                least_s = NEW_ENGINE_S
+                try:
+                    await promised.served(wish.model, None if wish.deadline_ms is None else wish.deadline_ms / 1000)
+                except TimeoutError:
+                    return refused(wish.request_id, TOO_LATE)
             if not await self._served(wish.model):
                 return unserved(wish)
             try:
                 reservation = await self._submit(wish)
             except RequestFailed as failure:
                 return refused(wish.request_id, str(failure))
-        return await self._told(reservation, LONGEST_LOOK_S)
+        return await self._told(reservation, LONGEST_LOOK_S, least_s)
 
     async def wait(self, request_id: str, timeout_s: float | None) -> SchedulingDecision | None:
         """See ``Backend.wait``."""
@@ -151,24 +160,25 @@ class SharedWishes:
         self._keep(reservation)
         return reservation
 
-    async def _told(self, reservation: Reservation, patience_s: float) -> SchedulingDecision:
-        """The decision as it stands; waits until there is one, or until the wish is known to wait."""
+    async def _told(self, reservation: Reservation, patience_s: float, least_s: float = 0.0) -> SchedulingDecision:
+        """The decision as it stands; waits until there is one, or until the wish is known to wait, yet ``least_s``."""
         try:
-            return await self._decision(reservation, patience_s)
+            return await self._decision(reservation, patience_s, least_s)
         except (RedisError, OSError):
             self._end(reservation)  # its caller hears that it has failed, and does not come for it
             raise
 
-    async def _decision(self, reservation: Reservation, patience_s: float) -> SchedulingDecision:
+    async def _decision(self, reservation: Reservation, patience_s: float, least_s: float) -> SchedulingDecision:
         loop = asyncio.get_running_loop()
-        until = loop.time() + patience_s
+        began = loop.time()
         waits = False
         while not reservation.decided.is_set() and not waits:
             try:
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await reservation.decided.wait()
             except TimeoutError:
-                waits = loop.time() >= until or await self._waits(reservation)
+                looked_s = loop.time() - began
+                waits = looked_s >= patience_s or (looked_s >= least_s and await self._waits(reservation))
         if reservation.decided.is_set():
             self._collect(reservation)
             if reservation.engine_id is None:

@@ -7,6 +7,7 @@ from threading import Lock
 from typing import Any
 
 import pytest
+from sagellm_protocol import StreamEventEnd
 
 from sagellm_control import EngineInfo, EngineState
 
@@ -23,6 +24,23 @@ async def test_an_engine_becomes_ready_by_itself(start_plane: StartPlane, start_
     assert plane.manager.get_engine("e1") is info
     assert info.last_heartbeat is not None
     assert info.last_heartbeat.tzinfo is not None
+
+
+async def test_an_engine_that_is_said_to_be_healthy_is_used_at_once(
+    start_plane: StartPlane, start_engine: StartEngine
+) -> None:
+    plane = await start_plane()
+    names = ["m1", "m2", "m3"]
+    engine = await start_engine(models=names)
+    for name in names:
+        assert plane.register(name, engine, model=name, pre_verified_healthy=True).state is EngineState.READY
+    assert (await plane.manager.execute_request(a_request(model="m1"), timeout_s=30)).error is None
+    assert (await plane.manager.schedule_request("r", "t", "m2")).engine_id == "m2"
+    *_, end = [event async for event in plane.manager.stream_request(a_request(model="m3"))]
+    assert isinstance(end, StreamEventEnd)
+    assert end.error is None
+    plane.manager.complete_request("r", "m2")
+    await plane.ready(*names)
 
 
 async def test_a_taken_id_is_refused(start_plane: StartPlane, start_engine: StartEngine) -> None:
