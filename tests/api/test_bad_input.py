@@ -36,6 +36,23 @@ def test_arguments_that_are_no_numbers(arguments: dict[str, Any], named: str) ->
         ControlPlaneManager(**arguments)
 
 
+@pytest.mark.parametrize("url", ["nonsense", "http://h", "", "redis://h:x/0", "redis+sentinel://h:1/m/x", 5], ids=str)
+def test_a_redis_url_that_is_none(url: Any) -> None:
+    with pytest.raises(ValueError, match=f"^redis_url {url!r} cannot be used: ".replace("+", r"\+")):
+        ControlPlaneManager(redis_url=url)
+
+
+def test_a_redis_url_of_the_environment_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAGELLM_CONTROL_REDIS_URL", "nonsense")
+    with pytest.raises(ValueError, match=r"^SAGELLM_CONTROL_REDIS_URL 'nonsense' cannot be used: "):
+        ControlPlaneManager()
+
+
+def test_a_namespace_that_is_none() -> None:
+    with pytest.raises(ValueError, match=r"^namespace 'a b' cannot be used: "):
+        ControlPlaneManager(redis_url="redis://127.0.0.1:1/0", namespace="a b")
+
+
 @pytest.mark.parametrize(
     ("metadata", "error"), [("x", TypeError), ({"kv_tokens": 0}, ValueError), ({"kv_tokens": True}, ValueError)]
 )
@@ -74,6 +91,13 @@ async def test_what_programs_are_used_to_is_taken(manager: ControlPlaneManager, 
     manager.complete_request(request_id, "nowhere")
     manager.complete_request(request_id, "e1")
     assert [info.active_requests for info in manager.list_engines()] == [0]
+
+
+async def test_an_engine_may_be_nameless(caplog: pytest.LogCaptureFixture) -> None:
+    manager = ControlPlaneManager(routing_strategy="round_robin")
+    manager.register_engine("", MODEL, "127.0.0.1", 1, metadata={"pre_verified_healthy": True})
+    decision = await manager.schedule_request("r", "t", MODEL)
+    assert (decision.engine_id, decision.is_scheduled, caplog.text) == ("", True, "")
 
 
 def test_states_by_name(manager: ControlPlaneManager) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from ..settings import Loaded, SettingsError, load_settings
 from .arguments import number
@@ -12,6 +14,9 @@ from .given import given
 from .local_backend import LocalBackend
 from .orders import Chooses, Handicaps, make_policy, make_strategy
 from .settings import ManagerSettings
+
+if TYPE_CHECKING:
+    from ..store.settings import RedisSettings
 
 MODES = ("local", "http", "shared")
 
@@ -76,8 +81,26 @@ def configured(
     return Configured(backend, settings, *names)
 
 
-def _redis(loaded: Loaded, url: str | None, namespace: str | None) -> Any:
+def _redis(loaded: Loaded, url: str | None, namespace: str | None) -> RedisSettings | None:
+    """Raises ValueError, naming what was given and cannot be used."""
     if url is None and ("redis", "url") not in loaded.origins:
         return None
-    changes = {name: value for name, value in (("url", url), ("namespace", namespace)) if value is not None}
-    return type(loaded.settings.redis).model_validate(loaded.settings.redis.model_dump() | changes)
+    from redis.exceptions import RedisError
+
+    from ..store.connect import mask_password
+    from ..store.topology import make_client
+
+    given = {name: value for name, value in (("url", url), ("namespace", namespace)) if value is not None}
+    settings = loaded.settings.redis
+    try:
+        redis = type(settings).model_validate(settings.model_dump() | given)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        name = "redis_url" if wrong["loc"][0] == "url" else wrong["loc"][0]
+        raise ValueError(f"{name} {wrong['input']!r} cannot be used: {wrong['msg']}") from None
+    try:
+        make_client(redis, deadline_s=None)  # connects to nothing
+    except (ValueError, RedisError) as error:
+        name = "redis_url" if url is not None else loaded.origins["redis", "url"].name
+        raise ValueError(f"{name} {mask_password(redis.url)!r} cannot be used: {error}") from error
+    return redis

@@ -43,7 +43,7 @@ class ControlPlaneManager(EngineRegistry):
         namespace: first part of every key in Redis.
 
     Raises:
-        ValueError: an unknown policy, strategy or mode; lists the known ones.
+        ValueError: an unknown policy, strategy or mode; lists the known ones. A Redis URL that is none.
     """
 
     def __init__(

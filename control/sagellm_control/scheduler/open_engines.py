@@ -187,10 +187,10 @@ class OpenEngines(EngineLedger):
             yield from failed
 
     @staticmethod
-    def _forbidden(request: Arrival, index: EngineIndex) -> str:
-        """The engine that must not have it: the one that has failed it last, unless there is no other; else ""."""
-        last = request.excluded[-1] if request.excluded else ""
-        return last if any(engine != last for engine in index.ready) else ""
+    def _forbidden(request: Arrival, index: EngineIndex) -> str | None:
+        """The engine that must not have it: the one that has failed it last, unless there is no other; else None."""
+        last = request.excluded[-1] if request.excluded else None
+        return last if any(engine != last for engine in index.ready) else None
 
     def _index(self, request: Arrival) -> EngineIndex:
         part = self.part(request)
