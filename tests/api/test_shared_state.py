@@ -12,7 +12,7 @@ import pytest
 from sagellm_protocol import ErrorCode
 
 from sagellm_control import ControlPlaneManager, EngineState, RequestStatus
-from sagellm_control.manager import promised
+from sagellm_control.manager import promised, shared_engines
 from sagellm_control.manager.backend import TOO_LATE
 from sagellm_control.store.connect import open_store
 from sagellm_control.store.settings import RedisSettings
@@ -191,3 +191,21 @@ async def test_an_engine_that_no_worker_serves_is_not_ready_for_ever(
     assert (patient.error.code, info.state) == (ErrorCode.UNAVAILABLE, EngineState.STARTING)
     manager.unregister_engine("e1")
     await manager.stop()
+
+
+async def test_a_place_counts_on_the_board_before_that_is_read_anew(
+    planes: tuple[Plane, Plane], start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, _ = planes
+    info = here.register("e1", await start_engine())
+    await here.ready("e1")
+    monkeypatch.setattr(shared_engines, "LOOK_EVERY_S", 3600.0)
+    await asyncio.sleep(0.3)  # it is not read any more
+    for number in (1, 2):
+        decision = await here.manager.schedule_request(f"r{number}", "t", "simulated-1")
+        if not decision.is_scheduled:  # its scheduler has not heard of the engine yet
+            assert (await here.manager.wait_scheduled(f"r{number}", 30)) is not None
+        assert info.active_requests == number
+    for number in (1, 2):
+        here.manager.complete_request(f"r{number}", "e1")
+        assert info.active_requests == 2 - number

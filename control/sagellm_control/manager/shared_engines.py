@@ -54,6 +54,8 @@ class SharedEngines:
         self.promised = PromisedEngines(backend.board)
         self._flushing = asyncio.Lock()
         self._wake = asyncio.Event()
+        self._read_at = float("-inf")
+        """Loop time at which the newest reading of the board began."""
 
     # What programs say
 
@@ -202,10 +204,12 @@ class SharedEngines:
 
     async def refresh(self, store: Store) -> None:
         """Read all engines. Those that are about to be written are left as they are."""
+        began = asyncio.get_running_loop().time()
         registered = {item.engine_id: item for item in await registrations(store)}
         rows = {view.engine_id: view for view in await list_engines(store)}
         if self._writes:
             return  # what was read may be older than what has been said
+        self._read_at = began
         board = self._backend.board
         for engine_id in [name for name in board.engines if name not in registered and name not in rows]:
             board.engines[engine_id].watch(None)
@@ -224,6 +228,12 @@ class SharedEngines:
     def _add(self, info: EngineInfo) -> None:
         self._backend.board.add(info)
         info.watch(self._changed)
+
+    def note_held(self, engine_id: str, more: int, *, since: float = float("inf")) -> None:
+        """The engine has so many requests more, until the board is read anew; unless it was, after ``since``."""
+        info = self._backend.board.engines.get(engine_id)
+        if info is not None and self._read_at < since:
+            info.__dict__["active_requests"] = max(0, info.active_requests + more)
 
     def _take_over(self, info: EngineInfo, view: EngineView | None, said: str) -> None:
         if info.engine_id in self._overrides:

@@ -57,6 +57,8 @@ class Reservation:
     until: float
     """Loop time at which the wish's own deadline passes."""
     decided: asyncio.Event = field(default_factory=asyncio.Event)
+    decided_at: float = 0.0
+    """Loop time at which its engine was heard of."""
     engine_id: str | None = None
     failure: str = ""
     follower: asyncio.Task[None] | None = None
@@ -109,6 +111,7 @@ class SharedWishes:
         """See ``Backend.complete``."""
         held = self._held.get((request_id, engine_id))
         if held:
+            self._backend.engines.note_held(engine_id, -1)
             self._end(held.pop())
             if not held:
                 del self._held[request_id, engine_id]
@@ -180,10 +183,11 @@ class SharedWishes:
                 looked_s = loop.time() - began
                 waits = looked_s >= patience_s or (looked_s >= least_s and await self._waits(reservation))
         if reservation.decided.is_set():
-            self._collect(reservation)
             if reservation.engine_id is None:
+                self._drop(reservation)
                 return refused(reservation.wish.request_id, reservation.failure)
             words = self._backend.board.words_for(reservation.engine_id, otherwise="by the scheduler")
+            self._collect(reservation, reservation.engine_id)
             reason = f"Routed to {reservation.engine_id} ({words})"
             return SchedulingDecision(reservation.wish.request_id, reservation.engine_id, reason=reason)
         self._keep(reservation)
@@ -212,17 +216,17 @@ class SharedWishes:
         async for event in self._queue.stream(reservation.submission.request_id):
             if event.type == CHUNK:
                 reservation.engine_id = orjson.loads(next(iter(data_of(event.payload))))["engine"]
+                reservation.decided_at = asyncio.get_running_loop().time()
             else:
                 ending = Ending.decode(event.payload)
                 reservation.engine_id = None
                 reservation.failure = reservation.failure or ending.message or no_engine(reservation.wish.model)
             reservation.decided.set()
 
-    def _collect(self, reservation: Reservation) -> None:
+    def _collect(self, reservation: Reservation, engine_id: str) -> None:
         self._drop(reservation)
-        if reservation.engine_id is not None:
-            key = (reservation.wish.request_id, reservation.engine_id)
-            self._held.setdefault(key, []).append(reservation)
+        self._held.setdefault((reservation.wish.request_id, engine_id), []).append(reservation)
+        self._backend.engines.note_held(engine_id, 1, since=reservation.decided_at)
 
     def _keep(self, reservation: Reservation) -> None:
         loop = asyncio.get_running_loop()
