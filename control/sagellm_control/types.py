@@ -65,7 +65,7 @@ class EngineInfo:
     """An engine as the control plane knows it.
 
     What a manager hands out is live: it changes as the engine does, and what a program sets on it (its state, its
-    load) is what the manager goes by.
+    load) is what the manager goes by; but for the load with shared state, which knows it better.
     """
 
     engine_id: str

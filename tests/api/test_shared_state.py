@@ -209,3 +209,21 @@ async def test_a_place_counts_on_the_board_before_that_is_read_anew(
     for number in (1, 2):
         here.manager.complete_request(f"r{number}", "e1")
         assert info.active_requests == 2 - number
+
+
+async def test_the_status_tells_what_the_pools_have_recorded(
+    planes: tuple[Plane, Plane], start_engine: StartEngine, redis_settings: RedisSettings
+) -> None:
+    here, there = planes
+
+    def told(plane: Plane) -> tuple[str, str]:
+        status = plane.manager.get_status()
+        return status["scheduling_policy"], status["routing_strategy"]
+
+    here.register("e1", await start_engine())
+    await wait_until(lambda: told(here) == told(there) == ("shortest", "kv_cost"), what="what schedulers do unasked")
+    async with open_store(redis_settings) as store:
+        await store.commands.hset(store.keys.pool("simulated-1").settings, mapping={"policy": "fair"})
+        await wait_until(lambda: told(here) == told(there) == ("fair", "kv_cost"), what="what was recorded")
+        here.register("e2", await start_engine(), model="other")
+        await wait_until(lambda: told(there) == ("fair, shortest", "kv_cost"), what="pools that differ")

@@ -135,6 +135,11 @@ class Backend(Protocol):
         """How many wait for the model's engines, and the estimated wait (ms) of who comes next."""
         ...
 
+    def in_force(self) -> dict[str, str]:
+        """The policy and the strategy that hold in place of what the manager was made with, as ``get_status`` names
+        them."""
+        ...
+
     async def ask(self, job: Job) -> Reply:
         """Run a request. Raises RequestFailed."""
         ...

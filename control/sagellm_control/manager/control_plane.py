@@ -81,12 +81,16 @@ class ControlPlaneManager(EngineRegistry):
         await self._backend.stop()
 
     def get_status(self) -> dict[str, Any]:
-        """How many engines there are, of which models and types, and how this manager was made."""
+        """How many engines there are, of which models and types, and by what they are chosen.
+
+        With shared state ``scheduling_policy`` and ``routing_strategy`` are what the engines' pools have recorded.
+        """
         status = self._backend.board.status()
         types = status.pop("engine_types")
         return status | {
             "scheduling_policy": self._policy,
             "routing_strategy": self._strategy,
+            **self._backend.in_force(),
             "engine_types": types,
             "mode": self._mode,
         }

@@ -144,6 +144,9 @@ class LocalBackend:
         queue = self._queues.get(model)
         return (len(queue), queue.wait_ms(len(queue) + 1) if len(queue) else 0.0) if queue is not None else (0, 0.0)
 
+    def in_force(self) -> dict[str, str]:
+        return {}
+
     # Requests
 
     async def ask(self, job: Job) -> Reply:

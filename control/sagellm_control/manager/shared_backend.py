@@ -15,7 +15,8 @@ from contextlib import aclosing, asynccontextmanager
 from redis.exceptions import RedisError
 
 from ..client import QueueError
-from ..scheduler.order import ORDERS
+from ..scheduler.order import DEFAULT_ORDER, ORDERS
+from ..scheduler.placement import DEFAULT_PLACEMENT
 from ..store.connect import StoreUnreachable, StoreUnusable
 from ..store.settings import RedisSettings
 from ..store.steps.accept import AcceptLimits
@@ -35,6 +36,9 @@ log = logging.getLogger(__name__)
 
 TROUBLE = (RedisError, OSError, QueueError, StoreUnreachable, StoreUnusable)
 """What a call to the shared state may raise where that is away."""
+
+_IN_STATUS = (("scheduling_policy", "policy", DEFAULT_ORDER), ("routing_strategy", "placement", DEFAULT_PLACEMENT))
+"""Key in ``get_status``, field of a pool's settings, and what holds where a pool has none recorded."""
 
 
 class SharedBackend:
@@ -146,6 +150,16 @@ class SharedBackend:
         waiting = depth.waiting + sum(depth.queued.values()) if depth is not None else 0
         rate = pools.drain_rate(model)
         return waiting, (waiting + 1) / rate * 1000 if waiting and rate > 0 else 0.0
+
+    def in_force(self) -> dict[str, str]:
+        pools = self._connection.queue.pools.depths if self._connection is not None else []
+        models = self.board.models
+        settings = [depth.settings for depth in pools if depth.pool in models]
+        return {
+            status: ", ".join(sorted({found.get(name) or self.recorded.get(name, default) for found in settings}))
+            for status, name, default in _IN_STATUS
+            if settings
+        }
 
     async def ask(self, job: Job) -> Reply:
         async with self._reached() as connection:
