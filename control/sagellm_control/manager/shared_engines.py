@@ -265,9 +265,16 @@ def _from_registration(item: Registration) -> EngineInfo:
         item.host,
         item.port,
         engine_kind=item.engine_kind,
-        created_at=datetime.fromisoformat(item.created_at) if item.created_at else datetime.now(UTC),
+        created_at=_time(item.created_at),
         metadata=dict(item.metadata),
     )
+
+
+def _time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:  # others may have written anything, or nothing
+        return datetime.now(UTC)
 
 
 def _from_row(view: EngineView) -> EngineInfo:

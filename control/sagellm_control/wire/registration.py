@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, cast
 
 import orjson
@@ -92,7 +91,5 @@ class Registration:
                 raise TypeError(f"{name} is {value!r}")
         if not isinstance(self.metadata, dict):  # pyright: ignore[reportUnnecessaryIsInstance] - JSON may hold anything
             raise TypeError(f"metadata is {self.metadata!r}")
-        if self.created_at:
-            datetime.fromisoformat(self.created_at)
         if self.state:
             EngineState(self.state)
