@@ -13,6 +13,7 @@ import pytest
 from sagellm_protocol import Request, Response
 
 from sagellm_control import ControlPlaneManager, EngineInfo, EngineState
+from sagellm_control.manager import shared_wishes
 from sagellm_control.scheduler.process import Scheduler
 from sagellm_control.scheduler.settings import SchedulerSettings
 from sagellm_control.store.connect import open_store
@@ -37,6 +38,12 @@ TELLS_ALL = "prompt_tokens" in Response.model_fields
 def prompt_tokens(answer: Any) -> int | None:
     """Of a response or an event; None where the protocol has no field for it."""
     return getattr(answer, "prompt_tokens", None)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a scheduler may take its time to say whether a request has to wait."""
+    monkeypatch.setattr(shared_wishes, "LONGEST_LOOK_S", 30.0)
 
 
 class Mode(StrEnum):

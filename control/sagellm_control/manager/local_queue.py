@@ -173,7 +173,7 @@ class ModelQueue:
         taken, ticket.taken = ticket.taken, None
         if taken is not None and self._infos.get(info.engine_id) is info:
             self._kv_held[taken.engine] -= taken.kv_tokens
-            taken.uncached_tokens = 0.0  # its prompt has been read
+            taken.prompt_read()
             self._engines.give_back(taken)
             if self._line:
                 self._measure()

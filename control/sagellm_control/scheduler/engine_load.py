@@ -123,3 +123,8 @@ class Reservation:
     """When (ms since the epoch) its first token is expected: when the engine has prefilled what it was handed."""
     new_blocks: Sequence[str] = ()
     """Of its prompt: those that the engine counts as having since."""
+
+    def prompt_read(self) -> None:
+        """Its prompt has been read: what is to be given back is its place and its KV tokens."""
+        self.uncached_tokens = self.prompt_ms = 0.0
+        self.new_blocks = ()
