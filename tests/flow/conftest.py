@@ -90,6 +90,12 @@ async def start_engine() -> AsyncGenerator[StartEngine, None]:
 
 
 @pytest.fixture
+async def busy_engine(start_engine: StartEngine) -> SimulatedEngine:
+    """It has one slot, and whoever has it keeps it."""
+    return await start_engine(slots=1, **ENDLESS)
+
+
+@pytest.fixture
 async def start_echo() -> AsyncGenerator[StartEcho, None]:
     """Start engines that answer what the test tells them."""
     async with AsyncExitStack() as stack:

@@ -13,30 +13,8 @@ from sagellm_control.wire.states import RequestState
 
 from ..waiting import wait_until
 from .asking import MODEL, data, error_of, post_chat
-from .conftest import ENDLESS, SimulatedEngine, StartEngine, StartSystem
-from .in_process import InProcessSystem
-
-
-@pytest.fixture
-async def busy_engine(start_engine: StartEngine) -> SimulatedEngine:
-    """It has one slot, and whoever has it keeps it."""
-    return await start_engine(slots=1, **ENDLESS)
-
-
-async def occupy(stack: AsyncExitStack, system: InProcessSystem, *ids: str, user: str = "", **headers: str) -> None:
-    """Requests that run for ever or wait for that; the first is the one that runs."""
-    for request_id in ids:
-        sent = {"X-Request-ID": request_id} | {name.replace("_", "-"): value for name, value in headers.items()}
-        asking = asyncio.ensure_future(post_chat(system, sent, stream=True, user=user).__aenter__())
-        stack.push_async_callback(_leave, asking)
-        await system.until(request_id, RequestState.RUNNING, RequestState.WAITING)
-
-
-async def _leave(asking: asyncio.Future[Any]) -> None:
-    if asking.done():
-        asking.result().close()
-    asking.cancel()
-    await asyncio.wait({asking})
+from .conftest import SimulatedEngine, StartEngine, StartSystem
+from .occupying import occupy
 
 
 @pytest.mark.parametrize(
@@ -91,25 +69,6 @@ async def test_a_class_waits_no_longer_than_its_ttl(busy_engine: SimulatedEngine
             assert response.status == 503
             assert int(response.headers["Retry-After"]) >= 1
             assert (await error_of(response))["code"] == "queue_ttl_exceeded"
-
-
-async def test_a_late_request_is_refused_where_it_asks_for_that(
-    busy_engine: SimulatedEngine, start_system: StartSystem
-) -> None:
-    system = await start_system(busy_engine)
-    async with AsyncExitStack() as stack:
-        await occupy(stack, system, "runs")
-        headers = {"X-SLO-Deadline-Ms": "100", "X-SLO-Reject": "true", "X-Request-ID": "late"}
-        asking = asyncio.ensure_future(post_chat(system, headers).__aenter__())
-        await system.until("late", RequestState.WAITING)
-        await asyncio.sleep(0.15)
-        await stack.aclose()  # the place comes free, too late
-        async with asyncio.timeout(20):
-            response = await asking
-        async with response:
-            assert response.status == 503
-            assert int(response.headers["Retry-After"]) >= 1
-            assert (await error_of(response))["code"] == "too_late"
 
 
 @pytest.mark.parametrize(

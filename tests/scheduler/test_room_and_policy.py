@@ -103,6 +103,37 @@ async def test_what_is_late_is_refused_where_that_is_asked_for(pool: PoolDriver,
     assert (ending.outcome, ending.code) == (Outcome.REJECTED, Reason.TOO_LATE)
 
 
+@pytest.mark.parametrize("by", ["request", "pool"])
+async def test_what_is_to_be_refused_when_late_does_not_wait_for_an_engine(pool: PoolDriver, by: str) -> None:
+    await pool.engine()
+    if by == "pool":
+        await record_settings(pool.store, pool.name, {"late": "refuse"})
+    async with schedulers(pool):
+        await pool.accept("running")
+        await until_held(pool, "e1", "running")
+        await pool.accept("short", slo_ms=100, reject_late=by == "request")
+        await pool.accept("hopeless", slo_ms=100, prompt_tokens=1_000_000, reject_late=by == "request")
+        await until_waiting(pool, "short")
+        pool.clock.advance(200)
+        await wait_until(lambda: metric(pool, "late", result="refused") == 2, what="both are refused")
+        for request_id in ("short", "hopeless"):
+            ending = await pool.ending(request_id)
+            assert (ending.outcome, ending.code) == (Outcome.REJECTED, Reason.TOO_LATE)
+    assert violations(await read_state(pool.store, pool.keys)) == []
+
+
+@pytest.mark.parametrize("reject", [True, False])
+async def test_an_idle_engine_is_no_reason_to_be_served_late(pool: PoolDriver, reject: bool) -> None:
+    await pool.engine(slots=2)
+    async with schedulers(pool):
+        for request_id in ("a", "b"):
+            await pool.accept(request_id, slo_ms=100, prompt_tokens=1_000_000, reject_late=reject)
+        result = "refused" if reject else "late"
+        await wait_until(lambda: metric(pool, "late", result=result) == 2, what="it is judged")
+        if not reject:
+            await until_held(pool, "e1", "a", "b")
+
+
 async def test_schedulers_learn_from_one_another_where_a_prefix_is(pool: PoolDriver) -> None:
     await pool.engine("e1", slots=8)
     await pool.engine("e2", slots=8)

@@ -12,8 +12,9 @@ from sagellm_control.store.steps.admit import Admission, admit
 from sagellm_control.store.steps.assign import Late, Placement
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.displace import displace
-from sagellm_control.store.steps.expire import expire_waiting
+from sagellm_control.store.steps.expire import Expired, expire_waiting
 from sagellm_control.store.steps.mend import Repair, heal
+from sagellm_control.store.steps.policy import set_policy
 from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.states import Outcome, Reason
@@ -122,20 +123,62 @@ async def test_one_arrival_takes_one_place_though_the_reply_was_lost(pool: PoolD
 
 async def test_a_class_waits_no_longer_than_it_may(pool: PoolDriver) -> None:
     await pool.engine(slots=2)
-    await pool.accept("a", "b", "c")
+    await pool.accept("a", "b", queue_ttl_ms=1000)
+    await pool.accept("c")
     admissions = [
         Admission(e.level, e.entry_id, e.fields["id"], i, wait_ms=1000 if e.fields["id"] != "c" else 0)
         for i, e in enumerate((await pool.take()).arrivals)
     ]
     await admit(pool.store, pool.name, admissions)
-    assert await expire_waiting(pool.store, pool.name) == 0
+    assert await expire_waiting(pool.store, pool.name) == Expired(next_ms=pool.clock.now_ms + 999)
     assert (await pool.assign(Placement("a", 0, "e1"))).results == ["assigned"]
     pool.clock.advance(1001)
-    assert await expire_waiting(pool.store, pool.name) == 1
+    assert await expire_waiting(pool.store, pool.name) == Expired(of_class=1)
     ending = await pool.ending("b")
     assert (ending.outcome, ending.status, ending.code) == (Outcome.EXPIRED, 503, Reason.QUEUE_TTL)
     assert (await pool.state("a"), await pool.state("c")) == ("assigned", "waiting")
     assert await pool.store.commands.exists(pool.keys.expiries) == 0
+
+
+async def admit_waiting(pool: PoolDriver, wait_ms: int) -> None:
+    arrivals = (await pool.take()).arrivals
+    await admit(
+        pool.store,
+        pool.name,
+        [Admission(e.level, e.entry_id, e.fields["id"], i, wait_ms=wait_ms) for i, e in enumerate(arrivals)],
+    )
+
+
+async def test_what_is_to_be_refused_when_late_ends_while_it_waits(pool: PoolDriver) -> None:
+    await pool.engine()
+    await pool.accept("own", slo_ms=100, reject_late=True)
+    await pool.accept("both", slo_ms=100, reject_late=True, queue_ttl_ms=1000)
+    await admit_waiting(pool, 100)
+    pool.clock.advance(98)
+    assert await expire_waiting(pool.store, pool.name) == Expired(next_ms=pool.clock.now_ms + 1)
+    pool.clock.advance(2000)  # nobody has looked for a while: it was late before its class's time was over
+    assert await expire_waiting(pool.store, pool.name) == Expired(late=2)
+    for request_id in ("own", "both"):
+        ending = await pool.ending(request_id)
+        assert (ending.outcome, ending.status, ending.code) == (Outcome.REJECTED, 503, Reason.TOO_LATE)
+    assert await pool.store.commands.hget(pool.keys.counters, "slo_missed") == b"2"
+    assert await backlog(pool) == {}
+    assert await pool.store.commands.exists(pool.keys.waiting, pool.keys.expiries) == 0
+
+
+async def test_a_pool_that_serves_late_ones_by_then_refuses_none(pool: PoolDriver) -> None:
+    await pool.engine()
+    await set_policy(pool.store, pool.name, {}, {"late": "refuse"})
+    await pool.accept("a", slo_ms=100)
+    await pool.accept("b", slo_ms=100, queue_ttl_ms=1000)
+    await admit_waiting(pool, 100)
+    await set_policy(pool.store, pool.name, {}, {"late": ""})
+    pool.clock.advance(100)
+    accepted_ms = pool.clock.now_ms - 100
+    assert await expire_waiting(pool.store, pool.name) == Expired(next_ms=accepted_ms + 1000)
+    pool.clock.advance(900)
+    assert await expire_waiting(pool.store, pool.name) == Expired(of_class=1)
+    assert await pool.waiting_ids() == ["a"]
 
 
 async def test_late_ones_step_back_once(pool: PoolDriver) -> None:

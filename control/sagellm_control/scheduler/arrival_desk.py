@@ -28,6 +28,8 @@ class Batch:
     choices: list[Choice | None]
     """For each admission the room that was taken for it."""
     rules: Rules
+    ends_ms: float = float("inf")
+    """When the first of them may wait no longer; inf: all may."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -42,6 +44,8 @@ class AfterAdmission:
     """Some of the arrivals have to wait."""
     left: int = 0
     """Arrivals that were still in their streams."""
+    ends_ms: float = float("inf")
+    """When the first of those that have to wait may do so no longer, or earlier."""
 
 
 class ArrivalDesk:
@@ -77,7 +81,9 @@ class ArrivalDesk:
             entry, arrival = readable[made.number]
             admission = Admission(entry.level, entry.entry_id, arrival.id, made.rank)
             admission.charge = made.charge
-            admission.wait_ms = arrival.queue_ttl_ms
+            admission.wait_ms = made.wait_ms
+            if made.wait_ms:
+                batch.ends_ms = min(batch.ends_ms, arrival.arrived_ms + made.wait_ms)
             if made.choice is not None:
                 admission.engine = made.choice.engine
                 admission.kv_tokens, admission.uncached_tokens = made.choice.kv_tokens, made.choice.uncached_tokens
@@ -110,7 +116,8 @@ class ArrivalDesk:
             # There is room that this snapshot does not know of, or none where it sees some.
             await self._watch.read()
         room, added = admitted.room, "waiting" in admitted.results
-        return AfterAdmission(room.waiting, room.open_engines > 0, added, admitted.left)
+        ends_ms = batch.ends_ms if added else float("inf")
+        return AfterAdmission(room.waiting, room.open_engines > 0, added, admitted.left, ends_ms)
 
     async def _read(self, entry: IntakeEntry, batch_began: float) -> Arrival:
         request_id = entry.fields.get("id", "")

@@ -180,6 +180,20 @@ class HeadOfLine:
             return slow
         return engines.reserve(wanted, arrival, forecast, now_ms)
 
+    def would_be_late(self, arrival: Arrival, forecast: Forecast, now_ms: float) -> bool:
+        """Whether one that is not in the line yet would step back or be refused at its head."""
+        if not self._policies.lateness.objective_ms(arrival):
+            return False
+        return self._judge(Candidate(arrival, forecast, 0.0), now_ms) is not None
+
+    def refused_from_ms(self, arrival: Arrival, forecast: Forecast) -> float:
+        """From when on it is to be refused as late, wherever in the line it is; inf: never. By what is cached now."""
+        lateness = self._policies.lateness
+        objective_ms = lateness.objective_ms(arrival)
+        if not objective_ms or arrival.stage or not lateness.refuses(arrival):
+            return float("inf")
+        return arrival.arrived_ms + objective_ms - self._hopeful_ms(arrival, forecast)
+
     def forget(self, request_id: str) -> None:
         """It has left the line."""
         self._holds.pop(request_id, None)
@@ -200,14 +214,10 @@ class HeadOfLine:
         lateness, arrival = self._policies.lateness, one.arrival
         if arrival.stage:
             return None  # its prefill is paid for
-        prefill_ms = one.forecast.prefill_ms
-        if self._engines.speeds_differ:
-            prefill_ms *= self._engines.usual_tps / self._engines.fastest_tps
-        # What would be in time even so need not be looked up.
-        if lateness.slack_ms(arrival, prefill_ms, now_ms) >= 0:
+        # What would be in time on the fastest engine with nothing cached need not be looked up.
+        if lateness.slack_ms(arrival, self._fastest_ms(one.forecast), now_ms) >= 0:
             return None
-        if best := self._engines.with_prefix(arrival, 1):
-            prefill_ms *= 1 - best[0][1] / len(arrival.prefix)
+        prefill_ms = self._hopeful_ms(arrival, one.forecast)
         verdict = lateness.judge(arrival, one.forecast, now_ms, prefill_ms=prefill_ms, stepped_back=one.stepped_back)
         if verdict is Verdict.PLACE:
             return None
@@ -216,6 +226,14 @@ class HeadOfLine:
             return Decision(Action.REFUSE, since_ms=since_ms)
         back_ms = LATE_HANDICAP_MS * self._policies.order.haste(arrival)
         return Decision(Action.STEP_BACK, since_ms=since_ms, rank=one.rank + back_ms)
+
+    def _fastest_ms(self, forecast: Forecast) -> float:
+        engines = self._engines
+        return forecast.prefill_ms * (engines.usual_tps / engines.fastest_tps if engines.speeds_differ else 1.0)
+
+    def _hopeful_ms(self, arrival: Arrival, forecast: Forecast) -> float:
+        best = self._engines.with_prefix(arrival, 1)
+        return self._fastest_ms(forecast) * (1 - best[0][1] / len(arrival.prefix) if best else 1.0)
 
     def _out(self, arrival: Arrival, decision: Decision) -> Decision:
         self._engines.release_kept(arrival.id)

@@ -44,6 +44,10 @@ class Lateness:
         """From accept to the first token; 0: none."""
         return request.slo_ms or self.ttft_slo_ms
 
+    def refuses(self, request: Arrival) -> bool:
+        """Whether it is to be refused rather than served late."""
+        return request.reject_late or self.late is WhenLate.REFUSE
+
     def slack_ms(self, request: Arrival, prefill_ms: float, now_ms: float) -> float:
         """By how much the first token would be early (negative: late) if it started now; inf without an objective."""
         objective = self.objective_ms(request)
@@ -67,6 +71,6 @@ class Lateness:
         expected_ms = forecast.prefill_ms if prefill_ms is None else prefill_ms
         if self.slack_ms(request, expected_ms, now_ms) >= 0:
             return Verdict.PLACE
-        if request.reject_late or self.late is WhenLate.REFUSE:
+        if self.refuses(request):
             return Verdict.REFUSE
         return Verdict.PLACE if stepped_back or self.late is WhenLate.SERVE else Verdict.STEP_BACK

@@ -13,7 +13,6 @@ from redis.exceptions import RedisError
 from ..store.connect import Store
 from ..store.inspect import pool_depth
 from ..store.steps.assign import assign
-from ..store.steps.expire import expire_waiting
 from ..store.steps.take import Taken, ensure_groups, leave, reclaim, take, wait_and_take
 from ..wire.priority import RequestPriority
 from . import metrics
@@ -25,6 +24,7 @@ from .pool_policy import NO_EPOCH, PoolPolicy
 from .proposal import Proposer
 from .reranker import Reranker
 from .settings import SchedulerSettings
+from .time_limits import TimeLimits
 from .waiting_desk import WaitingDesk
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,8 @@ class PoolScheduler:
     """One of any number of schedulers of a pool.
 
     1. It takes arrivals (most urgent stream first) and announcements of free room, or waits for either, or for the
-       time at which an engine opens by its pace or a request stops to hold out for a better one.
+       time at which an engine opens by its pace, a request stops to hold out for a better one, or one may wait no
+       longer.
     2. It ranks arrivals by the pool's order and proposes an engine for each; ``admit`` sends an arrival straight to
        its engine where nobody is ahead of it, and into the waiting set otherwise.
     3. While requests wait and engines have room, it places the head of the waiting set; ``assign`` refuses what is
@@ -58,6 +59,7 @@ class PoolScheduler:
         self.watch = EngineWatch(store, pool)
         self.proposer = Proposer(self.policy, self.watch)
         self.arrivals = ArrivalDesk(store, pool, self.proposer)
+        self.limits = TimeLimits(store, pool, self.watch.clock)
         self.waiting = WaitingDesk(store, pool, self.proposer, batch=settings.batch)
         self._reader: Any = store.blocking(settings.sweep_s)
         self._swept_at = float("-inf")
@@ -105,6 +107,7 @@ class PoolScheduler:
             await self.settle(taken)
         if self._is_due():
             await self.waiting.assign()
+        await self.limits.enforce_due()
         if time.monotonic() - self._swept_at >= self.settings.sweep_s:
             await self.sweep()
 
@@ -120,10 +123,9 @@ class PoolScheduler:
 
     def _block_ms(self) -> int:
         """How long nothing but an event is of interest."""
-        sweep_ms = self.settings.sweep_s * 1000
         opens_ms = self.waiting.opens_at_ms()
-        until_ms = sweep_ms if opens_ms is None else min(sweep_ms, opens_ms - self.watch.clock.now_ms())
-        return max(1, int(until_ms) + 1)
+        next_ms = self.limits.due_ms if opens_ms is None else min(self.limits.due_ms, opens_ms)
+        return max(1, int(min(self.settings.sweep_s * 1000, next_ms - self.watch.clock.now_ms())) + 1)
 
     def _is_due(self) -> bool:
         """Whether an engine has opened by time, or somebody has held out for long enough."""
@@ -141,7 +143,7 @@ class PoolScheduler:
             earlier = self._committing
             self._committing = asyncio.create_task(self.arrivals.commit(batch), name=f"admit {self.pool}")
             if earlier is not None:
-                looks.append(await earlier)
+                looks.append(self._learn(await earlier))
         if any(map(self.waiting.worth_a_look, looks)) or taken.freed or self._ahead is None:
             # Else there is more, which is decided on while the server carries out this.
             looks += await self._committed()
@@ -172,8 +174,7 @@ class PoolScheduler:
         if left_over:
             metrics.RECLAIMED.labels(self.pool).inc(len(left_over.arrivals) + len(left_over.freed))
             await self.settle(left_over)
-        if expired := await expire_waiting(self.store, self.pool):
-            metrics.QUEUE_EXPIRED.labels(self.pool).inc(expired)
+        await self.limits.enforce()
         if self.policy.settings.overload is not WhenOverloaded.OFF:
             backlog = (await pool_depth(self.store, self.pool)).backlog
             waiting = {priority: backlog[priority.label] for priority in RequestPriority}
@@ -206,4 +207,8 @@ class PoolScheduler:
     async def _committed(self) -> list[AfterAdmission]:
         """Wait for the admissions that are under way, and learn what they left."""
         committing, self._committing = self._committing, None
-        return [await committing] if committing is not None else []
+        return [self._learn(await committing)] if committing is not None else []
+
+    def _learn(self, after: AfterAdmission) -> AfterAdmission:
+        self.limits.note(after.ends_ms)
+        return after

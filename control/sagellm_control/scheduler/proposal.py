@@ -67,6 +67,8 @@ class Proposed:
     charge: Charge | None
     choice: Choice | None
     """None: it has to wait."""
+    wait_ms: int = 0
+    """For how long from accept it may wait for an engine; 0: for ever."""
 
 
 class Proposer:
@@ -115,7 +117,8 @@ class Proposer:
         for number in sorted(range(len(requests)), key=ranks.__getitem__):
             request, forecast = requests[number], forecasts[number]
             choice = self.choose(request, forecast, now_ms)
-            proposed.append(Proposed(number, ranks[number], self.charge(request, forecast), choice))
+            wait_ms = self.wait_ms(request, forecast)
+            proposed.append(Proposed(number, ranks[number], self.charge(request, forecast), choice, wait_ms))
         return proposed
 
     def placements_due(self) -> bool:
@@ -125,9 +128,20 @@ class Proposer:
         return time.monotonic() - self.watch.placements_read_at >= PLACEMENTS_READ_S
 
     def choose(self, request: Arrival, forecast: Forecast, now_ms: float) -> Choice | None:
-        """An engine for it now, and take its room; None: there is none, or it waits for a better one."""
+        """An engine for it now, and take its room; None: there is none, it waits for a better one, or it is late, so
+        that the line deals with it."""
+        if self.line.would_be_late(request, forecast, now_ms):
+            return None
         taken = self.line.choose(request, forecast, now_ms)
         return Choice(taken.engine, taken, request.arrived_ms) if isinstance(taken, Reservation) else None
+
+    def wait_ms(self, request: Arrival, forecast: Forecast) -> int:
+        """For how long from accept it may wait: as its class may, and as long as it is not to be refused as late."""
+        late_ms = self.line.refused_from_ms(request, forecast) - request.arrived_ms
+        if late_ms == math.inf:
+            return request.queue_ttl_ms
+        late_ms = max(1, math.ceil(late_ms))
+        return min(late_ms, request.queue_ttl_ms or late_ms)
 
     def settle(self, choice: Choice, *, used: bool) -> None:
         """The commit carried it out, or it did not."""

@@ -84,6 +84,9 @@ for i = 1, tonumber(ARGV[requests_at]) do
       else
         end_waiting(id, known, record, body, output, 'rejected',
           verdict == 'shed' and ARGV[5] or ARGV[4])
+        if verdict == 'refuse' and redis.call('HEXISTS', record, 'slo_ms') == 1 then
+          increase(counters, 'slo_missed', 1)
+        end
         result = verdict == 'shed' and 'shed' or 'refused'
       end
     else
