@@ -8,6 +8,7 @@ import pytest
 
 from sagellm_control.scheduler.guarded import GuardedOrder, GuardedPlacement
 from sagellm_control.scheduler.order import FifoOrder, make_order, rank_of
+from sagellm_control.scheduler.order.base import PATIENCE_MS
 from sagellm_control.scheduler.placement import PLACEMENTS, Hold, make_placement
 
 from .requests import engines, forecast, request
@@ -31,7 +32,10 @@ class Broken:
     def handicap(self, *_: object) -> float:
         return self._fail()  # type: ignore[return-value]
 
-    charge = handicap
+    charge = haste = handicap
+
+    def flow(self, *_: object) -> str:
+        return self._fail()  # type: ignore[return-value]
 
     def choose(self, *_: object) -> str:
         return self._fail()  # type: ignore[return-value]
@@ -48,6 +52,44 @@ def test_an_order_falls_back_to_fifo(wrong: object, caplog: pytest.LogCaptureFix
     assert counted == ["broken"] * 6
     assert len(caplog.records) == 1
     assert (order.name, order.fair, order.patience_ms) == ("broken", True, 7.0)
+
+
+@pytest.mark.parametrize(
+    "wrong", [RuntimeError("no"), ZeroDivisionError(), float("nan"), float("inf"), -1.0, 0.0, None], ids=str
+)
+def test_whom_it_charges_and_how_far_one_steps_back(wrong: object, caplog: pytest.LogCaptureFixture) -> None:
+    counted: list[str] = []
+    order = GuardedOrder(Broken(wrong), counted.append)
+    with caplog.at_level(logging.ERROR):
+        assert [order.flow(request(tenant="t")) for _ in range(2)] == ["t", "t"]
+        assert [order.haste(request()) for _ in range(2)] == [1.0, 1.0]
+    assert counted == ["broken"] * 4
+    assert len(caplog.records) == 1
+    assert GuardedOrder(Broken("text")).flow(request()) == "text"
+    assert GuardedOrder(Broken(2.5)).haste(request()) == 2.5
+
+
+@pytest.mark.parametrize("wrong", [RuntimeError("no"), float("nan"), -1.0, "text", None], ids=str)
+def test_what_it_is_like(wrong: object, caplog: pytest.LogCaptureFixture) -> None:
+    class Unlike(Broken):
+        @property
+        def fair(self) -> bool:  # type: ignore[override]
+            return self._fail()  # type: ignore[return-value]
+
+        patience_ms = fair  # type: ignore[assignment]
+
+    counted: list[str] = []
+    wrong_one = Unlike(wrong)
+    order = GuardedOrder(wrong_one, counted.append)
+    with caplog.at_level(logging.ERROR):
+        assert order.patience_ms == PATIENCE_MS
+        assert order.fair is (bool(wrong) and not isinstance(wrong, Exception))
+    assert len(counted) == 1 + isinstance(wrong, Exception)
+    assert len(caplog.records) == 1
+    wrong_one.wrong = True
+    assert order.fair
+    wrong_one.wrong = RuntimeError("no")
+    assert order.fair, "as it was"
 
 
 @pytest.mark.parametrize("wrong", [RuntimeError("no"), "no such engine", "full", 5], ids=str)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 from ..wire.request import Arrival
 from .forecast import Forecast
 from .open_engines import OpenEngines
 from .order import Order
+from .order.base import PATIENCE_MS
 from .placement import Hold, Placement, least_loaded
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 Failed = Callable[[str], None]
 """Called with the policy's name each time it fails: for a counter."""
@@ -37,11 +41,13 @@ class _Once:
 
 
 class GuardedOrder:
-    """An order whose failures cost the request its place in that order, and no more: it ranks as under FIFO."""
+    """An order whose failures cost the request its place in that order, and no more: it ranks as under FIFO, its tenant
+    is charged for it, it steps back as where ranks are times, and is passed as under the orders that do not pack."""
 
     def __init__(self, order: Order, failed: Failed = _nobody) -> None:
         self.order = order
         self._report = _Once(order.name, failed)
+        self._fair = False
 
     @property
     def name(self) -> str:
@@ -50,36 +56,53 @@ class GuardedOrder:
 
     @property
     def fair(self) -> bool:
-        """Of the order."""
-        return self.order.fair
+        """Of the order; where it fails at that, as it was."""
+        try:
+            self._fair = bool(self.order.fair)
+        except Exception as error:
+            self._report("failed to say whether it is fair", f"{self._fair}", error)
+        return self._fair
 
     @property
     def patience_ms(self) -> float:
         """Of the order."""
-        return self.order.patience_ms
+        return self._ask("patience", lambda: self.order.patience_ms, _is_span, PATIENCE_MS)
 
     def handicap(self, request: Arrival, forecast: Forecast) -> float:
-        return self._number("handicap", lambda: self.order.handicap(request, forecast))
+        return self._ask("handicap", lambda: self.order.handicap(request, forecast), math.isfinite, 0.0)
 
     def flow(self, request: Arrival) -> str:
-        return self.order.flow(request)
+        return self._ask("flow", lambda: self.order.flow(request), _is_text, request.tenant)
 
     def haste(self, request: Arrival) -> float:
-        return self.order.haste(request)
+        return self._ask("haste", lambda: self.order.haste(request), _is_factor, 1.0)
 
     def charge(self, request: Arrival, forecast: Forecast, weight: float = 1.0) -> float:
-        return max(0.0, self._number("charge", lambda: self.order.charge(request, forecast, weight)))
+        charge = self._ask("charge", lambda: self.order.charge(request, forecast, weight), math.isfinite, 0.0)
+        return max(0.0, charge)
 
-    def _number(self, what: str, ask: Callable[[], float]) -> float:
+    def _ask(self, what: str, ask: Callable[[], _T], good: Callable[[_T], bool], instead: _T) -> _T:
         try:
-            number = ask()
-            if math.isfinite(number):
-                return number
+            answer = ask()
+            if good(answer):
+                return answer
         except Exception as error:
-            self._report(f"failed at a {what}", "no handicap and no charge", error)
-            return 0.0
-        self._report(f"gave {number} as a {what}", "no handicap and no charge")
-        return 0.0
+            self._report(f"failed at a {what}", repr(instead), error)
+            return instead
+        self._report(f"gave {answer!r} as a {what}", repr(instead))
+        return instead
+
+
+def _is_span(answer: float) -> bool:
+    return math.isfinite(answer) and answer >= 0
+
+
+def _is_factor(answer: float) -> bool:
+    return math.isfinite(answer) and answer > 0
+
+
+def _is_text(answer: object) -> bool:
+    return isinstance(answer, str)
 
 
 class GuardedPlacement:
