@@ -54,6 +54,12 @@ def test_a_flags_text_has_default_and_bounds(command: Command) -> None:
     assert "--redis-namespace" in text
 
 
+def test_a_repeated_flag_keeps_its_unit(command: Command) -> None:
+    text = command("gateway", "--help").output
+    assert re.search(r"--class-max-waiting-bytes\s", text)
+    assert re.search(r"--class-max-waiting\s", text)
+
+
 def test_a_repeated_flag_makes_a_list() -> None:
     urls = ["http://a:1", "http://b:2"]
     seen: list[Settings] = []

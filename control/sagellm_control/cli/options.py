@@ -48,8 +48,9 @@ LOG_FLAGS = FlagsOf("log", "Log", prefix="log-")
 
 
 def flag_word(field: str, info: FieldInfo) -> str:
-    """A field as a flag: dashes for underscores; a list's flag is repeated, so it is in the singular."""
-    return (field.removesuffix("s") if is_list(info) else field).replace("_", "-")
+    """Dashes for underscores; a list's flag is repeated, so it is in the singular, unless it is a unit."""
+    singular = is_list(info) and not field.endswith("_bytes")
+    return (field.removesuffix("s") if singular else field).replace("_", "-")
 
 
 class SettingOption(click.Option):
