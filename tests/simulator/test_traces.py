@@ -33,6 +33,13 @@ def test_csv_across_midnight_with_plain_seconds(tmp_path: Path) -> None:
     assert read_trace(file)[1].at_ms == pytest.approx(1500)
 
 
+def test_empty_lines_at_the_top_say_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    for text in (GOOD, "TIMESTAMP,ContextTokens,GeneratedTokens\n5.5,5,5\n"):
+        file.write_text("\n  \n" + text)
+        assert [(line.prompt_tokens, line.output_tokens) for line in read_trace(file)] == [(5, 5)]
+
+
 GOOD = '{"timestamp": 0, "input_length": 5, "output_length": 5}\n'
 
 
@@ -54,6 +61,8 @@ GOOD = '{"timestamp": 0, "input_length": 5, "output_length": 5}\n'
         ("a.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\n1,many,1\n", ("line 2", "ContextTokens", "many")),
         ("a.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\n1,5\n", ("line 2", "GeneratedTokens")),
         ("a.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\n", ("no requests",)),
+        ("a.csv", "\nTIMESTAMP,ContextTokens,GeneratedTokens\n1,many,1\n", ("line 3", "ContextTokens", "many")),
+        ("a.csv", "\n\n", ("there is no column",)),
         ("a.csv", "", ("line 1",)),
     ],
 )

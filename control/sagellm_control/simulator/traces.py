@@ -51,7 +51,7 @@ def read_trace(path: Path, *, most: int = 0) -> list[TraceLine]:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
+            first = next((line for line in file if line.strip()), "")
             file.seek(0)
             read = _json_lines(path, file) if first.lstrip().startswith("{") else _csv_lines(path, file)
             lines: list[TraceLine] = []
@@ -77,6 +77,8 @@ def read_trace(path: Path, *, most: int = 0) -> list[TraceLine]:
 
 def _csv_lines(path: Path, file: Iterator[str]) -> Iterator[TraceLine]:
     rows = csv.DictReader(file)
+    while (header := rows.fieldnames) is not None and not "".join(header).strip():
+        rows.fieldnames = None  # empty lines before the header: the next one is read when it is asked for
     wanted = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
     missing = [name for name in wanted if name not in (rows.fieldnames or ())]
     if missing:
