@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sagellm_control.client.pools import Pools
 from sagellm_control.scheduler.policy_settings import DEFAULT_ORDER
 from sagellm_control.wire.states import RequestState
 
@@ -110,6 +111,19 @@ async def test_why_it_waits_is_told(busy_engine: SimulatedEngine, start_system: 
         assert told["chosen"].endswith("was chosen by kv_cost; 0 other requests were on it then")
         async with system.session.get(system.url + "/v1/requests/nobody/explain") as response:
             assert response.status == 404
+
+
+async def test_a_place_in_the_line_is_part_of_how_a_request_stands(
+    busy_engine: SimulatedEngine, start_system: StartSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pools, "drain_rate", lambda *_: 0.5)
+    system = await start_system(busy_engine)
+    async with AsyncExitStack() as stack:
+        await occupy(stack, system, "runs", "first", "second")
+        for request_id, position, wait_s in (("runs", None, None), ("first", 0, 2.0), ("second", 1, 4.0)):
+            async with system.session.get(system.url + f"/v1/requests/{request_id}") as response:
+                told = await response.json()
+            assert (told["position"], told["wait_s"]) == (position, wait_s)
 
 
 async def test_a_change_of_policy_reorders_what_waits(busy_engine: SimulatedEngine, start_system: StartSystem) -> None:

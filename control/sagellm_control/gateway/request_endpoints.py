@@ -24,7 +24,7 @@ from .answering import AnswerWriter
 from .endpoints import OpenAIEndpoints
 from .errors import bad_request, unknown_request
 from .event_ids import EventId, EventNumbering
-from .queue_position import queue_position
+from .queue_position import QueuePosition, queue_position
 from .settings import GatewaySettings
 
 LAST_EVENT_ID = "Last-Event-ID"
@@ -51,8 +51,12 @@ class RequestEndpoints:
         ]
 
     async def status(self, request: web.Request) -> web.Response:
-        """Where the request is, and how it ended."""
-        return web.json_response(_shown(await self._find(request)))
+        """Where the request is, its place in the line while it waits, and how it ended."""
+        view = await self._find(request)
+        place = None
+        if view.state is RequestState.WAITING:
+            place = await queue_position(self._queue, view.pool, view.request_id)
+        return web.json_response(_shown(view, place))
 
     async def cancel(self, request: web.Request) -> web.Response:
         """End the request wherever it is. Sent again it changes nothing."""
@@ -134,7 +138,7 @@ def _deadline(view: RequestView) -> float:
     return time.monotonic() + max(LEAST_WAIT_S, timeout_ms / 1000 - view.age_s)
 
 
-def _shown(view: RequestView) -> dict[str, Any]:
+def _shown(view: RequestView, place: QueuePosition | None) -> dict[str, Any]:
     fields = view.fields
     shown: dict[str, Any] = {
         "id": view.request_id,
@@ -145,6 +149,8 @@ def _shown(view: RequestView) -> dict[str, Any]:
         "priority": view.priority,
         "stream": fields.get("stream") == "1",
         "attempt": view.attempt,
+        "position": place.position if place else None,
+        "wait_s": place.wait_s if place else None,
         "engine": view.engine or None,
         "outcome": view.outcome or None,
     }
