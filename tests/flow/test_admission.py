@@ -19,17 +19,18 @@ from .occupying import occupy
 
 
 @pytest.mark.parametrize(
-    ("limit", "code"),
+    ("limit", "code", "says"),
     [
-        ({"gateway_max_waiting": 1}, "queue_full"),
-        ({"gateway_max_waiting_bytes": 150}, "queue_bytes_full"),
-        ({"gateway_class_max_waiting": ["NORMAL=1"]}, "class_full"),
-        ({"gateway_tenant_max_waiting": 1}, "tenant_full"),
+        ({"gateway_max_waiting": 1}, "queue_full", ": 1."),
+        ({"gateway_max_waiting_bytes": 150}, "queue_bytes_full", ": 150."),
+        ({"gateway_class_max_waiting": ["NORMAL=1"]}, "class_full", ": 1."),
+        ({"gateway_class_max_waiting_bytes": ["NORMAL=150"]}, "class_bytes_full", ": 150."),
+        ({"gateway_tenant_max_waiting": 1}, "tenant_full", ": 1."),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 async def test_a_full_queue_says_which_bound_and_when_to_come_back(
-    busy_engine: SimulatedEngine, start_system: StartSystem, limit: dict[str, Any], code: str
+    busy_engine: SimulatedEngine, start_system: StartSystem, limit: dict[str, Any], code: str, says: str
 ) -> None:
     system = await start_system(busy_engine, **limit)
     async with AsyncExitStack() as stack:
@@ -37,8 +38,12 @@ async def test_a_full_queue_says_which_bound_and_when_to_come_back(
         async with post_chat(system, {}, user="t") as response:
             assert response.status == 429
             assert int(response.headers["Retry-After"]) >= 1
-            assert int(response.headers["x-ratelimit-limit-requests"]) >= 1
-            assert (await error_of(response))["code"] == code
+            of_requests = says == ": 1."
+            assert int(response.headers["x-ratelimit-limit-requests"]) == (1 if of_requests else 100_000)
+            assert response.headers["x-ratelimit-remaining-requests"] == "0"
+            error = await error_of(response)
+            assert error["code"] == code
+            assert error["message"].endswith(says)
 
 
 async def test_a_more_urgent_one_takes_the_place_of_the_least_urgent(
@@ -57,7 +62,12 @@ async def test_a_more_urgent_one_takes_the_place_of_the_least_urgent(
         async with response:
             assert response.status == 429
             assert int(response.headers["Retry-After"]) >= 1
+            assert response.headers["x-ratelimit-remaining-requests"] == "0"
             assert (await error_of(response))["code"] == "displaced"
+        async with system.session.get(system.url + "/v1/requests/patient/result") as response:
+            assert response.status == 429
+            assert response.headers["x-ratelimit-limit-requests"] == "1"
+            assert response.headers["x-ratelimit-remaining-requests"] == "0"
         async with post_chat(system, {"X-Request-Priority": "HIGH"}) as again:
             assert again.status == 429, "nobody makes place for his like"
 

@@ -135,6 +135,7 @@ async def test_503_when_no_engine_is_ready(start_engine: StartEngine, start_syst
         assert response.status == 503
         assert (await error_of(response))["code"] == "no_engine"
         assert int(response.headers["Retry-After"]) >= 1
+        assert int(response.headers["x-ratelimit-remaining-requests"]) > 0
 
 
 async def test_a_model_is_unknown_until_an_engine_has_it(start_system: StartSystem) -> None:

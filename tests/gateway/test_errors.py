@@ -59,8 +59,8 @@ def test_retry_after_is_whole_seconds_and_never_zero(seconds: float | None, head
     [
         (UnknownModel("x", ["b", "a"]), 404, "model_not_found", "model"),
         (NoEngineReady("x", 3), 503, "no_engine", None),
-        (QueueFull("x", 10, 4), 429, "queue_full", None),
-        (QueueFull("x", 10, 4, Reason.TENANT_FULL), 429, "tenant_full", None),
+        (QueueFull("x", 10, 4, limit=10), 429, "queue_full", None),
+        (QueueFull("x", 10, 4, Reason.TENANT_FULL, limit=2), 429, "tenant_full", None),
         (TooLate("x", 7.5, 4), 503, "too_late", None),
         (RequestConflict("id-1"), 409, "request_id_exists", "X-Request-ID"),
         (QueueUnavailable("gone"), 503, "queue_unavailable", None),

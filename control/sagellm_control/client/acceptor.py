@@ -23,6 +23,7 @@ from ..store.steps.accept import (
 )
 from ..store.steps.attach import attach
 from ..wire.request import NewRequest
+from ..wire.states import Reason
 from .abandoned import AbandonedRequests
 from .displacement import accept_or_displace
 from .errors import NoEngineReady, QueueFull, QueueUnavailable, RequestConflict
@@ -111,7 +112,7 @@ class Acceptor:
                         await self._held.add(request.pool, request.id, retry_after_s=retry_after_s)
                     return False
                 case Full(waiting, reason) if not hold:
-                    raise QueueFull(model, waiting, retry_after_s, reason)
+                    raise QueueFull(model, waiting, retry_after_s, reason, limit=self._bound(reason, request))
                 case Full() | NoEngine():
                     raise NoEngineReady(model, retry_after_s)
                 case Exists(_, same_body, same_tenant):
@@ -124,6 +125,22 @@ class Acceptor:
                 # Only the reply may have been lost, and the caller is told that the request was not taken.
                 self._abandoned.add(request.pool, request.id)
             raise QueueUnavailable(error) from error
+
+    def _bound(self, reason: Reason, request: NewRequest) -> int:
+        limits = self._limits
+        match reason:
+            case Reason.CLASS_FULL:
+                return limits.class_waiting[request.priority]
+            case Reason.CLASS_BYTES_FULL:
+                return limits.class_waiting_bytes[request.priority]
+            case Reason.TENANT_FULL:
+                return limits.tenant_waiting
+            case Reason.TENANT_BYTES_FULL:
+                return limits.tenant_waiting_bytes
+            case Reason.QUEUE_BYTES_FULL:
+                return limits.max_waiting_bytes
+            case _:
+                return limits.max_waiting
 
     def _batcher(self, pool: str, hold: bool) -> Batcher[Item, AcceptResult]:
         if (pool, hold) not in self._batchers:

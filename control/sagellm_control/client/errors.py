@@ -40,18 +40,27 @@ class NoEngineReady(QueueError):
 
 
 class QueueFull(QueueError):
-    """The pool's queue is full."""
+    """The pool's queue is full, or what it holds of a class or a tenant is as much as it may."""
 
-    def __init__(self, model: str, waiting: int, retry_after_s: int, reason: Reason = Reason.QUEUE_FULL) -> None:
+    def __init__(
+        self, model: str, waiting: int, retry_after_s: int, reason: Reason = Reason.QUEUE_FULL, *, limit: int
+    ) -> None:
         self.model = model
         self.waiting = waiting
+        """Requests that wait in the whole pool."""
         self.retry_after_s = retry_after_s
         self.reason = reason
-        super().__init__(f"{_FULL[reason].format(model=model)}: {waiting} requests wait.")
+        self.limit = limit
+        """Of the bound that it is about: requests, or bytes."""
+        super().__init__(f"{_FULL[reason].format(model=model)}: {limit}.")
+
+
+IN_BYTES = (Reason.QUEUE_BYTES_FULL, Reason.CLASS_BYTES_FULL, Reason.TENANT_BYTES_FULL)
+"""Bounds on bytes; the others are on requests."""
 
 
 _FULL = {
-    Reason.QUEUE_FULL: "The queue of the model {model!r} is full",
+    Reason.QUEUE_FULL: "The queue of the model {model!r} is full: it holds as many requests as it may",
     Reason.QUEUE_BYTES_FULL: "The queue of the model {model!r} holds as many bytes as it may",
     Reason.CLASS_FULL: "The queue of the model {model!r} holds as many requests of this priority as it may",
     Reason.CLASS_BYTES_FULL: "The queue of the model {model!r} holds as many bytes of this priority as it may",

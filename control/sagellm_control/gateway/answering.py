@@ -17,8 +17,10 @@ from .errors import COME_BACK, error_body, from_ending
 from .event_ids import EventNumbering
 from .metrics import WAIT_ERROR
 from .queue_position import queue_position
+from .rate_limits import rate_limits
 
 KEEPALIVE_COMMENT = b": waiting\n\n"
+QUEUE_IS_FULL = 429
 EXPIRE_GRACE_S = 2.0
 """After its timeout a request is cancelled in the queue; this long (s) its own ending may take to come back."""
 
@@ -176,6 +178,10 @@ class AnswerWriter:
             error.retry_after_s = self._queue.pools.retry_after_s(self._answer.pool)
         response = error.response()
         response.headers.update(self._headers)
+        if error.status in COME_BACK:
+            # As it is now, and not as it was when the request was taken; 429 says that nothing is left.
+            queue, full = self._queue, error.status == QUEUE_IS_FULL
+            response.headers.update(rate_limits(queue.pools, queue.limits, self._answer.pool, none_left=full))
         return response
 
 

@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
 from redis.exceptions import RedisError
 
-from ..client.errors import QueueError, QueueFull, RequestConflict
+from ..client.errors import NoEngineReady, QueueError, QueueFull, RequestConflict, TooLate
 from ..client.queue_client import QueueClient
 from ..client.submission import Submission
 from ..wire.priority import RequestPriority
@@ -21,7 +21,7 @@ from .answering import AnswerWriter
 from .api_keys import ApiKeys, Caller
 from .errors import ApiError, from_queue, unavailable
 from .event_ids import EventNumbering
-from .rate_limits import rate_limits
+from .rate_limits import rate_limits, rate_limits_when_full
 from .request_body import RequestBody, read_body
 from .request_headers import RequestHeaders, idempotent_id, read_headers
 from .request_ids import name_request, request_id_of, returned_ids
@@ -97,17 +97,21 @@ class OpenAIEndpoints:
     async def _handle(self, request: web.Request, kind: RequestKind) -> web.StreamResponse:
         began = time.monotonic()
         metrics.OPEN.inc()
-        priority, outcome = "", "internal_error"
+        model, priority, outcome = "", "", "internal_error"
         try:
             wanted = await self._read(request, kind)
-            priority = wanted.priority.label
+            model, priority = wanted.body.model, wanted.priority.label
             submission = await self._submit(request, wanted, kind)
             response, outcome = await self._answer(request, wanted, submission, kind, began)
             return response
         except QueueError as error:
             refusal = from_queue(error)
-            if isinstance(error, QueueFull) and (pool := self._queue.pools.models.get(error.model)):
-                refusal.headers |= rate_limits(self._queue.pools, self._queue.limits, pool)
+            if isinstance(error, QueueFull | NoEngineReady | TooLate) and (pool := self._queue.pools.models.get(model)):
+                pools, limits = self._queue.pools, self._queue.limits
+                if isinstance(error, QueueFull):
+                    refusal.headers |= rate_limits_when_full(pools, limits, pool, error)
+                else:
+                    refusal.headers |= rate_limits(pools, limits, pool)
             outcome = refusal.code
             raise refusal from error
         except ApiError as error:

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import math
 
+from ..client.errors import IN_BYTES, QueueFull
 from ..client.pools import Pools
 from ..store.steps.accept import AcceptLimits
 
 
-def rate_limits(pools: Pools, limits: AcceptLimits, pool: str) -> dict[str, str]:
-    """As OpenAI's API has them: the limit, what is left of it, and when all of it will be (at the rate of now)."""
+def rate_limits(pools: Pools, limits: AcceptLimits, pool: str, *, none_left: bool = False) -> dict[str, str]:
+    """As OpenAI's API has them: the limit, what is left of it, and when all of it will be (at the rate of now).
+
+    Args:
+        none_left: the queue has refused or given up a request because it is full, whatever it looked like last.
+    """
     depth = next((depth for depth in pools.depths if depth.pool == pool), None)
     if depth is None:
         return {}
     waiting = depth.waiting + sum(depth.queued.values())
     headers = {
         "x-ratelimit-limit-requests": str(limits.max_waiting),
-        "x-ratelimit-remaining-requests": str(max(0, limits.max_waiting - waiting)),
+        "x-ratelimit-remaining-requests": str(0 if none_left else max(0, limits.max_waiting - waiting)),
     }
     rate = pools.rate(pool)
     if not waiting or rate > 0:
         headers["x-ratelimit-reset-requests"] = f"{math.ceil(waiting / rate) if waiting else 0}s"
+    return headers
+
+
+def rate_limits_when_full(pools: Pools, limits: AcceptLimits, pool: str, full: QueueFull) -> dict[str, str]:
+    """The same for a request that a bound has kept out: nothing is left of that bound."""
+    headers = rate_limits(pools, limits, pool, none_left=True)
+    if headers and full.reason not in IN_BYTES:
+        headers["x-ratelimit-limit-requests"] = str(full.limit)
     return headers
