@@ -19,6 +19,7 @@ from ..store.trouble import log_trouble
 from ..wire.priority import RequestPriority
 from ..wire.request import NewRequest
 from ..wire.states import Outcome
+from .draining import Draining
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,6 @@ TWICE = 2
 """One look that fails is a connection that was lost; two are a server that is away."""
 RATE_MEMORY_S = 10.0
 """Time constant of the moving average of the drain rate."""
-DRAIN_KNOWN_AFTER_S = 5.0
-"""Requests have to have waited for so long before the rate at which the pool drains means anything."""
 NO_RATE_RETRY_S = 10
 """What a client is told while nothing is known about the rate."""
 LONGEST_RETRY_S = 60
@@ -51,8 +50,8 @@ class Pools:
         self._models: dict[str, str] = {}
         self._depths: dict[str, PoolDepth] = {}
         self._rates: dict[str, float] = {}
-        self._waiting_since: dict[str, tuple[float, int]] = {}
-        """Pools in which requests wait: since when (monotonic), and how many had ended by then."""
+        self._draining: dict[str, Draining] = {}
+        """Pools in which requests wait."""
         self._looked_at = float("-inf")
         self.silence_s = 0.0
         """For how long (s) Redis has left the question without an answer for which this process waits."""
@@ -124,16 +123,9 @@ class Pools:
 
     def drain_rate(self, pool: str) -> float:
         """The same while requests wait, so that it is the engines that bound it; 0: that is not known (yet)."""
-        since = self._waiting_since.get(pool)
-        if since is None:
-            return 0.0
-        waited_s = self._looked_at - since[0]
-        if waited_s < DRAIN_KNOWN_AFTER_S:
-            return 0.0
-        if waited_s > 3 * RATE_MEMORY_S:
-            return self.rate(pool)
-        # The moving average still remembers how little there was to do before.
-        return max(0, _ended(self._depths[pool]) - since[1]) / waited_s
+        # The moving average would remember how little there was to do before.
+        draining = self._draining.get(pool)
+        return draining.rate if draining else 0.0
 
     def wait_s(self, pool: str, priority: RequestPriority) -> float:
         """How long a request that comes now waits for an engine, at the rate at which the pool drains: for those of
@@ -223,11 +215,14 @@ class Pools:
                     self._rates[pool] = self._rates.get(pool, rate) * (1 - weight) + rate * weight
         # A pool that could not be looked at is as it was.
         self._depths = {pool: d for pool, d in self._depths.items() if pool in models.values()} | depths
-        self._waiting_since = {
-            pool: self._waiting_since.get(pool, (now, _ended(depth)))
+        self._draining = {
+            pool: self._draining.get(pool) or Draining(now, _ended(depth))
             for pool, depth in self._depths.items()
             if depth.waiting
         }
+        for pool, draining in self._draining.items():
+            if pool in depths:
+                draining.look(now, _ended(depths[pool]))
         self._models, self._looked_at = models, now
 
 
