@@ -36,11 +36,19 @@ tenants = st.builds(
 )
 
 
-@given(st.lists(tenants, min_size=2, max_size=5), st.integers(20, 300), st.booleans(), st.sampled_from([0.0, 1.0]))
+@given(
+    st.lists(tenants, min_size=2, max_size=5),
+    st.integers(20, 300),
+    st.booleans(),
+    st.sampled_from([0.0, 1.0]),
+    st.integers(0, 100),
+)
 @settings(max_examples=150, deadline=None)
-def test_the_service_gap(crowd: list[Tenant], served: int, inner_shortest: bool, aging_s: float) -> None:
+def test_the_service_gap(
+    crowd: list[Tenant], served: int, inner_shortest: bool, aging_s: float, comes_after: int
+) -> None:
     order = make_order("fair", PolicySettings(inner="shortest" if inner_shortest else "fifo", aging_s=aging_s))
-    clock = TenantClock(1000.0)
+    clock = TenantClock(1000.0, order.credit_ms)
     waiting: list[tuple[float, int, int, float, float]] = []
     sent = [0] * len(crowd)
     service = [0.0] * len(crowd)
@@ -59,19 +67,26 @@ def test_the_service_gap(crowd: list[Tenant], served: int, inner_shortest: bool,
         most_charge[number] = max(most_charge[number], charge)
         heapq.heappush(waiting, (start + handicaps[-1], sum(sent), number, start, charge))
 
-    for number, tenant in enumerate(crowd):
-        for _ in range(tenant.depth):
+    def come(number: int) -> None:
+        for _ in range(crowd[number].depth):
             send(number)
-    for _ in range(served):
+
+    here = len(crowd) - 1
+    for number in range(here):
+        come(number)
+    for turn in range(served):
+        if turn == comes_after:  # the last one had nothing waiting so far: what is counted begins anew
+            come(here)
+            here, service = len(crowd), [0.0] * len(crowd)
         _, _, number, start, charge = heapq.heappop(waiting)
         send(number)  # before one leaves, so that all have requests waiting all the time
         clock.assign(str(number), start)
         service[number] += charge
         spread = 2 * (max(handicaps) - min(handicaps))
-        for one in range(len(crowd)):
+        for one in range(here):
             for other in range(one):
                 gap = abs(service[one] - service[other])
-                assert gap <= most_charge[one] + most_charge[other] + spread + 1e-6
+                assert gap <= most_charge[one] + most_charge[other] + spread + order.credit_ms + 1e-6
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1000), st.booleans()), max_size=200))
@@ -94,6 +109,23 @@ def test_who_was_idle_is_lifted() -> None:
     for _ in range(10):
         clock.assign("busy", clock.admit("busy", 100.0))
     assert clock.admit("idle", 100.0) == clock.virtual_ms == 900.0
+
+
+def test_who_was_idle_starts_ahead_by_its_credit_and_no_more() -> None:
+    clock = TenantClock(credit_ms=250.0)
+    for _ in range(10):
+        clock.assign("busy", clock.admit("busy", 100.0))
+    assert clock.virtual_ms == 650.0, "the first one had its credit"
+    assert [clock.admit("idle", 100.0) for _ in range(4)] == [400.0, 500.0, 600.0, 700.0]
+    assert clock.admit("busy", 100.0) == 750.0, "what it has used of it comes back with the virtual time alone"
+
+
+def test_whose_credit_is_not_whole_is_remembered() -> None:
+    clock = TenantClock(credit_ms=1000.0)
+    for number in range(300):
+        clock.assign(f"t{number}", clock.admit(f"t{number}", 1.0))
+    assert clock.tenants == 300
+    assert clock.next_start("t0") == -999.0
 
 
 def test_one_that_floods_waits_for_itself_alone() -> None:

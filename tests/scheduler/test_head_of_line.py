@@ -12,6 +12,7 @@ from sagellm_control.scheduler.head_of_line import KEPT_FREE_MS, Action, HeadOfL
 from sagellm_control.scheduler.lateness import LATE_HANDICAP_MS, Lateness
 from sagellm_control.scheduler.open_engines import OpenEngines
 from sagellm_control.scheduler.order import make_order
+from sagellm_control.scheduler.order.fair import REACH_MS
 from sagellm_control.scheduler.overload import OverloadMode
 from sagellm_control.scheduler.placement import Hold, make_placement
 from sagellm_control.scheduler.policy_settings import PolicySettings, WhenLate
@@ -148,6 +149,31 @@ def test_who_holds_out_is_not_blocked() -> None:
         assert look.blocked is None
     assert not view.keeps_any
     assert view.open == 1
+
+
+def test_under_fair_who_is_late_keeps_its_place_and_holds_out_for_nothing() -> None:
+    view = engines("a", "wanted", free={"wanted": 0})
+    line = HeadOfLine(Policies(order=make_order("fair"), placement=HoldOut()), view)
+    assert placed_on(line.decide(candidate(tokens=10_000, slo_ms=500), Look(), NOW_MS)) == "a"
+    refuses = HeadOfLine(Policies(order=make_order("fair")), view)
+    late = candidate(tokens=10_000, slo_ms=500, reject_late=True)
+    assert refuses.decide(late, Look(), NOW_MS).action is Action.REFUSE
+
+
+@pytest.mark.parametrize(("policy", "holds_on"), [("fair", False), ("fifo", True), ("priority", True)])
+def test_under_fair_who_is_passed_by_what_is_far_behind_holds_out_no_more(policy: str, holds_on: bool) -> None:
+    view = engines("a", "wanted", free={"wanted": 0})
+    policies = Policies(order=make_order(policy), placement=HoldOut())
+    line, one = HeadOfLine(policies, view), candidate("1")
+    least_loaded = make_placement("least_loaded")
+    for behind_ms, passed_too_far in ((REACH_MS, False), (REACH_MS + 1, True)):
+        look = Look()
+        assert actions(line, look, [one]) == [Action.PASS]
+        policies.placement = least_loaded
+        assert actions(line, look, [candidate("next", behind_ms=behind_ms)]) == [Action.PLACE]
+        policies.placement = HoldOut()
+        holds = line.decide(one, Look(), NOW_MS).action is Action.PASS
+        assert holds == (holds_on or not passed_too_far)
 
 
 # Too large for what is free.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sagellm_control.scheduler.lateness import LATE_HANDICAP_MS, Lateness, Verdict
+from sagellm_control.scheduler.lateness import LATE_HANDICAP_MS, Lateness, Verdict, step_back_ms
+from sagellm_control.scheduler.order import make_order
 from sagellm_control.scheduler.policy_settings import PolicySettings, WhenLate
 
 from .requests import NOW_MS, forecast, request
@@ -49,6 +50,12 @@ def test_what_becomes_of_it(late: WhenLate, asks_for_refusal: bool, stepped_back
 
 def test_what_an_engine_has_cached_can_save_it() -> None:
     assert Lateness().judge(request(slo_ms=500), PREFILL, NOW_MS, prefill_ms=400) is Verdict.PLACE
+
+
+def test_where_places_are_owed_nobody_steps_back() -> None:
+    assert step_back_ms(make_order("fair"), request()) == 0.0
+    assert step_back_ms(make_order("shortest"), request()) == LATE_HANDICAP_MS
+    assert step_back_ms(make_order("priority"), request()) > LATE_HANDICAP_MS
 
 
 def test_stepping_back_is_behind_every_class() -> None:

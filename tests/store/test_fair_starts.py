@@ -12,11 +12,11 @@ from sagellm_control.store.steps.rank import Charge
 from ..pool_driver import DONE, PoolDriver
 
 
-async def fair_pool(pool: PoolDriver, *, slots: int = 0) -> Rules:
+async def fair_pool(pool: PoolDriver, *, slots: int = 0, credit_ms: float = 0.0) -> Rules:
     """A pool whose policy is fair, with an engine."""
     epoch = await set_policy(pool.store, pool.name, {"policy": "fair"}, {})
     await pool.engine(slots=slots)
-    return Rules(epoch, fair=True)
+    return Rules(epoch, fair=True, credit_ms=credit_ms)
 
 
 async def arrive(
@@ -57,6 +57,25 @@ async def test_who_was_idle_is_lifted_to_the_virtual_time(pool: PoolDriver) -> N
     await arrive(pool, rules, "late", "l1", charge=50.0)
     await arrive(pool, rules, "late", "l2", charge=50.0)
     assert await pool.waiting_ids() == ["l1", "l2", "b3"]
+
+
+async def test_who_was_idle_starts_ahead_by_its_credit_and_no_more(pool: PoolDriver) -> None:
+    rules = await fair_pool(pool, credit_ms=120.0)
+    await arrive(pool, rules, "busy", *(f"b{n}" for n in range(6)))
+    await pool.engine(slots=4)
+    assigned = await pool.assign(*(Placement(f"b{n}", 0, "e1") for n in range(4)))
+    assert assigned.results == ["assigned"] * 4
+    assert await starts(pool) == {"busy": 300.0}  # virtual time is the start of b3
+    await arrive(pool, rules, "late", "l1", "l2", "l3")
+    assert await starts(pool) == {"busy": 300.0, "late": 180.0}
+    assert await pool.waiting_ids() == ["l1", "l2", "l3", "b4", "b5"]
+
+
+async def test_whose_credit_is_not_whole_is_remembered(pool: PoolDriver) -> None:
+    rules = await fair_pool(pool, slots=1000, credit_ms=1e6)
+    for number in range(100):
+        await arrive(pool, rules, f"t{number}", f"r{number}", charge=1.0, engine="e1")
+    assert len(await starts(pool)) == 100
 
 
 async def test_direct_assignment_moves_the_virtual_time(pool: PoolDriver) -> None:

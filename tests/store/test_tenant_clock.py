@@ -23,8 +23,9 @@ PER_TOKEN = 2.0
 async def test_both_give_the_same_starts(pool: PoolDriver, seed: int) -> None:
     dice = random.Random(seed)
     epoch = await set_policy(pool.store, pool.name, {"policy": "fair"}, {})
-    rules = Rules(epoch, fair=True)
-    twin = TenantClock(pool.clock.now_ms)
+    credit_ms = dice.choice([0.0, 300.0])
+    rules = Rules(epoch, fair=True, credit_ms=credit_ms)
+    twin = TenantClock(pool.clock.now_ms, credit_ms)
     await pool.engine(slots=1000)
     starts: dict[str, float] = {}
     charges: dict[str, float] = {}

@@ -10,7 +10,7 @@ from itertools import islice
 
 from ..scheduler.estimates import Estimates
 from ..scheduler.guarded import GuardedOrder, GuardedPlacement
-from ..scheduler.lateness import LATE_HANDICAP_MS, Lateness
+from ..scheduler.lateness import Lateness, step_back_ms
 from ..scheduler.order import AdaptiveOrder, Order, PoolLoad
 from ..scheduler.overload import OverloadMode
 from ..scheduler.placement import Placement
@@ -34,7 +34,7 @@ class LocalPolicy:
         self.overload = OverloadMode(DEFAULTS)
         self.estimates = Estimates()
         self._adaptive = order if isinstance(order, AdaptiveOrder) else None
-        self._clock = TenantClock(time.time() * 1000)
+        self._clock = TenantClock(time.time() * 1000, self.order.credit_ms)
 
     def ticket(self, arrival: Arrival) -> Ticket:
         """A request that wants a place."""
@@ -104,10 +104,10 @@ class LocalPolicy:
 
     def rank_again(self, line: Line) -> None:
         """The order has changed: everybody gets a new rank."""
-        self._clock = TenantClock(time.time() * 1000)
+        self._clock = TenantClock(time.time() * 1000, self.order.credit_ms)
         for ticket in line.clear():
             ticket.charged = False
             self.rank(ticket)
             if ticket.late:
-                ticket.rank += LATE_HANDICAP_MS
+                ticket.rank += step_back_ms(self.order, ticket.arrival)
             line.add(ticket)

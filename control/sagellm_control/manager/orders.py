@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 from ..scheduler.forecast import Forecast
@@ -37,6 +38,14 @@ class OwnOrder:
     @property
     def patience_ms(self) -> float:
         return float(getattr(self.own, "patience_ms", PATIENCE_MS))
+
+    @property
+    def reach_ms(self) -> float:
+        return float(getattr(self.own, "reach_ms", math.inf))
+
+    @property
+    def credit_ms(self) -> float:
+        return float(getattr(self.own, "credit_ms", 0.0))
 
     def handicap(self, request: Arrival, forecast: Forecast) -> float:
         return self.own.handicap(request, forecast)

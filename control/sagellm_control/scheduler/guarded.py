@@ -68,6 +68,16 @@ class GuardedOrder:
         """Of the order."""
         return self._ask("patience", lambda: self.order.patience_ms, _is_span, PATIENCE_MS)
 
+    @property
+    def reach_ms(self) -> float:
+        """Of the order."""
+        return self.order.reach_ms
+
+    @property
+    def credit_ms(self) -> float:
+        """Of the order."""
+        return self.order.credit_ms
+
     def handicap(self, request: Arrival, forecast: Forecast) -> float:
         return self._ask("handicap", lambda: self.order.handicap(request, forecast), math.isfinite, 0.0)
 

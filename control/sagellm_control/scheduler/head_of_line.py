@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from collections import deque
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from ..wire.request import Arrival
 from .engine_load import Reservation
 from .forecast import Forecast
-from .lateness import LATE_HANDICAP_MS, Lateness, Verdict
+from .lateness import Lateness, Verdict, step_back_ms
 from .open_engines import OpenEngines
 from .order import Order
 from .overload import OverloadMode
 from .passing import may_pass
-from .placement import Hold, Placement
+from .placement import Hold, Placement, least_loaded
 
 KEPT_FREE_MS = 2_000.0
 """An engine is kept free for a large request for so long; then it is looked at again whether that is still needed."""
@@ -91,10 +93,12 @@ class Look:
     """Late ones that left what is free to those that hold out."""
     next_hold_ms: float = float("inf")
     """When the first of the holds ends."""
+    held: deque[Candidate] = field(default_factory=deque[Candidate])
+    """Those that hold out, under an order with a reach: the first in line first."""
 
     def copy(self) -> Look:
         """For a page of the line that may have to be looked at again."""
-        return replace(self)
+        return replace(self, held=self.held.copy())
 
 
 @dataclass(slots=True)
@@ -117,6 +121,8 @@ class HeadOfLine:
       up. Who is late steps behind everybody, or ends.
     - Who holds out for a better engine is passed, and not asked again before the hold ends or that engine can take it.
       A late one takes no engine while as many that are in time hold out as engines are open.
+    - Under an order with a reach (``Order.reach_ms``) who is late keeps its place instead, and who has been passed by
+      what ranks further behind takes what there is: what a hold leaves is not for whoever is far ahead in service.
     - Who would be late on the engine that has room, but not on the fastest, waits for that as long as that holds; it
       keeps nobody from what is free.
     - Who finds no room on the open engines may find it on those that their pace has closed: only after the order's
@@ -130,6 +136,7 @@ class HeadOfLine:
         self._policies = policies
         self._engines = engines
         self._holds: dict[str, Hold] = {}
+        self._held_enough: dict[str, bool] = {}
         self._unfit_since_ms: dict[str, float] = {}
 
     def decide(self, one: Candidate, look: Look, now_ms: float) -> Decision:
@@ -154,6 +161,8 @@ class HeadOfLine:
             self._keep_free(blocked, now_ms)
         choice = self.choose(arrival, one.forecast, now_ms)
         if isinstance(choice, Reservation):
+            while look.held and one.rank > look.held[0].rank + self._policies.order.reach_ms:
+                self._hold_no_more(look.held.popleft().arrival.id)
             return Decision(Action.PLACE, choice)
         if isinstance(choice, TooSlow):
             # What is free is of no use to it, so it keeps nobody from it.
@@ -171,6 +180,8 @@ class HeadOfLine:
         """Room on an engine, taken; or a hold, remembered; None: no engine that it may use has room."""
         engines = self._engines
         wanted = engines.kept(arrival, forecast) or self._policies.placement.choose(arrival, forecast, engines, now_ms)
+        if isinstance(wanted, Hold) and arrival.id in self._held_enough:
+            wanted = wanted.instead or least_loaded(arrival, forecast, engines)
         if isinstance(wanted, Hold):
             _remember(self._holds, arrival.id, wanted)
             return wanted
@@ -197,6 +208,7 @@ class HeadOfLine:
     def forget(self, request_id: str) -> None:
         """It has left the line."""
         self._holds.pop(request_id, None)
+        self._held_enough.pop(request_id, None)
         self._unfit_since_ms.pop(request_id, None)
 
     def _too_slow(self, engine: str, arrival: Arrival, forecast: Forecast, now_ms: float) -> TooSlow | None:
@@ -224,7 +236,9 @@ class HeadOfLine:
         since_ms = arrival.arrived_ms + lateness.objective_ms(arrival) - prefill_ms
         if verdict is Verdict.REFUSE:
             return Decision(Action.REFUSE, since_ms=since_ms)
-        back_ms = LATE_HANDICAP_MS * self._policies.order.haste(arrival)
+        if not (back_ms := step_back_ms(self._policies.order, arrival)):
+            self._hold_no_more(arrival.id)
+            return None
         return Decision(Action.STEP_BACK, since_ms=since_ms, rank=one.rank + back_ms)
 
     def _fastest_ms(self, forecast: Forecast) -> float:
@@ -239,9 +253,14 @@ class HeadOfLine:
         self._engines.release_kept(arrival.id)
         return decision
 
-    @staticmethod
-    def _holds_out(one: Candidate, hold: Hold, look: Look) -> Decision:
+    def _hold_no_more(self, request_id: str) -> None:
+        self._holds.pop(request_id, None)
+        _remember(self._held_enough, request_id, value=True)
+
+    def _holds_out(self, one: Candidate, hold: Hold, look: Look) -> Decision:
         look.holding += not one.stepped_back
+        if self._policies.order.reach_ms < math.inf:
+            look.held.append(one)
         look.next_hold_ms = min(look.next_hold_ms, hold.until_ms)
         return _PASS
 

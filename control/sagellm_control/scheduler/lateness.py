@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 from ..wire.request import Arrival
 from .forecast import Forecast
@@ -13,12 +15,28 @@ LATE_HANDICAP_MS = 600_000.0
 """A late request steps back by ten minutes: behind all classes (4 × aging of a minute), and not for ever."""
 
 
+class Ranks(Protocol):
+    """What an order says of it."""
+
+    @property
+    def reach_ms(self) -> float: ...
+
+    def haste(self, request: Arrival) -> float: ...
+
+
+def step_back_ms(order: Ranks, request: Arrival) -> float:
+    """By how much the rank of a request grows that is late. 0 under an order that owes places (see ``Order.reach_ms``):
+    a flow whose own load is what makes it late would pass those that a burst made late, with all that it sends for ten
+    minutes of virtual time."""
+    return LATE_HANDICAP_MS * order.haste(request) if order.reach_ms == math.inf else 0.0
+
+
 class Verdict(StrEnum):
     """What to do with a request that has come to the head."""
 
     PLACE = "place"
     STEP_BACK = "step_back"
-    """Once: its rank grows by ``LATE_HANDICAP_MS``."""
+    """Once: its rank grows by ``step_back_ms``."""
     REFUSE = "refuse"
     """It ends with a clear outcome."""
 

@@ -158,4 +158,5 @@ class Proposer:
         """What commits of now have in common."""
         policy = self.policy
         log = policy.placement.name in PREFIX_PLACEMENTS or policy.settings.tpot_slo_ms > 0
-        return Rules(policy.epoch, policy.order.fair, policy.placement.name, log)
+        order = policy.order
+        return Rules(policy.epoch, order.fair, policy.placement.name, log, order.credit_ms)

@@ -8,7 +8,7 @@ from ..store.connect import Store
 from ..store.steps.policy import NewRank, Piece, next_misranked, rerank
 from ..store.waiting_line import read_waiting
 from . import metrics
-from .lateness import LATE_HANDICAP_MS
+from .lateness import step_back_ms
 from .pool_policy import NO_EPOCH
 from .proposal import Proposer
 
@@ -50,10 +50,12 @@ class Reranker:
         for waiting in found:
             if waiting.epoch != policy.epoch:
                 forecast = proposer.forecast(waiting.arrival)
-                back_ms = LATE_HANDICAP_MS * policy.order.haste(waiting.arrival) if waiting.late else 0.0
+                back_ms = step_back_ms(policy.order, waiting.arrival) if waiting.late else 0.0
                 rank = proposer.rank(waiting.arrival, forecast) + back_ms
                 ranks.append(NewRank(waiting.arrival.id, rank, proposer.charge(waiting.arrival, forecast)))
-        fair = policy.order.fair
-        changed = await rerank(self._store, self._pool, policy.epoch, piece, ranks, fair=fair)
+        order = policy.order
+        changed = await rerank(
+            self._store, self._pool, policy.epoch, piece, ranks, fair=order.fair, credit_ms=order.credit_ms
+        )
         metrics.RERANKED.labels(self._pool).inc(changed or 0)
         return changed or 0

@@ -6,7 +6,7 @@ from __future__ import annotations
 class TenantClock:
     """Start-time fair queueing (Goyal, Vin, Cheng 1996), with VTC's lift (Sheng et al., OSDI 2024).
 
-        admit:   start = the tenant's next start; where it has nothing waiting, at least the virtual time.
+        admit:   start = the tenant's next start; where it has nothing waiting, at least the virtual time - credit.
                  The next start = start + charge
         assign:  virtual time = max(virtual time, start of what was assigned)
         settle:  the next start moves by what was charged too much or too little
@@ -14,15 +14,17 @@ class TenantClock:
     Only who has nothing waiting is lifted: handicaps (classes, inner orders) let virtual time run ahead of the start
     of a request that waits, and its tenant must not lose that lead each time it sends another.
 
-    A tenant that has nothing waiting and whose next start is past is forgotten: it starts at the virtual time.
+    A tenant that has nothing waiting and whose credit is whole again is forgotten: it would start there anyway.
     Under an order that shares among something else (``Order.flow``), the tenants here are that.
 
     Args:
         now_ms: where virtual time begins; the time of day, so that its ranks lie near those of other orders.
+        credit_ms: how far before the virtual time those start that had nothing waiting.
     """
 
-    def __init__(self, now_ms: float = 0.0) -> None:
+    def __init__(self, now_ms: float = 0.0, credit_ms: float = 0.0) -> None:
         self.virtual_ms = now_ms
+        self._credit_ms = credit_ms
         self._next: dict[str, float] = {}
         self._waiting: dict[str, int] = {}
         self._kept = 0
@@ -58,8 +60,9 @@ class TenantClock:
 
     def next_start(self, tenant: str) -> float:
         """Where the tenant's next request would start."""
-        start = self._next.get(tenant, self.virtual_ms)
-        return start if self._waiting.get(tenant) else max(self.virtual_ms, start)
+        lifted_ms = self.virtual_ms - self._credit_ms
+        start = self._next.get(tenant, lifted_ms)
+        return start if self._waiting.get(tenant) else max(lifted_ms, start)
 
     @property
     def tenants(self) -> int:
@@ -77,7 +80,8 @@ class TenantClock:
         # Whenever the number has doubled, so that it costs a constant a request.
         if len(self._next) <= 2 * self._kept + 64:
             return
+        lifted_ms = self.virtual_ms - self._credit_ms
         self._next = {
-            tenant: start for tenant, start in self._next.items() if start > self.virtual_ms or tenant in self._waiting
+            tenant: start for tenant, start in self._next.items() if start > lifted_ms or tenant in self._waiting
         }
         self._kept = len(self._next)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from ..scheduler.engine_load import EngineRoom, Reservation
 from ..scheduler.estimates import Estimates
 from ..scheduler.head_of_line import Action, Candidate, HeadOfLine, Look
-from ..scheduler.lateness import LATE_HANDICAP_MS, Lateness
+from ..scheduler.lateness import Lateness, step_back_ms
 from ..scheduler.open_engines import OpenEngines
 from ..scheduler.order import AdaptiveOrder, Order, PoolLoad, make_order
 from ..scheduler.overload import OverloadMode
@@ -81,7 +81,7 @@ class LateBinding:
         )
         self._order = self._policies.order
         self._estimates = Estimates()
-        self._clock = TenantClock()
+        self._clock = TenantClock(credit_ms=self._order.credit_ms)
         self._overloaded: dict[str, str] = {}
         """What is recorded for the pool about its overload."""
         self._waiting: list[WaitingJob] = []
@@ -171,7 +171,7 @@ class LateBinding:
             item.start_ms = self._clock.admit(item.flow, item.charge_ms)
         item.rank = item.start_ms + self._order.handicap(arrival, item.forecast)
         if item.stepped_back:
-            item.rank += LATE_HANDICAP_MS * self._order.haste(arrival)
+            item.rank += step_back_ms(self._order, arrival)
 
     def _place(self, now_ms: float) -> None:
         waiting = self._waiting
@@ -266,7 +266,8 @@ class LateBinding:
             top_tenant=max(of_tenant.values(), default=0) / count,
         )
         if order.observe(load):
-            self._clock = TenantClock(now_ms)  # as the store's, which begins anew with each change of ranks
+            # As the store's, which begins anew with each change of ranks.
+            self._clock = TenantClock(now_ms, order.credit_ms)
             for item in waiting:
                 self._rank(item)
             waiting.sort()

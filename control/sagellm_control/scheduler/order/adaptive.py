@@ -122,6 +122,16 @@ class AdaptiveOrder:
         """Of the current order."""
         return self.current.patience_ms
 
+    @property
+    def reach_ms(self) -> float:
+        """Of the current order."""
+        return self.current.reach_ms
+
+    @property
+    def credit_ms(self) -> float:
+        """Of the current order."""
+        return self.current.credit_ms
+
     def handicap(self, request: Arrival, forecast: Forecast) -> float:
         return self.current.handicap(request, forecast)
 

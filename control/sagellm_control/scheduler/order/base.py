@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 from ...wire.request import Arrival
@@ -41,6 +42,18 @@ class Order(Protocol):
         up to so much behind it; see ``passing`` and ``head_of_line``."""
         ...
 
+    @property
+    def reach_ms(self) -> float:
+        """How far behind a request may rank what passes it while it holds out for a better engine; once it has been
+        passed by more it takes what there is. inf: the hold alone bounds that, and who is late steps back. Where it is
+        finite, who is late keeps its place, and holds out for nothing."""
+        ...
+
+    @property
+    def credit_ms(self) -> float:
+        """Under a fair order: how far before the virtual time a flow starts that had nothing waiting."""
+        ...
+
     def handicap(self, request: Arrival, forecast: Forecast) -> float:
         """In ms; may be negative."""
         ...
@@ -70,6 +83,8 @@ class ByArrival:
 
     fair: bool = False
     patience_ms: float = PATIENCE_MS
+    reach_ms: float = math.inf
+    credit_ms: float = 0.0
 
     def flow(self, request: Arrival) -> str:
         """Nobody."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 from ...wire.priority import RequestPriority
@@ -45,6 +46,8 @@ class PriorityOrder:
         self.decode_share = decode_share
         self.fair: bool = least_share > 0
         self.patience_ms: float = PATIENCE_MS
+        self.reach_ms: float = math.inf
+        self.credit_ms: float = 0.0  # a share of the work, and not a head start for who did without
 
     def handicap(self, request: Arrival, forecast: Forecast) -> float:
         return int(request.priority) * self.aging_ms

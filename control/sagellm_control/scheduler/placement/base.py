@@ -18,6 +18,8 @@ class Hold:
     """Time (ms since the epoch) at which it takes whatever there is."""
     engine: str = field(default="", compare=False)
     """The better one; "": not known."""
+    instead: str = field(default="", compare=False)
+    """The best of those that have room; "": not known."""
 
 
 class Placement(Protocol):

@@ -29,7 +29,9 @@ class Holding:
         self.patience = patience
         self._since: dict[str, float] = {}
 
-    def hold(self, request: Arrival, now_ms: float, until_ms: float = float("inf"), *, engine: str = "") -> Hold | None:
+    def hold(
+        self, request: Arrival, now_ms: float, until_ms: float = float("inf"), *, engine: str = "", instead: str = ""
+    ) -> Hold | None:
         """A hold for an engine until then, or to the end of the patience if that is sooner; None: it has run out."""
         since = self._since.get(request.id)
         if since is None:
@@ -41,7 +43,7 @@ class Holding:
         end_ms = since + self.longest_ms * (self.patience if request.slo_ms else 1.0)
         if now_ms >= end_ms:
             return None
-        return Hold(min(end_ms, max(until_ms, now_ms + SHORTEST_MS)), engine)
+        return Hold(min(end_ms, max(until_ms, now_ms + SHORTEST_MS)), engine, instead)
 
     def for_engine(
         self, wanted: str, other: str, request: Arrival, forecast: Forecast, engines: OpenEngines, now_ms: float
@@ -50,7 +52,7 @@ class Holding:
         until_ms = worth_waiting_until_ms(
             wanted, other, request, forecast, engines, now_ms, patient=self.patience > 1.0
         )
-        return None if until_ms is None else self.hold(request, now_ms, until_ms, engine=wanted)
+        return None if until_ms is None else self.hold(request, now_ms, until_ms, engine=wanted, instead=other)
 
 
 def worth_waiting_until_ms(

@@ -64,7 +64,9 @@ class SoonestPlacement:
             elif 0 < wait_ms < float("inf") and wait_ms + own_ms < closed_ms:
                 # A closed one without a wait has no KV room, and nobody knows when it will.
                 closed, closed_ms, opens_ms = engine, wait_ms + own_ms, now_ms + wait_ms
-        if closed_ms < read_ms and (hold := self._holding.hold(request, now_ms, opens_ms, engine=closed)):
+        if closed_ms < read_ms and (
+            hold := self._holding.hold(request, now_ms, opens_ms, engine=closed, instead=best or "")
+        ):
             return hold
         return best
 

@@ -7,7 +7,8 @@
 -- ARGV[1] now   ARGV[2] '1': accept without a READY engine   ARGV[3] for how long (ms) the result is kept
 -- ARGV[4] wire version   ARGV[5] bounds, with spaces between them (0: none): requests and bytes that may wait in the
 --   pool, of one tenant, and of each of the five classes
--- ARGV[6] epoch of the policy behind the proposals   ARGV[7] '1': it is fair, so ranks are handicaps on a start
+-- ARGV[6] epoch of the policy behind the proposals   ARGV[7] the credit (ms; see start_after) where it is fair, so that
+--   ranks are handicaps on a start; '': it is not
 -- ARGV[8] name of the placement   ARGV[9] '1': it wants to know who was given which prefixes
 -- ARGV[10] bodies up to so many bytes travel along   ARGV[11] number of engines, then their ids
 -- then the number of requests, and for each: id, priority, inbox, ticket, fingerprint, kind, body, number of the
@@ -28,7 +29,7 @@ local LAST_IN_LINE = 16
 local waiting, room, counters, backlog = KEYS[1], KEYS[2], KEYS[3], KEYS[9]
 local now = clock(ARGV[1])
 local anyway, keep, version = ARGV[2] == '1', ARGV[3], ARGV[4]
-local epoch, by_start, placement, inline_bytes = ARGV[6], ARGV[7] == '1', {ARGV[8], ARGV[9]}, tonumber(ARGV[10])
+local epoch, by_start, placement, inline_bytes = ARGV[6], ARGV[7] ~= '', {ARGV[8], ARGV[9]}, tonumber(ARGV[10])
 local engines = tonumber(ARGV[11])
 local request_keys, requests_at = 13 + 3 * engines, 12 + engines
 local FIELDS = 13
@@ -123,7 +124,7 @@ for i = 1, tonumber(ARGV[requests_at]) do
       given.arrived_ms, given.attempt = arrived, number(given.attempt, 0)
       local ranked_by = epoch ~= '0' and {'epoch', epoch} or {}
       if by_start then
-        read_virtual_time(now, KEYS[11], KEYS[12], backlog)
+        read_virtual_time(now, KEYS[11], KEYS[12], backlog, tonumber(ARGV[7]))
         given.start = ms(start_after(flow_of(tenant, charge), read_charge(charge)))
         rank = ms(tonumber(given.start) + tonumber(rank))
         ranked_by = {'epoch', epoch, 'start', given.start, 'charge', charge}

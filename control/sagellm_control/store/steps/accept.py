@@ -10,7 +10,7 @@ from ...wire.states import Reason, RequestState
 from ..connect import Store
 from ..script import Argument, Script
 from .admit import INLINE_BODY_BYTES, PLAIN, Rules
-from .rank import Charge, write_charge, write_rank
+from .rank import Charge, write_charge, write_credit, write_rank
 from .room_note import RoomAfter, read_room_after
 
 _SCRIPT = Script("accept", adds_work=True)
@@ -142,7 +142,7 @@ async def accept_batch(
         WIRE_VERSION,
         _bounds(limits),
         rules.epoch,
-        int(rules.fair),
+        write_credit(rules.credit_ms, fair=rules.fair),
         rules.placement,
         int(rules.log_prefixes),
         INLINE_BODY_BYTES,

@@ -5,7 +5,8 @@
 -- KEYS[10] backlog   KEYS[11] settings   KEYS[12] virtual time   KEYS[13] tenants   KEYS[14] placements
 -- KEYS[15] expiries, then for each engine: row, reservations, assigned; then for each arrival: record, body, output
 -- ARGV[1] now   ARGV[2] bodies up to so many bytes travel along   ARGV[3] payload of the end event "expired"
--- ARGV[4] epoch of the policy that ranked them   ARGV[5] '1': it is fair, so ranks are handicaps on a start
+-- ARGV[4] epoch of the policy that ranked them   ARGV[5] the credit (ms; see start_after) where it is fair, so
+--   that ranks are handicaps on a start; '': it is not
 -- ARGV[6] name of the placement   ARGV[7] '1': it wants to know who was given which prefixes
 -- ARGV[8] number of engines, then their ids; then the number of arrivals, and for each:
 --   level (0..4), entry id, request id, rank, number of the chosen engine (0: none), its KV tokens, its uncached
@@ -16,7 +17,7 @@
 --   are still in their streams, whoever has read them; false: the policy has changed meanwhile
 
 local waiting, room, counters, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local now, inline_bytes, epoch, by_start = clock(ARGV[1]), tonumber(ARGV[2]), ARGV[4], ARGV[5] == '1'
+local now, inline_bytes, epoch, by_start = clock(ARGV[1]), tonumber(ARGV[2]), ARGV[4], ARGV[5] ~= ''
 if (redis.call('HGET', KEYS[11], 'epoch') or '0') ~= epoch then return false end
 local placement = {ARGV[6], ARGV[7]}
 local engines = tonumber(ARGV[8])
@@ -27,7 +28,7 @@ local FIELDS = 11
 local results, acks = {}, {{}, {}, {}, {}, {}}
 local head = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
 local head_rank = head[2] and tonumber(head[2])
-if by_start then read_virtual_time(now, KEYS[12], KEYS[13], KEYS[10]) end
+if by_start then read_virtual_time(now, KEYS[12], KEYS[13], KEYS[10], tonumber(ARGV[5])) end
 
 local function bury(level, entry, id, reason)
   local found = redis.call('XRANGE', KEYS[5 + level], entry, entry)[1]

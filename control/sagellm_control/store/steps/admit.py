@@ -12,7 +12,7 @@ from ...wire.states import Outcome
 from ..connect import Store
 from ..script import Argument, Script
 from .endings import EXPIRED_WAITING
-from .rank import Charge, write_charge, write_rank
+from .rank import Charge, write_charge, write_credit, write_rank
 from .room_note import RoomAfter, read_room_after
 
 _SCRIPT = Script("admit")
@@ -33,6 +33,8 @@ class Rules:
     """Its name, kept in the record of whoever was placed by it."""
     log_prefixes: bool = False
     """It wants to know which engine was given which prefixes."""
+    credit_ms: float = 0.0
+    """Under a fair order: how far before the virtual time those start that had nothing waiting."""
 
 
 PLAIN = Rules()
@@ -90,7 +92,7 @@ async def admit(
     for engine in engines:
         names += (keys.engine(engine), keys.reservations(engine), keys.assigned(engine))
     arguments: list[Argument] = [store.now(), INLINE_BODY_BYTES, EXPIRED_WAITING]
-    arguments += (rules.epoch, int(rules.fair), rules.placement, int(rules.log_prefixes))
+    arguments += (rules.epoch, write_credit(rules.credit_ms, fair=rules.fair), rules.placement, int(rules.log_prefixes))
     arguments += (len(engines), *engines, len(admissions))
     for a in admissions:
         names += (keys.record(a.request_id), keys.body(a.request_id), keys.output(a.request_id))

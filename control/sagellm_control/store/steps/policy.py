@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ...wire.keys import read_name
 from ..connect import Store
 from ..script import Argument, Script
-from .rank import Charge, write_charge, write_rank
+from .rank import Charge, write_charge, write_credit, write_rank
 
 _SET = Script("set_policy")
 _NEXT = Script("next_misranked")
@@ -65,12 +65,19 @@ class NewRank:
 
 
 async def rerank(
-    store: Store, pool: str, epoch: str, piece: Piece, ranks: Sequence[NewRank], *, fair: bool
+    store: Store,
+    pool: str,
+    epoch: str,
+    piece: Piece,
+    ranks: Sequence[NewRank],
+    *,
+    fair: bool,
+    credit_ms: float = 0.0,
 ) -> int | None:
     """Give a piece its new ranks; how many were still under the old ones. None: the policy has changed again."""
     keys = store.keys.pool(pool)
     names = [keys.waiting, keys.settings, keys.reranking, keys.misranked, keys.virtual_time, keys.tenants, keys.backlog]
-    arguments: list[Argument] = [store.now(), epoch, int(fair), piece.name, len(ranks)]
+    arguments: list[Argument] = [store.now(), epoch, write_credit(credit_ms, fair=fair), piece.name, len(ranks)]
     for new in ranks:
         names.append(keys.record(new.request_id))
         arguments += (new.request_id, write_rank(new.rank), write_charge(new.charge) if new.charge else "")

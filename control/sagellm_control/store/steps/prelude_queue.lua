@@ -30,9 +30,11 @@ end
 -- scheduler/tenant_clock.py. A flow is a tenant, or what the charge names. Read where it is needed, written once.
 local fair = {}
 
-local function read_virtual_time(now, key, tenants, backlog)
+-- `credit`: how far before the virtual time (ms) those start that had nothing waiting; only where some may be admitted
+local function read_virtual_time(now, key, tenants, backlog, credit)
   if not fair.now then
     local known = redis.call('GET', key)
+    fair.credit = credit
     fair.key, fair.tenants, fair.backlog, fair.next = key, tenants, backlog, {}
     fair.now = number(known, now)
   end
@@ -52,11 +54,11 @@ local function known_start(flow)
   return fair.next[flow] or tonumber(redis.call('ZSCORE', fair.tenants, flow) or nil)
 end
 
--- Who has nothing waiting is lifted to the virtual time. Who has, keeps its lead.
+-- Who has nothing waiting is lifted to the virtual time less the credit. Who has, keeps its lead.
 local function start_after(flow, charge)
   local start, name = known_start(flow), 'ranked/' .. flow
   local ranked = number(redis.call('HGET', fair.backlog, name), 0) + (backlog_changes[name] or 0)
-  if not start or ranked <= 0 then start = math.max(fair.now, start or 0) end
+  if not start or ranked <= 0 then start = math.max(fair.now - fair.credit, start or 0) end
   fair.next[flow] = start + charge
   return start
 end
@@ -75,15 +77,20 @@ local function read_charge(text)
 end
 
 local FEW_TENANTS = 64  -- no more than that are kept whatever they do
-local FORGET_TRIES = 8  -- tenants that are looked at in a call: whether they are ahead, or wait
+local FORGET_TRIES = 8  -- tenants that are looked at in a call, besides one for each that it has charged
 
 local function write_virtual_time()
   if not fair.now then return end
   redis.call('SET', fair.key, ms(fair.now))
-  for tenant, start in pairs(fair.next) do redis.call('ZADD', fair.tenants, ms(start), tenant) end
-  if redis.call('ZCARD', fair.tenants) <= FEW_TENANTS then return end
-  for _, tenant in ipairs(redis.call('ZRANDMEMBER', fair.tenants, FORGET_TRIES)) do
-    if tonumber(redis.call('ZSCORE', fair.tenants, tenant)) <= fair.now
+  local tries = FORGET_TRIES
+  for tenant, start in pairs(fair.next) do
+    redis.call('ZADD', fair.tenants, ms(start), tenant)
+    tries = tries + 1
+  end
+  -- Whose credit is whole again would start there anyway. Only who knows the credit can tell, and adds tenants.
+  if not fair.credit or redis.call('ZCARD', fair.tenants) <= FEW_TENANTS then return end
+  for _, tenant in ipairs(redis.call('ZRANDMEMBER', fair.tenants, tries)) do
+    if tonumber(redis.call('ZSCORE', fair.tenants, tenant)) <= fair.now - fair.credit
       and redis.call('HEXISTS', fair.backlog, 'ranked/' .. tenant) == 0 then
       redis.call('ZREM', fair.tenants, tenant)
     end

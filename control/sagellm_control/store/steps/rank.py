@@ -23,6 +23,11 @@ def write_rank(rank: float) -> str:
     return f"{rank:.3f}"
 
 
+def write_credit(credit_ms: float, *, fair: bool) -> str:
+    """Of those that had nothing waiting; nothing under an order that is not fair."""
+    return f"{credit_ms:.3f}" if fair else ""
+
+
 def write_charge(charge: Charge) -> str:
     """As it stands in a record."""
     text = f"{charge.ms:.3f} {charge.output_tokens:.1f} {charge.ms_per_output_token:.6f}"

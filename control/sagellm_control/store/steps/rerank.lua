@@ -2,14 +2,15 @@
 --
 -- KEYS[1] waiting   KEYS[2] settings   KEYS[3] reranking   KEYS[4] misranked   KEYS[5] virtual time   KEYS[6] tenants
 -- KEYS[7] backlog   then for each request: record
--- ARGV[1] now   ARGV[2] epoch of the policy   ARGV[3] '1': it is fair, so ranks are handicaps on a start
+-- ARGV[1] now   ARGV[2] epoch of the policy   ARGV[3] the credit (ms; see start_after) where it is fair, so that ranks
+--   are handicaps on a start; '': it is not
 -- ARGV[4] name of the piece (see next_misranked)   ARGV[5] number of requests, then for each: id, rank, charge
 -- Output: how many got a new rank; false: the policy has changed again, nothing was done
 
 local waiting, reranking, misranked = KEYS[1], KEYS[3], KEYS[4]
-local now, epoch, by_start = clock(ARGV[1]), ARGV[2], ARGV[3] == '1'
+local now, epoch, by_start = clock(ARGV[1]), ARGV[2], ARGV[3] ~= ''
 if redis.call('HGET', KEYS[2], 'epoch') ~= epoch then return false end
-if by_start then read_virtual_time(now, KEYS[5], KEYS[6], KEYS[7]) end
+if by_start then read_virtual_time(now, KEYS[5], KEYS[6], KEYS[7], tonumber(ARGV[3])) end
 local number, done = tonumber(ARGV[5]), {}
 local reranked = 0
 for i = 1, number do
