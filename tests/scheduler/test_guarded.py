@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import pytest
 
@@ -76,15 +77,15 @@ def test_what_it_is_like(wrong: object, caplog: pytest.LogCaptureFixture) -> Non
         def fair(self) -> bool:  # type: ignore[override]
             return self._fail()  # type: ignore[return-value]
 
-        patience_ms = fair  # type: ignore[assignment]
+        patience_ms = reach_ms = credit_ms = fair  # type: ignore[assignment]
 
     counted: list[str] = []
     wrong_one = Unlike(wrong)
     order = GuardedOrder(wrong_one, counted.append)
     with caplog.at_level(logging.ERROR):
-        assert order.patience_ms == PATIENCE_MS
+        assert (order.patience_ms, order.reach_ms, order.credit_ms) == (PATIENCE_MS, math.inf, 0.0)
         assert order.fair is (bool(wrong) and not isinstance(wrong, Exception))
-    assert len(counted) == 1 + isinstance(wrong, Exception)
+    assert len(counted) == 3 + isinstance(wrong, Exception)
     assert len(caplog.records) == 1
     wrong_one.wrong = True
     assert order.fair
@@ -107,6 +108,7 @@ def test_a_placement_falls_back_to_the_least_loaded(wrong: object, caplog: pytes
 def test_what_works_is_passed_on() -> None:
     order, plain = GuardedOrder(make_order("shortest")), make_order("shortest")
     assert order.handicap(request(), forecast()) == plain.handicap(request(), forecast()) > 0
+    assert (order.reach_ms, GuardedOrder(make_order("fair")).reach_ms) == (math.inf, make_order("fair").reach_ms)
     view = engines("a", "b")
     for name in PLACEMENTS:
         assert GuardedPlacement(make_placement(name)).choose(request(), forecast(), view, 0.0) in ("a", "b")

@@ -71,12 +71,12 @@ class GuardedOrder:
     @property
     def reach_ms(self) -> float:
         """Of the order."""
-        return self.order.reach_ms
+        return self._ask("reach", lambda: self.order.reach_ms, _is_distance, math.inf)
 
     @property
     def credit_ms(self) -> float:
         """Of the order."""
-        return self.order.credit_ms
+        return self._ask("credit", lambda: self.order.credit_ms, _is_span, 0.0)
 
     def handicap(self, request: Arrival, forecast: Forecast) -> float:
         return self._ask("handicap", lambda: self.order.handicap(request, forecast), math.isfinite, 0.0)
@@ -105,6 +105,10 @@ class GuardedOrder:
 
 def _is_span(answer: float) -> bool:
     return math.isfinite(answer) and answer >= 0
+
+
+def _is_distance(answer: float) -> bool:
+    return answer >= 0  # as far as one likes
 
 
 def _is_factor(answer: float) -> bool:
