@@ -171,7 +171,7 @@ def test_a_request_is_explained(system: Up) -> None:
     request_id = asked.stderr.split()[1].rstrip(",")
     told = json.loads(system.control("requests", "explain", request_id, "--json").stdout)
     assert told["waits_for"] == "nothing: it has ended (completed)"
-    assert told["chosen"] == f"{engine_of(system)} was chosen by kv_cost; 0 other requests were on it then"
+    assert told["chosen"].startswith(f"{engine_of(system)} was chosen by kv_cost; 0 other requests were on it then")
     table = system.control("requests", "explain", request_id).stdout
     assert "it has room" in table
     missing = system.control("requests", "explain", "nobody")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -118,7 +119,10 @@ async def test_why_it_waits_is_told(busy_engine: SimulatedEngine, start_system: 
         assert [(e["could_take_it"], e["why"]) for e in told["engines"]] == [(False, "all of its 1 places are taken")]
         async with system.session.get(system.url + "/v1/requests/runs/explain") as response:
             told = await response.json()
-        assert told["chosen"].endswith("was chosen by kv_cost; 0 other requests were on it then")
+        found = re.search(r"was chosen by kv_cost; 0 other requests were on it then, and (\d+) of", told["chosen"])
+        assert found is not None
+        assert int(found[1]) == told["expected"]["prompt_tokens"]
+        assert told["would_choose"] == ""
         async with system.session.get(system.url + "/v1/requests/nobody/explain") as response:
             assert response.status == 404
 

@@ -122,8 +122,19 @@ def explain(loaded: Loaded, request_id: str, as_json: bool) -> None:
     )
     click.echo()
     print_table(
-        ("ENGINE", "COULD TAKE IT", "WHY", "ACTIVE", "FREE"),
-        [(e.engine, "yes" if e.could_take_it else "no", e.why, e.requests, e.free) for e in explanation.engines],
+        ("ENGINE NOW", "COULD TAKE IT", "WHY", "ACTIVE", "FREE", "TOKENS TO READ", "BUSY FOR"),
+        [
+            (
+                e.engine,
+                "yes" if e.could_take_it else "no",
+                e.why,
+                e.requests,
+                e.free,
+                e.uncached_tokens,
+                f"{e.busy_ms / 1000:.2f} s",
+            )
+            for e in explanation.engines
+        ],
         empty="No engine is READY.",
     )
 

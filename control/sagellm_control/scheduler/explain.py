@@ -22,13 +22,17 @@ MOST_ENGINES = 100
 
 
 class ConsideredEngine(BaseModel):
-    """One engine, and whether it could take the request now."""
+    """One engine as it is now: whether it could take the request, and what placements go by."""
 
     engine: str
     could_take_it: bool
     why: str
     requests: int
     free: int
+    uncached_tokens: int = 0
+    """Of the prompt: what it would have to read."""
+    busy_ms: float = 0.0
+    """How long what it holds and one more typical request keep it busy."""
 
 
 class Explanation(BaseModel):
@@ -52,8 +56,9 @@ class Explanation(BaseModel):
     chosen: str = ""
     """Why it runs where it runs."""
     would_choose: str = ""
-    """The engine that the placement would choose now."""
+    """The engine that the placement would choose now; "": none, or the request has been placed."""
     engines: list[ConsideredEngine] = []
+    """As they are now, those that could take it first."""
 
 
 async def explain_request(store: Store, view: RequestView) -> Explanation:
@@ -92,7 +97,8 @@ async def explain_request(store: Store, view: RequestView) -> Explanation:
     for load in list(watch.engines.loads())[:MOST_ENGINES]:
         found.engines.append(_considered(load, arrival, forecast, watch.engines, now_ms))
     choice = policy.placement.choose(arrival, forecast, watch.engines, now_ms)
-    if isinstance(choice, str):
+    found.engines.sort(key=lambda engine: (not engine.could_take_it, engine.engine != choice))
+    if isinstance(choice, str) and view.state in (RequestState.QUEUED, RequestState.WAITING):
         found.would_choose = choice
     found.waits_for = _waits_for(view, choice, watch.engines, arrival)
     return found
@@ -101,9 +107,12 @@ async def explain_request(store: Store, view: RequestView) -> Explanation:
 def _chosen(view: RequestView) -> str:
     if not view.engine or "placed" not in view.fields:
         return ""
-    placement, _, load = view.fields["placed"].partition(" ")
+    placement, load, *uncached = view.fields["placed"].split(" ")
     by = f"by {placement}" if placement else "by hand"
-    return f"{view.engine} was chosen {by}; {load} other requests were on it then"
+    text = f"{view.engine} was chosen {by}; {load} other requests were on it then"
+    if uncached and (prompt := view.fields.get("prompt_tokens")):
+        text += f", and {uncached[0]} of the prompt's {prompt} tokens were left for it to read"
+    return text
 
 
 def _waits_for(view: RequestView, choice: str | Hold | None, engines: OpenEngines, arrival: Arrival) -> str:
@@ -164,5 +173,11 @@ def _considered(
     else:
         why = "its room is kept for a larger request"
     return ConsideredEngine(
-        engine=row.engine_id, could_take_it=able, why=why, requests=load.requests, free=max(0, load.free)
+        engine=row.engine_id,
+        could_take_it=able,
+        why=why,
+        requests=load.requests,
+        free=max(0, load.free),
+        uncached_tokens=round(engines.uncached_tokens(row.engine_id, arrival, forecast)),
+        busy_ms=round(load.drain_ms(), 1),
     )

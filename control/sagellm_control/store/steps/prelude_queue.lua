@@ -215,7 +215,8 @@ local function assign_to(now, id, record, body, known, engine, rank, inline_byte
   if bytes <= inline_bytes then add('body', content) else bytes = redis.call('STRLEN', body) end
   local entry_id = redis.call(unpack(entry))
   redis.call('HSET', record, 'state', 'assigned', 'engine', engine.id, 'entry', entry_id, 'assigned_ms', moment,
-    'attempt', attempt, 'rank', rank or known.rank, 'placed', placement[1] .. ' ' .. engine.load, unpack(ranked_by))
+    'attempt', attempt, 'rank', rank or known.rank,
+    'placed', placement[1] .. ' ' .. engine.load .. ' ' .. cost[2], unpack(ranked_by))
   count_waiting(-1, known.priority, known.tenant, bytes)
   if placement[2] == '1' then
     local prefix = redis.call('HGET', record, 'prefix')
