@@ -121,7 +121,7 @@ for i = 1, tonumber(ARGV[requests_at]) do
     count_waiting(1, priority, tenant, #content)
     increase(counters, 'accepted', 1)
     if engine then
-      given.arrived_ms, given.attempt = arrived, number(given.attempt, 0)
+      given.arrived_ms, given.attempt, given.content = arrived, number(given.attempt, 0), content
       local ranked_by = epoch ~= '0' and {'epoch', epoch} or {}
       if by_start then
         read_virtual_time(now, KEYS[11], KEYS[12], backlog, tonumber(ARGV[7]))

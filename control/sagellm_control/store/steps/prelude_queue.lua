@@ -149,12 +149,12 @@ end
 -- What admit and assign read of a record, in one go.
 local function read_record(record)
   local r = redis.call('HMGET', record, 'state', 'entry', 'arrived_ms', 'timeout_ms', 'priority', 'attempt', 'kind',
-    'stream', 'tenant', 'trace_id', 'traceparent', 'rank', 'start', 'charge', 'late', 'after', 'stage')
+    'stream', 'tenant', 'trace_id', 'traceparent', 'rank', 'start', 'charge', 'late', 'after', 'stage', 'prefix')
   return {state = r[1], entry = r[2], arrived_ms = r[3], timeout_ms = r[4], priority = r[5],
     attempt = math.floor(number(r[6], 0)),
     kind = r[7], stream = r[8], tenant = r[9], trace_id = r[10], traceparent = r[11], rank = r[12],
     start = number(r[13]) and r[13],
-    charge = r[14], late = r[15], after = r[16], stage = r[17]}
+    charge = r[14], late = r[15], after = r[16], stage = r[17], prefix = r[18]}
 end
 
 -- A request that was on an engine waits again at its old rank.
@@ -184,6 +184,7 @@ end
 
 -- Moves a request to an engine that has room for it; `rank` and `ranked_by` (fields of the record, and their values)
 -- only where the record does not hold them yet.
+-- `known`: what read_record gives; and its body as `content`, where that is at hand
 -- `cost`: {KV tokens, uncached prompt tokens}   `placement`: {name, '1' if prefixes are logged}
 local function assign_to(now, id, record, body, known, engine, rank, inline_bytes, cost, placement, ranked_by)
   local attempt, moment = known.attempt + 1, ms(now)
@@ -210,17 +211,21 @@ local function assign_to(now, id, record, body, known, engine, rank, inline_byte
     add('stage', 'prefill')
   end
   -- The body travels along, so that the worker needs no second trip; a large one stays where it is.
-  local content = redis.call('GETRANGE', body, 0, inline_bytes)
+  local content = known.content or redis.call('GETRANGE', body, 0, inline_bytes)
   local bytes = #content
-  if bytes <= inline_bytes then add('body', content) else bytes = redis.call('STRLEN', body) end
+  if bytes <= inline_bytes then
+    add('body', content)
+  elseif not known.content then
+    bytes = redis.call('STRLEN', body)
+  end
   local entry_id = redis.call(unpack(entry))
   redis.call('HSET', record, 'state', 'assigned', 'engine', engine.id, 'entry', entry_id, 'assigned_ms', moment,
     'attempt', attempt, 'rank', rank or known.rank,
     'placed', placement[1] .. ' ' .. engine.load .. ' ' .. cost[2], unpack(ranked_by))
   count_waiting(-1, known.priority, known.tenant, bytes)
-  if placement[2] == '1' then
-    local prefix = redis.call('HGET', record, 'prefix')
-    if prefix then placed[#placed + 1] = #placed / 2 + 1; placed[#placed + 1] = engine.id .. ' ' .. prefix end
+  if placement[2] == '1' and known.prefix then
+    placed[#placed + 1] = #placed / 2 + 1
+    placed[#placed + 1] = engine.id .. ' ' .. known.prefix
   end
   if known.start and fair.now then
     fair.now = math.max(fair.now, tonumber(known.start))
