@@ -281,7 +281,7 @@ async def test_an_outage_longer_than_the_lease_of_a_gateway_and_its_grace(
     monkeypatch.setattr(presence, "ANNOUNCE_EVERY_S", 0.3)
     monkeypatch.setattr(orphans, "LOOK_EVERY_S", 0.02)
     engine = await start_engine(tpot_ms=60)
-    redis = RedisSettings(url=server.url, command_timeout_s=0.5, connect_timeout_s=0.5)
+    redis = RedisSettings(url=server.url, command_timeout_s=1, connect_timeout_s=1)
     gateway = GATEWAY.model_copy(update={"orphan_grace_s": 0.1})
     async with in_process_system(redis, [engine.url], gateway=gateway) as system:
         streamed = chat("to the end", max_tokens=80, stream=True)

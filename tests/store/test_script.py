@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 
@@ -63,7 +65,9 @@ async def test_a_step_whose_reply_was_lost_is_done_once(pool: PoolDriver, error:
         pool.store.commands = LosesReplies(client, error, times=1)
 
     lossy()
-    await pool.accept("a")
+    # New work is not sent again to a server that says nothing; it may be there all the same.
+    with pytest.raises(TimeoutError) if error is TimeoutError else nullcontext():
+        await pool.accept("a")
     pool.store.commands = client
     admissions = [pool.admission(entry) for entry in (await pool.take()).arrivals]
     lossy()
