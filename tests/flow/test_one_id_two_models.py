@@ -59,9 +59,7 @@ async def test_so_is_an_idempotency_key(system: InProcessSystem) -> None:
         assert (await error_of(response))["code"] == "idempotency_key_reused"
 
 
-async def test_where_two_have_it_all_the_same_each_tenant_finds_its_own(
-    system: InProcessSystem, redis_settings: RedisSettings
-) -> None:
+async def test_where_two_have_it_all_the_same_each_tenant_finds_its_own(system: InProcessSystem) -> None:
     # Two gateways that take them in the same moment do not see each other's.
     for pool, tenant in ((ONE, "anna"), (OTHER, "ben")):
         body = chat_bytes(model=pool, max_tokens=9, stream=True)

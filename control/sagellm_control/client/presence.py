@@ -47,4 +47,5 @@ class Presence:
             return
         # Redis is away, and with it the lease may have lapsed: it is told at once when the inbox hears again.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._subscribed.wait(), ANNOUNCE_EVERY_S)
+            async with asyncio.timeout(ANNOUNCE_EVERY_S):
+                await self._subscribed.wait()
