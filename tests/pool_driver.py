@@ -26,7 +26,7 @@ from sagellm_control.store.steps.claim import claim
 from sagellm_control.store.steps.engines import Held, register_engine
 from sagellm_control.store.steps.finish import Finish, finish
 from sagellm_control.store.steps.requeue import Cause, Requeue, requeue
-from sagellm_control.store.steps.take import IntakeEntry, Taken, ensure_groups, take
+from sagellm_control.store.steps.take import LEAST_URGENT, IntakeEntry, Taken, ensure_groups, take
 from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.event import Ending, Event
 from sagellm_control.wire.keys import PoolKeys
@@ -100,10 +100,10 @@ class PoolDriver:
             self.store, self.name, requests, self.limits, Proposals(list(proposals.values()), rules)
         )
 
-    async def take(self, consumer: str = "s1", *, arrivals: int = 100) -> Taken:
+    async def take(self, consumer: str = "s1", *, arrivals: int = 100, down_to: int = LEAST_URGENT) -> Taken:
         """Read what arrived and what came free."""
         await ensure_groups(self.store, self.keys)
-        return await take(self.store, self.keys, consumer, arrivals=arrivals)
+        return await take(self.store, self.keys, consumer, arrivals=arrivals, down_to=down_to)
 
     async def admit(self, *admissions: Admission) -> Admitted:
         """Admit arrivals."""

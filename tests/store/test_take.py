@@ -26,29 +26,42 @@ async def one_of_each(pool: PoolDriver) -> None:
         await pool.accept(*(f"{priority.label}-{n}" for n in range(3)), priority=priority)
 
 
+async def one_of_each_again(pool: PoolDriver) -> None:
+    for priority in URGENCY:
+        await pool.accept(f"{priority.label}-again", priority=priority)
+
+
 async def pending(pool: PoolDriver) -> int:
     streams = (*pool.keys.intake, pool.keys.freed)
     return sum([(await pool.store.commands.xpending(s, SCHEDULER_GROUP))["pending"] for s in streams])
 
 
-@pytest.mark.parametrize("credit", [1, 3, 4, 7, 9, 100])
-async def test_the_most_urgent_first_and_no_more_than_the_credit(pool: PoolDriver, credit: int) -> None:
+@pytest.mark.parametrize(("number", "level"), [(1, 0), (3, 0), (4, 2), (7, 4), (9, 4), (100, 4)])
+async def test_the_most_urgent_first_and_no_further_than_there_are_enough(
+    pool: PoolDriver, number: int, level: int
+) -> None:
     await one_of_each(pool)
-    expected = [f"{priority.label}-{n}" for priority in URGENCY for n in range(3)]
-    taken = await pool.take(arrivals=credit)
-    assert [entry.fields["id"] for entry in taken.arrivals] == expected[:credit]
-    assert {(entry.fields["id"].split("-")[0], entry.level) for entry in taken.arrivals} <= {
+    expected = [f"{priority.label}-{n}" for priority in URGENCY for n in range(min(3, number))]
+    taken = await pool.take(arrivals=number)
+    assert [entry.fields["id"] for entry in taken.arrivals] == expected
+    assert {(entry.fields["id"].split("-")[0], entry.level) for entry in taken.arrivals} == {
         (priority.label, int(priority)) for priority in URGENCY
     }
-    assert await pending(pool) == min(credit, 9)
+    assert await pending(pool) == len(expected)
+    # Who reads on while there is more leaves alone what is less urgent than that.
+    assert taken.enough_at(number) == level
+    await one_of_each_again(pool)
+    more = await pool.take(arrivals=number, down_to=level)
+    assert {entry.level for entry in more.arrivals} == {int(p) for p in URGENCY if p <= level}
 
 
 async def test_each_entry_goes_to_one_scheduler(pool: PoolDriver) -> None:
     await one_of_each(pool)
-    first, second = await pool.take("s1", arrivals=5), await pool.take("s2", arrivals=5)
+    first, second = await pool.take("s1", arrivals=2), await pool.take("s2", arrivals=2)
     # Streams number their entries on their own, so an entry id alone names nothing.
-    ids = [entry.fields["id"] for entry in (*first.arrivals, *second.arrivals)]
-    assert len(ids) == len(set(ids)) == 9
+    ids = [[entry.fields["id"] for entry in taken.arrivals] for taken in (first, second)]
+    assert [len(some) for some in ids] == [6, 3]
+    assert not set(ids[0]) & set(ids[1])
     assert not await pool.take("s3")
 
 
@@ -57,7 +70,7 @@ async def test_announcements_come_along(pool: PoolDriver) -> None:
     await pool.running("a", "b")
     await pool.waiting("c")
     await pool.finish("a")
-    taken = await pool.take(arrivals=0)
+    taken = await pool.take()
     assert [(entry.engine, entry.free) for entry in taken.freed] == [("e1", 1)]
     assert taken.arrivals == []
 

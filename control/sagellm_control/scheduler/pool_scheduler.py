@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Coroutine
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -13,7 +14,7 @@ from redis.exceptions import RedisError
 from ..store.connect import Store
 from ..store.inspect import pool_depth
 from ..store.steps.assign import assign
-from ..store.steps.take import Taken, ensure_groups, leave, reclaim, take, wait_and_take
+from ..store.steps.take import LEAST_URGENT, Taken, ensure_groups, leave, reclaim, take, wait_and_take
 from ..wire.priority import RequestPriority
 from . import metrics
 from .arrival_desk import AfterAdmission, ArrivalDesk
@@ -63,6 +64,8 @@ class PoolScheduler:
         self.waiting = WaitingDesk(store, pool, self.proposer, batch=settings.batch)
         self._reader: Any = store.blocking(settings.sweep_s)
         self._swept_at = float("-inf")
+        self._down_to = LEAST_URGENT
+        """The least urgent level that the next read looks at: while more urgent ones give enough, no further."""
         self._ahead: asyncio.Task[Taken] | None = None
         """The next read, when it is under way already."""
         self._committing: asyncio.Task[AfterAdmission] | None = None
@@ -113,13 +116,16 @@ class PoolScheduler:
 
     async def _take(self) -> Taken:
         ahead, self._ahead = self._ahead, None
-        taken = await (ahead or take(self.store, self.keys, self.consumer, arrivals=self.settings.batch))
-        if len(taken.arrivals) == self.settings.batch:
+        taken = await (ahead or self._read())
+        self._down_to = taken.enough_at(self.settings.batch)
+        if len(taken.arrivals) >= self.settings.batch:
             # There is more: it is read while these are decided on.
-            more = take(self.store, self.keys, self.consumer, arrivals=self.settings.batch)
-            self._ahead = asyncio.create_task(more, name=f"take {self.pool}")
+            self._ahead = asyncio.create_task(self._read(), name=f"take {self.pool}")
             await asyncio.sleep(0)  # it is sent now, and not when these have been decided on
         return taken
+
+    def _read(self) -> Coroutine[Any, Any, Taken]:
+        return take(self.store, self.keys, self.consumer, arrivals=self.settings.batch, down_to=self._down_to)
 
     def _block_ms(self) -> int:
         """How long nothing but an event is of interest."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis.exceptions import ResponseError
+from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 
 from ...wire.keys import SCHEDULER_GROUP, PoolKeys
 from ...wire.request import SCHEDULING_FIELDS, is_count
@@ -14,7 +14,6 @@ from ..connect import Store
 from ..script import Script
 from ..stream_answer import stream_entries
 
-_SCRIPT = Script("take")
 _LEAVE = Script("leave")
 _PREPARE = Script("prepare")
 
@@ -22,6 +21,7 @@ _NAMES = {name.encode(): name for name in ("id", *SCHEDULING_FIELDS, "engine", "
 
 FREED = 5
 """Index of the freed stream behind the five intake streams."""
+LEAST_URGENT = FREED - 1
 
 
 @dataclass(slots=True)  # not frozen: that costs a microsecond each, and there are many
@@ -52,6 +52,12 @@ class Taken:
     def __bool__(self) -> bool:
         return bool(self.arrivals or self.freed)
 
+    def enough_at(self, arrivals: int) -> int:
+        """The level at which there are so many, from the most urgent down; the least urgent one if there are fewer."""
+        for entry in self.arrivals[arrivals - 1 :]:
+            return entry.level
+        return LEAST_URGENT
+
     def add(self, stream: int, entry_id: bytes, pairs: Sequence[bytes] | dict[bytes, bytes] | None) -> None:
         """Sort one entry in; ``pairs`` is None for an entry that was deleted while it was pending."""
         if pairs is None:
@@ -77,13 +83,28 @@ async def ensure_groups(store: Store, keys: PoolKeys) -> None:
     await _PREPARE(store, [*keys.intake, keys.freed], ["0"])
 
 
-async def take(store: Store, keys: PoolKeys, consumer: str, *, arrivals: int, freed: int = 256) -> Taken:
-    """Read at most so many of each, without waiting."""
+async def take(store: Store, keys: PoolKeys, consumer: str, *, arrivals: int, down_to: int = LEAST_URGENT) -> Taken:
+    """Read, without waiting, at most so many from each intake stream down to a level, and announcements.
+
+    A plain command and no script: a reply that passes through Lua is converted twice, which costs the server more than
+    the read itself. As the command counts per stream, several may give more than was asked for; whoever reads on reads
+    down to ``Taken.enough_at`` only.
+    """
+    names = (*keys.intake[: down_to + 1], keys.freed)
+    levels = (*range(down_to + 1), FREED)
+    streams = dict.fromkeys(names, ">")
+
+    async def read() -> Any:
+        return await store.commands.xreadgroup(SCHEDULER_GROUP, consumer, streams, count=arrivals)
+
+    try:
+        answer = await read()
+    except (ConnectionError, TimeoutError):
+        answer = await read()  # what a lost answer held is reclaimed
+    level = {name.encode(): level for name, level in zip(names, levels, strict=True)}
     taken = Taken()
-    answer = await _SCRIPT(store, [*keys.intake, keys.freed], [consumer, arrivals, freed])
-    for stream, entries in enumerate(answer):
-        for entry_id, pairs in entries:
-            taken.add(stream, entry_id, pairs)
+    for name, entry_id, fields in stream_entries(answer):
+        taken.add(level[name], entry_id, fields)
     return taken
 
 
