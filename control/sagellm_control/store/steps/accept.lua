@@ -29,7 +29,8 @@ local LAST_IN_LINE = 16
 local waiting, room, counters, backlog = KEYS[1], KEYS[2], KEYS[3], KEYS[9]
 local now = clock(ARGV[1])
 local anyway, keep, version = ARGV[2] == '1', ARGV[3], ARGV[4]
-local epoch, by_start, placement, inline_bytes = ARGV[6], ARGV[7] ~= '', {ARGV[8], ARGV[9]}, tonumber(ARGV[10])
+local epoch, by_start = ARGV[6], ARGV[7] ~= ''
+begin_assigning(now, tonumber(ARGV[10]), ARGV[8], ARGV[9])
 local engines = tonumber(ARGV[11])
 local request_keys, requests_at = 13 + 3 * engines, 12 + engines
 local FIELDS = 13
@@ -81,7 +82,7 @@ for i = 1, tonumber(ARGV[requests_at]) do
   local record, body = KEYS[request_keys + 2 * i - 1], KEYS[request_keys + 2 * i]
   local id, priority, inbox, ticket, fingerprint, kind, content = unpack(ARGV, at, at + 6)
   local choice, rank, charge = tonumber(ARGV[at + 7]), ARGV[at + 8], ARGV[at + 11]
-  local kv, uncached, optional = tonumber(ARGV[at + 9]), tonumber(ARGV[at + 10]), tonumber(ARGV[at + 12])
+  local kv, uncached, optional = tonumber(ARGV[at + 9]), ARGV[at + 10], tonumber(ARGV[at + 12])
   local first, last = at + FIELDS, at + FIELDS + 2 * optional - 1
   at = last + 1
   local given = {state = 'queued', kind = kind, priority = priority}
@@ -122,6 +123,7 @@ for i = 1, tonumber(ARGV[requests_at]) do
     increase(counters, 'accepted', 1)
     if engine then
       given.arrived_ms, given.attempt, given.content = arrived, number(given.attempt, 0), content
+      given.timeout_at = timeout_at(arrived, given.timeout_ms)
       local ranked_by = epoch ~= '0' and {'epoch', epoch} or {}
       if by_start then
         read_virtual_time(now, KEYS[11], KEYS[12], backlog, tonumber(ARGV[7]))
@@ -129,7 +131,7 @@ for i = 1, tonumber(ARGV[requests_at]) do
         rank = ms(tonumber(given.start) + tonumber(rank))
         ranked_by = {'epoch', epoch, 'start', given.start, 'charge', charge}
       end
-      assign_to(now, id, record, body, given, engine, rank, inline_bytes, {kv, uncached}, placement, ranked_by)
+      assign_to(id, record, body, given, engine, rank, kv, uncached, ranked_by)
     end
     answers[i] = {engine and 'assigned' or 'accepted', arrived}
   end

@@ -17,9 +17,9 @@
 --   are still in their streams, whoever has read them; false: the policy has changed meanwhile
 
 local waiting, room, counters, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local now, inline_bytes, epoch, by_start = clock(ARGV[1]), tonumber(ARGV[2]), ARGV[4], ARGV[5] ~= ''
+local now, epoch, by_start = clock(ARGV[1]), ARGV[4], ARGV[5] ~= ''
 if (redis.call('HGET', KEYS[11], 'epoch') or '0') ~= epoch then return false end
-local placement = {ARGV[6], ARGV[7]}
+begin_assigning(now, tonumber(ARGV[2]), ARGV[6], ARGV[7])
 local engines = tonumber(ARGV[8])
 local arrivals = tonumber(ARGV[9 + engines])
 local request_keys = 15 + 3 * engines
@@ -58,25 +58,24 @@ local function dealt_with(a, known)
       known.state and 'an earlier entry of this request exists' or 'no record of this request')
     increase(counters, 'garbage', 1)
     return 'dead'
-  elseif expired(now, known.arrived_ms, known.timeout_ms) then
+  elseif known.timeout_at and now >= known.timeout_at then
     leave_queue(now, known, body, KEYS[10], KEYS[12], KEYS[13])
     end_request(now, record, body, output, counters, a.id, 0, 1, 'expired', ARGV[3])
     return 'expired'
   end
 end
 
-local ready, seen = {}, {}
+local ready, seen = {}, {{}, {}, {}, {}, {}}
 for i = 1, arrivals do
   local at = 10 + engines + FIELDS * (i - 1)
-  local a = {i = i, level = ARGV[at], entry = ARGV[at + 1], id = ARGV[at + 2], rank = ARGV[at + 3],
-    choice = tonumber(ARGV[at + 4]), kv = tonumber(ARGV[at + 5]), uncached = tonumber(ARGV[at + 6]),
-    charge = ARGV[at + 7], wait = tonumber(ARGV[at + 8]), reason = ARGV[at + 9], dead_payload = ARGV[at + 10]}
-  local known = read_record(KEYS[request_keys + 3 * i - 2])
-  a.known = known
+  local level, entry = ARGV[at] + 1, ARGV[at + 1]
+  local known = read_queued(KEYS[request_keys + 3 * i - 2])
+  local a = {i = i, level = ARGV[at], entry = entry, id = ARGV[at + 2], rank = ARGV[at + 3],
+    choice = tonumber(ARGV[at + 4]), kv = tonumber(ARGV[at + 5]), uncached = ARGV[at + 6],
+    charge = ARGV[at + 7], wait = ARGV[at + 8], reason = ARGV[at + 9], dead_payload = ARGV[at + 10], known = known}
   -- Nothing has been written about those before it yet, so one that is named twice has to be noticed.
-  local name = a.level .. ' ' .. a.entry
-  results[i] = seen[name] and 'gone' or dealt_with(a, known)
-  seen[name] = true
+  results[i] = seen[level][entry] and 'gone' or dealt_with(a, known)
+  seen[level][entry] = true
   if not results[i] then
     if by_start then
       known.start = ms(start_after(flow_of(known.tenant, a.charge), read_charge(a.charge)))
@@ -84,8 +83,7 @@ for i = 1, arrivals do
     end
     ready[#ready + 1] = a
   end
-  local list = acks[a.level + 1]
-  list[#list + 1] = a.entry
+  acks[level][#acks[level] + 1] = entry
 end
 -- Only the starts tell in which order they come.
 if by_start then table.sort(ready, function(a, b) return tonumber(a.rank) < tonumber(b.rank) end) end
@@ -99,8 +97,7 @@ for _, a in ipairs(ready) do
   if choice > 0 and not (head_rank and head_rank <= tonumber(rank)) then
     local engine = look_at(choice, ARGV[8 + choice], unpack(KEYS, 15 + 3 * choice - 2, 15 + 3 * choice))
     if has_room_for(now, engine, a.kv) then
-      assign_to(now, a.id, record, body, a.known, engine, rank, inline_bytes, {a.kv, a.uncached}, placement,
-        ranked_by)
+      assign_to(a.id, record, body, a.known, engine, rank, a.kv, a.uncached, ranked_by)
       results[a.i] = 'assigned'
     end
   end
@@ -109,7 +106,7 @@ for _, a in ipairs(ready) do
     redis.call('HSET', record, 'state', 'waiting', 'rank', rank, unpack(ranked_by))
     redis.call('HDEL', record, 'entry')
     if by_start then count_ranked(1, flow_of(a.known.tenant, a.charge)) end
-    if a.wait > 0 then redis.call('ZADD', KEYS[15], ms(tonumber(a.known.arrived_ms) + a.wait), a.id) end
+    if a.wait ~= '0' then redis.call('ZADD', KEYS[15], ms(a.known.arrived_ms + a.wait), a.id) end
     if not head_rank or tonumber(rank) < head_rank then head_rank = tonumber(rank) end
     results[a.i] = 'waiting'
   end

@@ -22,8 +22,8 @@
 --   engines, see write_places}
 
 local waiting, room, counters, freed = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local now, inline_bytes = clock(ARGV[1]), tonumber(ARGV[2])
-local placement = {ARGV[6], ARGV[7]}
+local now = clock(ARGV[1])
+begin_assigning(now, tonumber(ARGV[2]), ARGV[6], ARGV[7])
 local settled = tonumber(ARGV[9])
 if settled > 0 then
   redis.call('XACK', freed, SCHEDULERS, unpack(ARGV, 10, 9 + settled))
@@ -62,7 +62,7 @@ for i = 1, tonumber(ARGV[requests_at]) do
     if known.state ~= 'waiting' then
       redis.call('ZREM', waiting, id)
       result = 'gone'
-    elseif expired(now, known.arrived_ms, known.timeout_ms) then
+    elseif known.timeout_at and now >= known.timeout_at then
       end_waiting(id, known, record, body, output, 'expired', ARGV[3])
       result = 'expired'
     elseif tonumber(known.attempt) ~= attempts or (known.stage or '') ~= ARGV[at + 5] then
@@ -90,12 +90,12 @@ for i = 1, tonumber(ARGV[requests_at]) do
         result = verdict == 'shed' and 'shed' or 'refused'
       end
     else
-      local choice, kv, uncached = tonumber(verdict), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
+      local choice, kv, uncached = tonumber(verdict), tonumber(ARGV[at + 3]), ARGV[at + 4]
       local engine = look_at(choice, ARGV[engines_at + choice], unpack(KEYS, 8 + 3 * choice - 2, 8 + 3 * choice))
       if has_room_for(now, engine, kv) then
         redis.call('ZREM', waiting, id)
         if known.start then read_virtual_time(now, KEYS[6], KEYS[7], KEYS[5]) end
-        assign_to(now, id, record, body, known, engine, nil, inline_bytes, {kv, uncached}, placement, NOTHING)
+        assign_to(id, record, body, known, engine, nil, kv, uncached, NOTHING)
         result = 'assigned'
       else
         result = 'stale'  -- another scheduler filled that engine, or its note in the room was wrong

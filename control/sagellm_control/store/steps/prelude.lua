@@ -18,12 +18,17 @@ end
 
 -- A field as a number; `otherwise` where somebody has written something else into it.
 local function number(text, otherwise)
-  local n = tonumber(text or nil)
+  if not text then return otherwise end
+  local n = tonumber(text)
   if n and n == n and n > -1e17 and n < 1e17 then return n end
   return otherwise
 end
 
-local function ms(number) return string.format('%.3f', number) end
+-- As text, to a microsecond. (Two whole numbers are written in a third of the time that a fraction takes.)
+local function ms(number)
+  local us = math.floor(number * 1000 + 0.5)
+  return string.format('%d.%03d', math.floor(us / 1000), us % 1000)
+end
 
 -- Adds to a counter in a hash; one that is no number begins anew.
 local function increase(hash, field, by)
@@ -50,13 +55,14 @@ local function send_published()
 end
 
 -- An engine's room, from the reservations that requests own. `free`: places, nil if it takes nothing.
-local function read_room(row, reservations)
+-- `id`, `assigned`: where something is to be assigned to it; `load` is what it held before, `taken` what it is given.
+local function read_room(row, reservations, id, assigned)
   local r = redis.call('HMGET', row, 'state', 'slots', 'prefetch', 'kv_tokens', 'kv_held', 'pace_tps', 'paced_until_ms',
     'limit', 'role')
   local held = redis.call('HLEN', reservations)
   local places = number(r[2], 0) + number(r[3], 0)
   places = math.min(places, number(r[8], places))
-  return {row = row, reservations = reservations, held = held,
+  return {row = row, reservations = reservations, id = id, assigned = assigned, held = held, load = held, taken = {},
     free = r[1] == 'READY' and places - held or nil,
     kv_tokens = number(r[4], 0), kv_held = number(r[5], 0), pace = number(r[6], 0), paced_until = number(r[7], 0),
     role = r[9]}
@@ -176,7 +182,13 @@ local function bury_request(dead, record, body, id, reason)
     'record', cjson.encode(copy), 'body', redis.call('GET', body) or '')
 end
 
-local function expired(now, arrived, timeout)
+-- When a request's time is over; nil: never.
+local function timeout_at(arrived, timeout)
   arrived, timeout = number(arrived), number(timeout)
-  return arrived and timeout and now >= arrived + timeout
+  return arrived and timeout and arrived + timeout
+end
+
+local function expired(now, arrived, timeout)
+  local at = timeout_at(arrived, timeout)
+  return at and now >= at
 end

@@ -104,8 +104,7 @@ local looked_at = {}
 local function look_at(number, id, row, reservations, assigned)
   local engine = looked_at[number]
   if not engine then
-    engine = read_room(row, reservations)
-    engine.id, engine.assigned, engine.taken, engine.load = id, assigned, {}, engine.held
+    engine = read_room(row, reservations, id, assigned)
     looked_at[number] = engine
   end
   return engine
@@ -146,15 +145,21 @@ local function write_placed(placements)
   if #placed > 0 then redis.call('XADD', placements, 'MAXLEN', '~', PLACED_KEPT, '*', unpack(placed)) end
 end
 
--- What admit and assign read of a record, in one go.
-local function read_record(record)
+-- What is read of a record, in one go. (A field that is not there costs more than one that is: the record is searched
+-- to its end. So what only those have that have been ranked, or on an engine, is read where there can be such.)
+local function read_queued(record)
   local r = redis.call('HMGET', record, 'state', 'entry', 'arrived_ms', 'timeout_ms', 'priority', 'attempt', 'kind',
-    'stream', 'tenant', 'trace_id', 'traceparent', 'rank', 'start', 'charge', 'late', 'after', 'stage', 'prefix')
-  return {state = r[1], entry = r[2], arrived_ms = r[3], timeout_ms = r[4], priority = r[5],
-    attempt = math.floor(number(r[6], 0)),
-    kind = r[7], stream = r[8], tenant = r[9], trace_id = r[10], traceparent = r[11], rank = r[12],
-    start = number(r[13]) and r[13],
-    charge = r[14], late = r[15], after = r[16], stage = r[17], prefix = r[18]}
+    'stream', 'tenant', 'trace_id', 'traceparent', 'stage', 'prefix')
+  return {state = r[1], entry = r[2], arrived_ms = r[3], timeout_at = timeout_at(r[3], r[4]), priority = r[5],
+    attempt = math.floor(number(r[6], 0)), kind = r[7], stream = r[8], tenant = r[9], trace_id = r[10],
+    traceparent = r[11], stage = r[12], prefix = r[13]}
+end
+
+local function read_record(record)
+  local known = read_queued(record)
+  local r = redis.call('HMGET', record, 'rank', 'start', 'charge', 'late', 'after')
+  known.rank, known.start, known.charge, known.late, known.after = r[1], number(r[2]) and r[2], r[3], r[4], r[5]
+  return known
 end
 
 -- A request that was on an engine waits again at its old rank.
@@ -182,26 +187,42 @@ local function leave_queue(now, known, body, backlog, virtual_time, tenants)
   end
 end
 
--- Moves a request to an engine that has room for it; `rank` and `ranked_by` (fields of the record, and their values)
--- only where the record does not hold them yet.
+-- What all that one call assigns have in common. `placement`: its name   `logged`: '1' if prefixes are logged
+local common = {}
+
+local function begin_assigning(now, inline_bytes, placement, logged)
+  common.now, common.moment, common.inline_bytes = now, ms(now), inline_bytes
+  common.placement, common.logged = placement, logged == '1'
+end
+
+-- The entry of the assigned stream: one table for all, as one that is made anew grows five times.
+local assignment = {'XADD', '', '*', 'id', '', 'attempt', '', 'kind', '', 'priority', '', 'arrived_ms', '',
+  'assigned_ms', ''}
+local assignment_length
+
+local function add(name, value)
+  if value and value ~= '' then
+    assignment[assignment_length + 1], assignment[assignment_length + 2] = name, value
+    assignment_length = assignment_length + 2
+  end
+end
+
+-- Moves a request to an engine that has room for it (after begin_assigning); `rank` and `ranked_by` (fields of the
+-- record, and their values) only where the record does not hold them yet.
 -- `known`: what read_record gives; and its body as `content`, where that is at hand
--- `cost`: {KV tokens, uncached prompt tokens}   `placement`: {name, '1' if prefixes are logged}
-local function assign_to(now, id, record, body, known, engine, rank, inline_bytes, cost, placement, ranked_by)
-  local attempt, moment = known.attempt + 1, ms(now)
-  local entry = {'XADD', engine.assigned, '*', 'id', id, 'attempt', attempt, 'kind', known.kind,
-    'priority', known.priority, 'arrived_ms', known.arrived_ms, 'assigned_ms', moment}
-  local function add(name, value)
-    if value and value ~= '' then entry[#entry + 1] = name; entry[#entry + 1] = value end
-  end
+-- `kv`, `uncached`: KV tokens and uncached prompt tokens; numbers, or such as text
+local function assign_to(id, record, body, known, engine, rank, kv, uncached, ranked_by)
+  local attempt, moment, inline_bytes = known.attempt + 1, common.moment, common.inline_bytes
+  assignment[2], assignment[5], assignment[7], assignment[9] = engine.assigned, id, attempt, known.kind
+  assignment[11], assignment[13], assignment[15] = known.priority, known.arrived_ms, moment
+  assignment_length = 15
   add('stream', known.stream)
-  if number(known.timeout_ms) then
-    add('timeout_at_ms', ms(tonumber(known.arrived_ms) + tonumber(known.timeout_ms)))
-  end
+  add('timeout_at_ms', known.timeout_at and ms(known.timeout_at))
   add('tenant', known.tenant)
   add('trace_id', known.trace_id)
   add('traceparent', known.traceparent)
   add('after', known.after)
-  if cost[2] > 0 then add('uncached_tokens', cost[2]) end
+  if tonumber(uncached) > 0 then add('uncached_tokens', uncached) end
   if known.stage then
     local handed = redis.call('HMGET', record, 'transfer', 'prefilled_ms')
     add('stage', known.stage)
@@ -218,12 +239,12 @@ local function assign_to(now, id, record, body, known, engine, rank, inline_byte
   elseif not known.content then
     bytes = redis.call('STRLEN', body)
   end
-  local entry_id = redis.call(unpack(entry))
+  local entry_id = redis.call(unpack(assignment, 1, assignment_length))
   redis.call('HSET', record, 'state', 'assigned', 'engine', engine.id, 'entry', entry_id, 'assigned_ms', moment,
     'attempt', attempt, 'rank', rank or known.rank,
-    'placed', placement[1] .. ' ' .. engine.load .. ' ' .. cost[2], unpack(ranked_by))
+    'placed', string.format('%s %d %s', common.placement, engine.load, uncached), unpack(ranked_by))
   count_waiting(-1, known.priority, known.tenant, bytes)
-  if placement[2] == '1' and known.prefix then
+  if common.logged and known.prefix then
     placed[#placed + 1] = #placed / 2 + 1
     placed[#placed + 1] = engine.id .. ' ' .. known.prefix
   end
@@ -231,12 +252,12 @@ local function assign_to(now, id, record, body, known, engine, rank, inline_byte
     fair.now = math.max(fair.now, tonumber(known.start))
     if known.state == 'waiting' then count_ranked(-1, flow_of(known.tenant, known.charge)) end
   end
-  local kv = engine.kv_tokens > 0 and cost[1] or 0
+  local held = engine.kv_tokens > 0 and tonumber(kv) or 0
   engine.taken[#engine.taken + 1] = id
-  engine.taken[#engine.taken + 1] = kv
-  if kv > 0 then engine.kv_taken = (engine.kv_taken or 0) + kv; engine.kv_held = engine.kv_held + kv end
+  engine.taken[#engine.taken + 1] = held
+  if held > 0 then engine.kv_taken = (engine.kv_taken or 0) + held; engine.kv_held = engine.kv_held + held end
   if engine.pace > 0 then
-    engine.paced_until = math.max(now, engine.paced_until) + cost[2] / engine.pace * 1000
+    engine.paced_until = math.max(common.now, engine.paced_until) + uncached / engine.pace * 1000
   end
   engine.free, engine.held, engine.load = engine.free - 1, engine.held + 1, engine.load + 1
 end
