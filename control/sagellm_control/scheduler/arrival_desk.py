@@ -66,7 +66,10 @@ class ArrivalDesk:
         readable: list[tuple[IntakeEntry, Arrival]] = []
         for entry in entries:
             try:
-                readable.append((entry, await self._read(entry, began)))
+                arrival = _read(entry)
+                if arrival.model and not self._watch.engines.answers_to(arrival.model):
+                    await self._find_engine(arrival.model, began)
+                readable.append((entry, arrival))
             except BadEntry as bad:
                 log.warning("pool %s: entry %s cannot be read: %s", self._pool, entry.entry_id, bad)
                 request_id = entry.fields.get("id", "")
@@ -119,15 +122,16 @@ class ArrivalDesk:
         ends_ms = batch.ends_ms if added else float("inf")
         return AfterAdmission(room.waiting, room.open_engines > 0, added, admitted.left, ends_ms)
 
-    async def _read(self, entry: IntakeEntry, batch_began: float) -> Arrival:
-        request_id = entry.fields.get("id", "")
-        if not is_request_id(request_id):
-            raise BadEntry(f"field 'id' must be 1 to {MAX_ID_LENGTH} letters, digits or ._~@=+-")
-        arrival = read_arrival(request_id, entry.fields)
-        if arrival.model and not self._watch.engines.answers_to(arrival.model):
-            if not await serves(self._store, self._pool, arrival.model):
-                raise BadEntry(f"no engine of this pool serves the model {arrival.model[:80]!r}")
-            if self._watch.rows_read_at < batch_began:
-                # An engine may have learned it since its row was read.
-                await self._watch.read(all_rows=True)
-        return arrival
+    async def _find_engine(self, model: str, batch_began: float) -> None:
+        if not await serves(self._store, self._pool, model):
+            raise BadEntry(f"no engine of this pool serves the model {model[:80]!r}")
+        if self._watch.rows_read_at < batch_began:
+            # An engine may have learned it since its row was read.
+            await self._watch.read(all_rows=True)
+
+
+def _read(entry: IntakeEntry) -> Arrival:
+    request_id = entry.fields.get("id", "")
+    if not is_request_id(request_id):
+        raise BadEntry(f"field 'id' must be 1 to {MAX_ID_LENGTH} letters, digits or ._~@=+-")
+    return read_arrival(request_id, entry.fields)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from .priority import RequestPriority
 from .states import RequestKind
@@ -132,21 +133,6 @@ _ALIKE = (
 """What a request and its arrival have in common, under the same names."""
 
 _CLASSES = {str(int(priority)): priority for priority in RequestPriority}
-_TEXTS = ("tenant", "model", "kind", "session")
-_COUNTS = ("slo_ms", "tpot_slo_ms", "timeout_ms", "prompt_tokens", "max_tokens", "queue_ttl_ms")
-
-SCHEDULING_FIELDS = (
-    "priority",
-    "arrived_ms",
-    *_TEXTS,
-    *_COUNTS,
-    "prefix",
-    "reject_late",
-    "weight",
-    "excluded",
-    "stage",
-)
-"""The fields of a record (and of an intake entry) that an ``Arrival`` is read from."""
 
 
 def is_count(text: str) -> bool:
@@ -154,61 +140,71 @@ def is_count(text: str) -> bool:
     return len(text) <= 15 and text.isascii() and text.isdecimal()
 
 
-def _read_count(fields: Mapping[str, str], name: str) -> int:
-    text = fields.get(name)
-    if not text:
-        return 0
+def _read_text(_name: str, text: str) -> str:
+    return text
+
+
+def _read_count(name: str, text: str) -> int:
     if not is_count(text):
         raise BadEntry(f"field {name!r} must be a whole number below 10^15, not {text[:40]!r}")
     return int(text)
 
 
-def _read_time(text: str) -> float:
+def _read_words(_name: str, text: str) -> tuple[str, ...]:
+    return tuple(text.split(" "))
+
+
+def _read_flag(_name: str, text: str) -> bool:
+    return text == "1"
+
+
+def _read_class(name: str, text: str) -> RequestPriority:
+    if text not in _CLASSES:
+        raise BadEntry(f"field {name!r} must be one of {', '.join(_CLASSES)}, not {text[:40]!r}")
+    return _CLASSES[text]
+
+
+def _read_time(name: str, text: str) -> float:
     whole, _, fraction = text.partition(".")
     if not is_count(whole) or (fraction and not is_count(fraction)):
-        raise BadEntry(f"field 'arrived_ms' must be a time in ms since the epoch, not {text[:40]!r}")
+        raise BadEntry(f"field {name!r} must be a time in ms since the epoch, not {text[:40]!r}")
     return float(text)
 
 
-def _read_weight(text: str | None) -> float:
-    if not text:
-        return 1.0
+def _read_weight(name: str, text: str) -> float:
     whole, _, fraction = text.partition(".")
     if not is_count(whole) or (fraction and not is_count(fraction)) or float(text) <= 0:
-        raise BadEntry(f"field 'weight' must be a number above 0, not {text[:40]!r}")
+        raise BadEntry(f"field {name!r} must be a number above 0, not {text[:40]!r}")
     return float(text)
+
+
+_READERS: dict[str, Callable[[str, str], Any]] = {
+    "priority": _read_class,
+    "arrived_ms": _read_time,
+    **dict.fromkeys(("tenant", "model", "kind", "session", "stage"), _read_text),
+    **dict.fromkeys(
+        ("slo_ms", "tpot_slo_ms", "timeout_ms", "prompt_tokens", "max_tokens", "queue_ttl_ms"), _read_count
+    ),
+    **dict.fromkeys(("prefix", "excluded"), _read_words),
+    "reject_late": _read_flag,
+    "weight": _read_weight,
+}
+
+SCHEDULING_FIELDS = tuple(_READERS)
+"""The fields of a record (and of an intake entry) that an ``Arrival`` is read from."""
 
 
 def read_arrival(request_id: str, fields: Mapping[str, str]) -> Arrival:
-    """Read an arrival from the fields of an intake entry or of a record.
+    """Read an arrival from the fields of an intake entry or of a record; an empty field is none.
 
     Raises:
         BadEntry: names the field that is missing or wrong.
     """
-    try:
-        level, arrived = fields["priority"], fields["arrived_ms"]
-    except KeyError as error:
-        raise BadEntry(f"field {error.args[0]!r} is missing") from None
-    if level not in _CLASSES:
-        raise BadEntry(f"field 'priority' must be one of {', '.join(_CLASSES)}, not {level[:40]!r}")
-    excluded, prefix = fields.get("excluded"), fields.get("prefix")
-    return Arrival(
-        id=request_id,
-        priority=_CLASSES[level],
-        arrived_ms=_read_time(arrived),
-        tenant=fields.get("tenant") or "",
-        model=fields.get("model") or "",
-        slo_ms=_read_count(fields, "slo_ms"),
-        tpot_slo_ms=_read_count(fields, "tpot_slo_ms"),
-        timeout_ms=_read_count(fields, "timeout_ms"),
-        prompt_tokens=_read_count(fields, "prompt_tokens"),
-        max_tokens=_read_count(fields, "max_tokens"),
-        queue_ttl_ms=_read_count(fields, "queue_ttl_ms"),
-        kind=fields.get("kind") or "",
-        session=fields.get("session") or "",
-        prefix=tuple(prefix.split(" ")) if prefix else (),
-        reject_late=fields.get("reject_late") == "1",
-        weight=_read_weight(fields.get("weight")),
-        excluded=tuple(excluded.split(" ")) if excluded else (),
-        stage=fields.get("stage") or "",
-    )
+    known: dict[str, Any] = {}
+    for name, text in fields.items():
+        if text and (read := _READERS.get(name)) is not None:
+            known[name] = read(name, text)
+    for name in ("priority", "arrived_ms"):
+        if name not in known:
+            raise BadEntry(f"field {name!r} is missing")
+    return Arrival(request_id, **known)

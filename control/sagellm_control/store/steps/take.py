@@ -64,18 +64,17 @@ class Taken:
             return
         if not isinstance(pairs, dict):
             pairs = dict(zip(pairs[::2], pairs[1::2], strict=False))
-        fields = {_name(name): text.decode(errors="replace") for name, text in pairs.items()}
+        # Nearly all names are known, and there are many.
+        fields = {
+            _NAMES.get(name) or name.decode(errors="replace"): text.decode(errors="replace")
+            for name, text in pairs.items()
+        }
         if stream == FREED:
             free = fields.get("free", "")
             count = int(free) if is_count(free) else 0
             self.freed.append(FreedEntry(entry_id.decode(), fields.get("engine", ""), count))
         else:
             self.arrivals.append(IntakeEntry(stream, entry_id.decode(), fields))
-
-
-def _name(raw: bytes) -> str:
-    # Nearly all are known, and there are many.
-    return _NAMES.get(raw) or raw.decode(errors="replace")
 
 
 async def ensure_groups(store: Store, keys: PoolKeys) -> None:
