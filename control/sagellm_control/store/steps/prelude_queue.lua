@@ -147,18 +147,23 @@ end
 
 -- What is read of a record, in one go. (A field that is not there costs more than one that is: the record is searched
 -- to its end. So what only those have that have been ranked, or on an engine, is read where there can be such.)
-local function read_queued(record)
-  local r = redis.call('HMGET', record, 'state', 'entry', 'arrived_ms', 'timeout_ms', 'priority', 'attempt', 'kind',
-    'stream', 'tenant', 'trace_id', 'traceparent', 'stage', 'prefix')
+local QUEUED = {'state', 'entry', 'arrived_ms', 'timeout_ms', 'priority', 'attempt', 'kind', 'stream', 'tenant',
+  'trace_id', 'traceparent', 'stage', 'prefix'}
+local ANY = {'state', 'entry', 'arrived_ms', 'timeout_ms', 'priority', 'attempt', 'kind', 'stream', 'tenant',
+  'trace_id', 'traceparent', 'stage', 'prefix', 'rank', 'start', 'charge', 'late', 'after'}
+
+local function read_fields(record, names)
+  local r = redis.call('HMGET', record, unpack(names))
   return {state = r[1], entry = r[2], arrived_ms = r[3], timeout_at = timeout_at(r[3], r[4]), priority = r[5],
     attempt = math.floor(number(r[6], 0)), kind = r[7], stream = r[8], tenant = r[9], trace_id = r[10],
-    traceparent = r[11], stage = r[12], prefix = r[13]}
+    traceparent = r[11], stage = r[12], prefix = r[13]}, r
 end
 
+local function read_queued(record) return (read_fields(record, QUEUED)) end
+
 local function read_record(record)
-  local known = read_queued(record)
-  local r = redis.call('HMGET', record, 'rank', 'start', 'charge', 'late', 'after')
-  known.rank, known.start, known.charge, known.late, known.after = r[1], number(r[2]) and r[2], r[3], r[4], r[5]
+  local known, r = read_fields(record, ANY)
+  known.rank, known.start, known.charge, known.late, known.after = r[14], number(r[15]) and r[15], r[16], r[17], r[18]
   return known
 end
 
