@@ -34,16 +34,29 @@ begin_assigning(now, tonumber(ARGV[10]), ARGV[8], ARGV[9])
 local engines = tonumber(ARGV[11])
 local request_keys, requests_at = 13 + 3 * engines, 12 + engines
 local FIELDS = 13
-local bounds = {}
-for bound in string.gmatch(ARGV[5], '%S+') do bounds[#bounds + 1] = tonumber(bound) end
-local depth = redis.call('ZCARD', waiting)
+local in_set = redis.call('ZCARD', waiting)
+local depth = in_set
 for level = 0, 4 do depth = depth + redis.call('XLEN', KEYS[4 + level]) end
 local ahead = depth
-local served = anyway or redis.call('ZCARD', room) > 0
 -- Proposals of a policy that holds no longer are none. Of several under a fair order only the starts tell who is first:
 -- that is for admit.
 local proposed = engines > 0 and (redis.call('HGET', KEYS[10], 'epoch') or '0') == epoch
   and not (by_start and tonumber(ARGV[requests_at]) > 1)
+
+-- What mostly only those ask for that have to wait. (One that nobody is ahead of can only be refused for its length, if
+-- there are other bounds than the first.)
+local served, bounds
+local bounded = string.find(ARGV[5], ' %d*[1-9]')
+
+local function is_served()
+  if served == nil then served = anyway or redis.call('ZCARD', room) > 0 end
+  return served
+end
+
+local function read_bounds()
+  bounds = {}
+  for bound in string.gmatch(ARGV[5], '%S+') do bounds[#bounds + 1] = tonumber(bound) end
+end
 
 -- What waits under a name, this call's requests included.
 local function waits(name)
@@ -56,8 +69,9 @@ local function pool_bytes()
   return sum
 end
 
--- Why a request cannot be taken; nil: it can.
+-- Why a request cannot wait; nil: it can.
 local function no_room(priority, tenant, bytes)
+  if not bounds then read_bounds() end
   local class = 5 + 2 * tonumber(priority)
   if bounds[1] > 0 and depth >= bounds[1] then return 'queue_full' end
   if bounds[2] > 0 and pool_bytes() + bytes > bounds[2] then return 'queue_bytes_full' end
@@ -89,10 +103,11 @@ for i = 1, tonumber(ARGV[requests_at]) do
   for j = first, last, 2 do given[ARGV[j]] = ARGV[j + 1] end
   local tenant = given.tenant or ''
   local known = redis.call('HMGET', record, 'state', 'fingerprint', 'tenant', 'ticket')
-  local full = not known[1] and served and no_room(priority, tenant, #content)
+  local engine = not known[1] and engine_for(choice, kv, charge)
+  local full = not known[1] and (bounded or not engine) and is_served() and no_room(priority, tenant, #content)
   if known[1] then
     answers[i] = {'exists', known[1], known[2] or '', known[3] or '', known[4] or ''}
-  elseif not served then
+  elseif not engine and not is_served() then
     answers[i] = {'no_engine'}
   elseif full then
     answers[i] = {'full', full, depth, unpack(redis.call('ZREVRANGE', waiting, 0, LAST_IN_LINE - 1))}
@@ -100,11 +115,32 @@ for i = 1, tonumber(ARGV[requests_at]) do
   else
     -- A microsecond apart, so that requests of one batch keep their order.
     local arrived = ms(now + (i - 1) / 1000)
-    local fields = {'HSET', record, 'v', version, 'state', 'queued', 'kind', kind, 'priority', priority,
-      'arrived_ms', arrived, 'inbox', inbox, 'ticket', ticket, 'fingerprint', fingerprint, 'keep_ms', keep}
-    for j = first, last do fields[#fields + 1] = ARGV[j] end
-    local engine = engine_for(choice, kv, charge)
-    if not engine then
+    local fields = {'v', version, 'kind', kind, 'priority', priority, 'arrived_ms', arrived, 'inbox', inbox,
+      'ticket', ticket, 'fingerprint', fingerprint, 'keep_ms', keep}
+    for j = first, last, 2 do
+      if not engine or ARGV[j] ~= 'attempt' then  -- that of the assignment is another one
+        fields[#fields + 1] = ARGV[j]
+        fields[#fields + 1] = ARGV[j + 1]
+      end
+    end
+    redis.call('SET', body, content)
+    increase(counters, 'accepted', 1)
+    if engine then
+      given.arrived_ms, given.attempt, given.content = arrived, number(given.attempt, 0), content
+      given.timeout_at = timeout_at(arrived, given.timeout_ms)
+      if by_start or epoch ~= '0' then
+        fields[#fields + 1] = 'epoch'
+        fields[#fields + 1] = epoch
+      end
+      if by_start then
+        read_virtual_time(now, KEYS[11], KEYS[12], backlog, tonumber(ARGV[7]))
+        given.start = ms(start_after(flow_of(tenant, charge), read_charge(charge)))
+        rank = ms(tonumber(given.start) + tonumber(rank))
+        for _, text in ipairs({'start', given.start, 'charge', charge}) do fields[#fields + 1] = text end
+      end
+      assign_to(id, record, body, given, engine, rank, kv, uncached, fields)
+      answers[i] = {'assigned', arrived}
+    else
       local entry = {'XADD', KEYS[4 + tonumber(priority)], '*', 'id', id, 'priority', priority, 'arrived_ms', arrived,
         'kind', kind}
       for j = first, last, 2 do
@@ -113,31 +149,15 @@ for i = 1, tonumber(ARGV[requests_at]) do
           entry[#entry + 1] = ARGV[j + 1]
         end
       end
-      fields[#fields + 1] = 'entry'
-      fields[#fields + 1] = redis.call(unpack(entry))
+      redis.call('HSET', record, 'state', 'queued', 'entry', redis.call(unpack(entry)), unpack(fields))
+      count_waiting(1, priority, tenant, #content)
       depth = depth + 1
+      answers[i] = {'accepted', arrived}
     end
-    redis.call(unpack(fields))
-    redis.call('SET', body, content)
-    count_waiting(1, priority, tenant, #content)
-    increase(counters, 'accepted', 1)
-    if engine then
-      given.arrived_ms, given.attempt, given.content = arrived, number(given.attempt, 0), content
-      given.timeout_at = timeout_at(arrived, given.timeout_ms)
-      local ranked_by = epoch ~= '0' and {'epoch', epoch} or {}
-      if by_start then
-        read_virtual_time(now, KEYS[11], KEYS[12], backlog, tonumber(ARGV[7]))
-        given.start = ms(start_after(flow_of(tenant, charge), read_charge(charge)))
-        rank = ms(tonumber(given.start) + tonumber(rank))
-        ranked_by = {'epoch', epoch, 'start', given.start, 'charge', charge}
-      end
-      assign_to(id, record, body, given, engine, rank, kv, uncached, ranked_by)
-    end
-    answers[i] = {engine and 'assigned' or 'accepted', arrived}
   end
 end
 write_backlog(backlog)
 write_virtual_time()
 write_placed(KEYS[13])
-local places, bounds = write_places(now, room, engines)
-return {answers, ahead, places, redis.call('ZCARD', waiting), redis.call('ZCOUNT', room, 1, '+inf'), bounds}
+local places, others = write_places(now, room, engines)
+return {answers, ahead, places, in_set, redis.call('ZCOUNT', room, 1, '+inf'), others}

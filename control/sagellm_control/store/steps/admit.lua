@@ -97,7 +97,8 @@ for _, a in ipairs(ready) do
   if choice > 0 and not (head_rank and head_rank <= tonumber(rank)) then
     local engine = look_at(choice, ARGV[8 + choice], unpack(KEYS, 15 + 3 * choice - 2, 15 + 3 * choice))
     if has_room_for(now, engine, a.kv) then
-      assign_to(a.id, record, body, a.known, engine, rank, a.kv, a.uncached, ranked_by)
+      local bytes = assign_to(a.id, record, body, a.known, engine, rank, a.kv, a.uncached, ranked_by)
+      count_waiting(-1, a.known.priority, a.known.tenant, bytes)
       results[a.i] = 'assigned'
     end
   end

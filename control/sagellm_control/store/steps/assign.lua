@@ -95,7 +95,8 @@ for i = 1, tonumber(ARGV[requests_at]) do
       if has_room_for(now, engine, kv) then
         redis.call('ZREM', waiting, id)
         if known.start then read_virtual_time(now, KEYS[6], KEYS[7], KEYS[5]) end
-        assign_to(id, record, body, known, engine, nil, kv, uncached, NOTHING)
+        local bytes = assign_to(id, record, body, known, engine, nil, kv, uncached, NOTHING)
+        count_waiting(-1, known.priority, known.tenant, bytes)
         result = 'assigned'
       else
         result = 'stale'  -- another scheduler filled that engine, or its note in the room was wrong

@@ -216,6 +216,7 @@ end
 -- record, and their values) only where the record does not hold them yet.
 -- `known`: what read_record gives; and its body as `content`, where that is at hand
 -- `kv`, `uncached`: KV tokens and uncached prompt tokens; numbers, or such as text
+-- Returns the length of the body, as it waits no more (see count_waiting).
 local function assign_to(id, record, body, known, engine, rank, kv, uncached, ranked_by)
   local attempt, moment, inline_bytes = known.attempt + 1, common.moment, common.inline_bytes
   assignment[2], assignment[5], assignment[7], assignment[9] = engine.assigned, id, attempt, known.kind
@@ -248,7 +249,6 @@ local function assign_to(id, record, body, known, engine, rank, kv, uncached, ra
   redis.call('HSET', record, 'state', 'assigned', 'engine', engine.id, 'entry', entry_id, 'assigned_ms', moment,
     'attempt', attempt, 'rank', rank or known.rank,
     'placed', string.format('%s %d %s', common.placement, engine.load, uncached), unpack(ranked_by))
-  count_waiting(-1, known.priority, known.tenant, bytes)
   if common.logged and known.prefix then
     placed[#placed + 1] = #placed / 2 + 1
     placed[#placed + 1] = engine.id .. ' ' .. known.prefix
@@ -265,4 +265,5 @@ local function assign_to(id, record, body, known, engine, rank, kv, uncached, ra
     engine.paced_until = math.max(common.now, engine.paced_until) + uncached / engine.pace * 1000
   end
   engine.free, engine.held, engine.load = engine.free - 1, engine.held + 1, engine.load + 1
+  return bytes
 end
