@@ -97,7 +97,7 @@ class Estimates:
         return Forecast(
             request.prompt_tokens,
             output,
-            request.prompt_tokens * 1000 / max(self.speed.prefill_tps, 1.0),
+            request.prompt_tokens * 1000 / self.speed.prefill_tps,
             output * step_ms,
             self.engines,
         )

@@ -218,7 +218,7 @@ class HeadOfLine:
             return None
         uncached = self._engines.uncached_tokens(engine, arrival, forecast)
         due_ms = arrival.arrived_ms + objective_ms
-        first_ms = max(now_ms, load.prefill_until_ms) + uncached * 1000 / max(load.row.speed.prefill_tps, 1.0)
+        first_ms = max(now_ms, load.prefill_until_ms) + uncached * 1000 / load.row.speed.prefill_tps
         until_ms = due_ms - uncached * 1000 / max(self._engines.fastest_tps, 1.0)
         return TooSlow(until_ms) if first_ms > due_ms and now_ms < until_ms else None
 

@@ -48,7 +48,7 @@ class RecentWork:
         """The engine was handed a request; returns what its prompt counts (ms)."""
         if request.stage == Stage.DECODE:
             return 0.0
-        prompt_ms = (forecast.prompt_tokens or request.prompt_tokens) * 1000 / max(load.row.speed.prefill_tps, 1.0)
+        prompt_ms = (forecast.prompt_tokens or request.prompt_tokens) * 1000 / load.row.speed.prefill_tps
         self.add(load, prompt_ms, now_ms)
         return prompt_ms
 

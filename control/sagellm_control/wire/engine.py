@@ -32,9 +32,13 @@ class EngineSpeed:
     """
 
     prefill_tps: float = 8000.0
-    """Prompt tokens a second, when nothing else runs."""
+    """Prompt tokens a second, when nothing else runs; at least 1."""
     step_ms: float = 15.0
     step_ms_per_answer: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.prefill_tps < 1.0:
+            object.__setattr__(self, "prefill_tps", 1.0)
 
 
 _TYPICAL = EngineSpeed()

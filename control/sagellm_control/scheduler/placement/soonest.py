@@ -86,5 +86,5 @@ class SoonestPlacement:
             wait_ms = max(0.0, load.prefill_until_ms - now_ms)
         uncached = engines.uncached_tokens(engine, request, forecast)
         own_ms = uncached * 1000 / max(row.pace_tps or row.speed.prefill_tps, 1.0)
-        delay_ms = DELAY * uncached * 1000 / max(row.speed.prefill_tps, 1.0)
+        delay_ms = DELAY * uncached * 1000 / row.speed.prefill_tps
         return wait_ms, own_ms, (REQUEST_MS + delay_ms) * load.requests

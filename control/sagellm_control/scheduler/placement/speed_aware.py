@@ -33,5 +33,5 @@ class SpeedAwarePlacement:
         load = engines.load_of(engine)
         assert load is not None
         uncached = engines.uncached_tokens(engine, request, forecast)
-        prefill_ms = (load.backlog_tokens(now_ms) + uncached) * 1000 / max(load.row.speed.prefill_tps, 1.0)
+        prefill_ms = (load.backlog_tokens(now_ms) + uncached) * 1000 / load.row.speed.prefill_tps
         return prefill_ms + max(1.0, forecast.output_tokens) * load.step_ms(1)
