@@ -60,9 +60,10 @@ def test_garbage_in_a_stream(garbage: bytes, before: list[bytes]) -> None:
         form.check(garbage)
 
 
-def test_the_first_data_is_parsed_whatever_it_looks_like() -> None:
+@pytest.mark.parametrize("behind", [b"", TOKEN, b"data: [DONE]\n\n"])
+def test_the_first_data_is_parsed_whatever_it_looks_like(behind: bytes) -> None:
     with pytest.raises(EngineBroken):
-        StreamForm("e").check(b"data: {no JSON}\n\n")
+        StreamForm("e").check(b"data: {no JSON}\n\n" + behind)
 
 
 @pytest.mark.parametrize("pieces", [[], [b": ping\n\n"], [b"data:\n\n"]])

@@ -15,6 +15,7 @@ MOST_PARSED_BYTES = 1 << 18
 """Of a body. Of a longer one, vectors most likely, only both ends are looked at: to parse a megabyte of numbers takes
 milliseconds, in which nobody else's token moves."""
 _SHOWN_BYTES = 40
+_CLOSING = b"data: [DONE]\n\n"
 _FIELD = re.compile(rb"[\w-]*:|(?:data|event|id|retry)$")
 """How a line of a stream begins: a comment, or a name and a value; also a name that only some engines know."""
 
@@ -22,7 +23,7 @@ _FIELD = re.compile(rb"[\w-]*:|(?:data|event|id|retry)$")
 class StreamForm:
     """The events of one stream: each piece of data is JSON, or ``[DONE]``.
 
-    The first are parsed: an engine that answers garbage does so from its first event on. Of later ones, the usual form
+    The first is parsed: an engine that answers garbage does so from its first event on. Of later ones, the usual form
     of a line, from its first brace to its last, is enough: half of one does not have it. What is of another form is
     parsed.
     """
@@ -37,8 +38,10 @@ class StreamForm:
         Raises:
             EngineBroken: they are garbage; none of them is for the client.
         """
-        if not (self._begun and _look_usual(events)):
+        if not _look_usual(events):
             self._read(events)
+        elif not self._begun:
+            self._read(events[: events.index(b"\n\n") + 2])
 
     def check_end(self, *, gone_on: bool) -> None:
         """The stream is over.
@@ -83,7 +86,8 @@ def check_body(body: bytes, engine_id: str, kind: RequestKind, content_type: str
 
 
 def _look_usual(events: bytes) -> bool:
-    """One event or more, each in one line, an object."""
+    """One event or more, each in one line, an object; behind them the closing event or not."""
+    events = events.removesuffix(_CLOSING)
     if not (events.startswith(b"data: {") and events.endswith(b"}\n\n")):
         return False
     lines = events.count(b"\n")

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
 
 class EngineProtocol(ResponseHandler):
-    """Breaks off the answer that is being read.
+    """Breaks off the answer that is being read, and resumes only what was paused.
 
     aiohttp (3.14) tells a failure to parse the body only to whoever waits for the next head: who reads the body would
     wait until its gap has lasted too long.
     """
+
+    def resume_reading(self, *arguments: Any, **options: Any) -> None:
+        # aiohttp (3.14) runs its parser over nothing after each chunk that is read. (Parser and socket pause together.)
+        if self._reading_paused:
+            super().resume_reading(*arguments, **options)
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
         payload = self._payload
