@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
 
 from sagellm_control.wire.states import RequestKind
 
@@ -13,7 +13,7 @@ from .observation import EngineObservation
 
 
 class AnswerWatch:
-    """One call of an engine, from its start to its end.
+    """One call of an engine, from its start to its end: a context, while the engine is called.
 
     Args:
         uncached_tokens: of the prompt, as the scheduler estimated.
@@ -33,17 +33,17 @@ class AnswerWatch:
         """When its first token was expected, from the call of the engine."""
         self.first_byte_s: float | None = None
 
-    @contextmanager
-    def calling(self) -> Generator[None, None, None]:
-        """While the engine is called."""
+    def __enter__(self) -> Self:
         self.predicted_first_s = self._seen.predicted_first_s(self._uncached_tokens)
         self._seen.started(self._uncached_tokens)
         self._alone = self._seen.running == 1
         self._began = self._last = time.monotonic()
-        try:
-            yield
-        finally:
-            self._seen.ended()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._seen.ended()
 
     def events(self, chunk: bytes) -> None:
         """Events of a stream came."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 
 from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.wire.assignment import Assignment
@@ -170,7 +169,7 @@ class Attempt:
         try:
             staged = self._staged(call)
             self.watch.prefilled_elsewhere |= staged is not call and a.stage is Stage.DECODE
-            with self.watch.calling():
+            with self.watch:
                 async with self.adapter.run(staged) as reply:
                     await self._pass_on(reply)
         except NotSeparable:
@@ -206,9 +205,9 @@ class Attempt:
             self._advance(await read_prefill(reply, self.engine_kind, self.watch))
             return
         pieces: list[bytes] = []
-        form = StreamForm(self.engine_id)
+        form, streamed = StreamForm(self.engine_id), reply.is_event_stream
         async for chunk in self._chunks(reply):
-            if reply.is_event_stream:
+            if streamed:
                 form.check(chunk)
                 self.watch.events(chunk)
                 self.pending.append(chunk)
@@ -221,17 +220,17 @@ class Attempt:
                 self.watch.piece()
                 pieces.append(chunk)
         body = b"".join(pieces)
-        if reply.is_event_stream:
+        if streamed:
             form.check_end(gone_on=self.takeover is not None)
             self.watch.stream_ended()
         else:
             check_body(body, self.engine_id, self.assignment.kind, reply.content_type)
             self.watch.body(body)
-        ending = self._complete(reply.content_type or "application/json", body)
-        self._finish(replace(ending, status=reply.status), "completed")
+        ending = self._complete(reply.content_type or "application/json", body, reply.status)
+        self._finish(ending, "completed")
 
-    def _complete(self, content_type: str, body: bytes) -> Ending:
-        return Ending(Outcome.COMPLETED, content_type=content_type, engine=self.engine_id, body=body)
+    def _complete(self, content_type: str, body: bytes, status: int = 200) -> Ending:
+        return Ending(Outcome.COMPLETED, status, content_type, engine=self.engine_id, body=body)
 
     def _chunks(self, reply: EngineReply) -> AsyncIterator[bytes]:
         if self.takeover is None:

@@ -124,7 +124,7 @@ class LocalRun:
                 self._answered = True
                 yield Piece(info.engine_id, takeover.closing() if takeover else b"")
                 return
-            with watch.calling():
+            with watch:
                 async with adapter.run(call) as reply:
                     if reply.status >= 400:
                         await self._refused(reply, info.engine_id)

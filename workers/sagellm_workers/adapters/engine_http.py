@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from types import TracebackType
 from typing import Any, TypedDict, Unpack
 
 import httpx
@@ -98,13 +99,15 @@ class EngineHttp:
     def address(self, path: str) -> httpx.URL:
         return httpx.URL(self.url + path)
 
-    @asynccontextmanager
-    async def post(self, address: httpx.URL, call: EngineCall, body: bytes) -> AsyncGenerator[httpx.Response]:
-        """POST `body` and give the answer, headers read; leaving the context ends the exchange.
+    async def send(self, address: httpx.URL, call: EngineCall, body: bytes) -> httpx.Response:
+        """POST `body` and give the answer, headers read; whoever gets it closes it.
 
         Raises EngineUnreachable, EngineTimeout, EngineBroken.
         """
-        headers = httpx.Headers(self._stream_headers if call.stream else self._headers)
+        prepared = self._stream_headers if call.stream else self._headers
+        request = httpx.Request(
+            "POST", address, headers=prepared, stream=RequestBody(body), extensions=self._extensions
+        )
         for name, value in (
             ("X-Request-ID", call.request_id),
             ("X-Trace-ID", call.trace_id),
@@ -112,18 +115,24 @@ class EngineHttp:
         ):
             # Ids come from clients: one that could not stand in a header, or would end it, is not passed on.
             if value and value.isascii() and value.isprintable():
-                headers[name] = value
-        headers["Content-Length"] = str(len(body))
-        request = httpx.Request("POST", address, headers=headers, stream=RequestBody(body), extensions=self._extensions)
+                request.headers[name] = value
+        request.headers["Content-Length"] = str(len(body))
         try:
             response = await self.client.send(request, stream=True)
         except httpx.HTTPError as error:
             raise engine_error(self.url, error) from error
+        if 300 <= response.status_code < 400:
+            # Followed, a POST could become a GET, and the key go elsewhere.
+            await response.aclose()
+            where = response.headers.get("location", "nowhere")
+            raise EngineBroken(f"engine {self.url} redirects to {where}: give that address instead")
+        return response
+
+    @asynccontextmanager
+    async def post(self, address: httpx.URL, call: EngineCall, body: bytes) -> AsyncGenerator[httpx.Response]:
+        """As `send`; leaving the context ends the exchange."""
+        response = await self.send(address, call, body)
         try:
-            if 300 <= response.status_code < 400:
-                # Followed, a POST could become a GET, and the key go elsewhere.
-                where = response.headers.get("location", "nowhere")
-                raise EngineBroken(f"engine {self.url} redirects to {where}: give that address instead")
             yield response
         finally:
             await response.aclose()
@@ -169,6 +178,32 @@ class EngineHttp:
         kind = EventChunks if streamed else PlainChunks
         chunks = kind(self.url, response, self.answer_limit_bytes)
         return EngineReply(response.status_code, content_type, retry_after_s(response), chunks)
+
+
+class Exchange:
+    """One request and the reply as it is; leaving the context ends the exchange.
+
+    No generator, as all calls go through here: entering and leaving one takes twice as long.
+    """
+
+    def __init__(self, http: EngineHttp, address: httpx.URL, call: EngineCall, body: bytes) -> None:
+        self._http = http
+        self._asked = (address, call, body)
+        self._response: httpx.Response | None = None
+
+    async def __aenter__(self) -> EngineReply:
+        self._response = response = await self._http.send(*self._asked)
+        try:
+            return self._http.reply(response)
+        except BaseException:
+            await response.aclose()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._response is not None:
+            await self._response.aclose()
 
 
 def engine_root(url: str) -> str:

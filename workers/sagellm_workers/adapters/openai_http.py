@@ -5,14 +5,12 @@ But for one field: engines that know priorities are told the request's (see `eng
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Unpack
 
 import httpx
 
-from .base import EngineCall, EngineFacts, EngineReply
-from .engine_http import EngineHttp, EngineOptions
+from .base import EngineCall, EngineFacts
+from .engine_http import EngineHttp, EngineOptions, Exchange
 from .engine_priority import with_priority
 from .openai_facts import survey
 
@@ -47,11 +45,9 @@ class OpenAIHttpAdapter:
     async def healthy(self) -> bool:
         return await self._http.healthy() is not None
 
-    @asynccontextmanager
-    async def run(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
+    def run(self, call: EngineCall) -> Exchange:
         address = self._addresses.get(call.kind)
         if address is None:
             raise ValueError(f"kind {call.kind!r} is none of {', '.join(PATHS)}")
         body = with_priority(call.body, call.priority, self._priority_order)
-        async with self._http.post(address, call, body) as response:
-            yield self._http.reply(response)
+        return Exchange(self._http, address, call, body)
