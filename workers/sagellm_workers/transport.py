@@ -194,32 +194,26 @@ class EngineBody(httpx.AsyncByteStream):
         self._gap_s = gap_s
         self._waiting_since: float | None = None
         self._watch: asyncio.TimerHandle | None = None
-        if first_byte_at is not None:
-            self._watch = self._loop.call_at(first_byte_at, self._look)
-        elif gap_s is not None:
-            self._watch = self._loop.call_later(gap_s, self._look)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        self._waiting_since = self._loop.time()
         try:
-            chunk = await self._content.readany()
+            chunk = self._content.read_nowait()  # what is there already needs no watch
+            if not chunk and not self._content.is_eof():
+                chunk = await self._wait()
         except (aiohttp.ClientError, OSError) as error:
             raise as_httpx(error) from error
-        finally:
-            self._waiting_since = None
         if not chunk:
             raise StopAsyncIteration
         if self._first_byte_at is not None:
-            self._watch_gaps()
+            self._first_byte_at = None  # from now on gaps are watched
+            self._stop_watch()
         return chunk
 
     async def aclose(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
+        self._stop_watch()
         if self._content.is_eof() and self._content.exception() is None:
             self._answer.release()
             return
@@ -228,13 +222,19 @@ class EngineBody(httpx.AsyncByteStream):
             connection.transport.abort()  # close() would wait until the engine has read what we send
         self._answer.close()
 
-    def _watch_gaps(self) -> None:
-        self._first_byte_at = None
+    async def _wait(self) -> bytes:
+        self._waiting_since = self._loop.time()
+        if self._watch is None:
+            self._look()
+        try:
+            return await self._content.readany()
+        finally:
+            self._waiting_since = None
+
+    def _stop_watch(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
-        if self._gap_s is not None:
-            self._watch = self._loop.call_later(self._gap_s, self._look)
 
     def _look(self) -> None:
         now = self._loop.time()
@@ -242,9 +242,10 @@ class EngineBody(httpx.AsyncByteStream):
             due, silence = now + UNREAD_LOOK_S, ""  # what we wait for may lie there unread
         elif self._first_byte_at is not None:
             due, silence = self._first_byte_at, "no byte of the answer in time"
-        else:
-            assert self._gap_s is not None
+        elif self._gap_s is not None:
             due, silence = self._waiting_since + self._gap_s, f"no further byte for {self._gap_s:g} s"
+        else:
+            return
         if now < due:
             self._watch = self._loop.call_at(due, self._look)
         else:
