@@ -59,6 +59,7 @@ class Outbox:
         self.confirm: Callable[[], Awaitable[None]] = _known
         """Finds out whether the engine is gone; returns when nobody gives it anything more if it is."""
         self._claims: list[Attempt] = []
+        self._claims_due: asyncio.TimerHandle | None = None
         self._outputs: dict[Attempt, None] = {}
         self._finishes: list[tuple[Attempt, Ending]] = []
         self._requeues: list[tuple[Attempt, Requeue]] = []
@@ -77,7 +78,8 @@ class Outbox:
     def claim(self, attempt: Attempt) -> None:
         """The attempt runs from now on."""
         self._claims.append(attempt)
-        self._claims_ready.set()
+        if self._claims_due is None:
+            self._claims_due = asyncio.get_running_loop().call_later(CLAIM_AFTER_S, self._wake_claims)
 
     def output(self, attempt: Attempt) -> None:
         """The attempt has pending output."""
@@ -130,11 +132,10 @@ class Outbox:
 
     async def _run_claims(self) -> None:
         # Apart from the reports, so that no first token waits for the answer to a claim, and after what is on the way
-        # of one. What has ended by then needs none.
+        # of one.
         while True:
             await self._claims_ready.wait()
             self._claims_ready.clear()
-            await asyncio.sleep(CLAIM_AFTER_S)
             await self._write_claims()
 
     async def _run_reports(self) -> None:
@@ -165,6 +166,13 @@ class Outbox:
     def _wake(self) -> None:
         self._ready.set()
         self._idle.clear()
+
+    def _wake_claims(self) -> None:
+        self._claims_due = None
+        # What has ended by now needs none; where all has, nobody is woken.
+        self._claims = [attempt for attempt in self._claims if not attempt.reported]
+        if self._claims:
+            self._claims_ready.set()
 
     async def _write_claims(self) -> None:
         while claims := self._claims[:MOST_IN_A_CALL]:
