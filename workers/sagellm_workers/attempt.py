@@ -45,6 +45,8 @@ class Attempt:
         observation: EngineObservation | None = None,
     ) -> None:
         self.assignment = assignment
+        self.key = (assignment.request_id, assignment.attempt)
+        """Request id and attempt number."""
         self.adapter = adapter
         self.outbox = outbox
         self.engine_id = engine_id
@@ -69,11 +71,6 @@ class Attempt:
         self._began_at = self._taken_at
         """When the worker got it, and when it began to run it."""
         self._stop_as: str | None = None
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """Request id and attempt number."""
-        return (self.assignment.request_id, self.assignment.attempt)
 
     @property
     def reported(self) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from typing import TypedDict, TypeVar
 
 from sagellm_control.store.connect import Store
@@ -17,7 +16,7 @@ from sagellm_control.store.steps.append import Output, append
 from sagellm_control.store.steps.claim import claim
 from sagellm_control.store.steps.finish import Finish, finish
 from sagellm_control.store.steps.requeue import RETRY_BUDGET, Cause, Requeue, RetryBudget, requeue
-from sagellm_control.wire.event import EVENT_STREAM, Ending
+from sagellm_control.wire.event import Ending
 
 from . import metrics
 from .attempt import Attempt
@@ -211,8 +210,7 @@ class Outbox:
                 attempt.sequence += 1
                 request_id, number = attempt.key
                 if attempt.pending:
-                    # Output of a stream: the gateway tells it from an engine's error by its type.
-                    ending = replace(ending, body=_take_pending(attempt) + ending.body, content_type=EVENT_STREAM)
+                    ending = ending.after(_take_pending(attempt))
                 finishes.append(
                     Finish(
                         request_id,

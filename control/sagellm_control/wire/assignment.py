@@ -9,7 +9,7 @@ from .priority import RequestPriority
 from .states import RequestKind, Stage
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)  # not frozen: that costs microseconds with so many fields
 class Assignment:
     """One attempt of one request, to be run on this engine."""
 

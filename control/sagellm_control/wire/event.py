@@ -70,7 +70,7 @@ def read_position(after: Position | int | str) -> Position:
     raise ValueError(f"after must be the position of an event, such as (1, 7), '1-7' or 7, not {after!r}")
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)  # not frozen, as an event is not
 class Ending:
     """How a request ended."""
 
@@ -88,6 +88,13 @@ class Ending:
     def encode(self) -> bytes:
         """The payload of an ``end`` event."""
         return self.header() + b"\n" + self.body
+
+    def after(self, output: bytes) -> Ending:
+        """The same behind the last output of a stream, which the gateway tells from an engine's error by its type."""
+        body = output + self.body
+        return Ending(
+            self.outcome, self.status, EVENT_STREAM, self.code, self.message, self.engine, self.retry_after_s, body
+        )
 
     def header(self) -> bytes:
         """The one line of JSON before the body."""

@@ -177,7 +177,9 @@ class EngineHttp:
         streamed = is_event_stream(content_type) and response.status_code < 400
         kind = EventChunks if streamed else PlainChunks
         chunks = kind(self.url, response, self.answer_limit_bytes)
-        return EngineReply(response.status_code, content_type, retry_after_s(response), chunks)
+        # Only an error asks for a pause.
+        pause_s = retry_after_s(response) if response.status_code >= 400 else None
+        return EngineReply(response.status_code, content_type, pause_s, chunks)
 
 
 class Exchange:

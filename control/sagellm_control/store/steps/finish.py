@@ -12,7 +12,7 @@ from ..script import Argument, Script
 _SCRIPT = Script("finish")
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)  # not frozen, as an output is not
 class Finish:
     """The end of one attempt, and of its request."""
 
