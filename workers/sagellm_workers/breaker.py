@@ -94,9 +94,11 @@ class CircuitBreaker:
             self._buckets.popleft()
         self._buckets[-1].good += ok
         self._buckets[-1].bad += not ok
+        if ok:
+            return  # only a failure opens it
         bad = sum(bucket.bad for bucket in self._buckets)
         total = bad + sum(bucket.good for bucket in self._buckets)
-        if not ok and total >= self._settings.min_requests and bad >= self._settings.error_rate * total:
+        if total >= self._settings.min_requests and bad >= self._settings.error_rate * total:
             reason = f"it failed {bad} of {total} requests within {self._settings.window_s:g} s"
             self._open(self._settings.open_s, reason)
 

@@ -71,10 +71,10 @@ def read_assigned(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Assignment 
         tenant=fields.get(b"tenant", b"").decode(),
         trace_id=fields.get(b"trace_id", b"").decode(),
         traceparent=fields.get(b"traceparent", b"").decode(),
-        after=_position(fields.get(b"after", b"0-0")),
+        after=_position(fields[b"after"]) if b"after" in fields else (0, 0),
         body=fields.get(b"body"),
         uncached_tokens=int(fields.get(b"uncached_tokens") or 0),
-        stage=Stage(fields.get(b"stage", b"").decode()),
+        stage=Stage(fields[b"stage"].decode()) if b"stage" in fields else Stage.WHOLE,
         transfer=fields.get(b"transfer", b""),
         prefilled_ms=float(fields.get(b"prefilled_ms") or 0),
     )
