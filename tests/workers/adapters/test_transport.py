@@ -57,6 +57,42 @@ async def test_proxy_variables_count_only_if_trusted(
         assert (await client.get(url + "/a")).text == ("proxy" if trust_env else "engine")
 
 
+async def test_an_adapter_uses_a_trusted_proxy(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def proxy(request: web.Request) -> web.Response:
+        return web.Response(body=await request.read(), content_type="application/json")
+
+    monkeypatch.setenv("http_proxy", await serve({"POST /v1/chat/completions": proxy}))
+    monkeypatch.delenv("no_proxy", raising=False)
+    async with engine_client(trust_env=True) as client:
+        assert (await ask(OpenAIHttpAdapter("http://engine.invalid", client), body=b'{"a":1}')).body == b'{"a":1}'
+
+
+async def test_an_interim_answer_is_passed_over(talk: StartTalk, client: EngineClient) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" + JSON_HEAD + b"{}")
+
+    assert (await ask(OpenAIHttpAdapter(await talk(handler), client))).body == b"{}"
+
+
+async def test_who_no_longer_waits_for_an_answer_cuts_the_connection(talk: StartTalk, client: EngineClient) -> None:
+    asked, cut = asyncio.Event(), asyncio.Event()
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        asked.set()
+        assert await reader.read() == b""
+        cut.set()
+
+    task = asyncio.create_task(ask(OpenAIHttpAdapter(await talk(handler), client)))
+    await asked.wait()
+    task.cancel()
+    async with asyncio.timeout(10):
+        await cut.wait()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 async def test_there_is_no_limit_on_connections(serve: Serve, client: EngineClient) -> None:
     everybody = asyncio.Barrier(150)
 
