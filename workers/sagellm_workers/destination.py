@@ -11,6 +11,7 @@ import asyncio
 
 import aiohttp
 import httpx
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.http import HttpProcessingError, RawResponseMessage
 from yarl import URL
@@ -21,23 +22,25 @@ class Destination:
 
     def __init__(self, url: str, connector: aiohttp.BaseConnector) -> None:
         self._connector = connector
+        self._loop = asyncio.get_running_loop()
         # What the connector goes by: it is never sent itself.
-        self._to = aiohttp.ClientRequest("POST", URL(url), loop=asyncio.get_running_loop())
+        self._to = aiohttp.ClientRequest("POST", URL(url), loop=self._loop)
         self._target = self._to.url.raw_path_qs.encode()
 
-    async def ask(self, request: httpx.Request, body: bytes, limits: aiohttp.ClientTimeout) -> ShortAnswer:
-        """Send a request, in whose headers nothing ends a line, and wait for the head of its answer.
+    async def ask(
+        self, request: httpx.Request, body: bytes, limits: aiohttp.ClientTimeout, deadline: float | None
+    ) -> ShortAnswer:
+        """Send a request, in whose headers nothing ends a line, and wait for the head of its answer until `deadline`.
 
         Raises:
-            aiohttp.ClientError, OSError: as aiohttp's session does.
+            aiohttp.ClientError, OSError, TimeoutError: as aiohttp's session does.
         """
-        try:
-            connection = await self._connector.connect(self._to, [], limits)
-        except TimeoutError as error:
-            raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {self._to.url}") from error
+        connection = await self._connect(limits, deadline)
         protocol = connection.protocol
         assert protocol is not None
         assert protocol.transport is not None
+        # A bare timer, as asyncio.timeout() costs three times as much, and the head is all that is waited for.
+        silent = None if deadline is None else self._loop.call_at(deadline, _give_up, protocol)
         try:
             protocol.set_response_params(read_until_eof=True)
             head = [b"%s: %s\r\n" % header for header in request.headers.raw]
@@ -53,7 +56,22 @@ class Destination:
                     self._to.request_info, (), status=error.code, message=error.message, headers=error.headers
                 ) from error
             raise
+        finally:
+            if silent is not None:
+                silent.cancel()
         return ShortAnswer(message, content, connection)
+
+    async def _connect(self, limits: aiohttp.ClientTimeout, deadline: float | None) -> Connection:
+        try:
+            return await self._connector.connect(self._to, [], limits)
+        except TimeoutError as error:
+            if deadline is not None and self._loop.time() >= deadline:
+                raise
+            raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {self._to.url}") from error
+
+
+def _give_up(protocol: ResponseHandler) -> None:
+    protocol.set_exception(TimeoutError())
 
 
 class ShortAnswer:

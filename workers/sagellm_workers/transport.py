@@ -94,18 +94,23 @@ class EngineTransport(AiohttpTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         timeout: dict[str, float | None] = request.extensions.get("timeout") or {}
         first_byte_s: float | None = request.extensions.get(FIRST_BYTE_EXTENSION, timeout.get("read"))
-        deadline = None if first_byte_s is None else asyncio.get_running_loop().time() + first_byte_s
-        attempt = Attempt(asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        deadline = None if first_byte_s is None else now + first_byte_s
+        limits = self._connect_limits(timeout.get("connect"), first_byte_s)
+        attempt = Attempt(now)
         token = current_attempt.set(attempt)
         try:
-            async with asyncio.timeout_at(deadline):
-                try:
-                    answer = await self._ask(request, kept=True, connect_s=timeout.get("connect"))
-                except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError) as error:
-                    if not attempt.died_unnoticed(error):
-                        raise
-                    self.dead_connections += 1
-                    answer = await self._ask(request, kept=False, connect_s=timeout.get("connect"))
+            try:
+                body = request.stream
+                if isinstance(body, RequestBody) and len(body.content) <= BIG_BODY_BYTES and not self._trust_env:
+                    answer = await self._destination(str(request.url)).ask(request, body.content, limits, deadline)
+                else:
+                    answer = await self._ask(request, limits, deadline, kept=True)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError) as error:
+                if not attempt.died_unnoticed(error):
+                    raise
+                self.dead_connections += 1
+                answer = await self._ask(request, limits, deadline, kept=False)
         except TimeoutError as error:
             if isinstance(error, aiohttp.ClientError):
                 raise as_httpx(error) from error
@@ -117,8 +122,8 @@ class EngineTransport(AiohttpTransport):
         headers = answer.raw_headers
         if "Content-Encoding" in answer.headers:  # aiohttp has undone it, though nobody asked for it
             headers = tuple(header for header in headers if header[0].lower() != b"content-encoding")
-        body = EngineBody(answer, deadline, timeout.get("read"))
-        return httpx.Response(answer.status, headers=headers, stream=body, request=request)
+        stream = EngineBody(answer, deadline, timeout.get("read"))
+        return httpx.Response(answer.status, headers=headers, stream=stream, request=request)
 
     async def aclose(self) -> None:
         self._destinations.clear()
@@ -126,25 +131,29 @@ class EngineTransport(AiohttpTransport):
             await self._sessions.popitem()[1].close()
 
     async def _ask(
-        self, request: httpx.Request, *, kept: bool, connect_s: float | None
-    ) -> aiohttp.ClientResponse | ShortAnswer:
+        self, request: httpx.Request, limits: aiohttp.ClientTimeout, deadline: float | None, *, kept: bool
+    ) -> aiohttp.ClientResponse:
+        stream = request.stream
+        content = stream.content if isinstance(stream, RequestBody) else await request.aread()
+        # A second try needs a second BytesIO: aiohttp closes the one it was given.
+        body = io.BytesIO(content) if len(content) > BIG_BODY_BYTES else content or None
+        async with asyncio.timeout_at(deadline):
+            return await self._session(kept=kept).request(
+                request.method,
+                str(request.url),
+                headers=[(name.decode(), value.decode("latin-1")) for name, value in request.headers.raw],
+                data=body,
+                allow_redirects=False,
+                timeout=limits,
+            )
+
+    def _connect_limits(self, connect_s: float | None, first_byte_s: float | None) -> aiohttp.ClientTimeout:
+        if first_byte_s is not None and (connect_s is None or first_byte_s < connect_s):
+            connect_s = first_byte_s  # it passes while the connection is made
         limits = self._limits.get(connect_s)
         if limits is None:
             limits = self._limits[connect_s] = aiohttp.ClientTimeout(total=None, connect=connect_s)
-        stream = request.stream
-        content = stream.content if isinstance(stream, RequestBody) else await request.aread()
-        if kept and isinstance(stream, RequestBody) and len(content) <= BIG_BODY_BYTES and not self._trust_env:
-            return await self._destination(str(request.url)).ask(request, content, limits)
-        # A second try needs a second BytesIO: aiohttp closes the one it was given.
-        body = io.BytesIO(content) if len(content) > BIG_BODY_BYTES else content or None
-        return await self._session(kept=kept).request(
-            request.method,
-            str(request.url),
-            headers=[(name.decode(), value.decode("latin-1")) for name, value in request.headers.raw],
-            data=body,
-            allow_redirects=False,
-            timeout=limits,
-        )
+        return limits
 
     def _destination(self, url: str) -> Destination:
         destination = self._destinations.get(url)

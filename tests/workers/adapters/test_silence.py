@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import time
 
 import pytest
@@ -28,6 +30,21 @@ async def test_no_first_byte(talk: StartTalk, client: EngineClient, head: bytes)
     with pytest.raises(EngineTimeout):
         await ask(adapter)
     assert time.monotonic() - began >= 0.1
+
+
+async def test_no_connection_before_the_first_byte_is_due(client: EngineClient) -> None:
+    with socket.socket() as full:  # its queue is: connections to it stay half made
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address = full.getsockname()
+        with socket.create_connection(address), contextlib.ExitStack() as others:
+            for _ in range(4):
+                other = others.enter_context(socket.socket())
+                other.setblocking(False)
+                other.connect_ex(address)
+            adapter = OpenAIHttpAdapter(f"http://127.0.0.1:{address[1]}", client, first_byte_timeout_s=0.1)
+            with pytest.raises(EngineTimeout, match=r"no answer within 0\.1 s"):
+                await ask(adapter)
 
 
 async def test_a_gap(talk: StartTalk, client: EngineClient) -> None:
