@@ -7,10 +7,8 @@ import contextvars
 import functools
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakSet
 
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
@@ -43,14 +41,13 @@ class EngineConnector(aiohttp.TCPConnector):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._factory = functools.partial(EngineProtocol, loop=self._loop)
-        self._carried: WeakSet[ResponseHandler] = WeakSet()
 
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> Connection:
         connection = await super().connect(req, traces, timeout)
         protocol = connection.protocol
-        if protocol is not None:
-            current_attempt.get().reused = protocol in self._carried
-            self._carried.add(protocol)
+        if isinstance(protocol, EngineProtocol):
+            current_attempt.get().reused = protocol.has_carried
+            protocol.has_carried = True
         return connection

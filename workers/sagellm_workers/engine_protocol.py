@@ -15,6 +15,9 @@ class EngineProtocol(ResponseHandler):
     wait until its gap has lasted too long.
     """
 
+    has_carried = False
+    """Whether a request has gone over it."""
+
     def resume_reading(self, *arguments: Any, **options: Any) -> None:
         # aiohttp (3.14) runs its parser over nothing after each chunk that is read. (Parser and socket pause together.)
         if self._reading_paused:
