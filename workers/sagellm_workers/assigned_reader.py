@@ -264,9 +264,8 @@ class AssignedReader:
 async def _engine_calls_first() -> None:
     """Let the calls to engines that were just begun be written before the next read: first tokens wait for them.
 
-    An attempt begins in the next turn of the loop, and uvloop writes at the end of a turn.
+    An attempt begins in the next turn of the loop, and goes in one step as far as that.
     """
-    await asyncio.sleep(0)
     await asyncio.sleep(0)
 
 
