@@ -38,10 +38,11 @@ class Destination:
         connection = await self._connect(limits, deadline)
         protocol = connection.protocol
         assert protocol is not None
-        assert protocol.transport is not None
         # A bare timer, as asyncio.timeout() costs three times as much, and the head is all that is waited for.
         silent = None if deadline is None else self._loop.call_at(deadline, _give_up, protocol)
         try:
+            if protocol.transport is None:
+                raise aiohttp.ClientConnectionResetError("the connection was lost as soon as it was made")
             protocol.set_response_params(read_until_eof=True)
             head = [b"%s: %s\r\n" % header for header in request.headers.raw]
             line = b"%s %s HTTP/1.1\r\n" % (request.method.encode(), self._target)
