@@ -201,6 +201,7 @@ class EngineBody(httpx.AsyncByteStream):
         self._loop = asyncio.get_running_loop()
         self._first_byte_at = first_byte_at
         self._gap_s = gap_s
+        self._taken = 0  # bytes of it that have been given
         self._waiting_since: float | None = None
         self._watch: asyncio.TimerHandle | None = None
 
@@ -208,14 +209,22 @@ class EngineBody(httpx.AsyncByteStream):
         return self
 
     async def __anext__(self) -> bytes:
+        content = self._content
         try:
-            chunk = self._content.read_nowait()  # what is there already needs no watch
-            if not chunk and not self._content.is_eof():
-                chunk = await self._wait()
+            if content.is_eof() or content.total_bytes > self._taken:
+                chunk = content.read_nowait()  # what is there already needs no watch
+            else:
+                self._waiting_since = self._loop.time()
+                if self._watch is None:
+                    self._look()
+                chunk = await content.readany()
         except (aiohttp.ClientError, OSError) as error:
             raise as_httpx(error) from error
+        finally:
+            self._waiting_since = None
         if not chunk:
             raise StopAsyncIteration
+        self._taken += len(chunk)
         if self._first_byte_at is not None:
             self._first_byte_at = None  # from now on gaps are watched
             self._stop_watch()
@@ -230,15 +239,6 @@ class EngineBody(httpx.AsyncByteStream):
         if connection is not None and connection.transport is not None:
             connection.transport.abort()  # close() would wait until the engine has read what we send
         self._answer.close()
-
-    async def _wait(self) -> bytes:
-        self._waiting_since = self._loop.time()
-        if self._watch is None:
-            self._look()
-        try:
-            return await self._content.readany()
-        finally:
-            self._waiting_since = None
 
     def _stop_watch(self) -> None:
         if self._watch is not None:
