@@ -30,11 +30,16 @@ class Destination:
     async def ask(
         self, request: httpx.Request, body: bytes, limits: aiohttp.ClientTimeout, deadline: float | None
     ) -> ShortAnswer:
-        """Send a request, in whose headers nothing ends a line, and wait for the head of its answer until `deadline`.
+        """Send a request, and wait for the head of its answer until `deadline`.
 
         Raises:
             aiohttp.ClientError, OSError, TimeoutError: as aiohttp's session does.
+            httpx.LocalProtocolError: a header would be several.
         """
+        headers = request.headers.raw
+        head = b"".join([b"%s: %s\r\n" % header for header in headers])
+        if head.count(b"\n") != len(headers) or head.count(b"\r") != len(headers):
+            raise httpx.LocalProtocolError("a header holds the end of a line")
         connection = await self._connect(limits, deadline)
         protocol = connection.protocol
         assert protocol is not None
@@ -44,9 +49,8 @@ class Destination:
             if protocol.transport is None:
                 raise aiohttp.ClientConnectionResetError("the connection was lost as soon as it was made")
             protocol.set_response_params(read_until_eof=True)
-            head = [b"%s: %s\r\n" % header for header in request.headers.raw]
             line = b"%s %s HTTP/1.1\r\n" % (request.method.encode(), self._target)
-            protocol.transport.write(b"".join((line, *head, b"\r\n", body)))
+            protocol.transport.write(b"".join((line, head, b"\r\n", body)))
             message, content = await protocol.read()
             while message.code < 200 and message.code != 101:  # 100 Continue and its kin: the answer follows
                 message, content = await protocol.read()
