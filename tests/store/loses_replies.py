@@ -18,8 +18,8 @@ class LosesReplies:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
-    async def evalsha(self, *arguments: Any) -> Any:
-        answer = await self._client.evalsha(*arguments)
+    async def execute_command(self, *arguments: Any) -> Any:
+        answer = await self._client.execute_command(*arguments)
         if self._left:
             self._left -= 1
             raise self._error("the reply was lost")

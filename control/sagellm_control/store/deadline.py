@@ -4,6 +4,8 @@ redis-py writes each command under ``asyncio.wait_for``. On Python 3.11 that can
 when the write is done: the task goes on as if nobody had asked it to stop, and whoever waits for it waits for ever.
 (It also costs a task a command.) So the connections get no ``socket_timeout``, and this instead.
 
+What redis-py calls around a command and its answer takes longer than both, so most go past it: see ``ask``, ``reply``.
+
 Closing a pool of redis-py closes the connections that it has: one that is just being made stays open for ever, and
 whoever asks for one afterwards gets a new one. Ours refuse both (see ``close_pools``).
 """
@@ -11,17 +13,24 @@ whoever asks for one afterwards gets a new one. Ours refuse both (see ``close_po
 from __future__ import annotations
 
 import asyncio
+import math
 import weakref
 from collections.abc import Coroutine, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import hiredis
+from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.exceptions import ConnectionError, ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 LONGEST_CLOSE_S = 1.0
 """A server that takes no part in the end of a TLS session is not waited for any longer."""
+READ_BYTES = 65_536
+"""At most so much is taken of what has come."""
+
+_PUSHED: Any = getattr(hiredis, "PushNotification", ())
+"""What a server says unasked; older versions of hiredis have no class for it, nor do servers then say any."""
 
 
 class CommandDeadline:
@@ -34,6 +43,91 @@ class CommandDeadline:
     """The pool was closed."""
     _in_time = False
     """A deadline is running. (One task at a time has the connection, but for a subscription, which has no deadline.)"""
+    _late_at = math.inf
+    """When the answer that ``ask`` waits for is late, on the event loop's clock; inf: it waits for none."""
+    _timer: asyncio.TimerHandle | None = None
+    _cut = False
+    """The answer was late."""
+    _reader: Any
+    _writer: Any
+    _parser: Any
+
+    @property
+    def ready(self) -> bool:
+        """Whether it stands, and the next that is read from it is the answer to what is asked next."""
+        reader, writer = self._reader, self._writer
+        if reader is None or writer is None or writer.transport.is_closing() or reader.at_eof():
+            return False
+        return not reader._buffer and not self._parser._reader.has_data()
+
+    async def ask(self, words: tuple[Any, ...]) -> Any:
+        """The answer to a command, on a connection that is ready.
+
+        Raises:
+            ResponseError: the answer is one.
+            ConnectionError, redis.exceptions.TimeoutError: there is none, or not within the deadline.
+        """
+        if self.command_timeout_s is not None:
+            loop = asyncio.get_running_loop()
+            self._late_at = loop.time() + self.command_timeout_s
+            if self._timer is None:  # one for many commands: it is put off when it goes off, and not by each of them
+                self._timer = loop.call_at(self._late_at, self._look_at_clock)
+        self._cut = False
+        try:
+            # Nobody waits for it to leave: nothing else is written before the answer is there.
+            self._writer.write(self._pack(words))
+            answer = await self.reply()
+            while isinstance(answer, _PUSHED):
+                await self._parser.handle_push_response(answer)
+                answer = await self.reply()
+        except BaseException as error:
+            # The answer may still come: nobody must take it for that of the next command.
+            if self._cut and isinstance(error, Exception):
+                await self._leave()
+                raise self._no_answer() from error
+            await self.disconnect(nowait=True)  # pyright: ignore[reportAttributeAccessIssue]
+            raise
+        finally:
+            self._late_at = math.inf
+        if isinstance(answer, Exception):
+            if isinstance(answer, ReadOnlyError):
+                await self._leave_replica(answer)
+            if isinstance(answer, ConnectionError):  # such as "LOADING"
+                await self.disconnect(nowait=True)  # pyright: ignore[reportAttributeAccessIssue]
+            raise answer
+        return answer
+
+    async def reply(self) -> Any:
+        """The next that the server says; an error is returned.
+
+        Raises:
+            ConnectionError: it says nothing any more.
+        """
+        words, stream = self._parser._reader, self._reader
+        answer = words.gets()
+        while answer is NOT_ENOUGH_DATA:
+            try:
+                data = await stream.read(READ_BYTES)
+            except OSError as error:
+                raise ConnectionError(f"the connection to the server was lost: {error}") from error
+            if not data:
+                raise ConnectionError("the server closed the connection")
+            words.feed(data)
+            answer = words.gets()
+        return answer
+
+    def _look_at_clock(self) -> None:
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        if self._late_at == math.inf:
+            return
+        if loop.time() < self._late_at:
+            self._timer = loop.call_at(self._late_at, self._look_at_clock)
+        elif self._writer is not None:
+            # Whoever waits is woken by the end of the connection. (A task that is cancelled by a deadline would have to
+            # tell that from a cancellation from outside.)
+            self._cut = True
+            self._writer.transport.abort()
 
     async def _connect(self) -> None:
         if not self.closed:
@@ -44,15 +138,19 @@ class CommandDeadline:
 
     def pack_command(self, *words: Any) -> list[bytes]:
         """One buffer, made by hiredis; redis-py's own packing is in Python here and gives a buffer a word."""
+        return [self._pack(words)]
+
+    @staticmethod
+    def _pack(words: tuple[Any, ...]) -> bytes:
         name: str = words[0]
         if " " in name:  # "XGROUP CREATE" is two words on the wire
             words = (*name.split(), *words[1:])
         try:
-            return [hiredis.pack_command(words)]
+            return hiredis.pack_command(words)
         except UnicodeEncodeError:
             # A name that somebody wrote and that is no UTF-8 (see ``wire.keys.read_name``).
             words = tuple(w.encode(errors="surrogateescape") if isinstance(w, str) else w for w in words)
-            return [hiredis.pack_command(words)]
+            return hiredis.pack_command(words)
 
     async def send_packed_command(self, *arguments: Any, **options: Any) -> None:
         """Write a command."""
@@ -63,9 +161,7 @@ class CommandDeadline:
         try:
             return await self.in_time(super().read_response(*arguments, **options))  # pyright: ignore[reportAttributeAccessIssue]
         except ReadOnlyError as error:
-            # It was the master when we connected; whoever is now is found by connecting again.
-            await self._leave()
-            raise ConnectionError("the server is a replica now") from error
+            await self._leave_replica(error)
 
     async def in_time(self, step: Coroutine[Any, Any, Any]) -> Any:
         """What a step gives; its parts have its deadline, not each one of its own.
@@ -82,9 +178,17 @@ class CommandDeadline:
         except TimeoutError as error:
             # The answer may still come: nobody must take it for that of the next command.
             await self._leave()
-            raise RedisTimeoutError(f"no answer from the server within {self.command_timeout_s:g} s") from error
+            raise self._no_answer() from error
         finally:
             self._in_time = False
+
+    def _no_answer(self) -> RedisTimeoutError:
+        return RedisTimeoutError(f"no answer from the server within {self.command_timeout_s:g} s")
+
+    async def _leave_replica(self, error: ReadOnlyError) -> NoReturn:
+        # It was the master when we connected; whoever is now is found by connecting again.
+        await self._leave()
+        raise ConnectionError("the server is a replica now") from error
 
     async def _leave(self) -> None:
         """Disconnect, and the idle connections too: whoever needs one connects to where the server is now."""

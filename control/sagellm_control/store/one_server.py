@@ -8,7 +8,6 @@ from typing import Any
 
 import redis.asyncio as redis
 from redis.exceptions import ConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .deadline import close_pools
 
@@ -37,12 +36,13 @@ class OneServerPool(redis.ConnectionPool):
         else:
             await self._free.acquire()  # at once: no deadline has to be set up
         try:
-            connection = self.get_available_connection()
+            connection: Any = self.get_available_connection()
         except BaseException:
             self._free.release()
             raise
         try:
-            await self.ensure_connection(connection)
+            if not connection.ready:
+                await self.ensure_connection(connection)
         except BaseException:
             await self.release(connection)
             raise
@@ -82,13 +82,11 @@ class OneServer(redis.Redis):
         pool: Any = self.connection_pool
         connection = await pool.get_connection()
         try:
-            return await connection.in_time(self._run(connection, args, options))
-        except (ConnectionError, RedisTimeoutError):
-            await connection.disconnect(nowait=True)
-            raise
+            answer = await connection.ask(args)
         finally:
             await pool.release(connection)
-
-    async def _run(self, connection: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        await connection.send_command(*args)
-        return await self.parse_response(connection, args[0], **options)
+        read = self.response_callbacks.get(args[0])
+        if read is None:
+            return answer
+        options.pop("keys", None)  # redis-py has it for its cache
+        return read(answer, **options)

@@ -69,6 +69,6 @@ class Script:
 
     async def _run(self, client: Any, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         try:
-            return await client.evalsha(self.sha, len(keys), *keys, *arguments)
+            return await client.execute_command("EVALSHA", self.sha, len(keys), *keys, *arguments)
         except NoScriptError:
             return await client.eval(self.text, len(keys), *keys, *arguments)
