@@ -44,7 +44,7 @@ async def test_one_ending_whoever_wants_to_end_it(pool: PoolDriver, state: str, 
         lambda: LapseKeeper(keeper.store, pool.name).look(),
     ]
     random.Random(seed).shuffle(enders)
-    listener = pool.store.pubsub()
+    listener = pool.store.subscriber().pubsub()
     try:
         await listener.subscribe("inbox-of-a")
         await listener.get_message(timeout=5)

@@ -14,7 +14,7 @@ from ..waiting import wait_until
 
 async def test_one_owner_while_a_paused_worker_goes_on_after_every_step_of_the_next(pool: PoolDriver) -> None:
     paused = await pool.engine("e1")
-    async with schedulers(pool), pool.store.pubsub() as client:
+    async with schedulers(pool), pool.store.subscriber().pubsub() as client:
         await client.subscribe("inbox-of-a")
         await client.get_message(timeout=5)
         await pool.accept("a")

@@ -84,7 +84,7 @@ async def test_a_worker_that_wakes_up_changes_nothing_and_reaches_nobody(pool: P
     await pool.assign(Placement("a", 1, "e2"))
     assert await pool.claim("a", 2, engine="e2") == "running"
     before = await pool.record("a")
-    async with pool.store.pubsub() as listener:
+    async with pool.store.subscriber().pubsub() as listener:
         await listener.subscribe("inbox-of-a")
         await listener.get_message(timeout=5)
         assert await renew_engine(pool.store, row, [("a", 1)], lease_ms=LEASE_MS) is None

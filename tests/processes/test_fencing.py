@@ -41,7 +41,7 @@ async def test_a_worker_that_slept_through_its_lease_says_nothing_more(processes
     assert 0 <= late_s < 2 * RECOVERED_WITHIN_S, f"recovered {late_s:.1f} s after the lease had lapsed"
     written = await _positions(processes, keys, chat.request_id)
     inbox = (await store.commands.hget(keys.record(chat.request_id), "inbox")).decode()
-    async with store.pubsub() as listener:
+    async with store.subscriber().pubsub() as listener:
         await listener.subscribe(inbox)
         await listener.get_message(timeout=5)
         # The engine has gone on talking: hundreds of tokens wait in the worker's socket.

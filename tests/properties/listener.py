@@ -18,7 +18,7 @@ class Listener:
         self._subscription: Any = None
 
     async def listen(self, store: Store) -> None:
-        self._subscription = store.pubsub()
+        self._subscription = store.subscriber().pubsub()
         await self._subscription.psubscribe("inbox-of-*")
         await self._subscription.get_message(timeout=5)
 

@@ -27,7 +27,7 @@ async def messages(listener: PubSub, count: int) -> list[tuple[str, list[Event]]
 async def test_logged_and_published(pool: PoolDriver) -> None:
     await pool.engine()
     await pool.running("a")
-    async with pool.store.pubsub() as listener:
+    async with pool.store.subscriber().pubsub() as listener:
         await listener.subscribe("inbox-of-a")
         assert await pool.append("a", 1, b"data: one\n\n")
         assert await pool.append("a", 2, b"data: \x00\xff two\n\n")
@@ -48,7 +48,7 @@ async def test_also_before_the_claim_has_arrived(pool: PoolDriver) -> None:
 async def test_the_same_piece_sent_again_is_there_once(pool: PoolDriver) -> None:
     await pool.engine()
     await pool.running("a")
-    async with pool.store.pubsub() as listener:
+    async with pool.store.subscriber().pubsub() as listener:
         await listener.subscribe("inbox-of-a")
         for _ in range(2):
             assert await pool.append("a", 1, b"one")
@@ -62,7 +62,7 @@ async def test_a_batch_is_one_message_an_inbox(pool: PoolDriver) -> None:
     await pool.engine(slots=3)
     await pool.running("a", "b", inbox="shared")
     await pool.running("c", inbox="own")
-    async with pool.store.pubsub() as listener:
+    async with pool.store.subscriber().pubsub() as listener:
         await listener.subscribe("shared", "own")
         outputs = [Output(r, 1, 1, r.encode()) for r in ("a", "b", "c", "never-heard-of")]
         results = await append(pool.store, pool.name, "e1", "w-e1", outputs)
@@ -85,7 +85,7 @@ async def test_every_attached_inbox_gets_it(pool: PoolDriver) -> None:
     await pool.engine()
     await pool.running("a")
     await attach(pool.store, pool.name, "a", "second")
-    async with pool.store.pubsub() as listener:
+    async with pool.store.subscriber().pubsub() as listener:
         await listener.subscribe("inbox-of-a", "second")
         await pool.append("a", 1, b"x")
         assert sorted(channel for channel, _ in await messages(listener, 2)) == ["inbox-of-a", "second"]
@@ -94,7 +94,7 @@ async def test_every_attached_inbox_gets_it(pool: PoolDriver) -> None:
 async def test_what_lost_its_attempt_is_not_published(pool: PoolDriver) -> None:
     await pool.engine()
     await pool.running("a")
-    async with pool.store.pubsub() as listener:
+    async with pool.store.subscriber().pubsub() as listener:
         await listener.subscribe("inbox-of-a")
         assert not await pool.append("a", 1, attempt=2)
         assert not await pool.append("a", 1, worker="w-other")

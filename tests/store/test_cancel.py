@@ -34,7 +34,7 @@ async def test_what_does_not_run_ends_at_once(pool: PoolDriver, where: str, outc
             await pool.accept("a", priority=RequestPriority.LOW)
             if where != "queued":
                 await pool.take()
-    async with pool.store.pubsub() as listener:
+    async with pool.store.subscriber().pubsub() as listener:
         await listener.subscribe("inbox-of-a")
         await listener.get_message(timeout=5)
         assert await cancel(pool.store, pool.name, "a", outcome) is CancelResult.ENDED

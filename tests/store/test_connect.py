@@ -121,7 +121,7 @@ async def test_closing_that_is_cancelled_closes_all_the_same(redis_settings: Red
 async def test_a_closed_store_connects_to_nothing(redis_settings: RedisSettings) -> None:
     store = Store(redis_settings)
     reader = store.blocking()
-    subscription = store.pubsub()
+    subscription = store.subscriber().pubsub()
     assert await store.commands.ping()
     assert await reader.ping()
     await store.close()

@@ -54,7 +54,7 @@ async def test_its_client_is_told_behind_its_output(pool: PoolDriver) -> None:
     await pool.engine()
     await pool.running("a")
     await pool.append("a", 1)
-    async with pool.store.pubsub() as listener:
+    async with pool.store.subscriber().pubsub() as listener:
         await listener.subscribe("inbox-of-a")
         await listener.get_message(timeout=5)
         await pool.finish("a", 2)

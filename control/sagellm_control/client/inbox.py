@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from typing import Any
 
-from redis.exceptions import ConnectionError, RedisError
+from redis.exceptions import RedisError
 
 from ..store.backoff import Backoff
 from ..store.connect import Store
+from ..store.subscription import Subscription
 from ..store.trouble import log_trouble
 from ..wire.event import END, read_frames
 from .answer import Answer
@@ -95,23 +95,21 @@ class Inbox:
                     await self._store.commands.publish(self.channel, NOTHING)
 
     async def _listen(self) -> None:
-        subscription = self._store.pubsub()
+        subscription = Subscription(self._store.subscriber(), self.channel, silence_s=SILENCE_S)
         try:
             async with asyncio.timeout(SILENCE_S):
-                await subscription.subscribe(self.channel)
+                await subscription.subscribe()
             while True:
-                message: dict[str, Any] | None = await subscription.get_message(timeout=SILENCE_S)
-                if message is None:
-                    raise ConnectionError(f"nothing was heard for {SILENCE_S:g} s, not even itself")
-                if message["type"] == "subscribe":
-                    self.subscribed.set()
-                    for answers in self._answers.values():
-                        for answer in answers:
-                            answer.check_log()
-                elif message["type"] == "message":
-                    self._deliver(message["data"])
+                message = await subscription.next()
+                if message is not None:
+                    self._deliver(message)
+                    continue
+                self.subscribed.set()
+                for answers in self._answers.values():
+                    for answer in answers:
+                        answer.check_log()
         finally:
-            await subscription.aclose()
+            await subscription.close()
 
     def _deliver(self, message: bytes) -> None:
         try:

@@ -2,7 +2,7 @@
 
 * commands: a short timeout and no blind retries; a step that may be repeated is repeated by ``Script``.
 * blocking: for ``XREADGROUP … BLOCK``: its own connection, and a timeout behind that of the read.
-* pub/sub: its own connection, no timeout; whoever listens finds out by himself whether it still lives.
+* pub/sub: its own connection, no timeout; whoever listens says how long a silence may last.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from redis.exceptions import (
@@ -28,9 +28,6 @@ from .cluster import ClusterClient
 from .deadline import close_pools
 from .settings import RedisSettings
 from .topology import make_client
-
-if TYPE_CHECKING:
-    from redis.asyncio.client import PubSub
 
 log = logging.getLogger(__name__)
 
@@ -80,16 +77,15 @@ class Store:
         self._others.remove(client)
         await client.aclose()
 
-    def pubsub(self) -> PubSub:
-        """A subscription connection; the caller closes it. In a cluster each call goes to some other node: a plain
-        PUBLISH reaches all of them, so any will do, and one that is gone is not asked for ever."""
+    def subscriber(self) -> Any:
+        """A client for subscriptions. In a cluster each call gives that of some other node: a plain PUBLISH reaches all
+        of them, so any will do, and one that is gone is not asked for ever."""
         if self._subscriber is None:
             self._subscriber = self._another(deadline_s=None)
-        client = self._subscriber
-        if isinstance(client, ClusterClient):
+        if isinstance(self._subscriber, ClusterClient):
             assert isinstance(self.commands, ClusterClient)
-            client = client.at(random.choice(self.commands.addresses))
-        return client.pubsub(ignore_subscribe_messages=False)
+            return self._subscriber.at(random.choice(self.commands.addresses))
+        return self._subscriber
 
     async def node_of(self, key: str) -> Any:
         """A client of the very server that holds a key: for its clock, and for what has no key of its own."""

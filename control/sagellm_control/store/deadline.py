@@ -44,10 +44,10 @@ class CommandDeadline:
     _in_time = False
     """A deadline is running. (One task at a time has the connection, but for a subscription, which has no deadline.)"""
     _late_at = math.inf
-    """When the answer that ``ask`` waits for is late, on the event loop's clock; inf: it waits for none."""
+    """When what ``reply`` waits for is late, on the event loop's clock; inf: never."""
     _timer: asyncio.TimerHandle | None = None
-    _cut = False
-    """The answer was late."""
+    late = False
+    """The connection was cut, as what was expected did not come in time."""
     _reader: Any
     _writer: Any
     _parser: Any
@@ -67,12 +67,7 @@ class CommandDeadline:
             ResponseError: the answer is one.
             ConnectionError, redis.exceptions.TimeoutError: there is none, or not within the deadline.
         """
-        if self.command_timeout_s is not None:
-            loop = asyncio.get_running_loop()
-            self._late_at = loop.time() + self.command_timeout_s
-            if self._timer is None:  # one for many commands: it is put off when it goes off, and not by each of them
-                self._timer = loop.call_at(self._late_at, self._look_at_clock)
-        self._cut = False
+        self.expect_within(self.command_timeout_s)
         try:
             # Nobody waits for it to leave: nothing else is written before the answer is there.
             self._writer.write(self._pack(words))
@@ -82,7 +77,7 @@ class CommandDeadline:
                 answer = await self.reply()
         except BaseException as error:
             # The answer may still come: nobody must take it for that of the next command.
-            if self._cut and isinstance(error, Exception):
+            if self.late and isinstance(error, Exception):
                 await self._leave()
                 raise self._no_answer() from error
             await self.disconnect(nowait=True)  # pyright: ignore[reportAttributeAccessIssue]
@@ -96,6 +91,17 @@ class CommandDeadline:
                 await self.disconnect(nowait=True)  # pyright: ignore[reportAttributeAccessIssue]
             raise answer
         return answer
+
+    def expect_within(self, timeout_s: float | None) -> None:
+        """Cut the connection if ``reply`` has to wait for longer; None: let it wait."""
+        self.late = False
+        if timeout_s is None:
+            self._late_at = math.inf
+            return
+        loop = asyncio.get_running_loop()
+        self._late_at = loop.time() + timeout_s
+        if self._timer is None:  # one for many answers: it is put off when it goes off, and not by each of them
+            self._timer = loop.call_at(self._late_at, self._look_at_clock)
 
     async def reply(self) -> Any:
         """The next that the server says; an error is returned.
@@ -126,7 +132,7 @@ class CommandDeadline:
         elif self._writer is not None:
             # Whoever waits is woken by the end of the connection. (A task that is cancelled by a deadline would have to
             # tell that from a cancellation from outside.)
-            self._cut = True
+            self.late = True
             self._writer.transport.abort()
 
     async def _connect(self) -> None:
