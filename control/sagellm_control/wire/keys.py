@@ -6,7 +6,7 @@ All keys of a pool share the hash tag ``{pool}``, so that one script may touch t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from .priority import RequestPriority
 
@@ -62,7 +62,7 @@ class Keys:
 
     def pool(self, pool: str) -> PoolKeys:
         """The keys of one pool."""
-        return PoolKeys(self.namespace, pool)
+        return _pool_keys(self.namespace, pool)
 
 
 @dataclass(frozen=True)
@@ -212,3 +212,9 @@ class PoolKeys:
     def assigned(self, engine_id: str) -> str:
         """Stream: what the engine's worker is to run or to cancel."""
         return f"{self.prefix}:engine:{engine_id}:assigned"
+
+
+@lru_cache(maxsize=1024)
+def _pool_keys(namespace: str, pool: str) -> PoolKeys:
+    # The same object each time: the names that it has put together are not put together again.
+    return PoolKeys(namespace, pool)

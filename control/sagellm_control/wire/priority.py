@@ -14,10 +14,11 @@ class RequestPriority(IntEnum):
     LOW = 3
     BACKGROUND = 4
 
-    @property
-    def label(self) -> str:
-        """The class as it stands in key names and metrics, e.g. ``normal``."""
-        return self.name.lower()
+    label: str
+    """The class as it stands in key names and metrics, e.g. ``normal``."""
+
+    def __init__(self, _: int) -> None:
+        self.label = self._name_.lower()
 
     @classmethod
     def parse(cls, text: str) -> RequestPriority:

@@ -29,7 +29,7 @@ class BadEntry(ValueError):
     """A stream entry that cannot be read; the text says why."""
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)  # not frozen: that costs ten microseconds each
 class NewRequest:
     """A request as a gateway hands it to ``accept``."""
 
@@ -89,8 +89,20 @@ class NewRequest:
             id=self.id,
             priority=self.priority,
             arrived_ms=arrived_ms,
+            tenant=self.tenant,
+            model=self.model,
+            slo_ms=self.slo_ms,
+            tpot_slo_ms=self.tpot_slo_ms,
+            timeout_ms=self.timeout_ms,
+            prompt_tokens=self.prompt_tokens,
+            max_tokens=self.max_tokens,
             kind=self.kind,
-            **{name: getattr(self, name) for name in _ALIKE},
+            session=self.session,
+            prefix=self.prefix,
+            reject_late=self.reject_late,
+            weight=self.weight,
+            queue_ttl_ms=self.queue_ttl_ms,
+            stage=self.stage,
         )
 
 
@@ -125,12 +137,6 @@ class Arrival:
     """``decode``: an engine has read its prompt, and another one is to answer; ``prefill``: it is the prompt of another
     request, to be read for the engine that holds that one; empty: nothing has been done yet."""
 
-
-_ALIKE = (
-    *("tenant", "model", "slo_ms", "tpot_slo_ms", "timeout_ms", "queue_ttl_ms", "prompt_tokens", "max_tokens"),
-    *("session", "prefix", "reject_late", "weight", "stage"),
-)
-"""What a request and its arrival have in common, under the same names."""
 
 _CLASSES = {str(int(priority)): priority for priority in RequestPriority}
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from operator import attrgetter
 
 from ...wire.request import WIRE_VERSION, NewRequest
 from ...wire.states import Reason, RequestState
@@ -16,7 +18,7 @@ from .room_note import RoomAfter, read_room_after
 _SCRIPT = Script("accept", adds_work=True)
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(frozen=True)
 class AcceptLimits:
     """What a pool takes. A bound on what waits holds for intake streams and waiting set together; 0: none."""
 
@@ -39,8 +41,21 @@ class AcceptLimits:
     keep_result_ms: int = 600_000
     """For how long a finished request can be read."""
 
+    @cached_property
+    def bounds(self) -> str:
+        """As the script reads them."""
+        by_class = zip(self.class_waiting, self.class_waiting_bytes, strict=True)
+        bounds = (
+            self.max_waiting,
+            self.max_waiting_bytes,
+            self.tenant_waiting,
+            self.tenant_waiting_bytes,
+            *(bound for pair in by_class for bound in pair),
+        )
+        return " ".join(map(str, bounds))
 
-@dataclass(slots=True, frozen=True)
+
+@dataclass(slots=True)  # not frozen: that costs a microsecond each, and there are many
 class Accepted:
     """The request is in the queue."""
 
@@ -101,7 +116,7 @@ class Proposals:
     rules: Rules
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class AcceptedBatch:
     """What became of the requests of one call."""
 
@@ -127,7 +142,9 @@ async def accept_batch(
     They are dealt with in the order of their ranks, so that the last room is the most urgent one's.
     """
     rules, each = (proposals.rules, proposals.each) if proposals else (PLAIN, [_NONE] * len(requests))
-    order = sorted(range(len(requests)), key=lambda i: each[i].rank)
+    order: Sequence[int] = range(len(requests))
+    if len(requests) > 1:
+        order = sorted(order, key=lambda i: each[i].rank)
     keys = store.keys.pool(pool)
     engines = list(dict.fromkeys(proposal.engine for proposal in each if proposal.engine))
     number = {engine: i for i, engine in enumerate(engines, 1)}
@@ -140,7 +157,7 @@ async def accept_batch(
         int(limits.without_engine),
         limits.keep_result_ms,
         WIRE_VERSION,
-        _bounds(limits),
+        limits.bounds,
         rules.epoch,
         write_credit(rules.credit_ms, fair=rules.fair),
         rules.placement,
@@ -175,25 +192,29 @@ async def accept_batch(
     return AcceptedBatch([results[i] for i in range(len(requests))], ahead, read_room_after(engines, room))
 
 
+_OPTIONAL = (
+    "tenant",
+    "model",
+    "trace_id",
+    "traceparent",
+    "timeout_ms",
+    "slo_ms",
+    "tpot_slo_ms",
+    "queue_ttl_ms",
+    "session",
+    "prompt_tokens",
+    "max_tokens",
+    "attempt",
+    "orphan_grace_ms",
+    "stage",
+)
+_optional_values = attrgetter(*_OPTIONAL)
+
+
 def _optional_fields(request: NewRequest) -> list[Argument]:
     fields: list[Argument] = []
-    for name in (
-        "tenant",
-        "model",
-        "trace_id",
-        "traceparent",
-        "timeout_ms",
-        "slo_ms",
-        "tpot_slo_ms",
-        "queue_ttl_ms",
-        "session",
-        "prompt_tokens",
-        "max_tokens",
-        "attempt",
-        "orphan_grace_ms",
-        "stage",
-    ):
-        if value := getattr(request, name):
+    for name, value in zip(_OPTIONAL, _optional_values(request), strict=True):
+        if value:
             fields += (name, value)
     if request.stream:
         fields += ("stream", 1)
@@ -206,18 +227,6 @@ def _optional_fields(request: NewRequest) -> list[Argument]:
     if request.weight != 1.0:
         fields += ("weight", f"{request.weight:g}")
     return fields
-
-
-def _bounds(limits: AcceptLimits) -> str:
-    by_class = zip(limits.class_waiting, limits.class_waiting_bytes, strict=True)
-    bounds = (
-        limits.max_waiting,
-        limits.max_waiting_bytes,
-        limits.tenant_waiting,
-        limits.tenant_waiting_bytes,
-        *(bound for pair in by_class for bound in pair),
-    )
-    return " ".join(map(str, bounds))
 
 
 def _read(answer: list[bytes], request: NewRequest) -> AcceptResult:
