@@ -38,7 +38,8 @@ class Answer:
         self._events: deque[Event] = deque()
         self._last = after
         self._gap = False
-        self._wake = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
+        """Of whoever waits for an event."""
         self._handed_out = after != (0, 0)
         """Whether the reader has had an event, here or before."""
         self.lost_record: Resubmission | AwaitedReturn | None = None
@@ -63,12 +64,12 @@ class Answer:
             self._events.append(event)
         else:
             self._gap = True
-        self._wake.set()
+        self._wake()
 
     def check_log(self) -> None:
         """Something may have been missed."""
         self._gap = True
-        self._wake.set()
+        self._wake()
 
     async def next(self, timeout_s: float) -> Event | None:
         """The next event; None: nothing has happened for so long, or there is nothing behind this position."""
@@ -82,17 +83,35 @@ class Answer:
         return event
 
     async def _wait(self, timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
         try:
-            async with asyncio.timeout(timeout_s):
-                while not self._events and not self.ended:
-                    if self._gap:
+            while not self._events and not self.ended:
+                if self._gap:
+                    async with asyncio.timeout_at(until):
                         await self._repair()
-                        continue
-                    self._wake.clear()
-                    await self._wake.wait()
+                else:
+                    await self._wait_until(until)
         except TimeoutError:
             # Nothing came: make sure that there was nothing.
             await self._repair()
+
+    async def _wait_until(self, until: float) -> None:
+        """Wait for a push. (``asyncio.timeout`` takes several times as long, as it can end whatever is waited for.)"""
+        loop = asyncio.get_running_loop()
+        self._waiter = waiter = loop.create_future()
+        timer = loop.call_at(until, self._wake)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+        if not self._events and not self._gap and loop.time() >= until:
+            raise TimeoutError
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def _repair(self) -> None:
         self._gap = False

@@ -37,14 +37,16 @@ COMPUTED_ON_ALL = (
 )
 """Fields whose part of the answer is about prompt and answer as one, or about more than its text."""
 SEVERAL = ("n", "best_of", "n_cmpl")
+_ALL = frozenset((*CONSTRAINED, *COMPUTED_ON_ALL, *SEVERAL))
 
 
 def may_continue(kind: RequestKind, body: Mapping[str, Any]) -> bool:
     """Whether prompt and half an answer, sent as one prompt, give the other half."""
-    if any(_says_something(body.get(name)) for name in (*CONSTRAINED, *COMPUTED_ON_ALL)):
-        return False
-    if any(body.get(name) not in (None, 1) for name in SEVERAL):
-        return False
+    if not _ALL.isdisjoint(body):  # few bodies have any
+        if any(_says_something(body.get(name)) for name in (*CONSTRAINED, *COMPUTED_ON_ALL)):
+            return False
+        if any(body.get(name) not in (None, 1) for name in SEVERAL):
+            return False
     match kind:
         case RequestKind.CHAT:
             return _is_plain_chat(body)
@@ -72,10 +74,11 @@ def _is_plain_chat(body: Mapping[str, Any]) -> bool:
         return False
     messages = cast("list[Any]", body["messages"])
     last: Any = messages[-1]
-    if isinstance(last, Mapping) and cast("Mapping[str, Any]", last).get("role") == "assistant":
+    message = cast("dict[str, Any]", last) if isinstance(last, dict) else {}
+    if message.get("role") == "assistant":
         # Said to be continued itself: then what is generated is put behind it. Else engines differ in what they make
         # of two messages of the assistant's in a row.
-        content = cast("Mapping[str, Any]", last).get("content")
+        content = message.get("content")
         return body.get("continue_final_message") is True and isinstance(content, str)
     return True
 

@@ -83,6 +83,10 @@ class Pools:
         """How full each pool is."""
         return list(self._depths.values())
 
+    def depth(self, pool: str) -> PoolDepth | None:
+        """How full a pool is; None: it has not been looked at."""
+        return self._depths.get(pool)
+
     @property
     def models(self) -> dict[str, str]:
         """Name that a client may ask for -> pool."""

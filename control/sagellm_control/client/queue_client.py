@@ -148,7 +148,7 @@ class QueueClient:
         """
         if request_id is not None and not is_request_id(request_id):
             raise ValueError("request_id must be 1 to 64 letters, digits or ._~@=+-")
-        if isinstance(body, Mapping):
+        if not isinstance(body, bytes):
             body = orjson.dumps({"model": model, "stream": stream, **body})
         try:
             pool = await self.pools.find(model)

@@ -24,7 +24,7 @@ from .event_ids import EventNumbering
 from .rate_limits import rate_limits, rate_limits_when_full
 from .request_body import RequestBody, read_body
 from .request_headers import RequestHeaders, idempotent_id, read_headers
-from .request_ids import name_request, request_id_of, returned_ids
+from .request_ids import name_request, new_id, write_ids
 from .settings import GatewaySettings
 
 log = logging.getLogger(__name__)
@@ -135,8 +135,8 @@ class OpenAIEndpoints:
             raise
         finally:
             metrics.OPEN.dec()
-            metrics.REQUESTS.labels(kind, priority, outcome).inc()
-            metrics.DURATION.labels(kind, priority).observe(time.monotonic() - began)
+            metrics.requests(kind, priority, outcome).inc()
+            metrics.duration(kind, priority).observe(time.monotonic() - began)
 
     async def _read(self, request: web.Request, kind: RequestKind) -> _Wanted:
         caller = self.authenticate(request)
@@ -154,14 +154,15 @@ class OpenAIEndpoints:
 
     async def _submit(self, request: web.Request, wanted: _Wanted, kind: RequestKind) -> Submission:
         headers, body = wanted.headers, wanted.body
-        if key := headers.idempotency_key:
-            name_request(request, idempotent_id(wanted.tenant, key))
+        key = headers.idempotency_key
+        request_id = idempotent_id(wanted.tenant, key) if key else headers.request_id or new_id()
+        name_request(request, request_id)
         try:
             return await self._queue.submit(
                 body.model,
                 wanted.raw,
                 kind=kind,
-                request_id=request_id_of(request),
+                request_id=request_id,
                 idempotent=key is not None,
                 priority=wanted.priority,
                 tenant=wanted.tenant,
@@ -195,9 +196,11 @@ class OpenAIEndpoints:
     async def _answer(
         self, request: web.Request, wanted: _Wanted, submission: Submission, kind: RequestKind, began: float
     ) -> tuple[web.StreamResponse, str]:
-        echoed = returned_ids(request) | {"X-Request-Priority": wanted.priority.name}
-        if wanted.priority != wanted.headers.priority:
-            echoed["X-Request-Priority-Asked"] = wanted.headers.priority.name
+        headers = wanted.headers
+        echoed = write_ids(submission.request_id, headers.trace_id, headers.traceparent)
+        echoed["X-Request-Priority"] = wanted.priority.name
+        if wanted.priority != headers.priority:
+            echoed["X-Request-Priority-Asked"] = headers.priority.name
         echoed |= rate_limits(self._queue.pools, self._queue.limits, submission.pool)
         try:
             async with self._queue.answer(submission.request_id, pool=submission.pool) as answer:
@@ -224,7 +227,7 @@ class OpenAIEndpoints:
         if writer.first_byte_at is None:
             return
         ttft_s = writer.first_byte_at - began
-        metrics.TTFT.labels(kind, wanted.priority.label).observe(ttft_s)
+        metrics.ttft(kind, wanted.priority.label).observe(ttft_s)
         if wanted.headers.slo_s is not None and ttft_s > wanted.headers.slo_s:
             metrics.SLO_VIOLATIONS.labels(kind, wanted.priority.label).inc()
 

@@ -94,15 +94,18 @@ class _Pool:
     async def propose(self, requests: Sequence[NewRequest]) -> Proposals | None:
         if self._ahead:
             return None
-        self._look_if_due()
-        self._watch.engines.open_due(self._watch.clock.now_ms())
-        old = time.monotonic() - self._looked_at > SNAPSHOT_KEPT_S
-        if old or not self._policy.understood or not self._watch.engines.open:
+        now = time.monotonic()
+        self._look_if_due(now)
+        if now - self._looked_at > SNAPSHOT_KEPT_S or not self._policy.understood:
+            return None
+        engines, now_ms = self._watch.engines, self._watch.clock.now_ms()
+        if not engines.open and not engines.open_due(now_ms):
             return None
         if any(request.prefix for request in requests) and self._proposer.placements_due():
             # A prompt at the wrong engine costs far more than this read.
             await self._watch.follow_placements()
-        rules, now_ms = self._proposer.rules(), self._watch.clock.now_ms()
+            now_ms = self._watch.clock.now_ms()
+        rules = self._proposer.rules()
         each = [Proposal(0.0)] * len(requests)
         choices: list[Choice | None] = [None] * len(requests)
         # A microsecond apart, as accept has them, so that those of one call keep their order wherever they wait later.
@@ -130,9 +133,9 @@ class _Pool:
         self._watch.take_over(batch.room)
         if (batch.room.open_engines > 0) != (self._watch.engines.open > 0):
             self._look_soon()
-        accepted = [result.assigned for result in batch.results if isinstance(result, Accepted)]
-        self._at_once.inc(sum(accepted))
-        self._in_line.inc(len(accepted) - sum(accepted))
+        for result in batch.results:
+            if isinstance(result, Accepted):
+                (self._at_once if result.assigned else self._in_line).inc()
 
     async def close(self) -> None:
         if self._looking is not None:
@@ -147,9 +150,9 @@ class _Pool:
     def _look_soon(self) -> None:
         self._look_at = min(self._look_at, self._look_began_at + LOOK_AGAIN_S)
 
-    def _look_if_due(self) -> None:
+    def _look_if_due(self, now: float) -> None:
         # Nobody waits for it: the requests of now are decided on what is known.
-        if time.monotonic() >= self._look_at and (self._looking is None or self._looking.done()):
+        if now >= self._look_at and (self._looking is None or self._looking.done()):
             self._looking = asyncio.create_task(self._look(), name=f"fast path {self._pool}")
 
     async def _look(self) -> None:

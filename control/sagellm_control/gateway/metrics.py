@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -46,6 +47,27 @@ SLO_VIOLATIONS = Counter(
     "Requests with an X-SLO-Deadline-Ms whose first byte came later",
     ["endpoint", "priority"],
 )
+
+
+# Remembered, as each request asks for them: a look-up in the library checks the labels and writes them out anew.
+
+
+@cache
+def requests(endpoint: str, priority: str, outcome: str) -> Counter:
+    """Of ``REQUESTS``."""
+    return REQUESTS.labels(endpoint, priority, outcome)
+
+
+@cache
+def ttft(endpoint: str, priority: str) -> Histogram:
+    """Of ``TTFT``."""
+    return TTFT.labels(endpoint, priority)
+
+
+@cache
+def duration(endpoint: str, priority: str) -> Histogram:
+    """Of ``DURATION``."""
+    return DURATION.labels(endpoint, priority)
 
 
 class PoolCollector(Collector):

@@ -15,7 +15,7 @@ def rate_limits(pools: Pools, limits: AcceptLimits, pool: str, *, none_left: boo
     Args:
         none_left: the queue has refused or given up a request because it is full, whatever it looked like last.
     """
-    depth = next((depth for depth in pools.depths if depth.pool == pool), None)
+    depth = pools.depth(pool)
     if depth is None:
         return {}
     waiting = depth.waiting + sum(depth.queued.values())

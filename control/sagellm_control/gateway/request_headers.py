@@ -23,17 +23,36 @@ _SESSION = re.compile(r"[\x21-\x7e]{1,128}")
 TRACE_ID = re.compile(r"[\x21-\x7e]{1,64}")
 
 
+_OURS = frozenset(
+    (
+        "x-request-priority",
+        "x-request-id",
+        "idempotency-key",
+        "traceparent",
+        "x-trace-id",
+        "x-session-id",
+        "x-request-timeout-ms",
+        "x-slo-deadline-ms",
+        "x-slo-tpot-ms",
+        "x-slo-reject",
+        "x-mid-stream-retry",
+        "x-event-ids",
+    )
+)
+"""All that are read here."""
+
+
 @dataclass(slots=True, frozen=True)
 class RequestHeaders:
     """The headers that the control plane reads."""
 
-    priority: RequestPriority
-    timeout_s: float | None
-    slo_s: float | None
-    request_id: str | None
-    idempotency_key: str | None
-    trace_id: str
-    traceparent: str
+    priority: RequestPriority = RequestPriority.NORMAL
+    timeout_s: float | None = None
+    slo_s: float | None = None
+    request_id: str | None = None
+    idempotency_key: str | None = None
+    trace_id: str = ""
+    traceparent: str = ""
     mid_stream_retry: bool = True
     """Whether another engine may go on with its stream, should its own be lost."""
     event_ids: bool = False
@@ -43,12 +62,17 @@ class RequestHeaders:
     session: str = ""
 
 
+_NONE_OF_OURS = RequestHeaders()
+
+
 def read_headers(headers: CIMultiDictProxy[str]) -> RequestHeaders:
     """Read and check them.
 
     Raises:
         ApiError: 400, names the header and what is allowed.
     """
+    if _OURS.isdisjoint(map(str.lower, headers)):
+        return _NONE_OF_OURS  # as most clients; each look-up below costs as much as this
     priority = RequestPriority.NORMAL
     if (text := _value(headers, "X-Request-Priority")) is not None:
         try:

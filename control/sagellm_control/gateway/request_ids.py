@@ -15,6 +15,11 @@ from .request_headers import TRACE_ID, trace_context
 _KEPT: Any = web.RequestKey("request_id", str) if hasattr(web, "RequestKey") else "request_id"
 
 
+def new_id() -> str:
+    """One that no other request has."""
+    return secrets.token_hex(16)
+
+
 def name_request(request: web.Request, request_id: str) -> None:
     """From here on this is its id, whatever its client calls it."""
     request[_KEPT] = request_id
@@ -28,19 +33,23 @@ def request_id_of(request: web.Request) -> str:
     if _KEPT not in request:
         keyed = "Idempotency-Key" in request.headers
         sent = "" if keyed else _usable(request, "X-Request-ID", is_request_id)
-        name_request(request, sent or secrets.token_hex(16))
+        name_request(request, sent or new_id())
     return request[_KEPT]
 
 
 def returned_ids(request: web.Request) -> dict[str, str]:
     """The headers that say them; of what was sent only what can be used."""
     traceparent, trace_id = trace_context(request.headers)
-    request_id = request_id_of(request)
-    ids = {
-        "X-Request-ID": request_id,
-        "X-Trace-ID": _usable(request, "X-Trace-ID", TRACE_ID.fullmatch) or trace_id or request_id,
-    }
-    return ids | {"traceparent": traceparent} if traceparent else ids
+    trace_id = _usable(request, "X-Trace-ID", TRACE_ID.fullmatch) or trace_id
+    return write_ids(request_id_of(request), trace_id, traceparent)
+
+
+def write_ids(request_id: str, trace_id: str, traceparent: str) -> dict[str, str]:
+    """The same of what has been read and found usable."""
+    ids = {"X-Request-ID": request_id, "X-Trace-ID": trace_id or request_id}
+    if traceparent:
+        ids["traceparent"] = traceparent
+    return ids
 
 
 def _usable(request: web.Request, name: str, fits: Callable[[str], object]) -> str:

@@ -108,9 +108,12 @@ class EngineLedger:
 
     def set_room(self, engine: str, room: EngineRoom) -> None:
         """The engine's room, as the store has it. One whose row is not known yet is left out until it is."""
-        self.set_places(engine, room.free)
-        if (load := self._loads.get(engine)) is None:
-            return
+        load = self._loads.get(engine)
+        if load is None:
+            self.set_places(engine, room.free)
+            if (load := self._loads.get(engine)) is None:
+                return
+        self._set_free(load, room.free)
         if room.kv_held is not None:
             load.kv_held = room.kv_held
         if room.paced_until_ms is not None:
@@ -125,8 +128,11 @@ class EngineLedger:
             if row is not None:
                 self._add(EngineLoad(row, free))
             return
-        if load.free == free:
-            return
+        if load.free != free:
+            self._set_free(load, free)
+            self._sort_in(load)
+
+    def _set_free(self, load: EngineLoad, free: int) -> None:
         # Written out: with each request it runs twice.
         whole, before = load.row.slots + load.row.prefetch, load.free
         had, has = (whole - before if before < whole else 0), (whole - free if free < whole else 0)
@@ -136,7 +142,6 @@ class EngineLedger:
         load.free = free
         if has < had and load.kv_held:
             load.kv_held *= has / had  # until the store says which of them have gone
-        self._sort_in(load)
 
     def take(self, engine: str) -> None:
         """One place fewer, and the engine's turn is over."""

@@ -90,10 +90,11 @@ class Proposer:
 
     def rank(self, request: Arrival, forecast: Forecast) -> float:
         """The rank; under a fair order the handicap, to which the store adds the start."""
-        handicap = self.policy.order.handicap(request, forecast)
+        order = self.policy.order
+        handicap = order.handicap(request, forecast)
         if request.stage == Stage.PREFILL:
             handicap -= PROMPT_AHEAD_MS
-        return handicap if self.policy.order.fair else self.policy.overload.start(request) + handicap
+        return handicap if order.fair else self.policy.overload.start(request) + handicap
 
     def charge(self, request: Arrival, forecast: Forecast) -> Charge | None:
         """What its flow is charged; None under an order that is not fair."""
@@ -158,5 +159,5 @@ class Proposer:
         """What commits of now have in common."""
         policy = self.policy
         log = policy.placement.name in PREFIX_PLACEMENTS or policy.settings.tpot_slo_ms > 0
-        order = policy.order
-        return Rules(policy.epoch, order.fair, policy.placement.name, log, order.credit_ms)
+        order, fair = policy.order, policy.order.fair
+        return Rules(policy.epoch, fair, policy.placement.name, log, order.credit_ms if fair else 0.0)
