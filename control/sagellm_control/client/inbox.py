@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from ..store.backoff import Backoff
 from ..store.connect import Store
-from ..store.subscription import Subscription
+from ..store.subscription import listen
 from ..store.trouble import log_trouble
 from ..wire.event import END, read_frames
 from .answer import Answer
@@ -78,7 +78,7 @@ class Inbox:
             tasks.create_task(self._speak(), name="inbox echo")
             while True:
                 try:
-                    await self._listen()
+                    await listen(self._store.subscriber(), self.channel, self._hear, silence_s=SILENCE_S)
                 except Exception as error:
                     log_trouble(log, "the inbox lost its connection", error)
                 finally:
@@ -94,22 +94,14 @@ class Inbox:
                 with contextlib.suppress(RedisError, OSError):
                     await self._store.commands.publish(self.channel, NOTHING)
 
-    async def _listen(self) -> None:
-        subscription = Subscription(self._store.subscriber(), self.channel, silence_s=SILENCE_S)
-        try:
-            async with asyncio.timeout(SILENCE_S):
-                await subscription.subscribe()
-            while True:
-                message = await subscription.next()
-                if message is not None:
-                    self._deliver(message)
-                    continue
-                self.subscribed.set()
-                for answers in self._answers.values():
-                    for answer in answers:
-                        answer.check_log()
-        finally:
-            await subscription.close()
+    def _hear(self, message: bytes | None) -> None:
+        if message is not None:
+            self._deliver(message)
+            return
+        self.subscribed.set()
+        for answers in self._answers.values():
+            for answer in answers:
+                answer.check_log()
 
     def _deliver(self, message: bytes) -> None:
         try:

@@ -4,7 +4,7 @@ redis-py writes each command under ``asyncio.wait_for``. On Python 3.11 that can
 when the write is done: the task goes on as if nobody had asked it to stop, and whoever waits for it waits for ever.
 (It also costs a task a command.) So the connections get no ``socket_timeout``, and this instead.
 
-What redis-py calls around a command and its answer takes longer than both, so most go past it: see ``ask``, ``reply``.
+What redis-py calls around a command and its answer takes longer than both, so most commands go past it: see ``ask``.
 
 Closing a pool of redis-py closes the connections that it has: one that is just being made stays open for ever, and
 whoever asks for one afterwards gets a new one. Ours refuse both (see ``close_pools``).
@@ -44,7 +44,7 @@ class CommandDeadline:
     _in_time = False
     """A deadline is running. (One task at a time has the connection, but for a subscription, which has no deadline.)"""
     _late_at = math.inf
-    """When what ``reply`` waits for is late, on the event loop's clock; inf: never."""
+    """When what is waited for is late, on the event loop's clock; inf: never."""
     _timer: asyncio.TimerHandle | None = None
     late = False
     """The connection was cut, as what was expected did not come in time."""
@@ -71,10 +71,10 @@ class CommandDeadline:
         try:
             # Nobody waits for it to leave: nothing else is written before the answer is there.
             self._writer.write(self._pack(words))
-            answer = await self.reply()
+            answer = await self._reply()
             while isinstance(answer, _PUSHED):
                 await self._parser.handle_push_response(answer)
-                answer = await self.reply()
+                answer = await self._reply()
         except BaseException as error:
             # The answer may still come: nobody must take it for that of the next command.
             if self.late and isinstance(error, Exception):
@@ -93,7 +93,7 @@ class CommandDeadline:
         return answer
 
     def expect_within(self, timeout_s: float | None) -> None:
-        """Cut the connection if ``reply`` has to wait for longer; None: let it wait."""
+        """Cut the connection if this is not called again within that time; None: let it be silent."""
         self.late = False
         if timeout_s is None:
             self._late_at = math.inf
@@ -103,12 +103,22 @@ class CommandDeadline:
         if self._timer is None:  # one for many answers: it is put off when it goes off, and not by each of them
             self._timer = loop.call_at(self._late_at, self._look_at_clock)
 
-    async def reply(self) -> Any:
-        """The next that the server says; an error is returned.
+    def tell(self, *words: Any) -> None:
+        """Write a command to whose answer somebody else listens."""
+        self._writer.write(self._pack(words))
 
-        Raises:
-            ConnectionError: it says nothing any more.
+    def hand_over(self, to: asyncio.BaseProtocol) -> tuple[Any, Any]:
+        """Until it is disconnected, all that the server says goes there.
+
+        Returns:
+            The stream's own protocol, which is to be told of the end; and what splits bytes into answers.
         """
+        transport = self._writer.transport
+        stream = transport.get_protocol()
+        transport.set_protocol(to)
+        return stream, self._parser._reader
+
+    async def _reply(self) -> Any:
         words, stream = self._parser._reader, self._reader
         answer = words.gets()
         while answer is NOT_ENOUGH_DATA:
