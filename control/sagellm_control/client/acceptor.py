@@ -25,7 +25,7 @@ from ..store.steps.attach import attach
 from ..wire.request import NewRequest
 from ..wire.states import Reason
 from .abandoned import AbandonedRequests
-from .displacement import accept_or_displace
+from .displacement import displace_and_accept
 from .errors import NoEngineReady, QueueFull, QueueUnavailable, RequestConflict
 from .held import HeldRequests
 from .pools import Pools
@@ -94,18 +94,19 @@ class Acceptor:
             self._waiting_bytes -= len(request.body)
 
     async def _accept(self, request: NewRequest, model: str, *, idempotent: bool) -> bool:
-        retry_after_s = self._pools.retry_after_s(request.pool)
-        hold = False
+        batcher, item = self._batcher(request.pool, False), (request, idempotent)
         try:
-            result = await accept_or_displace(
-                self._store,
-                request,
-                lambda: self._batcher(request.pool, False).submit((request, idempotent)),
-                retry_after_s=retry_after_s,
-            )
+            result = await batcher.submit(item)
+            if isinstance(result, Accepted):
+                return False
+            retry_after_s, hold = self._pools.retry_after_s(request.pool), False
+            if isinstance(result, Full):
+                result = await displace_and_accept(
+                    self._store, request, result, lambda: batcher.submit(item), retry_after_s=retry_after_s
+                )
             if isinstance(result, NoEngine) and self._limits.hold_requests:
                 hold = True
-                result = await self._batcher(request.pool, hold).submit((request, idempotent))
+                result = await self._batcher(request.pool, hold).submit(item)
             match result:
                 case Accepted():
                     if hold:
@@ -143,9 +144,11 @@ class Acceptor:
                 return limits.max_waiting
 
     def _batcher(self, pool: str, hold: bool) -> Batcher[Item, AcceptResult]:
-        if (pool, hold) not in self._batchers:
-            self._batchers[pool, hold] = self._new_batcher(pool, self._hold_limits if hold else self._limits)
-        return self._batchers[pool, hold]
+        batcher = self._batchers.get((pool, hold))
+        if batcher is None:
+            batcher = self._new_batcher(pool, self._hold_limits if hold else self._limits)
+            self._batchers[pool, hold] = batcher
+        return batcher
 
     def _new_batcher(self, pool: str, limits: AcceptLimits) -> Batcher[Item, AcceptResult]:
         async def write(items: Sequence[Item]) -> Sequence[AcceptResult]:

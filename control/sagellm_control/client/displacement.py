@@ -16,11 +16,16 @@ OF_THE_POOL = (Reason.QUEUE_FULL, Reason.QUEUE_BYTES_FULL)
 """Bounds that hold for all classes together. Nobody makes place for a class or a tenant that has its share."""
 
 
-async def accept_or_displace(
-    store: Store, request: NewRequest, accept: Callable[[], Awaitable[AcceptResult]], *, retry_after_s: float
+async def displace_and_accept(
+    store: Store,
+    request: NewRequest,
+    full: Full,
+    accept: Callable[[], Awaitable[AcceptResult]],
+    *,
+    retry_after_s: float,
 ) -> AcceptResult:
-    """Have the request accepted, in the place of a less urgent one if need be."""
-    result = await accept()
+    """Have a request accepted for which the queue was full, in the place of a less urgent one if there is any."""
+    result: AcceptResult = full
     for _ in range(MOST_TRIES):
         if not isinstance(result, Full) or result.reason not in OF_THE_POOL or not result.last:
             break

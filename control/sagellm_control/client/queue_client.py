@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -112,6 +112,7 @@ class QueueClient:
         *,
         kind: RequestKind | str = RequestKind.CHAT,
         request_id: str | None = None,
+        id_is_new: bool = False,
         idempotent: bool = False,
         priority: RequestPriority = RequestPriority.NORMAL,
         tenant: str = "",
@@ -133,6 +134,7 @@ class QueueClient:
             body: the OpenAI request; as bytes it reaches the engine unchanged. A mapping gets ``model`` and
                 ``stream`` filled in.
             request_id: made up where it is not given.
+            id_is_new: it was made up at random, so that no pool has a request of this id.
             idempotent: a request of the same id, tenant and body is this one; its answer is given again.
             timeout_s: from now to the last byte.
             slo_s: objective for the first token.
@@ -153,7 +155,8 @@ class QueueClient:
         try:
             pool = await self.pools.find(model)
             # A pool's own script sees to it that an id is new there; that it is in the others can only be looked up.
-            taken = request_id is not None and await self.pools.with_request(request_id, besides=pool)
+            given = request_id is not None and not id_is_new
+            taken = given and await self.pools.with_request(str(request_id), besides=pool)
         except (RedisError, OSError) as error:
             raise QueueUnavailable(error) from error
         if pool is None:
@@ -161,12 +164,12 @@ class QueueClient:
         if taken:
             raise RequestConflict(str(request_id))
         request = NewRequest(
-            id=request_id or secrets.token_hex(16),
+            id=request_id or os.urandom(16).hex(),
             pool=pool,
             kind=RequestKind(kind),
             body=body,
             inbox=self.inbox.channel,
-            ticket=secrets.token_hex(4),
+            ticket=os.urandom(4).hex(),
             priority=priority,
             tenant=tenant,
             model="" if model == pool else model,

@@ -67,18 +67,19 @@ class AnswerWriter:
         Args:
             always: an error is an event of the stream even if nothing came before it.
         """
+        stream = _Stream(headers=_STREAM_HEADERS | self._headers)  # made while the engine works
         response: web.StreamResponse | None = None
         while True:
             event = await self._next()
             if event is None and self._answer.ended:
                 return response or self._nothing_left()
             if event is None:
-                response = response or await self._open_stream()
+                response = response or await self._begin(stream)
                 await response.write(await self._comment())
                 continue
             if event.type == CHUNK:
                 self._answers()
-                response = response or await self._open_stream()
+                response = response or await self._begin(stream)
                 if piece := self._numbered(event, event.payload):
                     await response.write(piece)
             elif event.type == END:
@@ -89,7 +90,7 @@ class AnswerWriter:
                 piece = self._numbered(event, _last_piece(ending))
                 if response is None and always and not piece:
                     return self._nothing_left()
-                response = response or await self._open_stream()
+                response = response or await self._begin(stream)
                 await response.write_eof(piece)
                 return response
 
@@ -160,10 +161,9 @@ class AnswerWriter:
             came = "later" if began_at > self._expected_at else "sooner"
             WAIT_ERROR.labels(self._answer.pool, came).observe(abs(began_at - self._expected_at))
 
-    async def _open_stream(self) -> web.StreamResponse:
-        response = _Stream(headers=_STREAM_HEADERS | self._headers)
-        await response.prepare(self._request)
-        return response
+    async def _begin(self, stream: web.StreamResponse) -> web.StreamResponse:
+        await stream.prepare(self._request)
+        return stream
 
     def _whole(self, ending: Ending, before: bytes) -> web.Response:
         if ending.outcome in _BODILESS or (ending.body and not _holds_output(ending)):

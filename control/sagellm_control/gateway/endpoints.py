@@ -96,7 +96,7 @@ class OpenAIEndpoints:
 
     async def _handle(self, request: web.Request, kind: RequestKind) -> web.StreamResponse:
         began = time.monotonic()
-        metrics.OPEN.inc()
+        metrics.open_requests.number += 1
         model, priority, outcome = "", "", "internal_error"
         try:
             wanted = await self._read(request, kind)
@@ -134,7 +134,7 @@ class OpenAIEndpoints:
             outcome = str(Outcome.CANCELLED)
             raise
         finally:
-            metrics.OPEN.dec()
+            metrics.open_requests.number -= 1
             metrics.requests(kind, priority, outcome).inc()
             metrics.duration(kind, priority).observe(time.monotonic() - began)
 
@@ -163,6 +163,7 @@ class OpenAIEndpoints:
                 wanted.raw,
                 kind=kind,
                 request_id=request_id,
+                id_is_new=not (key or headers.request_id),
                 idempotent=key is not None,
                 priority=wanted.priority,
                 tenant=wanted.tenant,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +17,7 @@ _KEPT: Any = web.RequestKey("request_id", str) if hasattr(web, "RequestKey") els
 
 def new_id() -> str:
     """One that no other request has."""
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()
 
 
 def name_request(request: web.Request, request_id: str) -> None:
