@@ -23,6 +23,9 @@ ECHO_EVERY_S = 2.0
 """How often the inbox speaks to itself."""
 SILENCE_S = 5.0
 """An inbox that has not heard itself for so long is subscribed anew."""
+UNREAD_KEPT_S = 1.0
+"""An answer that has ended and that nobody reads is kept for so long: it may come before its submitter is told that the
+request was accepted, and is then not read from the output log."""
 NOTHING = b""
 """A message without events: what the inbox says to itself."""
 
@@ -113,5 +116,10 @@ class Inbox:
             for answer in tuple(self._answers.get(event.request_id, ())):
                 answer.push(event)
                 if event.type == END and not answer.read:
-                    # Whoever wants it later finds it in the output log.
-                    self.close(answer)
+                    # Who submitted it is about to read it, or never does.
+                    asyncio.get_running_loop().call_later(UNREAD_KEPT_S, self._close_unread, answer)
+
+    def _close_unread(self, answer: Answer) -> None:
+        # Whoever wants it later finds it in the output log.
+        if not answer.read:
+            self.close(answer)
