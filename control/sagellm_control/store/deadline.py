@@ -67,6 +67,7 @@ class CommandDeadline:
             ResponseError: the answer is one.
             ConnectionError, redis.exceptions.TimeoutError: there is none, or not within the deadline.
         """
+        self._check_open()
         self.expect_within(self.command_timeout_s)
         try:
             # Nobody waits for it to leave: nothing else is written before the answer is there.
@@ -113,6 +114,7 @@ class CommandDeadline:
         Returns:
             The stream's own protocol, which is to be told of the end; and what splits bytes into answers.
         """
+        self._check_open()
         transport = self._writer.transport
         stream = transport.get_protocol()
         transport.set_protocol(to)
@@ -131,6 +133,10 @@ class CommandDeadline:
             words.feed(data)
             answer = words.gets()
         return answer
+
+    def _check_open(self) -> None:
+        if self._writer is None:  # closed while older versions of redis-py made sure that it stands
+            raise ConnectionError("the connections to the server were closed")
 
     def _look_at_clock(self) -> None:
         self._timer = None
