@@ -113,6 +113,8 @@ class EngineLedger:
             self.set_places(engine, room.free)
             if (load := self._loads.get(engine)) is None:
                 return
+        elif load.free == room.free and room.kv_held is None and room.paced_until_ms is None:
+            return  # as expected, which is the rule
         self._set_free(load, room.free)
         if room.kv_held is not None:
             load.kv_held = room.kv_held
@@ -203,9 +205,12 @@ class EngineLedger:
 
     def uncached_tokens(self, engine: str, request: Arrival, forecast: Forecast, depth: int | None = None) -> float:
         """How much of the prompt the engine has to prefill."""
-        if request.stage == Stage.DECODE or (engine in self._loads and self._loads[engine].row.only_answers):
+        only_answers = self.separated and (load := self._loads.get(engine)) and load.row.only_answers
+        if only_answers or request.stage == Stage.DECODE:
             return 0.0
         prompt_tokens = forecast.prompt_tokens or request.prompt_tokens
+        if not request.prefix:
+            return prompt_tokens
         return prompt_tokens - self.cached_tokens(engine, request, prompt_tokens, depth)
 
     # Engines that open by time.

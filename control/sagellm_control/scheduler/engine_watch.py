@@ -108,9 +108,6 @@ class EngineWatch:
     def take_over(self, after: RoomAfter) -> None:
         """What a commit left."""
         for engine, note in after.notes.items():
-            load = self.engines.load_of(engine)
-            if load is not None and load.free == note.free and note.kv_held is None:
-                continue  # as expected, which is the rule
             self.engines.set_room(engine, self._room(engine, note))
 
     def _forget_absent(self, ready: Collection[str]) -> None:
