@@ -176,3 +176,16 @@ def test_tenant_and_key_are_not_confused() -> None:
     ids = {idempotent_id(*pair) for pair in pairs}
     assert len(ids) == len(pairs)
     assert idempotent_id("a", "bc") == idempotent_id("a", "bc")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_is_read_where_it_is_the_only_one(name: str) -> None:
+    numbers = {"X-Request-Timeout-Ms", "X-SLO-Deadline-Ms", "X-SLO-TPOT-Ms"}
+    values = dict.fromkeys(numbers, "5") | {
+        "X-SLO-Reject": "true",
+        "X-Event-IDs": "true",
+        "X-Mid-Stream-Retry": "never",
+        "X-Request-Priority": "LOW",
+        "traceparent": TRACEPARENT,
+    }
+    assert _read_all({name: values.get(name, "a")}) != RequestHeaders()

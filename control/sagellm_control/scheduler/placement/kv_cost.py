@@ -84,5 +84,4 @@ class KvCostPlacement:
         # Of an engine that does not tell what its cache holds nothing is recorded: its requests are taken to be alike.
         held = load.kv_held if load.row.kv_tokens else load.requests * max(forecast.kv_tokens, 1.0)
         tokens = self.prefill_weight * max(left, 0.0) + self.decode_weight * held
-        speed = load.row.speed.prefill_tps
-        return tokens * engines.usual_tps / speed
+        return tokens * engines.usual_tps / load.row.speed.prefill_tps

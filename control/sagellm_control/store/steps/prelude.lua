@@ -24,11 +24,7 @@ local function number(text, otherwise)
   return otherwise
 end
 
--- As text, to a microsecond. (Two whole numbers are written in a third of the time that a fraction takes.)
-local function ms(number)
-  local us = math.floor(number * 1000 + 0.5)
-  return string.format('%d.%03d', math.floor(us / 1000), us % 1000)
-end
+local function ms(number) return string.format('%.3f', number) end
 
 -- Adds to a counter in a hash; one that is no number begins anew.
 local function increase(hash, field, by)

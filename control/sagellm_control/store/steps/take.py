@@ -54,9 +54,7 @@ class Taken:
 
     def enough_at(self, arrivals: int) -> int:
         """The level at which there are so many, from the most urgent down; the least urgent one if there are fewer."""
-        for entry in self.arrivals[arrivals - 1 :]:
-            return entry.level
-        return LEAST_URGENT
+        return self.arrivals[arrivals - 1].level if len(self.arrivals) >= arrivals else LEAST_URGENT
 
     def add(self, stream: int, entry_id: bytes, pairs: Sequence[bytes] | dict[bytes, bytes] | None) -> None:
         """Sort one entry in; ``pairs`` is None for an entry that was deleted while it was pending."""
