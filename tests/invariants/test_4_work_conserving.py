@@ -77,6 +77,6 @@ async def test_work_conserving_at_rest_after_every_burst(pool: PoolDriver, seed:
     async with schedulers(pool, count):
         for n in range(40):
             await asyncio.gather(*(disturb(10 * n + m) for m in range(2)))
-            await wait_until(at_rest, 5, what=lambda: idle_beside)
+            await wait_until(at_rest, 20, what=lambda: idle_beside)
         assert violations(await read_state(pool.store, pool.keys)) == []
     assert metric(pool, "missed_wakeups") == 0

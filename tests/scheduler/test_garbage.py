@@ -62,7 +62,7 @@ async def test_garbage_is_buried_and_blocks_nothing(pool: PoolDriver, name: str,
         async def settled() -> bool:
             return "good" in await pool.holds() and await everything_is_settled(pool)
 
-        await wait_until(settled, 3)
+        await wait_until(settled)
     (copy,) = await pool.dead()
     assert reason in copy["reason"]
     assert len(copy["reason"]) < 300
@@ -84,7 +84,7 @@ async def test_garbage_among_good_ones_in_one_batch(pool: PoolDriver) -> None:
         async def settled() -> bool:
             return await everything_is_settled(pool)
 
-        await wait_until(settled, 3)
+        await wait_until(settled)
     assert len(await pool.holds()) == len(GARBAGE)
     assert (await pool.counters())["garbage"] == len(GARBAGE)
     assert len(await pool.dead()) == len(GARBAGE)
@@ -102,9 +102,9 @@ async def test_an_announcement_that_makes_no_sense(pool: PoolDriver, entry: dict
         await pool.accept("a")
         await wait_until(lambda: pool.waiting_ids())
         await pool.store.commands.xadd(pool.keys.freed, entry)
-        await wait_until(lambda: everything_is_settled(pool), 3)
+        await wait_until(lambda: everything_is_settled(pool))
         await pool.finish("busy")
-        await wait_until(lambda: pool.holds(), 3)
+        await wait_until(lambda: pool.holds())
     assert await pool.holds() == {"a"}
 
 

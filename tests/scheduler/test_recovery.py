@@ -128,12 +128,12 @@ async def test_a_wrong_note_of_the_room_holds_nobody_up(pool: PoolDriver, wrong:
         await pool.accept("a")
         await wait_until(pool.waiting_ids)
         await pool.accept("next")
-        await wait_until(lambda: everything_is_settled(pool), 3, what="the scheduler goes on")
+        await wait_until(lambda: everything_is_settled(pool), what="the scheduler goes on")
         assert metric(pool, "stale_decisions") < 10
         await pool.engine("e2")
-        await wait_until(lambda: pool.holds("e2"), 3)
+        await wait_until(lambda: pool.holds("e2"))
         await pool.finish("busy", engine="e1")
-        await wait_until(lambda: pool.holds("e1"), 3)
+        await wait_until(lambda: pool.holds("e1"))
 
 
 @pytest.mark.parametrize("lost", ["the groups", "the connections"])

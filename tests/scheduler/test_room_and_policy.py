@@ -8,6 +8,7 @@ import pytest
 
 from sagellm_control.scheduler import reranker
 from sagellm_control.scheduler.pool_policy import record_settings
+from sagellm_control.scheduler.time_limits import LOOKS_APART_MS
 from sagellm_control.store.connect import Store
 from sagellm_control.store.steps.engines import renew_engine
 from sagellm_control.store.steps.policy import PIECE, Piece, next_misranked, set_policy
@@ -113,6 +114,8 @@ async def test_what_is_to_be_refused_when_late_does_not_wait_for_an_engine(pool:
         await until_held(pool, "e1", "running")
         await pool.accept("short", slo_ms=10_000, reject_late=by == "request")
         await pool.accept("hopeless", slo_ms=10_000, prompt_tokens=1_000_000, reject_late=by == "request")
+        await until_waiting(pool, "short", "hopeless")
+        pool.clock.advance(LOOKS_APART_MS)
         await until_waiting(pool, "short")
         pool.clock.advance(20_000)
         await wait_until(lambda: metric(pool, "late", result="refused") == 2, what="both are refused")

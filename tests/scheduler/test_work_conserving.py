@@ -27,7 +27,8 @@ async def until_held(pool: PoolDriver, engine: str, *request_ids: str) -> None:
 
 async def until_waiting(pool: PoolDriver, *request_ids: str) -> None:
     async def so() -> bool:
-        return await pool.waiting_ids() == list(request_ids) and await everything_is_settled(pool)
+        # In this order: what is still to be admitted when the line is read would be missed.
+        return await everything_is_settled(pool) and await pool.waiting_ids() == list(request_ids)
 
     await wait_until(so, what=f"{request_ids} wait")
     assert violations(await read_state(pool.store, pool.keys)) == []
