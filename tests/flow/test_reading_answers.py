@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from sagellm_control.client import QueueClient, UnknownRequest
+from sagellm_control.client import QueueClient, QueueUnavailable, UnknownRequest
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.steps.accept import AcceptLimits
-from sagellm_control.wire.event import Event
+from sagellm_control.wire.event import CHUNK, Event
 
 from ..waiting import wait_until
 from .answer_events import all_events, text_of
@@ -62,6 +62,23 @@ async def test_another_client_reads_what_is_under_way(
             assert theirs is not None
             assert await theirs == events
         assert text_of(events) == expected_text("hello", 40)
+
+
+async def test_who_reads_when_the_client_is_closed_is_told_so(
+    start_engine: StartEngine, start_system: StartSystem, redis_settings: RedisSettings
+) -> None:
+    await start_system(await start_engine(tpot_ms=1000), gateways=0)
+    async with QueueClient.connect(redis_settings) as queue:
+        submission = await queue.submit(MODEL, chat_bytes(max_tokens=100, stream=True), stream=True)
+        events = queue.stream(submission.request_id)
+        assert (await anext(events)).type == CHUNK
+        waits = asyncio.create_task(queue.result(submission.request_id))
+        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        with pytest.raises(QueueUnavailable, match="closed"):
+            await anext(events)
+        with pytest.raises(QueueUnavailable, match="closed"):
+            await waits
 
 
 async def test_a_result_can_be_read_again_and_by_another_client(

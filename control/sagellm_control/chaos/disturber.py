@@ -155,7 +155,8 @@ class Disturber:
         ends = time.monotonic() + (_SERVES_WITHIN_S if port else 1.0)
         while time.monotonic() < ends:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(victim.wait(), 0.1)
+                async with asyncio.timeout(0.1):
+                    await victim.wait()
             if victim.exit_code is not None:
                 return False
             if port and await _listens(port):

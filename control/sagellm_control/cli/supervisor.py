@@ -182,7 +182,8 @@ class Supervisor:
 
 async def _set_within(event: asyncio.Event, wait_s: float) -> bool:
     try:
-        await asyncio.wait_for(event.wait(), wait_s)
+        async with asyncio.timeout(wait_s):
+            await event.wait()
     except TimeoutError:
         return False
     return True

@@ -12,6 +12,7 @@ from ..store.connect import Store
 from ..store.inspect import read_output
 from ..wire.event import END, Ending, Event
 from ..wire.states import Outcome, RequestState
+from .errors import QueueUnavailable
 from .resubmission import AwaitedReturn, Resubmission
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ class Answer:
         self._events: deque[Event] = deque()
         self._last = after
         self._gap = False
+        self._deaf = False
+        """Whether its client has been closed."""
         self._waiter: asyncio.Future[None] | None = None
         """Of whoever waits for an event."""
         self._handed_out = after != (0, 0)
@@ -71,8 +74,17 @@ class Answer:
         self._gap = True
         self._wake()
 
+    def deafen(self) -> None:
+        """Its client is closed: nothing comes any more."""
+        self._deaf = True
+        self._wake()
+
     async def next(self, timeout_s: float) -> Event | None:
-        """The next event; None: nothing has happened for so long, or there is nothing behind this position."""
+        """The next event; None: nothing has happened for so long, or there is nothing behind this position.
+
+        Raises:
+            QueueUnavailable: the client was closed, and all that came before has been handed out.
+        """
         if not self._events:
             await self._wait(timeout_s)
         if not self._events:
@@ -87,6 +99,8 @@ class Answer:
         until = loop.time() + timeout_s
         try:
             while not self._events and not self.ended:
+                if self._deaf:
+                    raise QueueUnavailable("this client of it has been closed")
                 if self._gap:
                     async with asyncio.timeout_at(until):
                         await self._repair()
@@ -106,7 +120,7 @@ class Answer:
         finally:
             timer.cancel()
             self._waiter = None
-        if not self._events and not self._gap and loop.time() >= until:
+        if not self._events and not self._gap and not self._deaf and loop.time() >= until:
             raise TimeoutError
 
     def _wake(self) -> None:

@@ -75,7 +75,16 @@ class Inbox:
         return next((answer for answer in self._answers.get(request_id, ()) if not answer.read), None)
 
     async def run(self) -> None:
-        """Listen until cancelled; a lost connection is made again and what was missed is read from the logs."""
+        """Listen until cancelled; a lost connection is made again and what was missed is read from the logs. Whoever
+        still waits for an event at the end is told that none comes."""
+        try:
+            await self._listen()
+        finally:
+            for answers in self._answers.values():
+                for answer in answers:
+                    answer.deafen()
+
+    async def _listen(self) -> None:
         backoff = Backoff()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._speak(), name="inbox echo")

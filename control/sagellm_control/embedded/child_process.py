@@ -30,7 +30,8 @@ async def end(process: asyncio.subprocess.Process, deadline_s: float) -> bool:
     """
     _signal(process, signal.SIGTERM)
     try:
-        await asyncio.wait_for(process.wait(), deadline_s)
+        async with asyncio.timeout(deadline_s):
+            await process.wait()
         return True
     except TimeoutError:
         return False
