@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+from prometheus_client import REGISTRY
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
 from sagellm_control.wire.states import RequestState
@@ -14,6 +17,14 @@ from .conftest import StartEngine, StartSystem
 from .in_process import InProcessSystem
 
 CHAT_NORMAL = {"endpoint": "chat", "priority": "normal"}
+
+
+@pytest.fixture(autouse=True)
+def without_the_pools_of_other_tests() -> None:
+    """Thousands of tests share the process's metrics; with all their pools a scrape takes seconds."""
+    for metric in list(REGISTRY._collector_to_names):  # pyright: ignore[reportPrivateUsage] - there is no other list
+        if isinstance(metric, MetricWrapperBase) and "pool" in metric._labelnames:  # pyright: ignore[reportPrivateUsage]
+            metric.clear()
 
 
 class _Scrape:

@@ -112,12 +112,12 @@ async def test_what_is_to_be_refused_when_late_does_not_wait_for_an_engine(pool:
     async with schedulers(pool):
         await pool.accept("running")
         await until_held(pool, "e1", "running")
-        await pool.accept("short", slo_ms=10_000, reject_late=by == "request")
-        await pool.accept("hopeless", slo_ms=10_000, prompt_tokens=1_000_000, reject_late=by == "request")
+        await pool.accept("short", slo_ms=1000, reject_late=by == "request")
+        await pool.accept("hopeless", slo_ms=1000, prompt_tokens=1_000_000, reject_late=by == "request")
         await until_waiting(pool, "short", "hopeless")
         pool.clock.advance(LOOKS_APART_MS)
         await until_waiting(pool, "short")
-        pool.clock.advance(20_000)
+        pool.clock.advance(2000)
         await wait_until(lambda: metric(pool, "late", result="refused") == 2, what="both are refused")
         for request_id in ("short", "hopeless"):
             ending = await pool.ending(request_id)
