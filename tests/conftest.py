@@ -118,13 +118,7 @@ def redis_url(request: pytest.FixtureRequest, backend: Backend, topology: Topolo
 @pytest.fixture
 async def redis_settings(redis_url: str) -> AsyncGenerator[RedisSettings, None]:
     """A namespace of the test's own. Afterwards each key in it must have a TTL or be permanent (see ``leaks``)."""
-    settings = RedisSettings(
-        url=redis_url,
-        namespace=f"test-{secrets.token_hex(5)}",
-        # A busy machine stands still for seconds now and then.
-        command_timeout_s=20,
-        connect_timeout_s=20,
-    )
+    settings = RedisSettings(url=redis_url, namespace=f"test-{secrets.token_hex(5)}")
     yield settings
     store = Store(settings)
     try:

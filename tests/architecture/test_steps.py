@@ -56,7 +56,8 @@ def test_a_typed_function_calls_it(name: str) -> None:
     wanted = rf'Script\("{name.removesuffix(".lua")}"[,)]'
     callers = [m for m, path in modules().items() if re.search(wanted, path.read_text(encoding="utf-8"))]
     assert len(callers) == 1
-    assert callers[0].startswith("sagellm_control.store.steps.")
+    # (What a step leaves to its loader is called there.)
+    assert callers[0].startswith("sagellm_control.store.steps.") or callers == ["sagellm_control.store.script"]
 
 
 def test_no_script_without_a_file_and_none_elsewhere() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from sagellm_control.gateway.process import serve as serve_gateway
+from sagellm_control.gateway.process import serve_from
 from sagellm_control.gateway.settings import GatewaySettings
 from sagellm_control.scheduler.process import Scheduler
 from sagellm_control.scheduler.settings import SchedulerSettings
@@ -110,7 +110,7 @@ async def in_process_system(
         roles: of engines, by URL, where it is not that of the worker's settings.
     """
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_store(redis))
+        store = await stack.enter_async_context(_store(redis))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         system = InProcessSystem(redis, store, session, list(engines))
         if engines:
@@ -124,6 +124,14 @@ async def in_process_system(
             url = await stack.enter_async_context(_running(_gateway(redis, gateway), f"gateway {number}"))
             system.gateways.append(url)
         yield system
+
+
+@asynccontextmanager
+async def _store(redis: RedisSettings) -> AsyncGenerator[Store, None]:
+    """As the processes make theirs: on a machine that stands still for a moment they wait for Redis, too."""
+    async with open_store(redis, check=False) as store:
+        await store.wait()
+        yield store
 
 
 @asynccontextmanager
@@ -154,7 +162,7 @@ async def _running(serve: Serve, name: str) -> AsyncGenerator[str, None]:
 
 def _worker(redis: RedisSettings, urls: Sequence[str], settings: WorkerSettings, roles: Mapping[str, str]) -> Serve:
     async def serve(ready: asyncio.Future[str], stop: asyncio.Event) -> None:
-        async with open_store(redis) as store, engine_client() as client, asyncio.TaskGroup() as tasks:
+        async with _store(redis) as store, engine_client() as client, asyncio.TaskGroup() as tasks:
             for url in urls:
                 role = EngineRole(roles.get(url, settings.role))
                 its = settings.model_copy(update={"role": role})
@@ -166,7 +174,7 @@ def _worker(redis: RedisSettings, urls: Sequence[str], settings: WorkerSettings,
 
 def _scheduler(redis: RedisSettings, settings: SchedulerSettings, system: InProcessSystem) -> Serve:
     async def serve(ready: asyncio.Future[str], stop: asyncio.Event) -> None:
-        async with open_store(redis) as store:
+        async with _store(redis) as store:
             scheduler = Scheduler(store, settings)
             system.schedulers.append(scheduler)
             loop = asyncio.create_task(scheduler.run())
@@ -182,7 +190,7 @@ def _scheduler(redis: RedisSettings, settings: SchedulerSettings, system: InProc
 
 def _gateway(redis: RedisSettings, settings: GatewaySettings) -> Serve:
     async def serve(ready: asyncio.Future[str], stop: asyncio.Event) -> None:
-        async with serve_gateway(settings, redis) as url:
+        async with _store(redis) as store, serve_from(settings, store) as url:
             ready.set_result(url)
             await stop.wait()
 

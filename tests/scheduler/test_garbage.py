@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from sagellm_control.store.steps.engines import renew_engine
 from sagellm_control.wire.priority import RequestPriority
 
-from ..pool_driver import PoolDriver
+from ..pool_driver import LEASE_MS, PoolDriver
 from ..waiting import wait_until
 from .running import everything_is_settled, metric, schedulers
 
@@ -88,6 +90,38 @@ async def test_garbage_among_good_ones_in_one_batch(pool: PoolDriver) -> None:
     assert len(await pool.holds()) == len(GARBAGE)
     assert (await pool.counters())["garbage"] == len(GARBAGE)
     assert len(await pool.dead()) == len(GARBAGE)
+
+
+async def test_a_record_that_is_of_another_type_stops_nobody(pool: PoolDriver) -> None:
+    await pool.engine(slots=5)
+    await pool.accept("before")
+    await pool.store.commands.set(pool.keys.record("bad"), "somebody was here")
+    await pool.store.commands.xadd(pool.keys.intake[2], GOOD | {"id": "bad"})
+    await pool.accept("behind")
+    async with schedulers(pool):
+        await wait_until(lambda: everything_is_settled(pool))
+    assert await pool.holds() == {"before", "behind"}
+    (copy,) = await pool.dead()
+    assert (copy["request"], copy["reason"]) == ("bad", "no record of this request")
+    await pool.store.commands.delete(pool.keys.record("bad"))
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_body_that_is_of_another_type_stops_nobody(pool: PoolDriver, at_once: bool) -> None:
+    await pool.engine(slots=5, limit=None if at_once else 0)
+    await pool.accept("before", "bad", "behind")
+    await pool.store.commands.delete(pool.keys.body("bad"))
+    await pool.store.commands.hset(pool.keys.body("bad"), "somebody", "was here")
+    async with schedulers(pool):
+        await wait_until(lambda: everything_is_settled(pool))
+        if not at_once:
+            await renew_engine(pool.store, replace(pool.rows["e1"], limit=None), [], lease_ms=LEASE_MS)
+        await wait_until(pool.holds, what="they are assigned")
+        await wait_until(lambda: everything_is_settled(pool))
+    # Its worker finds that it has no body.
+    assert await pool.holds() == {"before", "bad", "behind"}
+    assert [entry.get("body", "") != "" for entry in await pool.assigned_entries()] == [True, False, True]
+    assert await pool.dead() == []
 
 
 @pytest.mark.parametrize(

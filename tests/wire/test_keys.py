@@ -7,7 +7,7 @@ from functools import cached_property
 
 import pytest
 
-from sagellm_control.wire.keys import Keys, PoolKeys, quote_pool
+from sagellm_control.wire.keys import Keys, PoolKeys, quote_pool, type_of
 
 KEYS = Keys()
 POOL = KEYS.pool("qwen2.5-7b")
@@ -64,8 +64,24 @@ def test_no_name_is_missing_above() -> None:
     of_pool = {n for n, v in vars(PoolKeys).items() if isinstance(v, cached_property) or inspect.isfunction(v)}
     of_all = {n for n, v in vars(Keys).items() if inspect.isfunction(v)}
     public = {n for n in of_pool | of_all if not n.startswith("_")} - {"pool"}
-    # "intake" stands for five.
-    assert len(NAMES) == len(public) + 4
+    # "intake" stands for five, and "own" for most.
+    assert len(NAMES) == len(public) + 3
+
+
+def test_each_key_of_a_pool_has_the_type_that_is_said_of_it() -> None:
+    types = {"Sorted set": "zset", "Set": "set", "Hash": "hash", "Stream": "stream", "String": "string"}
+    for name, member in vars(PoolKeys).items():
+        said = next((kind for words, kind in types.items() if (member.__doc__ or "").startswith(words)), None)
+        if said and inspect.isfunction(member):
+            # Ids of engines may hold a colon.
+            ids = ["one", "ten:9000"] if "engine_id" in inspect.signature(member).parameters else ["one"]
+            assert {type_of(member(POOL, some)) for some in ids} == {said}, name
+        elif said:
+            made = getattr(POOL, name)
+            assert {type_of(key) for key in ([made] if isinstance(made, str) else made)} == {said}, name
+            assert set([made] if isinstance(made, str) else made) <= set(POOL.own), name
+    assert all(type_of(key) for key in POOL.own)
+    assert type_of(KEYS.pools()) is type_of(KEYS.inbox("g1")) is None
 
 
 def test_all_keys_of_a_pool_have_one_hash_tag() -> None:

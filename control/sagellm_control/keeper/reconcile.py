@@ -17,8 +17,8 @@ from redis.exceptions import RedisError, ResponseError
 
 from ..store.connect import Store
 from ..store.inspect import server_ms
+from ..store.script import is_misplaced, remove_misplaced
 from ..store.steps.mend import Census, Repair, census, heal, mend
-from ..store.steps.misplaced import is_misplaced, remove_misplaced
 from ..store.trouble import log_trouble
 from ..wire.keys import read_name
 from ..wire.states import RequestState
@@ -102,7 +102,12 @@ class Reconciler:
             if not is_misplaced(error):
                 raise
             engines = []
-        removed = await remove_misplaced(self.store, self.pool, engines, requests)
+        keys, names = self.keys, list(self.keys.own)
+        for engine in engines:
+            names += (keys.engine(engine), keys.reservations(engine), keys.assigned(engine))
+        for request in requests:
+            names += (keys.record(request), keys.body(request), keys.output(request))
+        removed = await remove_misplaced(self.store, names)
         for name, kind in removed:
             self._note(Repair.MISPLACED, f"key {name!r}, a {kind}")
         return len(removed)

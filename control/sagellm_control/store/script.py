@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from redis.exceptions import ConnectionError, NoScriptError, TimeoutError
+from redis.exceptions import ConnectionError, NoScriptError, RedisError, ResponseError, TimeoutError
 
+from ..wire.keys import type_of
 from .connect import Store
+
+log = logging.getLogger(__name__)
 
 Argument = str | bytes | int | float
 
@@ -50,6 +54,9 @@ class Script:
 
     A server whose memory is full (``maxmemory``) still runs every step, as otherwise nothing that was accepted could
     ever end and make room. Only a step that adds work is refused, by its first write: nothing is half written.
+
+    A key that somebody has made into another type would stop every step that touches it, and with it whoever is dealt
+    with by the same call. It is deleted (what it held is gone already), and the step repeated.
     """
 
     def __init__(self, name: str, *, adds_work: bool = False) -> None:
@@ -66,9 +73,35 @@ class Script:
             return await self._run(store.commands, keys, arguments)
         except self._repeated_after:
             return await self._run(store.commands, keys, arguments)
+        except ResponseError as error:
+            if not is_misplaced(error) or not (removed := await remove_misplaced(store, keys)):
+                raise
+            for name, kind in removed:
+                log.warning("key %r was a %s, which it must not be: it has been deleted", name, kind)
+            return await self._run(store.commands, keys, arguments)
 
     async def _run(self, client: Any, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         try:
             return await client.execute_command("EVALSHA", self.sha, len(keys), *keys, *arguments)
         except NoScriptError:
             return await client.eval(self.text, len(keys), *keys, *arguments)
+
+
+_REMOVE_MISPLACED = Script("remove_misplaced")
+
+
+def is_misplaced(error: RedisError | OSError) -> bool:
+    """Whether a command failed as a key has another type than it expects."""
+    return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
+
+
+async def remove_misplaced(store: Store, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Delete those keys of one pool that have a wrong type.
+
+    Returns:
+        The name of each that was deleted, and the type that it had.
+    """
+    types = {name: kind for name in names if (kind := type_of(name))}
+    checked = list(types)
+    answer = await _REMOVE_MISPLACED(store, checked, [len(checked), *types.values()]) if checked else []
+    return [(checked[number - 1], kind.decode()) for number, kind in zip(answer[::2], answer[1::2], strict=True)]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from pydantic import BaseModel
+from redis.exceptions import RedisError
 
 from ..wire.event import Ending
 from ..wire.keys import read_name
@@ -14,6 +16,7 @@ from ..wire.priority import RequestPriority
 from ..wire.states import EngineState, RequestState
 from .connect import Store
 from .inspect import engine_rows, list_pools, server_ms, texts
+from .script import is_misplaced
 
 log = logging.getLogger(__name__)
 
@@ -196,9 +199,13 @@ async def _request_views(
     pipe = store.commands.pipeline(transaction=False)
     for request_id in ids:
         pipe.hgetall(keys.record(request_id))
-    records: list[dict[bytes, bytes]] = await pipe.execute() if ids else []
+    records: list[Any] = await pipe.execute(raise_on_error=False) if ids else []
     views: list[RequestView] = []
     for request_id, record in zip(ids, records, strict=True):
+        if isinstance(record, RedisError):
+            if not is_misplaced(record):
+                raise record
+            record = {}  # what has another type is no record
         fields = texts(record)
         if "state" not in fields or (state and fields["state"] != state):
             continue

@@ -17,6 +17,15 @@ SCHEDULER_GROUP = "schedulers"
 WORKER_GROUP = "workers"
 """Consumer group of an engine's assigned stream."""
 
+_TYPES = {
+    **dict.fromkeys(("freed", "placements", "dead"), "stream"),
+    **dict.fromkeys(("waiting", "room", "leases", "expiries", "tenants", "orphans"), "zset"),
+    **dict.fromkeys(("engines", "misranked"), "set"),
+    **dict.fromkeys(("registrations", "settings", "reranking", "backlog", "lengths", "counters", "retries"), "hash"),
+    **dict.fromkeys(("virtual_time", "woken", "holding"), "string"),
+}
+"""Of the keys that a pool has one of, by their last part."""
+
 _RESERVED = {ord(c): f"%{ord(c):02X}" for c in "%{}"} | {c: f"%{c:02X}" for c in range(0x21)}
 
 
@@ -28,6 +37,20 @@ def read_name(raw: bytes) -> str:
 def quote_pool(model: str) -> str:
     """The model's name with what would break a hash tag or a terminal percent-encoded."""
     return model.translate(_RESERVED)
+
+
+def type_of(key: str) -> str | None:
+    """The type that a key of a pool has, as ``TYPE`` names it; None for any other name."""
+    kind, _, rest = key.partition("}:")[2].partition(":")
+    match kind:
+        case "intake":
+            return "stream"
+        case "request":
+            return {"body": "string", "output": "stream"}.get(rest.partition(":")[2], "hash")
+        case "engine":  # its id may hold colons
+            return "stream" if rest.endswith(":assigned") else "hash"
+        case _:
+            return _TYPES.get(kind)
 
 
 @dataclass(frozen=True)
@@ -75,6 +98,11 @@ class PoolKeys:
     @cached_property
     def prefix(self) -> str:
         return f"{self.namespace}:{{{quote_pool(self.pool)}}}"
+
+    @cached_property
+    def own(self) -> tuple[str, ...]:
+        """All but those of its engines and of its requests."""
+        return (*self.intake, *(f"{self.prefix}:{name}" for name in _TYPES))
 
     @cached_property
     def intake(self) -> tuple[str, ...]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from redis.exceptions import ResponseError
+
 from ...wire.event import Ending
 from ...wire.keys import read_name
 from ...wire.priority import RequestPriority
 from ...wire.states import Outcome
 from ..connect import Store
-from ..script import Script
+from ..script import Script, is_misplaced
 from .endings import CANCELLED, EXPIRED_WAITING
 
 _SCRIPT = Script("cancel")
@@ -45,7 +47,12 @@ async def _cancel(
 ) -> CancelResult:
     keys = store.keys.pool(pool)
     while True:
-        priority, engine = await store.commands.hmget(keys.record(request_id), "priority", "engine")
+        try:
+            priority, engine = await store.commands.hmget(keys.record(request_id), "priority", "engine")
+        except ResponseError as error:
+            if not is_misplaced(error):
+                raise
+            priority = engine = None  # what has another type is no record
         if priority is None:
             return CancelResult.UNKNOWN
         level = int(priority) if priority.isdigit() and int(priority) in tuple(RequestPriority) else 0

@@ -10,7 +10,7 @@ if redis.call('ZREM', waiting, id) == 0 then return 'gone' end
 local known = read_record(record)
 if not known.state or known.state == 'finished' then return 'gone' end
 bury_request(dead, record, body, id, ARGV[3])
-count_waiting(-1, known.priority or '', known.tenant, redis.call('STRLEN', body))
+count_waiting(-1, known.priority or '', known.tenant, body_length(body))
 local attempt, sequence = next_position(output, known.attempt)
 end_request(now, record, body, output, counters, id, attempt, sequence, 'dead', ARGV[4])
 write_backlog(backlog)

@@ -152,8 +152,9 @@ local QUEUED = {'state', 'entry', 'arrived_ms', 'timeout_ms', 'priority', 'attem
 local ANY = {'state', 'entry', 'arrived_ms', 'timeout_ms', 'priority', 'attempt', 'kind', 'stream', 'tenant',
   'trace_id', 'traceparent', 'stage', 'prefix', 'rank', 'start', 'charge', 'late', 'after'}
 
+-- (What somebody has made into another type is none, so that it does not stop the others of this call.)
 local function read_fields(record, names)
-  local r = redis.call('HMGET', record, unpack(names))
+  local r = redis.pcall('HMGET', record, unpack(names))
   return {state = r[1], entry = r[2], arrived_ms = r[3], timeout_at = timeout_at(r[3], r[4]), priority = r[5],
     attempt = math.floor(number(r[6], 0)), kind = r[7], stream = r[8], tenant = r[9], trace_id = r[10],
     traceparent = r[11], stage = r[12], prefix = r[13]}, r
@@ -167,13 +168,19 @@ local function read_record(record)
   return known
 end
 
+-- One that somebody has made into another type has none.
+local function body_length(body)
+  local length = redis.pcall('STRLEN', body)
+  return type(length) == 'number' and length or 0
+end
+
 -- A request that was on an engine waits again at its old rank.
 -- `known`: rank, priority, tenant, start, charge and epoch, as the record has them   `epoch`: that of the pool's policy
 local function wait_again(now, id, record, body, known, waiting, epoch, misranked)
   redis.call('HSET', record, 'state', 'waiting')
   redis.call('HDEL', record, 'engine', 'entry')
   redis.call('ZADD', waiting, number(known.rank) and known.rank or ms(now), id)
-  count_waiting(1, known.priority, known.tenant, redis.call('STRLEN', body))
+  count_waiting(1, known.priority, known.tenant, body_length(body))
   if known.start then count_ranked(1, flow_of(known.tenant, known.charge)) end
   -- Its rank is of a policy that holds no longer: a scheduler will give it a new one.
   if epoch and known.epoch ~= epoch then redis.call('SADD', misranked, id) end
@@ -181,7 +188,7 @@ end
 
 -- A request leaves the queue without having run: it counts as waiting no more, and its flow is not charged for it.
 local function leave_queue(now, known, body, backlog, virtual_time, tenants)
-  count_waiting(-1, known.priority, known.tenant, redis.call('STRLEN', body))
+  count_waiting(-1, known.priority, known.tenant, body_length(body))
   local charge = read_charge(known.charge)
   if charge then
     read_virtual_time(now, virtual_time, tenants, backlog)
@@ -238,12 +245,13 @@ local function assign_to(id, record, body, known, engine, rank, kv, uncached, ra
     add('stage', 'prefill')
   end
   -- The body travels along, so that the worker needs no second trip; a large one stays where it is.
-  local content = known.content or redis.call('GETRANGE', body, 0, inline_bytes)
+  local content = known.content or redis.pcall('GETRANGE', body, 0, inline_bytes)
+  if type(content) ~= 'string' then content = '' end
   local bytes = #content
   if bytes <= inline_bytes then
     add('body', content)
   elseif not known.content then
-    bytes = redis.call('STRLEN', body)
+    bytes = body_length(body)
   end
   local entry_id = redis.call(unpack(assignment, 1, assignment_length))
   redis.call('HSET', record, 'state', 'assigned', 'engine', engine.id, 'entry', entry_id, 'assigned_ms', moment,
