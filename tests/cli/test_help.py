@@ -50,6 +50,7 @@ def test_a_process_has_a_flag_for_each_of_its_settings(section: str, command: Co
 def test_a_flags_text_has_default_and_bounds(command: Command) -> None:
     text = re.sub(r"\s+", " ", command("gateway", "--help").output)
     assert "[default: 8000; >=0, <=65535; env: SAGELLM_CONTROL_GATEWAY_PORT]" in text
+    assert "<=536870912; env: SAGELLM_CONTROL_GATEWAY_MAX_BODY_BYTES]" in text
     assert "--redis-url" in text
     assert "--redis-namespace" in text
 

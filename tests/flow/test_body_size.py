@@ -54,9 +54,10 @@ async def _refusal(reader: asyncio.StreamReader) -> None:
     assert str(LIMIT) in error["message"]
 
 
-async def test_a_content_length_over_the_limit_is_refused_before_any_body(system: InProcessSystem) -> None:
+@pytest.mark.parametrize("more", ["", "Expect: 100-continue\r\n"])
+async def test_a_content_length_over_the_limit_is_refused_before_any_body(system: InProcessSystem, more: str) -> None:
     async with _connection(system.url) as (reader, writer):
-        writer.write(f"{HEAD}Content-Length: {10**9}\r\n\r\n".encode())
+        writer.write(f"{HEAD}{more}Content-Length: {10**9}\r\n\r\n".encode())
         await _refusal(reader)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import orjson
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from sagellm_control.client.errors import (
     NoEngineReady,
@@ -15,7 +17,7 @@ from sagellm_control.client.errors import (
     UnknownModel,
     UnknownRequest,
 )
-from sagellm_control.gateway.errors import ApiError, error_body, from_ending, from_queue
+from sagellm_control.gateway.errors import ApiError, error_body, from_ending, from_queue, unavailable
 from sagellm_control.wire.event import Ending
 from sagellm_control.wire.states import Outcome, Reason
 
@@ -71,6 +73,14 @@ def test_what_the_queue_refuses(error: QueueError, status: int, code: str, param
     assert (seen.status, seen.code, seen.param) == (status, code, param)
     assert str(error) in seen.message
     assert (seen.retry_after_s is not None) == (status in (429, 503))
+
+
+@pytest.mark.parametrize("error", [RedisConnectionError, RedisTimeoutError, OSError])
+def test_where_redis_is_is_none_of_a_clients_business(error: type[Exception]) -> None:
+    away = error("Error 111 connecting to 10.0.0.7:6379")
+    for seen in (from_queue(QueueUnavailable(away)), unavailable(away)):
+        assert "Redis cannot be reached" in seen.message
+        assert "10.0.0.7" not in seen.message
 
 
 def test_every_error_of_the_queue_is_known() -> None:

@@ -105,6 +105,11 @@ def test_what_is_no_json_object_is_refused(raw: bytes) -> None:
     assert (caught.value.status, caught.value.code) == (400, "invalid_json")
 
 
+def test_a_body_that_is_no_utf_8_is_told_where() -> None:
+    with pytest.raises(ApiError, match="its byte 9 is not UTF-8"):
+        read_body(b'{"model":\xff}', CHAT)
+
+
 @pytest.mark.parametrize("depth", [10, 100, 500, 1000])
 def test_deep_nesting_does_not_break_the_estimate(depth: int) -> None:
     raw = b'{"model":"m","messages":[{"role":"user","content":' + b"[" * depth + b"]" * depth + b"}]}"

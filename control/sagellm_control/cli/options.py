@@ -152,12 +152,16 @@ def _facts(section: str, field: str, info: FieldInfo) -> Iterator[str]:
 def limits_of(info: FieldInfo) -> str:
     """The bounds of a number, e.g. ``>=0, <=65535``."""
     found = [
-        f"{sign}{getattr(bound, key):g}"
+        f"{sign}{_written_out(getattr(bound, key))}"
         for bound in info.metadata
         for key, sign in _SIGNS.items()
         if getattr(bound, key, None) is not None
     ]
     return ", ".join(found)
+
+
+def _written_out(number: float) -> str:
+    return str(int(number)) if number == int(number) else f"{number:g}"
 
 
 __all__ = ["LOG_FLAGS", "REDIS_FLAGS", "FlagsOf", "Loaded", "SettingsCommand", "limits_of", "takes_settings"]

@@ -99,4 +99,6 @@ class QueueUnavailable(QueueError):
     """Redis is away, or takes nothing now."""
 
     def __init__(self, reason: object) -> None:
+        self.reason = reason
+        """The error that Redis, or the way to it, gave; or words."""
         super().__init__(f"The queue is not available: {reason}")

@@ -72,6 +72,8 @@ async def _expect(request: web.Request) -> web.StreamResponse | None:
     """Answer an ``Expect`` header; aiohttp's own way quotes it, and fails at what is no text."""
     if request.headers["Expect"].strip().lower() != "100-continue":
         return _refuse(request, ApiError(417, "Expect must be 100-continue.", code="invalid_value", param="Expect"))
+    if (request.content_length or 0) > request.client_max_size:
+        return _refuse(request, too_large(request.client_max_size))
     if request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # it is no part of the response

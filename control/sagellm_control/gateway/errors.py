@@ -6,6 +6,8 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ..client.errors import (
     NoEngineReady,
@@ -109,10 +111,12 @@ def unknown_request(request_id: str) -> ApiError:
     )
 
 
-def unavailable(error: Exception) -> ApiError:
-    """Redis is away, or takes nothing now."""
+def unavailable(reason: object) -> ApiError:
+    """Redis is away, or takes nothing now; where it is, is none of a client's business (the log says it)."""
+    away = isinstance(reason, RedisConnectionError | RedisTimeoutError | OSError)
+    why = "Redis cannot be reached" if away else reason
     return ApiError(
-        503, f"The queue is not available: {error}", code="queue_unavailable", retry_after_s=UNAVAILABLE_RETRY_S
+        503, f"The queue is not available: {why}.", code="queue_unavailable", retry_after_s=UNAVAILABLE_RETRY_S
     )
 
 
@@ -135,7 +139,7 @@ def from_queue(error: QueueError) -> ApiError:
                 param="X-Request-ID",
             )
         case QueueUnavailable():
-            return ApiError(503, str(error), code="queue_unavailable", retry_after_s=UNAVAILABLE_RETRY_S)
+            return unavailable(error.reason)
         case _:
             return ApiError(500, str(error), code="internal_error")
 

@@ -45,7 +45,7 @@ def read_body(raw: bytes, kind: RequestKind) -> RequestBody:
     try:
         parsed: Any = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise bad_request(f"The body is not valid JSON: {error}.", None, "invalid_json") from None
+        raise bad_request(f"The body is not valid JSON: {_why_not(raw, error)}.", None, "invalid_json") from None
     if not isinstance(parsed, dict):
         raise bad_request("The body must be a JSON object.", None, "invalid_json")
     body = cast("dict[str, Any]", parsed)
@@ -132,6 +132,14 @@ def _count(body: dict[str, Any], name: str) -> int:
         raise bad_request(f"{name} must be a whole number below {2**31}.", name)
     # llama.cpp takes -1 for "no limit", and vLLM 0 for "only echo": the engine's business.
     return max(0, value)
+
+
+def _why_not(raw: bytes, error: orjson.JSONDecodeError) -> str:
+    try:
+        raw.decode()
+    except UnicodeDecodeError as wrong:
+        return f"its byte {wrong.start} is not UTF-8"
+    return str(error)
 
 
 def _missing(value: object) -> str:
