@@ -33,6 +33,9 @@ from .stand_in import StandIn
 log = logging.getLogger(__name__)
 
 RETRY_S = 0.5
+DRAIN_GRACE_S = 5.0
+"""Behind ``drain_s``, for giving back what still runs, writing how the rest ended, and retiring the engine. Redis may
+be away for hours."""
 ANNOUNCE_EVERY_S = 2.0
 """Nobody forgets a pool that has an engine; this is for a server that lost what it was told."""
 
@@ -109,17 +112,26 @@ class EngineSession:
                 ]
                 await stop.wait()
                 health.stop()
-                await self._drain(reader, lease, outbox)
+                ends_at = asyncio.get_running_loop().time() + s.drain_s + DRAIN_GRACE_S
+                await self._drain(reader, lease, outbox, ends_at)
                 for task in loops:
                     task.cancel()
         finally:
             ready.set_function(lambda: 0)
-        await retire_engine(
-            self._store, row.pool, row.engine_id, row.worker, EngineState.STOPPED, "its worker was stopped"
-        )
-        log.info("engine %s: drained", row.engine_id)
+        await self._retire(row, ends_at)
 
-    async def _drain(self, reader: AssignedReader, lease: Lease, outbox: Outbox) -> None:
+    async def _retire(self, row: EngineRow, ends_at: float) -> None:
+        try:
+            async with asyncio.timeout_at(ends_at):
+                await retire_engine(
+                    self._store, row.pool, row.engine_id, row.worker, EngineState.STOPPED, "its worker was stopped"
+                )
+        except (RedisError, OSError) as error:
+            log.warning("engine %s: ends without having said so: %r; its lease lapses", row.engine_id, error)
+        else:
+            log.info("engine %s: drained", row.engine_id)
+
+    async def _drain(self, reader: AssignedReader, lease: Lease, outbox: Outbox, ends_at: float) -> None:
         lease.report(EngineState.DRAINING, "its worker is stopping")
         reader.drain()
         try:
@@ -129,8 +141,17 @@ class EngineSession:
             left = reader.attempts
             log.warning("engine %s: %d answers outlast the drain", self._row.engine_id, len(left))
             reader.stop_all("returned")
-            await reader.idle()
-        await outbox.written()
+        try:
+            async with asyncio.timeout_at(ends_at):
+                await reader.idle()
+                await outbox.written()
+        except TimeoutError:
+            # Keepers give it to others when the lease has lapsed.
+            log.error(
+                "engine %s: how %d of its requests ended could not be written; others go on with them",
+                self._row.engine_id,
+                len(reader.attempts) + outbox.unwritten,
+            )
 
 
 def _health_settings(s: WorkerSettings) -> HealthSettings:

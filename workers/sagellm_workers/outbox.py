@@ -118,6 +118,11 @@ class Outbox:
         """Whether an attempt has ended here, and the server has not confirmed it yet."""
         return key in self._reporting
 
+    @property
+    def unwritten(self) -> int:
+        """How many attempts have ended here without the server's having confirmed it."""
+        return len(self._reporting)
+
     async def written(self) -> None:
         """Wait until everything has been written."""
         await self._idle.wait()

@@ -149,7 +149,8 @@ class WorkerSettings(BaseModel):
         default=30.0,
         ge=0,
         le=86_400,
-        description="On SIGTERM: so long (s) may running answers take to finish",
+        description="On SIGTERM: so long (s) may running answers take to finish. Some 5 s later the worker ends, "
+        "whatever Redis does",
     )
     trust_env: bool = Field(
         default=False, description="Reach engines through the proxies that HTTP_PROXY and its kin name"

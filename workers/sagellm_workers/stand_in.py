@@ -12,6 +12,7 @@ import asyncio
 import logging
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 LOOKS_A_LEASE = 8
 LATE_SHARE = 0.5
 """Of a lease: a renewal that is later than this is late. (The loop itself renews after a third.)"""
+LONGEST_END_S = 1.0
+"""A renewal that is under way at the end is not waited for any longer; it does no harm, as the lease is ours or not."""
 
 
 class StandIn:
@@ -52,8 +55,8 @@ class StandIn:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        # It may be in the middle of a renewal; the loop must not wait for that.
-        await asyncio.to_thread(self._thread.join)
+        # It may be in the middle of a renewal; the loop must not wait for that, nor anybody for a server that is away.
+        await asyncio.to_thread(self._thread.join, LONGEST_END_S)
 
     def _run(self) -> None:
         with asyncio.Runner() as runner:
@@ -100,7 +103,8 @@ class StandIn:
             log.warning("engine %s: the stand-in cannot renew the lease: %s", row.engine_id, error)
             return
         if renewal is None:
-            self._loop.call_soon_threadsafe(lease.renew_soon)  # its own renewal tells the loop that it is lost
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(lease.renew_soon)  # its own renewal tells the loop that it is lost
             return
         metrics.STAND_IN_RENEWALS.labels(row.pool, row.engine_id).inc()
         lease.renewed_at = max(lease.renewed_at, began)
