@@ -20,6 +20,7 @@ from sagellm_workers.adapters.base import (
 )
 from sagellm_workers.adapters.chunks import WholeBody
 from sagellm_workers.adapters.engine_http import retry_after_s
+from sagellm_workers.adapters.sagellm_reply import WRONG_VECTORS
 from sagellm_workers.adapters.sse import data_of
 from sagellm_workers.answer_watch import AnswerWatch
 from sagellm_workers.discovery import ADAPTERS, adapter_for, facts_of, kind_of
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADAPTERS",
+    "WRONG_VECTORS",
     "AnswerWatch",
     "CannotContinue",
     "EngineAdapter",

@@ -9,6 +9,7 @@ from typing import Any
 
 from sagellm_protocol import ErrorCode, Request, Response, StreamEvent
 
+from ..engine_access import WRONG_VECTORS
 from ..types import RequestPriority, RequestType, SchedulingDecision
 from .arguments import client_error, protocol_request, scheduling_wish, texts_to_embed
 from .backend import Job, RequestFailed
@@ -18,7 +19,7 @@ from .given import DefaultFloat, DefaultInt, DefaultText
 from .jobs import embedding_job, job_of
 from .orders import Chooses, Handicaps
 from .registry import EngineRegistry
-from .responses import failed_response, response, seen_ttft_ms, vectors
+from .responses import failed_response, response, seen_ttft_ms, vectors, wrong_vectors
 
 _POLICY, _STRATEGY = DefaultText("fifo"), DefaultText("round_robin")
 _INTERVAL_S, _FAILURES = DefaultFloat(10.0), DefaultInt(3)
@@ -192,7 +193,9 @@ class ControlPlaneManager(EngineRegistry):
         try:
             reply = await self._backend.ask(job)
         except RequestFailed as failure:
-            raise client_error(failure) from failure
+            # All that is left of the engine's answer, maybe behind a worker and Redis, is what was wrong with it.
+            wrong = WRONG_VECTORS in str(failure)
+            raise (wrong_vectors(len(texts)) if wrong else client_error(failure)) from failure
         return vectors(reply.body, len(texts))
 
     def _note_failure(self, job: Job | None, failure: RequestFailed) -> None:

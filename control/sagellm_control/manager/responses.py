@@ -87,8 +87,13 @@ def vectors(body: bytes, texts: int) -> list[list[float]]:
     except (orjson.JSONDecodeError, KeyError, TypeError):
         found = []
     if len(found) != texts:
-        raise ValueError(f"Invalid embeddings response: expected {texts} vectors")
+        raise wrong_vectors(texts)
     return found
+
+
+def wrong_vectors(texts: int) -> ValueError:
+    """As programs know it."""
+    return ValueError(f"Invalid embeddings response: expected {texts} vectors")
 
 
 def finish_reason(said: object) -> str:

@@ -238,6 +238,13 @@ async def test_a_reply_that_cannot_be_read(serve: Serve, client: EngineClient) -
         await ask(adapter, stream=False, body=CHAT_BODY)
 
 
+@pytest.mark.parametrize("texts", [["a"], ["a", "b", "c"]])
+async def test_vectors_that_are_not_as_many_as_the_texts(serve: Serve, client: EngineClient, texts: list[str]) -> None:
+    adapter = SageLLMAdapter(await serve({"POST /v1/completions": {"embeddings": [[1.0], [2.0]]}}), client)
+    with pytest.raises(EngineBroken, match=f"2 for {len(texts)} texts"):
+        await ask(adapter, kind="embedding", stream=False, body=orjson.dumps({"model": "m", "input": texts}))
+
+
 async def test_a_refusal_of_the_engine(serve: Serve, client: EngineClient) -> None:
     async def handler(_: web.Request) -> web.Response:
         return web.json_response({"detail": "Engine not running"}, status=503, headers={"Retry-After": "2"})

@@ -239,16 +239,32 @@ def test_vectors() -> None:
     assert struct.unpack("<2f", base64.b64decode(packed)) == (0.25, -1.0)
 
 
-@pytest.mark.parametrize("reply", [{"embeddings": None}, {"embeddings": []}, {"embeddings": "ab"}, {}, [], 7])
-def test_a_reply_without_vectors(reply: object) -> None:
-    status, body = vectors_reply("m", None, orjson.dumps(reply))
-    assert (status, orjson.loads(body)["data"]) == (200, [])
-
-
-@pytest.mark.parametrize("body", [b"<html>", b'{"embeddings": [["a"], [1.0]]}', b'{"embeddings": [null, null]}'])
-def test_vectors_that_are_none(body: bytes) -> None:
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"<html>", b"[]", b"7", b'"hi"', b"{}", b'{"output_text": "x"}'),
+        *(b'{"embeddings": null}', b'{"embeddings": []}', b'{"embeddings": "ab"}', b'{"embeddings": {"0": [1.0]}}'),
+        *(b'{"embeddings": [[]]}', b'{"embeddings": [1, null]}', b'{"embeddings": [["a"], [1.0]]}'),
+        *(b'{"embeddings": [[1.0, null]]}', b'{"embeddings": [[true]]}', b'{"embeddings": ["ab"]}'),
+    ],
+)
+@pytest.mark.parametrize("encoding", [None, "base64"])
+def test_vectors_that_are_none(body: bytes, encoding: str | None) -> None:
     with pytest.raises(Unreadable):
-        vectors_reply("m", "base64", body)
+        vectors_reply("m", encoding, body)
+
+
+def test_vectors_are_as_many_as_the_texts() -> None:
+    reply = b'{"embeddings": [[0.5, 1], [0.25, -1.0]]}'
+    assert vectors_reply("m", None, reply, 2)[0] == 200
+    for texts in (1, 3):
+        with pytest.raises(Unreadable, match=f"2 for {texts} texts"):
+            vectors_reply("m", None, reply, texts)
+
+
+def test_a_vector_that_32_bits_cannot_hold() -> None:
+    with pytest.raises(Unreadable, match="32 bits"):
+        vectors_reply("m", "base64", b'{"embeddings": [[1e300]]}')
 
 
 @pytest.mark.parametrize(

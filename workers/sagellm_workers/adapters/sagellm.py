@@ -127,7 +127,9 @@ class SageLLMAdapter:
         body = await _read(reply.chunks)
         try:
             if call.kind == "embedding":
-                status, body = vectors_reply(model, fields.get("encoding_format"), body)
+                texts = fields.get("input")
+                count_of_texts = 1 if isinstance(texts, str) else len(items(texts))
+                status, body = vectors_reply(model, fields.get("encoding_format"), body, count_of_texts)
             else:
                 status, body = whole_reply(head, body)
         except Unreadable as error:

@@ -27,6 +27,8 @@ _NO_OTHER_TRY = 422  # of a failure that no other try would mend, says the engin
 _MOST_RAW_CHARACTERS = 2000  # of an error body that is kept as it was
 _EXTRAS = ("engine_id", "metrics", "output_tokens")
 DONE = b"data: [DONE]\n\n"
+WRONG_VECTORS = "the embeddings are not those of the texts"
+"""Part of what a failure says: for who asks for vectors as a library it is an error of its own."""
 
 
 class Unreadable(ValueError):
@@ -80,22 +82,30 @@ def whole_reply(head: Head, body: bytes) -> tuple[int, bytes]:
     return 200, orjson.dumps({**head.fields(chunk=False), "choices": [choice], "usage": usage} | extras(reply))
 
 
-def vectors_reply(model: str, encoding: object, body: bytes) -> tuple[int, bytes]:
-    """Status and OpenAI body of a reply with embeddings, however many: who asked counts, as on OpenAI's wire.
+def vectors_reply(model: str, encoding: object, body: bytes, texts: int | None = None) -> tuple[int, bytes]:
+    """Status and OpenAI body of a reply with embeddings.
 
-    Raises Unreadable.
+    Args:
+        texts: how many were sent; None: not known.
+
+    Raises Unreadable: it has no vectors, not so many as texts, or some that are no lists of numbers.
     """
     reply = mapping(_json(body))
     failure = _failure(reply)
     if failure is not None:
         return failure
+    vectors = items(reply.get("embeddings"))
+    if not vectors or len(vectors) != (texts or len(vectors)):
+        raise Unreadable(f"{WRONG_VECTORS}: {len(vectors)} for {texts or 'some'} texts")
+    if not all(map(_is_vector, vectors)):
+        raise Unreadable(f"{WRONG_VECTORS}: not all are lists of numbers")
     rows = [
         {
             "object": "embedding",
             "index": index,
             "embedding": _packed(vector) if encoding == "base64" else vector,
         }
-        for index, vector in enumerate(items(reply.get("embeddings")))
+        for index, vector in enumerate(vectors)
     ]
     tokens = count(reply.get("prompt_tokens")) or 0
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
@@ -178,10 +188,16 @@ def _as_message(choice: object) -> object:
     return {**fields, "message": {"role": "assistant", "content": answer}}
 
 
+def _is_vector(vector: object) -> bool:
+    # The types of many numbers at the speed of C; bool, which is an int, is none of them.
+    numbers = items(vector)
+    return bool(numbers) and {float, int}.issuperset(map(type, numbers))
+
+
 def _packed(vector: object) -> str:
     """OpenAI's base64: 32-bit floats, little-endian."""
+    numbers = cast(list[float], vector)
     try:
-        numbers = cast(list[float], vector)
         return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode("ascii")
-    except (struct.error, TypeError) as error:
-        raise Unreadable("an embedding is no list of numbers") from error
+    except OverflowError as error:
+        raise Unreadable(f"{WRONG_VECTORS}: a number is too large for 32 bits") from error
