@@ -127,9 +127,10 @@ class SageLLMAdapter:
         body = await _read(reply.chunks)
         try:
             if call.kind == "embedding":
-                texts = fields.get("input")
-                count_of_texts = 1 if isinstance(texts, str) else len(items(texts))
-                status, body = vectors_reply(model, fields.get("encoding_format"), body, count_of_texts)
+                texts = items(fields.get("input"))
+                # One text may come as itself or as its tokens.
+                number = len(texts) if texts and not isinstance(texts[0], int) else 1
+                status, body = vectors_reply(model, fields.get("encoding_format"), body, number)
             else:
                 status, body = whole_reply(head, body)
         except Unreadable as error:
