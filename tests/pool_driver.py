@@ -38,6 +38,14 @@ from .clock import Clock
 LEASE_MS = 10_000
 DONE = Ending(Outcome.COMPLETED, body=b'{"answer":"yes"}')
 BROKEN = Ending(Outcome.FAILED, status=502, code="engine_broken", message="It broke.")
+BUSY = Ending(
+    Outcome.FAILED,
+    status=429,
+    code="engine_error",
+    message="engine e1 answered 429",
+    retry_after_s=7.0,
+    body=b'{"no":1}',
+)
 
 
 def new_request(request_id: str, pool: str, **fields: Any) -> NewRequest:

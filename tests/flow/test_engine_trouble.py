@@ -41,54 +41,6 @@ async def until_view(system: InProcessSystem, engine: EchoEngine, is_so: Callabl
     return await wait_until(look, what="the engine's row")
 
 
-def first(*answers: web.Response, then: bytes = GOOD) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """These answers, one after the other, and then the good one."""
-    left = list(answers)
-
-    async def answering(_: web.Request) -> web.Response:
-        return left.pop(0) if left else web.Response(body=then, content_type="application/json")
-
-    return answering
-
-
-def busy(status: int, retry_after_s: float) -> web.Response:
-    return web.Response(status=status, text="{}", headers={"Retry-After": str(retry_after_s)})
-
-
-@pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_busy_engine_means_wait(bad: EchoEngine, start_system: StartSystem, status: int, stream: bool) -> None:
-    bad.respond(first(busy(status, 0.3), busy(status, 0.3)))
-    system = await start_system(bad, worker_max_attempts=1)
-    began = asyncio.get_running_loop().time()
-    assert await ask(system, "patient", stream=stream) == (200, GOOD)
-    assert asyncio.get_running_loop().time() - began >= 0.6
-    assert len(bad.reached) == 3, "it was asked again while it wanted to be left alone"
-    view = await system.find("patient")
-    assert view is not None
-    assert (view.attempt, view.fields["failures"], view.fields["lapses"]) == (3, "0", "0")
-    assert "excluded" not in view.fields
-    await system.until_idle()
-
-
-async def test_a_busy_engine_gets_nothing_else_and_the_other_one_all(
-    bad: EchoEngine, good: EchoEngine, start_system: StartSystem
-) -> None:
-    bad.answer(b"{}", status=429, headers={"Retry-After": "30"})
-    system = await start_system(bad, good, **IN_TURN)
-    for _ in range(6):
-        assert await ask(system) == (200, GOOD)
-    assert len(bad.reached) == 1
-    view = await view_of(system, bad)
-    assert (view.state, view.reason) == (EngineState.READY, "it asked for a pause of 30 s")
-
-
-async def test_a_pause_has_a_limit(bad: EchoEngine, start_system: StartSystem) -> None:
-    bad.respond(first(busy(503, 100_000)))
-    system = await start_system(bad, worker_longest_pause_s=0.2)
-    assert await ask(system) == (200, GOOD)
-
-
 async def test_an_engine_that_comes_back_starts_slowly(bad: EchoEngine, start_system: StartSystem) -> None:
     system = await start_system(bad, worker_slow_start_s=0.8)
     bad.healthy = False

@@ -154,6 +154,7 @@ async def test_cancelled_between_the_stages(pair: PoolDriver) -> None:
         (Cause.FAILED, True, "d"),
         (Cause.LAPSED, True, "d"),
         (Cause.STALE, True, None),
+        (Cause.BUSY, False, None),
         (Cause.RETURNED, False, None),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,13 +10,14 @@ import pytest
 from sagellm_control.store.connect import Store
 from sagellm_control.store.steps.assign import Placement
 from sagellm_control.store.steps.cancel import CancelResult, cancel
+from sagellm_control.store.steps.endings import CANCELLED, EXPIRED_WAITING
 from sagellm_control.store.steps.requeue import Cause
-from sagellm_control.wire.event import END, read_frames
+from sagellm_control.wire.event import END, Ending, read_frames
 from sagellm_control.wire.keys import SCHEDULER_GROUP
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.states import Outcome
 
-from ..pool_driver import PoolDriver
+from ..pool_driver import BUSY, PoolDriver
 
 
 @pytest.mark.parametrize(
@@ -52,6 +54,18 @@ async def test_what_does_not_run_ends_at_once(pool: PoolDriver, where: str, outc
     assert (await pool.store.commands.xpending(low, SCHEDULER_GROUP))["pending"] == 0
     assert not await pool.store.commands.exists(pool.keys.body("a"))
     assert (await pool.counters())[outcome] == 1
+
+
+@pytest.mark.parametrize("outcome", [Outcome.CANCELLED, Outcome.EXPIRED])
+async def test_who_waits_for_a_busy_engine_until_its_timeout_is_told_so(pool: PoolDriver, outcome: Outcome) -> None:
+    await pool.engine()
+    await pool.running("a")
+    await pool.requeue("a", Cause.BUSY, last_error=BUSY)
+    assert await cancel(pool.store, pool.name, "a", outcome) is CancelResult.ENDED
+    ending, usual = await pool.ending("a"), EXPIRED_WAITING if outcome is Outcome.EXPIRED else CANCELLED
+    said = "; the last busy engine answered 429." if outcome is Outcome.EXPIRED else "."
+    assert ending == replace(Ending.decode(usual), message=ending.message)
+    assert ending.message == Ending.decode(usual).message.removesuffix(".") + said
 
 
 @pytest.mark.parametrize("outcome", [Outcome.CANCELLED, Outcome.EXPIRED])

@@ -10,16 +10,21 @@ from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.engines import drain_engine
 from sagellm_control.store.steps.mend import census
 from sagellm_control.store.steps.policy import set_policy
-from sagellm_control.store.steps.requeue import MAX_LAPSES, Cause, Requeue, requeue
+from sagellm_control.store.steps.requeue import BUSY_PATIENCE_S, MAX_LAPSES, Cause, Requeue, requeue
 from sagellm_control.wire.states import Outcome
 
-from ..pool_driver import BROKEN, PoolDriver
+from ..pool_driver import BROKEN, BUSY, PoolDriver
 
 
 @pytest.mark.parametrize("state", ["assigned", "running"])
 @pytest.mark.parametrize(
     ("cause", "failures", "lapses", "excluded"),
-    [(Cause.FAILED, "1", "0", "e1"), (Cause.LAPSED, "0", "1", "e1"), (Cause.RETURNED, "0", "0", None)],
+    [
+        (Cause.FAILED, "1", "0", "e1"),
+        (Cause.LAPSED, "0", "1", "e1"),
+        (Cause.BUSY, "0", "0", None),
+        (Cause.RETURNED, "0", "0", None),
+    ],
 )
 async def test_back_at_its_old_rank(
     pool: PoolDriver, cause: Cause, failures: str, lapses: str, excluded: str | None, state: str
@@ -80,6 +85,46 @@ async def test_lapses_and_returns_are_no_failures(pool: PoolDriver) -> None:
         assert await pool.requeue("a", cause, attempt=attempt, max_failures=1) == "waiting"
         await pool.assign(Placement("a", attempt, "e1"))
     assert await pool.requeue("a", Cause.FAILED, attempt=5, max_failures=1) == "failed"
+
+
+async def test_what_stays_busy_has_failed(pool: PoolDriver) -> None:
+    await pool.engine()
+    await pool.running("a")
+    for attempt in range(1, 10):
+        assert await pool.requeue("a", Cause.BUSY, attempt=attempt, last_error=BUSY, max_failures=2) == "waiting"
+        pool.clock.advance(BUSY_PATIENCE_S * 1000 / 10)
+        await pool.assign(Placement("a", attempt, "e1"))
+    record = await pool.record("a")
+    assert (record["failures"], "excluded" in record, "errors" in record) == ("0", False, False)
+    pool.clock.advance(BUSY_PATIENCE_S * 1000 / 10)
+    assert await pool.requeue("a", Cause.BUSY, attempt=10, last_error=BUSY, max_failures=2) == "waiting"
+    record = await pool.record("a")
+    assert (record["failures"], record["excluded"], record["busy_status"]) == ("1", "e1", "429")
+    assert record["errors"] == "10 e1 engine_error (engine e1 answered 429)"
+    await pool.assign(Placement("a", 10, "e1"))
+    assert await pool.requeue("a", Cause.BUSY, attempt=11, last_error=BUSY, max_failures=2) == "failed"
+    assert await pool.ending("a") == BUSY
+
+
+async def test_a_time_that_is_none_begins_anew(pool: PoolDriver) -> None:
+    await pool.engine()
+    await pool.running("a")
+    await pool.store.commands.hset(pool.keys.record("a"), "busy_ms", "long ago")
+    assert await pool.requeue("a", Cause.BUSY, last_error=None, max_failures=1) == "waiting"
+    assert float((await pool.record("a"))["busy_ms"]) == pool.clock.now_ms
+
+
+@pytest.mark.parametrize("told_to_stop", [False, True])
+async def test_one_that_expires_with_a_busy_engine_says_so(pool: PoolDriver, told_to_stop: bool) -> None:
+    await pool.engine()
+    await pool.running("a", timeout_ms=1000)
+    if told_to_stop:
+        await cancel(pool.store, pool.name, "a", Outcome.EXPIRED)
+    pool.clock.advance(1000)
+    assert await pool.requeue("a", Cause.BUSY, last_error=BUSY) == "expired"
+    ending = await pool.ending("a")
+    assert (ending.outcome, ending.status, ending.code) == (Outcome.EXPIRED, 504, "deadline_exceeded")
+    assert ending.message.endswith(" before the engine had answered in full; the last busy engine answered 429.")
 
 
 async def test_one_whose_workers_always_die_is_given_up(pool: PoolDriver) -> None:

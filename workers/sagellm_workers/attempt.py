@@ -239,9 +239,7 @@ class Attempt:
     async def _pass_on_error(self, reply: EngineReply) -> None:
         if asks_for_a_pause(reply):
             self.retry_after_s = reply.retry_after_s
-            self.give_back()
-            self.result = "engine_busy"
-            return
+        # What it says is kept also then: if engines stay busy for too long, the client gets it.
         ending = await read_error_reply(reply, self.engine_id)
         if self.takeover is not None:
             # Half an answer is out: this engine's refusal is not the request's.
@@ -260,9 +258,10 @@ class Attempt:
             self._fail(ending)
 
     def _fail(self, ending: Ending) -> None:
+        busy = self.retry_after_s is not None
         self._reported = True
-        self.result = ending.code
-        self.outbox.requeue(self, Cause.FAILED, ending)
+        self.result = "engine_busy" if busy else ending.code
+        self.outbox.requeue(self, Cause.BUSY if busy else Cause.FAILED, ending)
 
     def end(self, outcome: Outcome, status: int, code: str, message: str) -> None:
         """Finish the request without an answer of the engine's."""

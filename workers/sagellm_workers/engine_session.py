@@ -89,7 +89,15 @@ class EngineSession:
     async def _run(self, row: EngineRow, stop: asyncio.Event) -> None:
         s = self._settings
         budget = RetryBudget(s.retry_share, s.retry_floor)
-        outbox = Outbox(self._store, row.pool, row.engine_id, row.worker, max_attempts=s.max_attempts, budget=budget)
+        outbox = Outbox(
+            self._store,
+            row.pool,
+            row.engine_id,
+            row.worker,
+            max_attempts=s.max_attempts,
+            budget=budget,
+            busy_patience_s=s.busy_patience_s,
+        )
         seen = EngineObservation(row.speed)
         reader = AssignedReader(self._store, row, self._adapter, outbox, seen)
         pace = PaceKeeper(self._store, row, seen)

@@ -15,7 +15,7 @@ from sagellm_control.store.steps.advance import Advance, advance
 from sagellm_control.store.steps.append import Output, append
 from sagellm_control.store.steps.claim import claim
 from sagellm_control.store.steps.finish import Finish, finish
-from sagellm_control.store.steps.requeue import RETRY_BUDGET, Cause, Requeue, RetryBudget, requeue
+from sagellm_control.store.steps.requeue import BUSY_PATIENCE_S, RETRY_BUDGET, Cause, Requeue, RetryBudget, requeue
 from sagellm_control.wire.event import Ending
 
 from . import metrics
@@ -35,6 +35,7 @@ Answer = TypeVar("Answer")
 class _Limits(TypedDict):
     max_failures: int
     budget: RetryBudget
+    busy_patience_s: float
 
 
 class Outbox:
@@ -49,10 +50,15 @@ class Outbox:
         *,
         max_attempts: int,
         budget: RetryBudget = RETRY_BUDGET,
+        busy_patience_s: float = BUSY_PATIENCE_S,
     ) -> None:
         self._store = store
         self._where = (pool, engine, worker)
-        self._limits: _Limits = {"max_failures": max_attempts, "budget": budget}
+        self._limits: _Limits = {
+            "max_failures": max_attempts,
+            "budget": budget,
+            "busy_patience_s": busy_patience_s,
+        }
         self.pause: Callable[[float], Awaitable[None]] = _known
         """Leaves the engine alone for so long (s); returns when nobody gives it anything more."""
         self.confirm: Callable[[], Awaitable[None]] = _known

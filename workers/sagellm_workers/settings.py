@@ -86,6 +86,13 @@ class WorkerSettings(BaseModel):
         le=20,
         description="With so many failed attempts, on whichever engines, a request has failed",
     )
+    busy_patience_s: float = Field(
+        default=60.0,
+        ge=0,
+        le=86_400,
+        description="So long (s) a request waits for engines that answer 429 or 503 with a Retry-After, from the first "
+        "such answer on; then such answers are failures like any other, and the client gets the last one. 0: at once",
+    )
     slow_start_s: float = Field(
         default=30.0,
         ge=0,

@@ -4,7 +4,8 @@
 -- KEYS[6] intake stream of its priority   KEYS[7] assigned stream of its engine (any intake stream where it has none)
 -- KEYS[8] room   KEYS[9] backlog   KEYS[10] virtual time   KEYS[11] tenants
 -- ARGV[1] now   ARGV[2] id   ARGV[3] the engine that KEYS[7] belongs to   ARGV[4] outcome: cancelled | expired
--- ARGV[5] payload of the end event   ARGV[6] '1': only if it waits and no engine of the pool is READY
+-- ARGV[5] payload of the end event; that of 'expired' also says what a busy engine answered
+-- ARGV[6] '1': only if it waits and no engine of the pool is READY
 -- Output: 'unknown' | 'served' (not so: it has an engine, or there is one) | 'finished' (it had ended before)
 --   | 'ended' (now) | 'stopping' (its worker has been told) | 'moved' (it is on another engine: read the record and
 --   call again)
@@ -35,7 +36,8 @@ else
 end
 leave_queue(now, {priority = r[6], tenant = r[7], charge = r[8]}, body, KEYS[9], KEYS[10], KEYS[11])
 local attempt, sequence = next_position(output, r[4] or 0)
-end_request(now, record, body, output, counters, id, attempt, sequence, ARGV[4], ARGV[5])
+local payload = ARGV[4] == 'expired' and with_busy(record, ARGV[5]) or ARGV[5]
+end_request(now, record, body, output, counters, id, attempt, sequence, ARGV[4], payload)
 write_backlog(KEYS[9])
 write_virtual_time()
 send_published()

@@ -160,6 +160,18 @@ local function note_error(record, attempt, engine, payload)
   redis.call('HSET', record, 'errors', known and (known .. '\n' .. line) or line)
 end
 
+-- The payload of an ending; of a request that engines have asked to come later it also says what the last one answered,
+-- so that its client can tell busy engines from a queue that hangs.
+local function with_busy(record, payload)
+  local status = number(redis.call('HGET', record, 'busy_status'))
+  if not status then return payload end
+  local header, body = string.match(payload, '^([^\n]*)(.*)$')
+  local ending = cjson.decode(header)
+  local message = string.gsub(ending.message or '', '%.$', '')
+  ending.message = string.format('%s; the last busy engine answered %d.', message, status)
+  return cjson.encode(ending) .. body
+end
+
 -- Notes that an engine has failed a request. `known`: those that have, each once, the last one last.
 local function exclude(record, known, engine)
   local names = {}

@@ -8,22 +8,24 @@
 -- ARGV[6] payload of the end event "cancelled"
 -- ARGV[7] … "expired"   ARGV[8] … "dead"   ARGV[9] … "cut off in the middle"
 -- ARGV[10] retries allowed for each request that was accepted of late   ARGV[11] and retries on top of that, in a
---   window of 10 s (no fewer than the engine has slots; 0: none)   ARGV[12] number of requests
+--   window of 10 s (no fewer than the engine has slots; 0: none)   ARGV[12] for how long (ms) a request waits for busy
+--   engines, from the first that was   ARGV[13] number of requests
 -- then for each: id, attempt ('': the current one), cause, payload of the end event "failed"
 --   cause: 'failed' (counts as a failure, the engine is excluded: the last of those) | 'lapsed' (counts as a lapse, the
---   engine is excluded) | 'returned' (given back untouched: counts as nothing) | 'stale' (what another engine has read
---   of it is of no use any more: counts as nothing)
+--   engine is excluded) | 'busy' (the engine asked for a pause: counts as nothing at first, and as 'failed' when the
+--   request has waited for long enough) | 'returned' (given back untouched: counts as nothing) | 'stale' (what another
+--   engine has read of it is of no use any more: counts as nothing)
 -- Output, for each request: 'waiting' | 'lost' | the outcome with which it ended
 --
 -- One that has given output goes back only if its record says that another attempt may continue it. The field
 -- `after` then tells the next worker how far its client is. What was prefilled elsewhere is prefilled again, unless it
--- was given back untouched.
+-- was given back untouched or its engine was busy.
 
 local RETRY_WINDOW_MS = 10000
 
 local row, reservations, assigned, room, waiting, freed, counters, dead, retries = unpack(KEYS, 1, 9)
 local epoch, set_lapses = unpack(redis.call('HMGET', KEYS[11], 'epoch', 'max_lapses'))
-local now, engine = clock(ARGV[1]), ARGV[2]
+local now, engine, busy_patience = clock(ARGV[1]), ARGV[2], tonumber(ARGV[12])
 local most_failures, most_lapses = tonumber(ARGV[4]), number(set_lapses, tonumber(ARGV[5]))
 local holds = (redis.call('HGET', row, 'worker') or '') == ARGV[3]
 local results = {}
@@ -51,9 +53,19 @@ local function retry_allowed()
   return true
 end
 
-for i = 1, tonumber(ARGV[12]) do
+-- A queue is for waiting for what is busy for a moment. What stays busy has failed; else a client would wait until its
+-- timeout for a quota that is used up, and never hear why. Notes since when, and what the engine said.
+local function judge_busy(record, payload)
+  local since = number(redis.call('HGET', record, 'busy_ms'), now)
+  local ok, ending = pcall(cjson.decode, (string.match(payload, '^[^\n]*')))
+  local status = ok and type(ending) == 'table' and ending.code == 'engine_error' and ending.status
+  redis.call('HSET', record, 'busy_ms', ms(since), unpack(status and {'busy_status', status} or {}))
+  return now - since >= busy_patience and 'failed' or 'busy'
+end
+
+for i = 1, tonumber(ARGV[13]) do
   local record, body, output = unpack(KEYS, 10 + 3 * i, 12 + 3 * i)
-  local id, attempt, cause, failed_payload = unpack(ARGV, 9 + 4 * i, 12 + 4 * i)
+  local id, attempt, cause, failed_payload = unpack(ARGV, 10 + 4 * i, 13 + 4 * i)
   local r = redis.call('HMGET', record, 'state', 'engine', 'attempt', 'entry', 'cancel', 'arrived_ms', 'timeout_ms',
     'rank', 'excluded', 'priority', 'tenant', 'epoch', 'start', 'continue', 'stage', 'charge')
   if not holds or r[2] ~= engine or (attempt ~= '' and r[3] ~= attempt)
@@ -66,6 +78,7 @@ for i = 1, tonumber(ARGV[12]) do
     results[i] = 'lost'
   else
     release(id, r[4], row, reservations, assigned)
+    if cause == 'busy' then cause = judge_busy(record, failed_payload) end
     local failures = increase(record, 'failures', cause == 'failed' and 1 or 0)
     local lapses = increase(record, 'lapses', cause == 'lapsed' and 1 or 0)
     local blamed = cause == 'failed' or cause == 'lapsed'
@@ -74,8 +87,8 @@ for i = 1, tonumber(ARGV[12]) do
     end
     local last = redis.call('XREVRANGE', output, '+', '-', 'COUNT', 1)[1]
     local outcome, payload
-    if r[5] then outcome, payload = r[5], r[5] == 'expired' and ARGV[7] or ARGV[6]
-    elseif expired(now, r[6], r[7]) then outcome, payload = 'expired', ARGV[7]
+    if r[5] then outcome, payload = r[5], r[5] == 'expired' and with_busy(record, ARGV[7]) or ARGV[6]
+    elseif expired(now, r[6], r[7]) then outcome, payload = 'expired', with_busy(record, ARGV[7])
     elseif lapses >= most_lapses and cause == 'lapsed' then outcome, payload = 'dead', ARGV[8]
     elseif last and not r[14] then
       outcome, payload = 'failed', cause == 'failed' and failed_payload or ARGV[9]
@@ -93,7 +106,7 @@ for i = 1, tonumber(ARGV[12]) do
       wait_again(now, id, record, body,
         {rank = r[8], priority = r[10], tenant = r[11], epoch = r[12], start = r[13], charge = r[16]},
         waiting, epoch, KEYS[12])
-      if r[15] == 'decode' and (last or cause ~= 'returned') then
+      if r[15] == 'decode' and (last or not (cause == 'returned' or cause == 'busy')) then
         redis.call('HDEL', record, 'stage', 'transfer', 'prefilled_ms')
       end
       if last then redis.call('HSET', record, 'after', last[1]) end

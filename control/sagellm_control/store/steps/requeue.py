@@ -31,6 +31,8 @@ class RetryBudget:
 
 
 RETRY_BUDGET = RetryBudget()
+BUSY_PATIENCE_S = 60.0
+"""A request that an engine sent away with a pause waits for so long; then such an answer is a failure."""
 
 
 class Cause(StrEnum):
@@ -40,6 +42,8 @@ class Cause(StrEnum):
     """The engine failed it: counts, and the engine is excluded."""
     LAPSED = "lapsed"
     """Its worker was lost: counted apart, and the engine is excluded."""
+    BUSY = "busy"
+    """The engine asked to be left alone for a while: counts as FAILED only after the patience with busy engines."""
     RETURNED = "returned"
     """Given back untouched, e.g. by a draining worker."""
     STALE = "stale"
@@ -67,6 +71,7 @@ async def requeue(
     *,
     max_failures: int = 3,
     budget: RetryBudget = RETRY_BUDGET,
+    busy_patience_s: float = BUSY_PATIENCE_S,
 ) -> list[str]:
     """For each: ``waiting``, ``lost``, or the outcome with which it ended instead.
 
@@ -74,6 +79,7 @@ async def requeue(
         worker: the session that holds the engine; empty: nobody does, its lease has lapsed.
         max_failures: with so many failed attempts a request ends as failed.
         budget: what is beyond it ends as failed, too.
+        busy_patience_s: so long after the first engine that was busy (``Cause.BUSY``) the next one has failed.
     """
     keys = store.keys.pool(pool)
     names = [
@@ -91,7 +97,8 @@ async def requeue(
         keys.misranked,
     ]
     arguments: list[Argument] = [store.now(), engine, worker, max_failures, MAX_LAPSES]
-    arguments += (CANCELLED, EXPIRED_RUNNING, DEAD, CUT_OFF, budget.share, budget.floor, len(items))
+    arguments += (CANCELLED, EXPIRED_RUNNING, DEAD, CUT_OFF, budget.share, budget.floor)
+    arguments += (busy_patience_s * 1000, len(items))
     for item in items:
         names += (keys.record(item.request_id), keys.body(item.request_id), keys.output(item.request_id))
         arguments += (
