@@ -102,6 +102,7 @@ def test_an_own_server_and_real_engines(tmp_path: Path) -> None:
         with Up(tmp_path / "second", "--schedulers", "1", *words) as second:
             assert names(second) == ["gateway", "scheduler", "worker"]
             assert f"--redis-url {first.redis} --redis-namespace other" in second.announced
+            assert f"Using Redis at {first.redis} (--redis-url); no embedded server\n" in second.said
             done = control("enqueue", "--redis-url", first.redis, "--redis-namespace", "other", "Hello")
             assert done.returncode == 0, done.stderr
 
@@ -125,6 +126,13 @@ def test_an_engine_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
     ("words", "settings", "code", "said"),
     [
         (("--redis-url", "redis://127.0.0.1:1/0"), {}, 1, "Error: no Redis at redis://127.0.0.1:1/0"),
+        (("--redis-url", "redis://127.0.0.1:1/0"), {}, 1, "or set --redis-url (the URL is from --redis-url)\n"),
+        (
+            (),
+            {"SAGELLM_CONTROL_REDIS_URL": "redis://127.0.0.1:1/0"},
+            2,
+            "Error: --data-dir is for an embedded Valkey, and SAGELLM_CONTROL_REDIS_URL names another server: unset",
+        ),
         (("--data-dir", "/dev/null/x"), {}, 1, "Error: data folder /dev/null/x: Not a directory; choose another"),
         (("--schedulers", "0"), {}, 2, "Error: --schedulers 0: input should be greater than or equal to 1\n"),
         ((), {"SAGELLM_CONTROL_GATEWAY_API_KEYS": "/none"}, 1, "gateway | Error: /none: No such file or directory"),
@@ -138,6 +146,32 @@ def test_what_cannot_work(
     assert done.returncode == code, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (("up", "--port", "0"), "Using Redis at redis://u:***@127.0.0.1:1/0 ({where}); no embedded server\n"),
+        (("requests", "list"), "Error: no Redis at "),
+        (("enqueue", "Hello"), "Error: no Redis at "),
+    ],
+)
+@pytest.mark.parametrize("source", ["environment", "file"])
+def test_it_is_told_who_named_a_server_that_is_not_there(
+    command: tuple[str, ...], told: str, source: str, tmp_path: Path
+) -> None:
+    url, settings, where = "redis://u:secret@127.0.0.1:1/0", dict[str, str](), "SAGELLM_CONTROL_REDIS_URL"
+    if source == "environment":
+        settings[where] = url
+    else:
+        (tmp_path / "our.toml").write_text(f'[redis]\nurl = "{url}"\n')
+        settings["SAGELLM_CONTROL_CONFIG"] = str(tmp_path / "our.toml")
+        where = f"{tmp_path / 'our.toml'}: redis.url"
+    done = control(*command, SAGELLM_CONTROL_UP_DATA_DIR=str(tmp_path / "store"), **settings)
+    assert done.returncode == 1
+    assert told.format(where=where) in done.stderr
+    assert done.stderr.endswith(f"(the URL is from {where})\n")
+    assert "secret" not in done.stderr
 
 
 def test_a_port_in_use_is_told_before_anything_starts(tmp_path: Path) -> None:

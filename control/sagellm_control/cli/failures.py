@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ..settings import SettingsError
+from .options import REDIS_URL_FROM
 
 
 class Problems(click.ClickException):
@@ -65,10 +66,13 @@ def _line(error: BaseException) -> str | None:
     from .system import UpError
 
     ours = (
-        *(StoreUnreachable, StoreUnusable, QueueError),
-        *(ApiKeysUnreadable, WorkerMisconfigured),
+        *(QueueError, ApiKeysUnreadable, WorkerMisconfigured),
         *(EmbeddedValkeyError, UpError),
     )
+    if isinstance(error, StoreUnreachable | StoreUnusable):
+        context = click.get_current_context(silent=True)
+        origin = context.meta.get(REDIS_URL_FROM) if context else None
+        return f"{error} (the URL is from {origin})" if origin else str(error)
     if isinstance(error, RedisError):
         return f"Redis: {error}"
     if isinstance(error, ours):

@@ -15,6 +15,8 @@ from pydantic.fields import FieldInfo
 
 from ..settings import Flag, Loaded, arms, env_name, is_list, load_settings, sections
 
+REDIS_URL_FROM = "sagellm_control.redis_url_from"
+"""In click's ``meta``: the flag, variable or key that named the server, for who has to tell that it is not there."""
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
@@ -101,7 +103,10 @@ def takes_settings(*groups: FlagsOf) -> Callable[[Callable[..., None]], Callable
                 value = values.pop(option.name)
                 if value is not None and value != ():
                     flags.append(Flag(option.section, option.field, option.flag, _plain(value)))
-            command(load_settings(flags, config), **values)
+            loaded = load_settings(flags, config)
+            if origin := loaded.origins.get(("redis", "url")):
+                click.get_current_context().meta[REDIS_URL_FROM] = origin.name
+            command(loaded, **values)
 
         parameters: list[click.Parameter] = getattr(command, "__click_params__", [])
         # click reads them from the function in reverse, as decorators are applied from the inside out.
@@ -164,4 +169,13 @@ def _written_out(number: float) -> str:
     return str(int(number)) if number == int(number) else f"{number:g}"
 
 
-__all__ = ["LOG_FLAGS", "REDIS_FLAGS", "FlagsOf", "Loaded", "SettingsCommand", "limits_of", "takes_settings"]
+__all__ = [
+    "LOG_FLAGS",
+    "REDIS_FLAGS",
+    "REDIS_URL_FROM",
+    "FlagsOf",
+    "Loaded",
+    "SettingsCommand",
+    "limits_of",
+    "takes_settings",
+]

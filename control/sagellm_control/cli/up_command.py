@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..settings import masked
+from .failures import BadSettings
 from .options import LOG_FLAGS, REDIS_FLAGS, FlagsOf, Loaded, SettingsCommand, takes_settings
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ def up(loaded: Loaded) -> None:
     """Run everything on this machine, with a simulated engine if none is given.
 
     That is: Valkey, the gateway, schedulers, and a worker for all engines. Requests and answers are kept in
-    an append-only file in the data folder: what waits when you stop goes on when you start again. All else
-    that a process can be set to is set by environment or TOML file, as for the single commands. Ctrl-C stops
-    all in order; a second Ctrl-C at once.
+    an append-only file in the data folder: what waits when you stop goes on when you start again. Where a Redis
+    URL is set, that server is used and no Valkey started. All else that a process can be set to is set by
+    environment or TOML file, as for the single commands. Ctrl-C stops all in order; a second Ctrl-C at once.
 
     \b
     Examples:
@@ -47,7 +48,24 @@ def up(loaded: Loaded) -> None:
       sagellm-control up --port 8000 --data-dir /var/lib/sagellm --engine http://127.0.0.1:8001
       sagellm-control up --redis-url redis://127.0.0.1:6379/0 --schedulers 4 --model my-model
     """
+    _tell_redis(loaded)
     asyncio.run(_up(loaded))
+
+
+def _tell_redis(loaded: Loaded) -> None:
+    """Say which server is used where it is not our own: the variable may be left from another one."""
+    origin, folder = loaded.origins.get(("redis", "url")), loaded.origins.get(("up", "data_dir"))
+    if origin is None:
+        return
+    if origin.kind == "environment" and folder is not None and folder.kind == "flag":
+        raise BadSettings(
+            [
+                f"{folder.name} is for an embedded Valkey, and {origin.name} names another server: "
+                "unset the variable, or confirm the server with --redis-url"
+            ]
+        )
+    where = masked("", loaded.settings.redis.url)
+    click.echo(f"Using Redis at {where} ({origin.name}); no embedded server", err=True)
 
 
 async def _up(loaded: Loaded) -> None:
