@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Unpack
 
-import orjson
 from redis.exceptions import RedisError
 
 from ..store.connect import Store, open_store
@@ -19,7 +18,7 @@ from ..store.steps.attach import attach
 from ..store.steps.cancel import CancelResult, cancel
 from ..wire.event import CHUNK, END, Ending, Event, Position, read_position
 from ..wire.priority import RequestPriority
-from ..wire.request import NewRequest, is_request_id
+from ..wire.request import NewRequest
 from ..wire.states import Outcome, RequestKind
 from .abandoned import AbandonedRequests
 from .acceptor import Acceptor, FastPath
@@ -32,12 +31,20 @@ from .presence import Presence
 from .resubmission import AwaitedReturn, Resubmission
 from .scheduling_hints import SchedulingHints
 from .submission import Result, Submission
+from .submit_arguments import (
+    check_counts,
+    check_hints,
+    check_id,
+    check_texts,
+    milliseconds,
+    read_body,
+    read_kind,
+    read_priority,
+)
 
 IDLE_S = 5.0
 """A stream that hears nothing for so long looks into the output log."""
 SUBSCRIBE_TIMEOUT_S = 5.0
-LONGEST_S = 1e9
-"""Of any time that is given (s): thirty years. Schedulers do not read one that is much longer."""
 
 
 class QueueClient:
@@ -114,7 +121,7 @@ class QueueClient:
         request_id: str | None = None,
         id_is_new: bool = False,
         idempotent: bool = False,
-        priority: RequestPriority = RequestPriority.NORMAL,
+        priority: RequestPriority | str | int = RequestPriority.NORMAL,
         tenant: str = "",
         stream: bool = False,
         timeout_s: float | None = None,
@@ -134,10 +141,11 @@ class QueueClient:
             body: the OpenAI request; as bytes it reaches the engine unchanged. A mapping gets ``model`` and
                 ``stream`` filled in.
             request_id: made up where it is not given.
+            priority: the class, its name in any case, or its number.
             id_is_new: it was made up at random, so that no pool has a request of this id.
             idempotent: a request of the same id, tenant and body is this one; its answer is given again.
-            timeout_s: from now to the last byte.
-            slo_s: objective for the first token.
+            timeout_s: seconds from now to the last byte.
+            slo_s: objective for the first token (s).
             continuable: should its engine be lost in mid-stream, another may go on with the answer (see
                 ``continuable.may_continue``); else the stream ends with an error.
             orphan_grace_s: cancel it when nobody has listened for so long; None: it goes on without.
@@ -146,12 +154,15 @@ class QueueClient:
         Raises:
             UnknownModel, NoEngineReady, QueueFull, TooLate, QueueUnavailable.
             RequestConflict: another request has this id, of whichever model.
-            ValueError: the request id has characters that it must not have, or a time is none.
+            ValueError, TypeError: an argument that is none; nothing has been sent.
         """
-        if request_id is not None and not is_request_id(request_id):
-            raise ValueError("request_id must be 1 to 64 letters, digits or ._~@=+-")
-        if not isinstance(body, bytes):
-            body = orjson.dumps({"model": model, "stream": stream, **body})
+        check_id(request_id)
+        check_texts(model=model, tenant=tenant, trace_id=trace_id, traceparent=traceparent)
+        check_counts(prompt_tokens=prompt_tokens, max_tokens=max_tokens)
+        check_hints(hints)
+        urgency, kind, body = read_priority(priority), read_kind(kind), read_body(body, model, stream)
+        timeout_ms, slo_ms = milliseconds("timeout_s", timeout_s), milliseconds("slo_s", slo_s)
+        orphan_grace_ms = milliseconds("orphan_grace_s", orphan_grace_s)
         try:
             pool = await self.pools.find(model)
             # A pool's own script sees to it that an id is new there; that it is in the others can only be looked up.
@@ -166,26 +177,26 @@ class QueueClient:
         request = NewRequest(
             id=request_id or os.urandom(16).hex(),
             pool=pool,
-            kind=RequestKind(kind),
+            kind=kind,
             body=body,
             inbox=self.inbox.channel,
             ticket=os.urandom(4).hex(),
-            priority=priority,
+            priority=urgency,
             tenant=tenant,
             model="" if model == pool else model,
             stream=stream,
-            timeout_ms=_milliseconds("timeout_s", timeout_s),
-            slo_ms=_milliseconds("slo_s", slo_s),
+            timeout_ms=timeout_ms,
+            slo_ms=slo_ms,
             prompt_tokens=prompt_tokens,
             max_tokens=max_tokens,
             trace_id=trace_id,
             traceparent=traceparent,
             continuable=continuable,
-            orphan_grace_ms=_milliseconds("orphan_grace_s", orphan_grace_s),
+            orphan_grace_ms=orphan_grace_ms,
             **hints,
         )
         if self.pools.is_too_late(request):
-            raise TooLate(model, self.pools.wait_s(pool, priority), self.pools.retry_after_s(pool))
+            raise TooLate(model, self.pools.wait_s(pool, urgency), self.pools.retry_after_s(pool))
         if orphan_grace_s is not None:
             self._presence.begin()
         # Before the request is there, so that not even its first event can be missed.
@@ -287,11 +298,3 @@ class QueueClient:
         for pool in await self.pools.with_request(request_id):
             return pool
         raise UnknownRequest(request_id)
-
-
-def _milliseconds(name: str, seconds: float | None) -> int:
-    if seconds is None:
-        return 0
-    if not 0 <= seconds <= LONGEST_S:
-        raise ValueError(f"{name} must be a time from 0 to {LONGEST_S:.0f} seconds, not {seconds!r}")
-    return max(1, round(seconds * 1000))
