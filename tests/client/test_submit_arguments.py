@@ -42,7 +42,7 @@ def test_a_class(given: object) -> None:
         ({"trace_id": 1}, r"^trace_id must be text, not 1$"),
         ({"session": 1}, r"^session must be text, not 1$"),
         ({"prefix": "ab"}, r"^prefix must be a tuple "),
-        ({"prefix": ("a", 1)}, r"^prefix\[1\] must be text, not 1$"),
+        ({"prefix": ("a", 1)}, r"^prefix must be a tuple of the hashes"),
         ({"weight": 0}, r"^weight must be a number above 0, not 0$"),
         ({"weight": "2"}, r"^weight must be a number above 0, not '2'$"),
         ({"reject_late": "no"}, r"^reject_late must be True or False, not 'no'$"),

@@ -20,6 +20,7 @@ from ..wire.event import CHUNK, END, Ending, Event, Position, read_position
 from ..wire.priority import RequestPriority
 from ..wire.request import NewRequest
 from ..wire.states import Outcome, RequestKind
+from . import submit_arguments as arguments
 from .abandoned import AbandonedRequests
 from .acceptor import Acceptor, FastPath
 from .answer import Answer
@@ -31,16 +32,6 @@ from .presence import Presence
 from .resubmission import AwaitedReturn, Resubmission
 from .scheduling_hints import SchedulingHints
 from .submission import Result, Submission
-from .submit_arguments import (
-    check_counts,
-    check_hints,
-    check_id,
-    check_texts,
-    milliseconds,
-    read_body,
-    read_kind,
-    read_priority,
-)
 
 IDLE_S = 5.0
 """A stream that hears nothing for so long looks into the output log."""
@@ -120,6 +111,7 @@ class QueueClient:
         kind: RequestKind | str = RequestKind.CHAT,
         request_id: str | None = None,
         id_is_new: bool = False,
+        checked: bool = False,
         idempotent: bool = False,
         priority: RequestPriority | str | int = RequestPriority.NORMAL,
         tenant: str = "",
@@ -143,6 +135,7 @@ class QueueClient:
             request_id: made up where it is not given.
             priority: the class, its name in any case, or its number.
             id_is_new: it was made up at random, so that no pool has a request of this id.
+            checked: all of this is known to be what it should be, as a gateway has read it so.
             idempotent: a request of the same id, tenant and body is this one; its answer is given again.
             timeout_s: seconds from now to the last byte.
             slo_s: objective for the first token (s).
@@ -156,13 +149,16 @@ class QueueClient:
             RequestConflict: another request has this id, of whichever model.
             ValueError, TypeError: an argument that is none; nothing has been sent.
         """
-        check_id(request_id)
-        check_texts(model=model, tenant=tenant, trace_id=trace_id, traceparent=traceparent)
-        check_counts(prompt_tokens=prompt_tokens, max_tokens=max_tokens)
-        check_hints(hints)
-        urgency, kind, body = read_priority(priority), read_kind(kind), read_body(body, model, stream)
-        timeout_ms, slo_ms = milliseconds("timeout_s", timeout_s), milliseconds("slo_s", slo_s)
-        orphan_grace_ms = milliseconds("orphan_grace_s", orphan_grace_s)
+        if not checked:
+            arguments.check_id(request_id)
+            arguments.check_texts(model=model, tenant=tenant, trace_id=trace_id, traceparent=traceparent)
+            arguments.check_counts(prompt_tokens=prompt_tokens, max_tokens=max_tokens)
+            arguments.check_hints(hints)
+        urgency = priority if isinstance(priority, RequestPriority) else arguments.read_priority(priority)
+        kind = kind if isinstance(kind, RequestKind) else arguments.read_kind(kind)
+        body = body if isinstance(body, bytes) else arguments.read_body(body, model, stream)
+        timeout_ms, slo_ms = arguments.milliseconds("timeout_s", timeout_s), arguments.milliseconds("slo_s", slo_s)
+        orphan_grace_ms = arguments.milliseconds("orphan_grace_s", orphan_grace_s)
         try:
             pool = await self.pools.find(model)
             # A pool's own script sees to it that an id is new there; that it is in the others can only be looked up.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -95,9 +95,8 @@ def check_hints(hints: Mapping[str, Any]) -> None:
                 if not _is_number(value) or not 0 < value <= _MOST:
                     raise ValueError(f"weight must be a number above 0, not {value!r}")
             case "prefix":
-                if not isinstance(value, tuple):
+                if not isinstance(value, tuple) or not {str}.issuperset(map(type, cast("tuple[object]", value))):
                     raise ValueError(f"prefix must be a tuple of the hashes of the prompt's blocks, not {value!r}")
-                check_texts(**{f"prefix[{at}]": each for at, each in enumerate(value)})
             case "reject_late":
                 if not isinstance(value, bool):
                     raise ValueError(f"reject_late must be True or False, not {value!r}")

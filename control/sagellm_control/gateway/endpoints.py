@@ -164,6 +164,7 @@ class OpenAIEndpoints:
                 kind=kind,
                 request_id=request_id,
                 id_is_new=not (key or headers.request_id),
+                checked=True,
                 idempotent=key is not None,
                 priority=wanted.priority,
                 tenant=wanted.tenant,
