@@ -49,10 +49,13 @@ async def test_the_library(page: str, start_engine: Any) -> None:
 
 async def test_the_client_library(start_engine: Any, start_system: Any, capsys: pytest.CaptureFixture[str]) -> None:
     system = await start_system(await start_engine())
-    block = blocks("README.md")["from sagellm_control.client import QueueClient"].replace("my-model", MODEL)
+    (block,) = (block for block in blocks("README.md").values() if "QueueClient" in block)
+    block = block.replace("my-model", MODEL)
     settings = f'url="{system.redis.url}", namespace="{system.redis.namespace}"'
     await run(block.replace('url="redis://127.0.0.1:6379/0"', settings))
-    assert '"outcome":"completed"' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith("Answer ")
+    assert said.endswith("\ncompleted: 200\n")
 
 
 async def test_the_official_client(start_engine: Any, start_system: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,6 +48,26 @@ def test_a_payload_may_hold_anything() -> None:
 
 
 @pytest.mark.parametrize(
+    ("payload", "data"),
+    [
+        (b'data: {"a": 1}\n\ndata: {"b":\ndata: 2}\n\ndata: [DONE]\n\n', ['{"a": 1}', '{"b":\n2}']),
+        (b'event: x\r\ndata:{"a": "data: \xe2\x80\xa8"}\r\n\r\n: ping\r\n\r\n', ['{"a": "data: \u2028"}']),
+        (b"data: 7", ["7"]),
+        (b"data: \n\n", []),
+        (b": ping\n\n", []),
+        (b"", []),
+        (b'{"choices": []}', []),
+    ],
+)
+def test_what_an_event_says(payload: bytes, data: list[str]) -> None:
+    chunk = Event("r1", 1, 1, CHUNK, payload)
+    assert (chunk.data, chunk.ending) == (data, None)
+    ending = Ending(Outcome.COMPLETED, body=payload)
+    end = Event("r1", 1, 2, END, ending.encode())
+    assert (end.data, end.ending) == (data, ending)
+
+
+@pytest.mark.parametrize(
     ("given", "position"),
     [(0, (0, 0)), (5, (1, 5)), ("2-7", (2, 7)), ((2, 7), (2, 7)), ((0, 0), (0, 0))],
 )

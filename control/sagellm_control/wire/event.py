@@ -44,6 +44,30 @@ class Event:
         """Orders the events of one request."""
         return (self.attempt, self.sequence)
 
+    @property
+    def ending(self) -> Ending | None:
+        """How the request ended; None: this is not its end."""
+        return Ending.decode(self.payload) if self.type == END else None
+
+    @property
+    def data(self) -> list[str]:
+        """The JSON of each server-sent event in it, without ``[DONE]``; of the end, of those that came with it.
+
+        Empty where the answer is no stream: then the ending's body is all of it.
+        """
+        ending = self.ending
+        texts: list[str] = []
+        lines: list[bytes] = []
+        for line in (*(self.payload if ending is None else ending.body).splitlines(), b""):
+            if line.startswith(b"data:"):
+                lines.append(line.removeprefix(b"data:").removeprefix(b" "))
+            elif not line and lines:
+                text = b"\n".join(lines).decode(errors="replace")
+                lines.clear()
+                if text.strip() not in ("", "[DONE]"):
+                    texts.append(text)
+        return texts
+
 
 Position = tuple[int, int]
 """Attempt and sequence of an event. Events are numbered from (1, 1) on."""
