@@ -62,17 +62,24 @@ def test_enqueue_streams_text_and_notes_the_rest(system: Up) -> None:
 
 
 def test_enqueue_reads_the_prompt_from_a_pipe(system: Up) -> None:
-    whole = system.control("enqueue", "--no-stream", "--system", "Be short.", text="Hello")
-    assert whole.returncode == 0, whole.stderr
-    assert whole.stdout.startswith("Answer ")
+    said = [
+        system.control("enqueue", "--no-stream", "--max-tokens", "9", "--system", "Be short.", *words, text=text)
+        for words, text in (((), "Hello"), (("-",), "Hello"), (("Hello",), "nothing"))
+    ]
+    assert said[0].returncode == 0, said[0].stderr
+    assert said[0].stdout.startswith("Answer ")
+    assert len({each.stdout for each in said}) == 1
 
 
 def test_enqueue_takes_whole_requests(system: Up) -> None:
     chat = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2, "user": "x"}
     done = system.control("enqueue", "--json", "-", "--no-stream", text=json.dumps(chat))
     assert json.loads(done.stdout)["usage"]["completion_tokens"] == 2
-    streamed = system.control("enqueue", "--json", "-", text=json.dumps({**chat, "stream": True}))
-    assert len(streamed.stdout.split()) == 2
+    for more, stream in (({}, "1"), ({"stream": True}, "1"), ({"stream": False}, "0")):
+        told = system.control("enqueue", "--json", "-", text=json.dumps(chat | more))
+        assert len(told.stdout.split()) == 2
+        shown = system.control("requests", "show", told.stderr.split()[1].rstrip(","), "--json")
+        assert json.loads(shown.stdout)["fields"].get("stream", "0") == stream
     completion = system.control("enqueue", "--json", "-", text=json.dumps({"prompt": "Hello", "max_tokens": 2}))
     assert len(completion.stdout.split()) == 2
     embedding = system.control("enqueue", "--json", "-", text=json.dumps({"input": "Hello"}))
@@ -85,6 +92,9 @@ def test_enqueue_takes_whole_requests(system: Up) -> None:
         (("--json", "-"), "no json", 2, "--json: Expecting value"),
         (("--json", "-"), "[]", 2, "--json: an OpenAI request is a JSON object"),
         (("--json", "-", "prompt"), "{}", 2, "--json holds the whole request"),
+        (("",), None, 2, "Error: the prompt is empty: nothing to ask\n"),
+        (("-",), " \n", 2, "Error: the prompt is empty: nothing to ask\n"),
+        ((), "", 2, "Error: the prompt is empty: nothing to ask\n"),
         (("--priority", "urgent", "Hello"), None, 2, "unknown priority 'urgent': use one of CRITICAL, HIGH"),
         (("--model", "nope", "Hello"), None, 1, "The model 'nope' does not exist. Known models: tiny."),
         (("--json", "-"), '{"messages": 7}', 1, "refused (400)"),

@@ -10,6 +10,7 @@ import click
 
 from ..wire.priority import RequestPriority
 from . import INTERRUPTED
+from .failures import BadSettings
 from .flag_types import Number
 from .options import REDIS_FLAGS, Loaded, SettingsCommand, takes_settings
 
@@ -28,7 +29,12 @@ from .options import REDIS_FLAGS, Loaded, SettingsCommand, takes_settings
 @click.option("--max-tokens", type=click.IntRange(1, 2**31 - 1), help="Most tokens of the answer.")
 @click.option("--timeout", "timeout_s", type=Number(0.001, 86_400), help="Seconds until it is given up.")
 @click.option("--system", metavar="TEXT", help="System message before the prompt.")
-@click.option("--json", "raw", type=click.File("rb"), help="An OpenAI request instead of a prompt; - reads stdin.")
+@click.option(
+    "--json",
+    "raw",
+    type=click.File("rb"),
+    help="An OpenAI request instead of a prompt; - reads stdin. It is streamed unless it says otherwise.",
+)
 @click.option("--no-stream", is_flag=True, help="Print the answer when it is whole.")
 @takes_settings(REDIS_FLAGS)
 def enqueue(
@@ -46,7 +52,7 @@ def enqueue(
     """Send one request through the queue and print its answer as it is made.
 
     The answer goes to standard output, all else (request id, place in the queue, engine) to standard error.
-    Without PROMPT it is read from standard input. Ctrl-C cancels the request.
+    Without PROMPT, or for -, it is read from standard input. Ctrl-C cancels the request.
 
     \b
     Examples:
@@ -65,6 +71,8 @@ def enqueue(
         body["max_tokens"] = max_tokens
     if no_stream:
         body["stream"] = False
+    elif "input" not in body:  # vectors cannot be streamed
+        body.setdefault("stream", True)
     question = Question(
         model=model or _model_of(body),
         body=body,
@@ -81,12 +89,14 @@ def enqueue(
 
 
 def _from_prompt(prompt: str | None, system: str | None) -> dict[str, Any]:
-    if prompt is None:
-        if sys.stdin.isatty():
-            raise click.UsageError("nothing to ask: give a PROMPT, pipe one in, or use --json")
-        prompt = sys.stdin.read()
+    if prompt is None and sys.stdin.isatty():
+        raise click.UsageError("nothing to ask: give a PROMPT, pipe one in, or use --json")
+    if prompt is None or prompt == "-":
+        prompt = str(sys.stdin.read())
+    if not prompt.strip():
+        raise BadSettings(["the prompt is empty: nothing to ask"])
     messages = [{"role": "system", "content": system}] if system else []
-    return {"messages": [*messages, {"role": "user", "content": prompt}], "stream": True}
+    return {"messages": [*messages, {"role": "user", "content": prompt}]}
 
 
 def _read_json(raw: BinaryIO) -> dict[str, Any]:
