@@ -173,9 +173,10 @@ class EnvironmentSource(PydanticBaseSettingsSource):
     def problems(self) -> Iterator[str]:
         """The variables that look like ours and are not."""
         known = [env_name(section, field) for section, model in sections().items() for field in model.model_fields]
+        known.append(CONFIG_VARIABLE)
         for name in sorted(os.environ):
-            if name.startswith(ENV_PREFIX) and name not in (*known, CONFIG_VARIABLE):
-                yield f"{name} (environment): no such setting{_nearest(name, known)}"
+            if name.startswith(ENV_PREFIX) and name not in known:
+                yield f"{name} (environment): no such setting{_nearest(name, known, ENV_PREFIX)}"
 
     def _set(self) -> Iterator[tuple[str, str, FieldInfo, str]]:
         for section, model in sections().items():
@@ -227,8 +228,18 @@ def _tables(file: Path | None) -> dict[str, dict[str, Any]]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError([f"{file}: is no valid TOML: {error}"]) from None
     if loose := [name for name, table in tables.items() if not isinstance(table, dict)]:
-        raise SettingsError([f"{file}: {name} must be a table: [{name}]" for name in loose])
+        raise SettingsError([f"{file}: {name}{_stray(name)}" for name in loose])
     return tables
+
+
+def _stray(name: str) -> str:
+    known = sections()
+    if name in known:
+        return f" must be a table: [{name}]"
+    if owners := [section for section, model in known.items() if name in model.model_fields]:
+        tables = " or ".join(f"[{section}]" for section in owners)
+        return f" stands in no table; did you mean {name} in {tables}?"
+    return f" stands in no table, and is no section{_nearest(name, list(known))}"
 
 
 def _unknown_keys(tables: dict[str, dict[str, Any]], file: Path | None) -> Iterator[str]:
@@ -243,9 +254,11 @@ def _unknown_keys(tables: dict[str, dict[str, Any]], file: Path | None) -> Itera
                     yield f"{file}: {section}.{key}: no such setting{_nearest(key, fields)}"
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    matches = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {matches[0]}?" if matches else "; `sagellm-control settings` shows all of them"
+def _nearest(name: str, known: list[str], prefix: str = "") -> str:
+    """``prefix``: of all names; it makes none of them alike."""
+    short = [each.removeprefix(prefix) for each in known]
+    matches = difflib.get_close_matches(name.removeprefix(prefix), short, n=1)
+    return f"; did you mean {prefix}{matches[0]}?" if matches else "; `sagellm-control settings` shows all of them"
 
 
 def _explain(error: ValidationError, origins: Mapping[tuple[str, str], Origin]) -> list[str]:

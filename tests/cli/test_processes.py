@@ -60,7 +60,15 @@ def test_a_new_key_opens_the_gateway(tmp_path: Path, command: Command) -> None:
     (tmp_path / "keys.toml").write_text(made.stdout)
     caller = ApiKeys.read(tmp_path / "keys.toml").find(key)
     assert caller is not None
-    assert (caller.tenant, caller.weight) == ('se"arch', 2.0)
+    assert (caller.tenant, caller.weight, caller.admin) == ('se"arch', 2.0, False)
+
+
+def test_a_key_for_an_admin(tmp_path: Path, command: Command) -> None:
+    made = [command("api-key", "--tenant", "ops", "--admin"), command("api-key", "--tenant", "search")]
+    (tmp_path / "keys.toml").write_text("".join(each.stdout for each in made))
+    keys = ApiKeys.read(tmp_path / "keys.toml")
+    callers = [keys.find(each.stderr.split()[-1]) for each in made]
+    assert [caller and (caller.tenant, caller.admin) for caller in callers] == [("ops", True), ("search", False)]
 
 
 def test_errors_in_a_group_are_lines_too() -> None:

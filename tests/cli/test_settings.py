@@ -91,10 +91,12 @@ def test_out_of_bounds_names_the_source_and_the_limit(tmp_path: Path, monkeypatc
 def test_unknown_names_get_the_nearest_known_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write(tmp_path / "c.toml", "[gatewy]\nport = 1\n[gateway]\nprot = 1\nxyzzy = 1\n")
     monkeypatch.setenv("SAGELLM_CONTROL_GATEWAY_PROT", "1")
+    monkeypatch.setenv("SAGELLM_CONTROL_BOGUS", "1")
     assert problems(config=file) == [
         f"{file}: [gatewy]: no such section; did you mean gateway?",
         f"{file}: gateway.prot: no such setting; did you mean port?",
         f"{file}: gateway.xyzzy: no such setting; `sagellm-control settings` shows all of them",
+        "SAGELLM_CONTROL_BOGUS (environment): no such setting; `sagellm-control settings` shows all of them",
         f"SAGELLM_CONTROL_GATEWAY_PROT (environment): no such setting; did you mean {PORT}?",
     ]
 
@@ -107,6 +109,11 @@ def test_a_problem_with_the_file_itself(tmp_path: Path) -> None:
     assert line.startswith(f"{tmp_path / 'c.toml'}: is no valid TOML: ")
     (line,) = problems(config=write(tmp_path / "c.toml", "gateway = 5\n"))
     assert line == f"{tmp_path / 'c.toml'}: gateway must be a table: [gateway]"
+    assert problems(config=write(tmp_path / "c.toml", "max_body_bytes = 1\nport = 1\ngatewy = 1\n")) == [
+        f"{tmp_path / 'c.toml'}: max_body_bytes stands in no table; did you mean max_body_bytes in [gateway]?",
+        f"{tmp_path / 'c.toml'}: port stands in no table; did you mean port in [gateway] or [engine]?",
+        f"{tmp_path / 'c.toml'}: gatewy stands in no table, and is no section; did you mean gateway?",
+    ]
 
 
 def test_a_rule_over_several_settings_is_told_for_the_section(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,7 +135,12 @@ def test_an_engine_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
         ),
         (("--data-dir", "/dev/null/x"), {}, 1, "Error: data folder /dev/null/x: Not a directory; choose another"),
         (("--schedulers", "0"), {}, 2, "Error: --schedulers 0: input should be greater than or equal to 1\n"),
-        ((), {"SAGELLM_CONTROL_GATEWAY_API_KEYS": "/none"}, 1, "gateway | Error: /none: No such file or directory"),
+        (
+            (),
+            {"SAGELLM_CONTROL_GATEWAY_API_KEYS": "/none"},
+            1,
+            "gateway | Error: --api-keys /none: No such file or directory",
+        ),
         ((), {"SAGELLM_CONTROL_WORKER_PORT": "1"}, 2, "SAGELLM_CONTROL_WORKER_PORT (environment): no such setting"),
     ],
 )

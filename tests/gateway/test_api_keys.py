@@ -12,6 +12,7 @@ from sagellm_control.gateway.api_keys import ApiKeys, ApiKeysUnreadable, Caller,
 from sagellm_control.wire.priority import RequestPriority
 
 HASH = hash_key("sk-1")
+ENTRY = f'[[keys]]\nsha256 = "{HASH}"\ntenant = "x"\n'
 
 
 def _written(folder: Path, text: str) -> Path:
@@ -63,14 +64,21 @@ def test_whatever_text_comes_is_compared(key: str) -> None:
         (f'[[keys]]\nsha256 = "{HASH}"\ntenant = "x"\nmax_priority = "URGENT"', "max_priority"),
         (f'[[keys]]\nsha256 = "{HASH}"\ntenant = "x"\nweight = 0', "weight"),
         (f'[[keys]]\nsha256 = "{HASH}"\ntenant = "x"\nkey = "sk-1"', "key"),
-        ("keys = [1]", "valid dictionary"),
+        ("keys = [1]", "[[keys]] entry 1: it must be a table"),
+        (f'{ENTRY}[[keys]]\nsha256 = "{"0" * 64}"', "[[keys]] entry 2: tenant is missing"),
+        (f'{ENTRY}[[keys]]\nsha256 = "sk-2"\ntenant = "x"', "[[keys]] entry 2: sha256 must be 64 of 0-9 and a-f"),
+        (f'{ENTRY}tenants = "x"', "[[keys]] entry 1: there is no 'tenants'; there are sha256, tenant, "),
+        (f"{ENTRY}weight = 0", "[[keys]] entry 1: weight: input should be greater than 0"),
+        (f'{ENTRY}max_priority = "URGENT"', "[[keys]] entry 1: max_priority: unknown priority 'URGENT': use one of"),
+        (f"{ENTRY}{ENTRY}", "[[keys]] entry 2: its key is that of entry 1"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named_with_the_reason(tmp_path: Path, text: str, says: str) -> None:
     path = _written(tmp_path, text)
     with pytest.raises(ApiKeysUnreadable) as caught:
         ApiKeys.read(path)
-    assert str(path) in str(caught.value)
+    assert str(caught.value).startswith(f"--api-keys {path}: ")
+    assert "sk-" not in str(caught.value)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 

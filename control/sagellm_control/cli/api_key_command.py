@@ -26,7 +26,8 @@ from .flag_types import Number
     show_default=True,
     help="The tenant's share among tenants.",
 )
-def api_key(tenant: str, max_priority: str, weight: float) -> None:
+@click.option("--admin", is_flag=True, help="It may also use /admin, which changes the policy of pools.")
+def api_key(tenant: str, max_priority: str, weight: float, admin: bool) -> None:
     """Make a new API key for a tenant.
 
     The entry for the gateway's file of keys goes to standard output; it holds a hash only. The key itself goes
@@ -45,4 +46,5 @@ def api_key(tenant: str, max_priority: str, weight: float) -> None:
     key = new_key()
     click.echo(f"The key, shown this once: {key}", err=True)
     click.echo(f'[[keys]]\nsha256 = "{hash_key(key)}"\ntenant = {json.dumps(tenant, ensure_ascii=False)}')
-    click.echo(f'max_priority = "{max_priority.upper()}"\nweight = {weight}\n')
+    click.echo(f'max_priority = "{max_priority.upper()}"\nweight = {weight}')
+    click.echo("admin = true\n" if admin else "")

@@ -17,6 +17,7 @@ import hmac
 import secrets
 import tomllib
 from pathlib import Path
+from typing import cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -61,18 +62,25 @@ class ApiKeys:
         """
         try:
             content = tomllib.loads(path.read_text(encoding="utf-8"))
-            entries = content.get("keys", [])
-            if not isinstance(entries, list) or not entries:
-                raise ApiKeysUnreadable(f"{path} holds no [[keys]] entry")
-            return cls([Caller.model_validate(entry) for entry in entries])
         except OSError as error:
-            raise ApiKeysUnreadable(f"{path}: {error.strerror}") from error
+            raise ApiKeysUnreadable(f"--api-keys {path}: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ApiKeysUnreadable(f"{path} is no TOML file: {error}") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ApiKeysUnreadable(f"{path}: {where}: {first['msg']}") from error
+            raise ApiKeysUnreadable(f"--api-keys {path}: it is no TOML file: {error}") from error
+        entries = content.get("keys", [])
+        if not isinstance(entries, list) or not entries:
+            raise ApiKeysUnreadable(f"--api-keys {path}: it holds no [[keys]] entry")
+        callers: list[Caller] = []
+        number_of: dict[str, int] = {}
+        for number, entry in enumerate(cast(list[object], entries), 1):
+            where = f"--api-keys {path}: [[keys]] entry {number}"
+            try:
+                caller = Caller.model_validate(entry)
+            except ValidationError as error:
+                raise ApiKeysUnreadable(f"{where}: {_reason(error)}") from None  # it would show what was in the file
+            if (first := number_of.setdefault(caller.sha256, number)) != number:
+                raise ApiKeysUnreadable(f"{where}: its key is that of entry {first}")
+            callers.append(caller)
+        return cls(callers)
 
     def find(self, key: str) -> Caller | None:
         """Whose key it is. Every entry is compared, each in constant time, so that time tells nothing."""
@@ -82,6 +90,24 @@ class ApiKeys:
             if hmac.compare_digest(caller.sha256, digest):
                 found = caller
         return found
+
+
+def _reason(error: ValidationError) -> str:
+    """What is wrong with an entry, without its values: one may be a key in clear text."""
+    problem = error.errors()[0]
+    name = ".".join(map(str, problem["loc"]))
+    match problem["type"]:
+        case "missing":
+            return f"{name} is missing"
+        case "extra_forbidden":
+            return f"there is no {name!r}; there are {', '.join(Caller.model_fields)}"
+        case "model_type":
+            return "it must be a table"
+        case "string_pattern_mismatch":
+            return f"{name} must be 64 of 0-9 and a-f: a key's hash, as `sagellm-control api-key` prints it"
+        case _:
+            reason = problem["msg"].removeprefix("Value error, ")
+            return f"{name}: {reason[:1].lower()}{reason[1:]}"
 
 
 def hash_key(key: str) -> str:
