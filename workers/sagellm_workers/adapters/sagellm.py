@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Unpack
 
 import httpx
@@ -92,6 +93,8 @@ class SageLLMAdapter:
     async def run(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
         if call.kind not in PATHS:
             raise ValueError(f"kind {call.kind!r} is none of {', '.join(PATHS)}")
+        if not call.trace_id:
+            call = replace(call, trace_id=call.request_id)  # this wire wants one always, in the header and in the body
         address = self._passed_through.get(call.kind)
         if address is not None:
             async with self._http.post(address, call, call.body) as response:
