@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import urllib.request
@@ -184,6 +185,9 @@ def test_a_request_is_explained(system: Up) -> None:
     assert told["chosen"].startswith(f"{engine_of(system)} was chosen by kv_cost; 0 other requests were on it then")
     table = system.control("requests", "explain", request_id).stdout
     assert "it has room" in table
+    assert re.search(
+        r"expected +[\d.]+ tokens of prompt, read in [\d.]+ ms, and [\d.]+ of answer, made in [\d.]+ ms\n", table
+    )
     missing = system.control("requests", "explain", "nobody")
     assert (missing.returncode, "there is no request 'nobody'" in missing.stderr) == (1, True)
 

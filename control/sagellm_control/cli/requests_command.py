@@ -117,6 +117,11 @@ def explain(loaded: Loaded, request_id: str, as_json: bool) -> None:
         print_json(explanation)
         return
     facts = explanation.model_dump(exclude={"engines"})
+    if expected := explanation.expected:
+        facts["expected"] = (
+            f"{expected['prompt_tokens']:g} tokens of prompt, read in {expected['prefill_ms']:g} ms, and "
+            f"{expected['output_tokens']:g} of answer, made in {expected['decode_ms']:g} ms"
+        )
     print_table(
         ("FIELD", "VALUE"), [(name, value) for name, value in facts.items() if value not in (None, "", {})], empty=""
     )
