@@ -38,6 +38,9 @@ class EchoEngine:
     """Requests whose connection was closed before they were answered."""
     healthy: bool = True
     """What it says of itself."""
+    silent: bool = False
+    """It leaves health probes without an answer."""
+    probes: int = 0
 
     def __post_init__(self) -> None:
         self._answering: Answering = _answered(b"{}")
@@ -127,6 +130,9 @@ class EchoEngine:
         return web.json_response({"total_slots": self.slots})
 
     async def _health(self, _: web.Request) -> web.Response:
+        self.probes += 1
+        if self.silent:
+            await asyncio.Event().wait()
         return web.json_response({"status": "ok"}, status=200 if self.healthy else 503)
 
 

@@ -15,7 +15,7 @@ from sagellm_control.wire.states import EngineState
 from ..waiting import wait_until
 from .asking import CHAT_PATH, error_of
 from .conftest import GOOD, StartEcho, StartSystem
-from .echo_engine import EVENTS, EchoEngine
+from .echo_engine import EVENTS, Answering, EchoEngine
 from .in_process import IN_TURN, InProcessSystem
 
 ASKED = {"model": "echo-1", "messages": [{"role": "user", "content": "hi"}]}
@@ -95,7 +95,41 @@ async def test_an_engine_that_hangs_is_left(bad: EchoEngine, good: EchoEngine, s
     await wait_until(lambda: bad.aborted == len(bad.reached), what="its connections are closed")
 
 
-def streaming(write: Callable[[web.StreamResponse, web.Request], Awaitable[None]]) -> object:
+async def test_an_engine_that_streams_and_answers_no_probe_keeps_its_requests(
+    bad: EchoEngine, start_system: StartSystem
+) -> None:
+    release = asyncio.Event()
+
+    async def speaks(response: web.StreamResponse, _: web.Request) -> None:
+        while not release.is_set():
+            await response.write(TOKEN)
+            await asyncio.sleep(0.01)
+        await response.write(b"data: [DONE]\n\n")
+
+    speaking = streaming(speaks)
+
+    async def answering(request: web.Request) -> web.StreamResponse:
+        if b"stream" in await request.read():
+            return await speaking(request)
+        await release.wait()
+        return web.Response(body=GOOD, content_type="application/json")
+
+    bad.respond(answering)
+    system = await start_system(bad, worker_health_timeout_s=0.3)
+    asking = [asyncio.create_task(ask(system, stream=True)), asyncio.create_task(ask(system))]
+    await wait_until(lambda: len(bad.reached) == 2, what="both run")
+    bad.silent = True
+    before = bad.probes
+    await wait_until(lambda: bad.probes > before + 7, what="it is probed again and again")
+    assert (await view_of(system, bad)).state is EngineState.READY
+    release.set()
+    (status, streamed), plain = await asyncio.gather(*asking)
+    assert (status, streamed[-len(b"data: [DONE]\n\n") :]) == (200, b"data: [DONE]\n\n")
+    assert plain == (200, GOOD)
+    assert len(bad.reached) == 2, "something was begun anew"
+
+
+def streaming(write: Callable[[web.StreamResponse, web.Request], Awaitable[None]]) -> Answering:
     async def answering(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": EVENTS})
         await response.prepare(request)
@@ -142,7 +176,7 @@ async def never_stops(response: web.StreamResponse, _: web.Request) -> None:
 async def test_a_stream_that_goes_wrong_ends_with_whole_events_and_an_error(
     bad: EchoEngine, start_system: StartSystem, write: Callable[..., Awaitable[None]], code: str
 ) -> None:
-    bad.respond(streaming(write))  # pyright: ignore[reportArgumentType]
+    bad.respond(streaming(write))
     system = await start_system(bad, worker_gap_timeout_s=0.3, worker_answer_limit_bytes=2**20)
     status, body = await ask(system, stream=True)
     assert status == 200

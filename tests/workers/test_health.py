@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -49,12 +50,17 @@ class Engine:
         self.well = True
         self.probes = 0
         self.others = True
+        self.heard_at = float("-inf")
+        self.speaks = False
+        """Some answer goes on while it is probed."""
 
     async def others_serve(self) -> bool:
         return self.others
 
     async def healthy(self) -> bool:
         self.probes += 1
+        if self.speaks:
+            self.heard_at = time.monotonic()
         return self.well
 
 
@@ -86,6 +92,61 @@ async def test_one_bad_probe_is_no_outage(engine: Engine, lease: RememberingLeas
         assert engine.probes >= FAILURES_TO_ERROR
         engine.well = True
         await wait_until(lambda: lease.last == (EngineState.READY, "", None))
+
+
+async def test_an_engine_that_goes_on_with_an_answer_is_alive(engine: Engine, lease: RememberingLease) -> None:
+    gone: list[float] = []
+    async with watching(engine, lease, replace(SETTINGS, gone_after_s=0)) as watch:
+        watch.on_gone = gone.append
+        engine.well, engine.speaks = False, True
+        await wait_until(lambda: engine.probes > 3 * FAILURES_TO_ERROR)
+        assert set(lease.states) == {EngineState.READY}
+        assert not gone
+        engine.speaks = False
+        await wait_until(lambda: lease.last == (EngineState.ERROR, NOT_ANSWERING, None))
+        engine.speaks = True
+        await wait_until(lambda: lease.last == (EngineState.READY, "", None))
+
+
+async def test_what_it_said_between_two_probes_counts(engine: Engine, lease: RememberingLease) -> None:
+    """A probe that is refused at once leaves no time to hear anything meanwhile."""
+    async with watching(engine, lease) as watch:
+        engine.well = False
+
+        def probed_and_heard() -> bool:
+            engine.heard_at = time.monotonic()
+            watch.attempt_ended("completed")
+            return engine.probes > 3 * FAILURES_TO_ERROR
+
+        await wait_until(probed_and_heard)
+        assert lease.states.count(EngineState.ERROR) == 0
+
+
+async def test_an_engine_is_gone_when_it_has_been_silent_for_long_enough(
+    engine: Engine, lease: RememberingLease
+) -> None:
+    gone: list[float] = []
+    async with watching(engine, lease, replace(SETTINGS, gone_after_s=0.2)) as watch:
+        watch.on_gone = gone.append
+        before, engine.well = time.monotonic(), False
+        await wait_until(lambda: lease.last[0] is EngineState.ERROR)
+        await wait_until(lambda: len(gone) > 1)
+        assert time.monotonic() - before >= 0.2
+        assert before <= gone[0] == gone[1]
+        engine.well = True
+        await wait_until(lambda: lease.last[0] is EngineState.READY)
+
+
+async def test_an_attempt_that_suspects_a_silent_engine_alone_gives_nothing_back(
+    engine: Engine, lease: RememberingLease
+) -> None:
+    gone: list[float] = []
+    async with watching(engine, lease, replace(SETTINGS, interval_s=3600, gone_after_s=0)) as watch:
+        watch.on_gone = gone.append
+        engine.well = False
+        watch.attempt_ended("engine_broken")
+        await wait_until(lambda: lease.last[0] is EngineState.ERROR)
+        assert not gone
 
 
 async def test_a_bad_probe_after_an_attempt_that_found_nobody_is_one(engine: Engine, lease: RememberingLease) -> None:

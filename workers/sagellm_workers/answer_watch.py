@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from types import TracebackType
 from typing import Self
@@ -24,8 +25,11 @@ class AnswerWatch:
         self._kind = kind
         self._uncached_tokens = uncached_tokens
         self._began = time.monotonic()
-        self._last = self._began
         self._alone = False
+        self.calling = False
+        """The engine is being called, or answers."""
+        self.heard_at = -math.inf
+        """When a part of the answer came last (monotonic)."""
         self.length = AnswerLength()
         self.prefilled_elsewhere = False
         """Its first token says nothing of how fast the engine reads prompts."""
@@ -37,12 +41,14 @@ class AnswerWatch:
         self.predicted_first_s = self._seen.predicted_first_s(self._uncached_tokens)
         self._seen.started(self._uncached_tokens)
         self._alone = self._seen.running == 1
-        self._began = self._last = time.monotonic()
+        self._began = time.monotonic()
+        self.calling = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.calling = False
         self._seen.ended()
 
     def events(self, chunk: bytes) -> None:
@@ -53,13 +59,14 @@ class AnswerWatch:
             self.first_byte_s = now - self._began
             self._seen.first(self.first_byte_s)
         elif tokens:
-            self._seen.tokens(tokens, now - self._last)
-        self._last = now
+            self._seen.tokens(tokens, now - self.heard_at)
+        self.heard_at = now
 
     def piece(self) -> None:
         """A piece of an answer that is no stream came."""
+        self.heard_at = time.monotonic()
         if self.first_byte_s is None:
-            self.first_byte_s = time.monotonic() - self._began
+            self.first_byte_s = self.heard_at - self._began
 
     def body(self, body: bytes) -> None:
         """An answer that is no stream is whole."""

@@ -106,6 +106,16 @@ class AssignedReader:
     def drain(self) -> None:
         """Give back what has not started, and start nothing more."""
         self._draining = True
+        self._return_held()
+
+    def leave_engine(self, silent_since: float) -> None:
+        """The engine is gone: give back what has not started, and what it has not answered since then (monotonic)."""
+        self._return_held()
+        for attempt in self.attempts:
+            if attempt.waits_since(silent_since):
+                attempt.stop("gone")
+
+    def _return_held(self) -> None:
         while self._held:
             attempt = self._held.popleft()
             attempt.give_back()

@@ -87,6 +87,10 @@ class Attempt:
         """For how long it has run."""
         return (time.monotonic() - self._began_at) * 1000
 
+    def waits_since(self, moment: float) -> bool:
+        """Whether the engine is called, and has said nothing more to it since then (monotonic)."""
+        return self.watch.calling and self.watch.heard_at < moment
+
     def start(self, task: asyncio.Task[None]) -> None:
         """Remember the task that runs it, so that it can be stopped."""
         self._task = task
@@ -95,8 +99,8 @@ class Attempt:
             task.cancel()
 
     def stop(self, why: str) -> None:
-        """Stop it: ``cancelled`` or ``expired`` (it is finished so), ``returned`` (it is given back), or ``lost``
-        (it is somebody else's now: nothing is reported)."""
+        """Stop it: ``cancelled`` or ``expired`` (it is finished so), ``returned`` (it is given back), ``gone`` (so is
+        its engine, which has failed it), or ``lost`` (it is somebody else's now: nothing is reported)."""
         if self._stop_as is None:
             self._stop_as = why
             if self._task is not None:
@@ -133,6 +137,9 @@ class Attempt:
                 self.end(Outcome.EXPIRED, 504, "deadline_exceeded", "The request's timeout passed.")
             case "returned":
                 self.give_back()
+            case "gone":
+                silent = EngineBroken(f"engine {self.engine_id} answers neither this request nor health probes")
+                self._fail(failed_call(silent, self.engine_id))
             case _:
                 self.pending.clear()
 

@@ -21,7 +21,7 @@ from . import metrics
 from .adapters.base import EngineAdapter
 from .assigned_reader import AssignedReader
 from .breaker import BreakerSettings
-from .health import HealthSettings, HealthWatch
+from .health import FAILURES_TO_ERROR, HealthSettings, HealthWatch
 from .lease import Lease, LeaseLost
 from .neighbours import others_serve
 from .observation import EngineObservation
@@ -105,7 +105,7 @@ class EngineSession:
         health = HealthWatch(
             self._adapter, row, lease, _health_settings(s), others_serve=lambda: others_serve(self._store, row)
         )
-        reader.on_ended = health.attempt_ended
+        reader.on_ended, health.on_gone = health.attempt_ended, reader.leave_engine
         outbox.pause, outbox.confirm = health.pause, health.confirm
         ready = metrics.ENGINE_READY.labels(row.pool, row.engine_id)
         ready.set_function(lambda: lease.row.state is EngineState.READY)
@@ -171,6 +171,7 @@ def _health_settings(s: WorkerSettings) -> HealthSettings:
     )
     return HealthSettings(
         interval_s=s.health_interval_s,
+        gone_after_s=FAILURES_TO_ERROR * s.health_timeout_s,
         slow_start_s=s.slow_start_s,
         longest_pause_s=s.longest_pause_s,
         breaker=breaker,

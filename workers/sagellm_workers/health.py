@@ -24,7 +24,8 @@ from .slow_start import SlowStart
 log = logging.getLogger(__name__)
 
 FAILURES_TO_ERROR = 3
-"""One slow answer to a probe is no outage; a probe that fails right after an attempt could not connect is."""
+"""One slow answer to a probe is no outage; a probe that fails right after an attempt could not connect is. An engine
+may be too busy with a prompt to answer a probe, and have nothing else to say: three take some 12 s."""
 FAILED = UNREACHABLE | {"engine_timeout", "engine_error"}
 SUCCEEDED = frozenset({"completed", "refused", "prefilled"})
 """A refusal is an answer. What was cancelled, expired or given back says nothing."""
@@ -38,6 +39,8 @@ class HealthSettings:
     """How an engine is watched."""
 
     interval_s: float = 2.0
+    gone_after_s: float = 12.0
+    """So long an engine has been silent, to probes and requests, before its requests are given to others."""
     slow_start_s: float = 30.0
     longest_pause_s: float = 60.0
     """Longest that an engine is left alone because it asked for it."""
@@ -50,6 +53,7 @@ class HealthWatch:
     * READY with all places; with some, while it recovers from an ERROR (slow start); with none more, while it has
       asked to be left alone (429 or 503 with Retry-After): what waits for it goes on waiting.
     * ERROR: it does not answer probes, or its circuit is open. Half-open, it is READY for one more request.
+    * An engine that goes on with an answer is alive, whatever becomes of the probes: they may have to wait for that.
     * An open circuit takes no engine away whose requests no other would take: an engine that answers some of them, or
       says itself what is wrong, serves its clients better than none. It is READY as a last resort then.
 
@@ -71,6 +75,7 @@ class HealthWatch:
         self._places = row.slots + row.prefetch
         self._lease = lease
         self._interval_s = settings.interval_s
+        self._gone_after_s = settings.gone_after_s
         self._longest_pause_s = settings.longest_pause_s
         self._others_serve = others_serve
         self._clock = clock
@@ -88,6 +93,8 @@ class HealthWatch:
         self._changed = asyncio.Event()
         self._probed = asyncio.Event()
         """Set when the next probe to begin has been answered and reported."""
+        self.on_gone: Callable[[float], None] = _ignore
+        """Called with each probe that finds the engine gone; with the time (monotonic) since when it is silent."""
         self._circuit = metrics.CIRCUIT.labels(row.pool, row.engine_id)
         self._opened = metrics.CIRCUIT_OPENED.labels(row.pool, row.engine_id)
         self._circuit.set(CircuitState.CLOSED)
@@ -120,9 +127,10 @@ class HealthWatch:
         soon if it leaves the probe without an answer."""
         if not self._watching:
             return
-        self._suspected = True
-        self._changed.set()
-        await is_set_within(self._probed, PROBE_PATIENCE_S)
+        if self._answers:
+            self._suspected = True
+            self._changed.set()
+            await is_set_within(self._probed, PROBE_PATIENCE_S)
         await self._lease.reported()
 
     def stop(self) -> None:
@@ -133,22 +141,30 @@ class HealthWatch:
 
     async def run(self) -> None:
         """Watch until stopped or cancelled: probe every interval and at once after trouble, report whatever changes."""
-        failures = 0
-        probe_at = self._clock() + self._interval_s
+        failures, failing_since = 0, self._clock()
+        probe_at = failing_since + self._interval_s
         while self._watching:
             await self._wait(probe_at)
             probed = None
             if self._suspected or self._clock() >= probe_at:
                 suspected, self._suspected = self._suspected, False
                 probed, self._probed = self._probed, asyncio.Event()
-                failures = 0 if await self._adapter.healthy() else failures + 1
+                began = self._clock()
+                if await self._adapter.healthy() or self._adapter.heard_at >= began:
+                    failures = 0
+                elif failures and self._adapter.heard_at < failing_since:
+                    failures += 1
+                else:
+                    failures, failing_since = 1, began
                 self._answers = failures == 0 or (self._answers and not suspected and failures < FAILURES_TO_ERROR)
-                probe_at = self._clock() + self._interval_s
+                probe_at = began + self._interval_s
             if self._breaker.state is not CircuitState.CLOSED:
                 await self._look_at_others()
             self._report()
             if probed is not None:
                 probed.set()
+                if failures >= FAILURES_TO_ERROR and self._clock() - failing_since >= self._gone_after_s:
+                    self.on_gone(failing_since)
 
     async def _look_at_others(self) -> None:
         try:
@@ -199,3 +215,7 @@ class HealthWatch:
             moments.append(now + self._slow_start.next_step_s(self._places))
         await is_set_within(self._changed, min(moments) - now)
         self._changed.clear()
+
+
+def _ignore(since: float) -> None:
+    """Nobody wants to know when the engine is gone."""

@@ -147,6 +147,10 @@ class PairedAdapter:
     def bootstrap_port(self) -> int:
         return self._engine.bootstrap_port
 
+    @property
+    def heard_at(self) -> float:
+        return self._engine.heard_at
+
     async def probe(self) -> EngineFacts:
         return await self._engine.probe()
 

@@ -80,6 +80,14 @@ class WorkerSettings(BaseModel):
         description="A worker whose event loop is blocked keeps its leases for so long (s), no longer",
     )
     health_interval_s: float = Field(default=2.0, gt=0, le=300, description="How often (s) an engine is probed")
+    health_timeout_s: float = Field(
+        default=4.0,
+        gt=0,
+        le=300,
+        description="Longest wait (s) for the answer to a health probe. An engine that leaves three in a row without "
+        "one, and says nothing to any request meanwhile, is gone: its requests go on elsewhere. To be raised where an "
+        "engine answers no probes while it works on a long prompt",
+    )
     max_attempts: int = Field(
         default=3,
         ge=1,
@@ -189,5 +197,6 @@ class WorkerSettings(BaseModel):
             "connect_timeout_s": self.connect_timeout_s,
             "first_byte_timeout_s": self.first_byte_timeout_s,
             "gap_timeout_s": self.gap_timeout_s,
+            "health_timeout_s": self.health_timeout_s,
             "answer_limit_bytes": self.answer_limit_bytes,
         }

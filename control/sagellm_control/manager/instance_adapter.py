@@ -26,6 +26,7 @@ class InstanceAdapter:
 
     name = "instance"
     bootstrap_port = 0
+    heard_at = float("-inf")  # its health is asked in this process: it need not be guessed
 
     def __init__(self, engine: LocalEngine) -> None:
         for method in ("execute", "stream", "health_check"):

@@ -40,8 +40,8 @@ async def test_an_answer_that_drips_is_not_waited_for(talk: StartTalk, client: E
             writer.write(b"x")
             await asyncio.sleep(0.01)
 
-    http = EngineHttp(await talk(handler), client)
-    assert await http.healthy(timeout_s=0.1) is None
+    http = EngineHttp(await talk(handler), client, health_timeout_s=0.1)
+    assert await http.healthy() is None
 
 
 async def test_garbage_is_not_healthy(talk: StartTalk, client: EngineClient) -> None:

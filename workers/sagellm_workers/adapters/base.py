@@ -129,6 +129,11 @@ class EngineAdapter(Protocol):
         """Of a paired engine that prefills (see `EngineFacts`); 0: it is none."""
         ...
 
+    @property
+    def heard_at(self) -> float:
+        """When a part of any answer to a request came last (monotonic); -inf: none has."""
+        ...
+
     async def probe(self) -> EngineFacts:
         """Ask the engine what it is. Raises EngineUnreachable, and ValueError if it is no such engine."""
         ...

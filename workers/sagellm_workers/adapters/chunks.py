@@ -5,7 +5,7 @@ Iterators and no generators: one that is dropped half-way leaves nothing behind 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import contextmanager
 
 import httpx
@@ -17,6 +17,10 @@ from .stream_end import StreamEnd, is_whole
 BODY_LIMIT_BYTES = 64 * 2**20  # of a whole answer, streamed or not: embeddings of a large batch are long
 
 
+def _unheard() -> None:
+    """Nobody wants to know."""
+
+
 class EventChunks:
     """Items that hold one or more whole events. Raises EngineTimeout and EngineBroken.
 
@@ -24,9 +28,15 @@ class EventChunks:
     that ends when the connection is closed looks the same if its engine was killed: there the events have to say it.
     """
 
-    def __init__(self, url: str, response: httpx.Response, limit_bytes: int = BODY_LIMIT_BYTES) -> None:
+    def __init__(
+        self,
+        url: str,
+        response: httpx.Response,
+        limit_bytes: int = BODY_LIMIT_BYTES,
+        heard: Callable[[], None] = _unheard,
+    ) -> None:
         self._url = url
-        self._pieces = PlainChunks(url, response, limit_bytes)
+        self._pieces = PlainChunks(url, response, limit_bytes, heard)
         self._splitter = EventSplitter(min(EVENT_LIMIT_BYTES, limit_bytes))
         self._end = StreamEnd() if ends_with_connection(response) else None
 
@@ -61,12 +71,19 @@ class EventChunks:
 
 
 class PlainChunks:
-    """The pieces as they come, up to a limit. Raises EngineTimeout and EngineBroken."""
+    """The pieces as they come, up to a limit; `heard` is called with each. Raises EngineTimeout and EngineBroken."""
 
-    def __init__(self, url: str, response: httpx.Response, limit_bytes: int = BODY_LIMIT_BYTES) -> None:
+    def __init__(
+        self,
+        url: str,
+        response: httpx.Response,
+        limit_bytes: int = BODY_LIMIT_BYTES,
+        heard: Callable[[], None] = _unheard,
+    ) -> None:
         self._url = url
         self._pieces = pieces_of(response)
         self._limit = limit_bytes
+        self._heard = heard
         self._size = 0
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -77,6 +94,7 @@ class PlainChunks:
             piece = await anext(self._pieces)
         except httpx.HTTPError as error:
             raise engine_error(self._url, error) from error
+        self._heard()
         self._size += len(piece)
         if self._size > self._limit:
             raise AnswerTooLong(f"engine {self._url}: the answer is longer than {self._limit} bytes")

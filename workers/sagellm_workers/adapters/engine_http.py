@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ CONNECT_TIMEOUT_S = 5.0
 FIRST_BYTE_TIMEOUT_S = 600.0  # a long prompt in front of a busy engine
 GAP_TIMEOUT_S = 120.0  # between two bytes of an answer: engines that work hard preempt and swap
 PROBE_TIMEOUT_S = 5.0
-HEALTH_TIMEOUT_S = 10.0  # SGLang's /health generates a token, and looks only once a second whether it came
+HEALTH_TIMEOUT_S = 4.0  # SGLang's /health generates a token, and looks only once a second whether it came
 PROBE_LIMIT_BYTES = 8 * 2**20  # of an answer about the engine: vLLM's /metrics has some 100 kB
 
 
@@ -61,6 +62,7 @@ class EngineOptions(TypedDict, total=False):
     connect_timeout_s: float
     first_byte_timeout_s: float  # from the start of the request to the first byte of the answer's body
     gap_timeout_s: float  # between two bytes of the body
+    health_timeout_s: float  # for the answer to a health probe
     answer_limit_bytes: int  # of a whole answer, streamed or not
 
 
@@ -75,6 +77,9 @@ class EngineHttp:
     ) -> None:
         self.url = engine_root(url)
         self.client = client
+        self.heard_at = -math.inf
+        """When a part of any answer to a request came last (monotonic)."""
+        self._health_timeout_s = options.get("health_timeout_s", HEALTH_TIMEOUT_S)
         self._connect_timeout_s = options.get("connect_timeout_s", CONNECT_TIMEOUT_S)
         self._extensions = _extensions(
             self._connect_timeout_s,
@@ -160,8 +165,9 @@ class EngineHttp:
             raise EngineUnreachable(f"{error} (GET {path})") from error
         return Answer(response.status_code, body)
 
-    async def healthy(self, timeout_s: float = HEALTH_TIMEOUT_S) -> Answer | None:
+    async def healthy(self) -> Answer | None:
         """The answer to /health if it is 200; of engines without a /health (Ollama) that to /v1/models."""
+        timeout_s = self._health_timeout_s
         try:
             answer = await self.get("/health", timeout_s=timeout_s)
             if answer.status in (404, 405, 501):
@@ -176,10 +182,13 @@ class EngineHttp:
         # An error's body need not hold to what its type says: it is read as a whole.
         streamed = is_event_stream(content_type) and response.status_code < 400
         kind = EventChunks if streamed else PlainChunks
-        chunks = kind(self.url, response, self.answer_limit_bytes)
+        chunks = kind(self.url, response, self.answer_limit_bytes, self._heard)
         # Only an error asks for a pause.
         pause_s = retry_after_s(response) if response.status_code >= 400 else None
         return EngineReply(response.status_code, content_type, pause_s, chunks)
+
+    def _heard(self) -> None:
+        self.heard_at = time.monotonic()
 
 
 class Exchange:

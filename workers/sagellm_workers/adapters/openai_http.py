@@ -33,6 +33,10 @@ class OpenAIHttpAdapter:
     def url(self) -> str:
         return self._http.url
 
+    @property
+    def heard_at(self) -> float:
+        return self._http.heard_at
+
     async def probe(self) -> EngineFacts:
         return self.learn(await survey(self._http))
 

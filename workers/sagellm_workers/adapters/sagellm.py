@@ -59,6 +59,10 @@ class SageLLMAdapter:
     def url(self) -> str:
         return self._http.url
 
+    @property
+    def heard_at(self) -> float:
+        return self._http.heard_at
+
     async def probe(self) -> EngineFacts:
         info, root, health = await asyncio.gather(*(self._http.get(path) for path in ("/info", "/", "/health")))
         if info.status >= 500 or health.status >= 500:
