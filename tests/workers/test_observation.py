@@ -72,6 +72,58 @@ def test_step_times_are_learned_by_the_size_of_the_batch(monkeypatch: pytest.Mon
     assert speed.step_ms_per_answer == pytest.approx(1, rel=0.1)
 
 
+class Served:
+    """An engine with three answers under way, of which each step brings a token to each."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        self.seen = EngineObservation()
+        for _ in range(3):
+            self.seen.started(0)
+        self._renewed = self.now
+
+    def steps(self, number: int, step_s: float) -> None:
+        for _ in range(number):
+            self.now += step_s
+            for _ in range(3):
+                self.seen.tokens(1, step_s)
+            if self.now > self._renewed + 1.7:
+                self.seen.window()
+                self._renewed = self.now
+
+    @property
+    def step_ms(self) -> float:
+        speed = self.seen.speed()
+        return speed.step_ms + 3 * speed.step_ms_per_answer
+
+
+def test_a_stall_is_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = Served(monkeypatch)
+    served.steps(2000, 0.075)
+    for _ in range(3):
+        served.steps(1, 40.0)
+        served.steps(5, 0.075)
+    assert served.step_ms == pytest.approx(75, rel=0.05)
+
+
+def test_an_engine_that_has_become_slow_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = Served(monkeypatch)
+    served.steps(2000, 0.075)
+    served.steps(10, 6.0)
+    assert served.step_ms == pytest.approx(6000 * (1 - math.exp(-1)), rel=0.2)
+    slower = Served(monkeypatch)
+    slower.steps(2000, 0.075)
+    slower.steps(15, 1.0)
+    assert slower.step_ms > 200
+
+
+def test_the_first_steps_of_a_slow_engine_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = Served(monkeypatch)
+    served.steps(2, 20.0)
+    assert served.step_ms > 1000
+
+
 def test_a_window_holds_what_came_since_the_last() -> None:
     seen = EngineObservation()
     seen.started(500)

@@ -19,6 +19,10 @@ STEP_FADE_S = 60.0
 PRIOR_WEIGHT_S = 2.0
 """So many seconds of steps the assumed speed counts for at first."""
 PRIOR_BATCHES = (1.0, 32.0)
+STALL_S = 5.0
+"""A gap below this is part of the work: the prompts of others take so long."""
+STALL_STEPS = 5.0
+"""A longer one is a stall if it is so many times as long as its tokens should have taken, and no other follows."""
 
 
 class _StepTimes:
@@ -58,6 +62,10 @@ class EngineObservation:
         self._prefill_tps = self._speed.prefill_tps
         self._prefills = 0
         self._steps = _StepTimes(self._speed)
+        self._measured = False
+        """Anything is known of the step times."""
+        self._stalls: list[tuple[int, float]] = []
+        """Tokens that took strangely long, until it is known whether the engine stood still or is so slow now."""
         self.running = 0
         """Attempts that the engine has been given and has not answered in full."""
         self._since = time.monotonic()
@@ -85,9 +93,25 @@ class EngineObservation:
         self._first_ms += after_s * 1000
 
     def tokens(self, number: int, after_s: float) -> None:
-        """So many more tokens of an answer came, so long after the ones before."""
-        self._tokens += number
-        self._token_ms += after_s * 1000
+        """So many more tokens of an answer came, so long after the ones before.
+
+        An engine that stands still makes no steps: one gap for each answer, and behind it they come as ever.
+        """
+        self._stalls.append((number, after_s))
+        if not self._is_long(number, after_s):
+            del self._stalls[:-1]
+        elif len(self._stalls) <= max(1, self.running):
+            return
+        for tokens, gap_s in self._stalls:
+            self._tokens += tokens
+            self._token_ms += gap_s * 1000
+        self._stalls.clear()
+
+    def _is_long(self, number: int, after_s: float) -> bool:
+        if not self._measured or after_s <= STALL_S:
+            return False
+        step_ms, answer_ms = self._steps.line()
+        return after_s * 1000 > STALL_STEPS * number * (step_ms + max(1, self.running) * answer_ms)
 
     def ended(self) -> None:
         """An answer has ended, in whichever way."""
@@ -141,6 +165,7 @@ class EngineObservation:
             running=self.running,
         )
         if self._tokens:
+            self._measured = True
             self._steps.measured(max(1.0, self._answers_s / elapsed_s), self._token_ms / self._tokens, elapsed_s)
         self._clear()
         return window
