@@ -29,9 +29,16 @@ Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass
 class EchoEngine:
-    """Serves the model ``echo-1``; ``async with`` runs it."""
+    """Serves the model ``echo-1``, or others; ``async with`` runs it."""
 
     slots: int = 4
+    models: Sequence[str] = ("echo-1",)
+    adapters: Sequence[str] = ()
+    """Of the first model."""
+    props_status: int = 200
+    """Of the answer that tells its slots."""
+    surveys: int = 0
+    """How often it was asked for its slots."""
     url: str = ""
     reached: list[Reached] = field(default_factory=list[Reached])
     aborted: int = 0
@@ -122,12 +129,13 @@ class EchoEngine:
             raise
 
     async def _models(self, _: web.Request) -> web.Response:
-        return web.json_response(
-            {"object": "list", "data": [{"id": "echo-1", "object": "model", "owned_by": "llamacpp"}]}
-        )
+        rows: list[dict[str, str]] = [{"id": name, "object": "model", "owned_by": "llamacpp"} for name in self.models]
+        rows += [{"id": name, "object": "model", "parent": self.models[0]} for name in self.adapters]
+        return web.json_response({"object": "list", "data": rows})
 
     async def _props(self, _: web.Request) -> web.Response:
-        return web.json_response({"total_slots": self.slots})
+        self.surveys += 1
+        return web.json_response({"total_slots": self.slots}, status=self.props_status)
 
     async def _health(self, _: web.Request) -> web.Response:
         self.probes += 1

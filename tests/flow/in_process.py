@@ -22,7 +22,7 @@ from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.views import EngineView, RequestView, find_request, list_engines
 from sagellm_control.wire.engine import EngineRole
 from sagellm_control.wire.states import EngineState, RequestState
-from sagellm_workers.process import serve_engine
+from sagellm_workers.served_engine import ServedEngine
 from sagellm_workers.settings import WorkerSettings
 from sagellm_workers.transport import engine_client
 
@@ -166,7 +166,7 @@ def _worker(redis: RedisSettings, urls: Sequence[str], settings: WorkerSettings,
             for url in urls:
                 role = EngineRole(roles.get(url, settings.role))
                 its = settings.model_copy(update={"role": role})
-                tasks.create_task(serve_engine(store, client, url, its, stop))
+                tasks.create_task(ServedEngine(store, client, url, its).run(stop))
             ready.set_result("")
 
     return serve

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -75,8 +76,13 @@ def engine() -> Engine:
 
 
 @contextlib.asynccontextmanager
-async def watching(engine: Any, lease: Any, settings: HealthSettings = SETTINGS) -> Any:
-    watch = HealthWatch(engine, ROW, lease, settings, others_serve=engine.others_serve)
+async def watching(
+    engine: Any,
+    lease: Any,
+    settings: HealthSettings = SETTINGS,
+    returned: Callable[[], Awaitable[None]] | None = None,
+) -> Any:
+    watch = HealthWatch(engine, ROW, lease, settings, others_serve=engine.others_serve, returned=returned)
     task = asyncio.create_task(watch.run())
     try:
         yield watch
@@ -156,6 +162,56 @@ async def test_a_bad_probe_after_an_attempt_that_found_nobody_is_one(engine: Eng
         watch.attempt_ended("engine_unreachable")
         await wait_until(lambda: lease.last[0] is EngineState.ERROR)
         assert engine.probes == 1
+
+
+async def test_one_that_is_back_is_looked_at_before_it_is_given_anything(
+    engine: Engine, lease: RememberingLease
+) -> None:
+    looked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def returned() -> None:
+        looked.set()
+        await go_on.wait()
+
+    async with watching(engine, lease, returned=returned):
+        await wait_until(lambda: engine.probes > 2)
+        assert not looked.is_set(), "it was never away"
+        engine.well = False
+        await wait_until(lambda: lease.last[0] is EngineState.ERROR)
+        engine.well = True
+        await looked.wait()
+        assert lease.last[0] is EngineState.ERROR
+        go_on.set()
+        await wait_until(lambda: lease.last == (EngineState.READY, "", None))
+
+
+async def test_one_that_an_attempt_found_gone_is_looked_at_once_an_interval(
+    engine: Engine, lease: RememberingLease
+) -> None:
+    looks = 0
+
+    async def returned() -> None:
+        nonlocal looks
+        looks += 1
+
+    async with watching(engine, lease, replace(SETTINGS, interval_s=600), returned) as watch:
+        for _ in range(3):
+            watch.attempt_ended("engine_unreachable")
+            await watch.confirm()
+    assert (engine.probes, looks) == (3, 1)
+
+
+async def test_more_places_are_given_when_there_are_more(engine: Engine, lease: RememberingLease) -> None:
+    patient = replace(SETTINGS, interval_s=600, slow_start_s=3600)
+    engine.well = False
+    async with watching(engine, lease, patient) as watch:
+        watch.attempt_ended("engine_unreachable")
+        await wait_until(lambda: lease.last[0] is EngineState.ERROR)
+        engine.well = True
+        watch.attempt_ended("engine_unreachable")
+        await wait_until(lambda: lease.last == (EngineState.READY, "slow start: 1 of 6 places", 1))
+        watch.take_over(engine, replace(ROW, slots=1))
+        await wait_until(lambda: lease.last == (EngineState.READY, "slow start: 1 of 3 places", 1))
 
 
 @pytest.mark.parametrize("result", ["engine_unreachable", "engine_broken", "engine_timeout", "engine_error"])

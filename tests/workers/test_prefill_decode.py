@@ -24,7 +24,7 @@ from sagellm_workers.prefill_decode import (
     is_separable,
     staged_call,
 )
-from sagellm_workers.process import engine_rows
+from sagellm_workers.rows_of_engine import engine_rows
 from sagellm_workers.settings import WorkerSettings
 
 from ..pool_driver import PoolDriver

@@ -83,6 +83,10 @@ class AssignedReader:
         """Everything that is held or running."""
         return list(self._attempts.values())
 
+    def take_over(self, adapter: EngineAdapter, row: EngineRow) -> None:
+        """The engine is this from now on; what runs goes on as it was."""
+        self._adapter, self._row = adapter, row
+
     async def run(self) -> None:
         """Read and run until cancelled; attempts are cancelled with it."""
         async with asyncio.TaskGroup() as tasks:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from redis.exceptions import RedisError
 
+from sagellm_control.stopping import is_set_within
 from sagellm_control.store.backoff import Backoff
 from sagellm_control.store.connect import Store
 from sagellm_control.store.steps.engines import register_engine, retire_engine
-from sagellm_control.store.steps.pools import announce
+from sagellm_control.store.steps.pools import announce, withdraw
 from sagellm_control.store.steps.requeue import RetryBudget
 from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.states import EngineState
@@ -41,13 +43,45 @@ ANNOUNCE_EVERY_S = 2.0
 
 
 class EngineSession:
-    """Serves one engine: registers it, keeps its lease, runs what is assigned to it, drains at the end."""
+    """Serves one engine: registers it, keeps its lease, runs what is assigned to it, drains at the end.
 
-    def __init__(self, store: Store, adapter: EngineAdapter, row: EngineRow, settings: WorkerSettings) -> None:
+    Args:
+        returned: see ``HealthWatch``.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        adapter: EngineAdapter,
+        row: EngineRow,
+        settings: WorkerSettings,
+        *,
+        returned: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._store = store
         self._adapter = adapter
         self._row = row
         self._settings = settings
+        self._returned = returned
+        self._parts: tuple[Lease, AssignedReader, HealthWatch] | None = None
+        """While it is registered."""
+        self._models_changed = asyncio.Event()
+        self.farewell = ""
+        """Why it ends; empty: its worker stops."""
+
+    def take_over(self, adapter: EngineAdapter, row: EngineRow) -> None:
+        """The engine has become another, in the same pool; what runs on it is not touched."""
+        if row != self._row:
+            log.info(
+                "engine %s has changed: it serves %s with %d slots", row.engine_id, ", ".join(row.models), row.slots
+            )
+        self._adapter, self._row = adapter, row
+        if self._parts is not None:
+            lease, reader, health = self._parts
+            lease.take_over(row)
+            reader.take_over(adapter, lease.row)
+            health.take_over(adapter, row)
+            self._models_changed.set()
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set; a lost lease is taken again under a new session."""
@@ -64,12 +98,18 @@ class EngineSession:
                 log.warning("engine %s: %s; trying again", row.engine_id, errors.exceptions[0])
                 await backoff.pause()
 
-    async def _announce(self, row: EngineRow) -> None:
+    async def _announce(self, lease: Lease, announced: EngineRow) -> None:
         # Apart from the lease: in a cluster it is another server that keeps this, which may be away.
         while True:
-            await asyncio.sleep(ANNOUNCE_EVERY_S)
+            await is_set_within(self._models_changed, ANNOUNCE_EVERY_S)
+            self._models_changed.clear()
+            row = lease.row
             try:
                 await announce(self._store, row)
+                if gone := set(announced.models) - set(row.models):
+                    await lease.reported()
+                    await withdraw(self._store, row.pool, gone)
+                announced = row
             except (RedisError, OSError) as error:
                 log.warning("engine %s: cannot announce pool %s: %s", row.engine_id, row.pool, error)
 
@@ -103,12 +143,19 @@ class EngineSession:
         pace = PaceKeeper(self._store, row, seen)
         lease = Lease(self._store, row, lease_s=s.lease_s, attempts=lambda: reader.attempts, pace=pace)
         health = HealthWatch(
-            self._adapter, row, lease, _health_settings(s), others_serve=lambda: others_serve(self._store, row)
+            self._adapter,
+            row,
+            lease,
+            _health_settings(s),
+            others_serve=lambda: others_serve(self._store, lease.row),
+            returned=self._returned,
         )
         reader.on_ended, health.on_gone = health.attempt_ended, reader.leave_engine
         outbox.pause, outbox.confirm = health.pause, health.confirm
         ready = metrics.ENGINE_READY.labels(row.pool, row.engine_id)
         ready.set_function(lambda: lease.row.state is EngineState.READY)
+        self._parts = (lease, reader, health)
+        self.take_over(self._adapter, self._row)  # it may have changed while it was registered
         try:
             async with StandIn(self._store, lease, patience_s=s.stall_s), asyncio.TaskGroup() as tasks:
                 loops = [
@@ -116,7 +163,7 @@ class EngineSession:
                     tasks.create_task(reader.run(), name=f"reader {row.engine_id}"),
                     tasks.create_task(lease.run(), name=f"lease {row.engine_id}"),
                     tasks.create_task(health.run(), name=f"health {row.engine_id}"),
-                    tasks.create_task(self._announce(row), name=f"announce {row.engine_id}"),
+                    tasks.create_task(self._announce(lease, row), name=f"announce {row.engine_id}"),
                 ]
                 await stop.wait()
                 health.stop()
@@ -125,22 +172,22 @@ class EngineSession:
                 for task in loops:
                     task.cancel()
         finally:
+            self._parts = None
             ready.set_function(lambda: 0)
         await self._retire(row, ends_at)
 
     async def _retire(self, row: EngineRow, ends_at: float) -> None:
+        why = self.farewell or "its worker was stopped"
         try:
             async with asyncio.timeout_at(ends_at):
-                await retire_engine(
-                    self._store, row.pool, row.engine_id, row.worker, EngineState.STOPPED, "its worker was stopped"
-                )
+                await retire_engine(self._store, row.pool, row.engine_id, row.worker, EngineState.STOPPED, why)
         except (RedisError, OSError) as error:
             log.warning("engine %s: ends without having said so: %r; its lease lapses", row.engine_id, error)
         else:
             log.info("engine %s: drained", row.engine_id)
 
     async def _drain(self, reader: AssignedReader, lease: Lease, outbox: Outbox, ends_at: float) -> None:
-        lease.report(EngineState.DRAINING, "its worker is stopping")
+        lease.report(EngineState.DRAINING, self.farewell or "its worker is stopping")
         reader.drain()
         try:
             async with asyncio.timeout(self._settings.drain_s):

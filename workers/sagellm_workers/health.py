@@ -59,6 +59,8 @@ class HealthWatch:
 
     Args:
         others_serve: whether other engines take what this one takes; asked while the circuit is not closed.
+        returned: called when it answers a probe after it did not, or (once an interval) after an attempt found it gone:
+            it may have been started again as another. It is given requests again when this returns.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class HealthWatch:
         lease: Lease,
         settings: HealthSettings,
         others_serve: Callable[[], Awaitable[bool]],
+        returned: Callable[[], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._adapter = adapter
@@ -78,6 +81,7 @@ class HealthWatch:
         self._gone_after_s = settings.gone_after_s
         self._longest_pause_s = settings.longest_pause_s
         self._others_serve = others_serve
+        self._returned = returned
         self._clock = clock
         self._breaker = CircuitBreaker(settings.breaker, clock)
         self._slow_start = SlowStart(settings.slow_start_s, clock)
@@ -98,6 +102,12 @@ class HealthWatch:
         self._circuit = metrics.CIRCUIT.labels(row.pool, row.engine_id)
         self._opened = metrics.CIRCUIT_OPENED.labels(row.pool, row.engine_id)
         self._circuit.set(CircuitState.CLOSED)
+
+    def take_over(self, adapter: EngineAdapter, row: EngineRow) -> None:
+        """The engine is this from now on."""
+        self._adapter = adapter
+        self._places = row.slots + row.prefetch
+        self._changed.set()
 
     def attempt_ended(self, result: str) -> None:
         """An attempt on the engine has ended so (see ``Attempt.result``)."""
@@ -142,7 +152,7 @@ class HealthWatch:
     async def run(self) -> None:
         """Watch until stopped or cancelled: probe every interval and at once after trouble, report whatever changes."""
         failures, failing_since = 0, self._clock()
-        probe_at = failing_since + self._interval_s
+        probe_at, survey_at = failing_since + self._interval_s, float("-inf")
         while self._watching:
             await self._wait(probe_at)
             probed = None
@@ -150,7 +160,11 @@ class HealthWatch:
                 suspected, self._suspected = self._suspected, False
                 probed, self._probed = self._probed, asyncio.Event()
                 began = self._clock()
-                if await self._adapter.healthy() or self._adapter.heard_at >= began:
+                healthy = await self._adapter.healthy()
+                if healthy and (failures or (suspected and began >= survey_at)) and self._returned is not None:
+                    await self._returned()
+                    survey_at = self._clock() + self._interval_s
+                if healthy or self._adapter.heard_at >= began:
                     failures = 0
                 elif failures and self._adapter.heard_at < failing_since:
                     failures += 1

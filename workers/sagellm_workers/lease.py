@@ -45,6 +45,7 @@ class Lease:
         self._attempts = attempts
         self._pace = pace
         self._now = asyncio.Event()
+        self._facts_changed = False
         self._reported = asyncio.Event()
         self._reported.set()
         self.lease_s = lease_s
@@ -62,6 +63,17 @@ class Lease:
     ) -> None:
         """The engine's state, or how many requests it may be given, has changed; it is written at once."""
         row = replace(self.row, state=state, reason=reason, limit=limit, last_resort=last_resort)
+        self._change(row)
+
+    def take_over(self, row: EngineRow) -> None:
+        """What the engine is has changed, say its slots or its adapters; it is written at once."""
+        now = self.row
+        kept = replace(row, worker=now.worker, state=now.state, reason=now.reason, limit=now.limit)
+        row = replace(kept, last_resort=now.last_resort, speed=now.speed, pace_tps=now.pace_tps)
+        self._facts_changed |= row != now
+        self._change(row)
+
+    def _change(self, row: EngineRow) -> None:
         if row != self.row:
             self.row = row
             self._reported.clear()
@@ -91,12 +103,11 @@ class Lease:
         if self._pace is not None:
             learned = self._pace.learn(self.row)
             self.row = replace(self.row, speed=learned.speed, pace_tps=learned.pace_tps)
-        attempts, row = self._attempts(), self.row
+        attempts, row, facts = self._attempts(), self.row, self._facts_changed
+        keys, lease_ms = [attempt.key for attempt in attempts], int(self.lease_s * 1000)
         began = time.monotonic()
         try:
-            renewal = await renew_engine(
-                self._store, row, [attempt.key for attempt in attempts], lease_ms=int(self.lease_s * 1000)
-            )
+            renewal = await renew_engine(self._store, row, keys, lease_ms=lease_ms, facts=facts)
         except (RedisError, OSError) as error:
             log.warning("engine %s: cannot renew the lease: %s", row.engine_id, error)
             if time.monotonic() > self.renewed_at + self.lease_s:
@@ -109,6 +120,7 @@ class Lease:
             raise LeaseLost(row.engine_id)
         self.renewed_at = began
         if row is self.row:
+            self._facts_changed = False
             self._reported.set()
         for attempt, state in zip(attempts, renewal.attempts, strict=True):
             if state != "running":

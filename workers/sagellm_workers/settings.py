@@ -88,6 +88,13 @@ class WorkerSettings(BaseModel):
         "one, and says nothing to any request meanwhile, is gone: its requests go on elsewhere. To be raised where an "
         "engine answers no probes while it works on a long prompt",
     )
+    survey_interval_s: float = Field(
+        default=30.0,
+        gt=0,
+        le=86_400,
+        description="How often (s) an engine is asked anew what it is: models, adapters, slots, KV tokens, version. "
+        "It is also asked when it answers again after it did not",
+    )
     max_attempts: int = Field(
         default=3,
         ge=1,

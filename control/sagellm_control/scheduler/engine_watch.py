@@ -16,7 +16,7 @@ from .open_engines import OpenEngines
 from .server_clock import ServerClock
 
 ROWS_KEPT_S = 10.0
-"""Engine rows are read again so often; what an engine is changes when its worker registers, and how fast, slowly."""
+"""Engine rows are read again so often; what an engine is changes seldom, and how fast, slowly."""
 PACED_ROWS_KEPT_S = 1.0
 """The same where engines have a pace: it is what their workers learn."""
 OBJECTIVES_KEPT = 30

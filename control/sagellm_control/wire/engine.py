@@ -104,7 +104,7 @@ class EngineRow:
             "version": self.version,
             "kv_tokens": str(self.kv_tokens),
             "role": self.role,
-            **({"kinds": " ".join(self.kinds)} if self.kinds else {}),
+            "kinds": " ".join(self.kinds),
             **self.learned(),
         }
 

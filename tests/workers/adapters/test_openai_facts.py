@@ -158,6 +158,12 @@ def test_odd_json_is_left_out(kind: str, odd: object) -> None:
         assert facts.kv_tokens is None
 
 
+@pytest.mark.parametrize(("status", "complete"), [(0, False), (503, False), (200, True), (404, True), (500, True)])
+def test_a_question_without_an_answer_is_no_answer(status: int, complete: bool) -> None:
+    answers = {"/props": Answer(status, b"{}")}
+    assert read_facts("llama.cpp", rows({"id": "m"}), answers).complete is complete
+
+
 @pytest.mark.parametrize(
     ("models", "kind"),
     [

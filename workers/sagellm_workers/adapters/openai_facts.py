@@ -45,6 +45,7 @@ _PATHS_OF_KIND = {
     "": (_SERVER_INFO, "/props", "/api/version"),  # the list of models did not tell
 }
 _NOTHING = Answer(0, b"")
+_NO_ANSWER = frozenset({0, 429, 502, 503, 504})  # "not now", or a proxy's word for a silent engine
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
@@ -134,6 +135,7 @@ def read_facts(kind: str, rows: list[dict[str, Any]], answers: Mapping[str, Answ
         disaggregation=disaggregation,
         bootstrap_port=bootstrap_port,
         priority_order=priority_order,
+        complete=all(answer.status not in _NO_ANSWER for answer in answers.values()),
     )
 
 

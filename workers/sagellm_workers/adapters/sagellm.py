@@ -86,6 +86,7 @@ class SageLLMAdapter:
             models=tuple(ModelFacts(name) for name in _model_names(told)),
             slots=count(told.get("max_concurrent_requests")) or count(told.get("max_batch_size")),
             kv_tokens=None,
+            complete=root.status != 0,
         )
 
     async def healthy(self) -> bool:

@@ -72,9 +72,13 @@ async def register_engine(store: Store, row: EngineRow, *, lease_ms: int) -> Hel
 
 
 async def renew_engine(
-    store: Store, row: EngineRow, attempts: Sequence[tuple[str, int]], *, lease_ms: int
+    store: Store, row: EngineRow, attempts: Sequence[tuple[str, int]], *, lease_ms: int, facts: bool = False
 ) -> Renewal | None:
-    """Prolong the lease of ``row.worker`` and write its state; None: the lease is lost."""
+    """Prolong the lease (ms) of ``row.worker`` and write its state; None: the lease is lost.
+
+    Args:
+        facts: what the engine is has changed, so all of the row is written.
+    """
     keys = store.keys.pool(row.pool)
     names = [
         keys.engine(row.engine_id),
@@ -89,7 +93,7 @@ async def renew_engine(
     arguments.append(len(attempts))
     for request_id, attempt in attempts:
         arguments += (request_id, attempt)
-    for name, value in row.learned().items():
+    for name, value in (row.fields() if facts else row.learned()).items():
         arguments += (name, value)
     answer = await _RENEW(store, names, arguments)
     if not answer:

@@ -1,9 +1,13 @@
-"""announce, forget_pool: how a pool comes to be known, and how it is forgotten."""
+"""announce, withdraw, forget_pool: how a pool and its names come to be known, and how they are forgotten."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ...wire.engine import EngineRow
+from ...wire.keys import read_name
 from ..connect import Store
+from ..inspect import engine_rows
 from ..script import Script
 
 _ANNOUNCE = Script("announce")
@@ -17,6 +21,17 @@ async def announce(store: Store, row: EngineRow) -> None:
     """Make the engine's pool and the names that it answers to known. To be repeated: it may be forgotten."""
     await _ANNOUNCE(store, [store.keys.pools()], [row.pool])
     await _ANNOUNCE(store, [store.keys.models()], [row.pool, *dict.fromkeys((row.pool, *row.models))])
+
+
+async def withdraw(store: Store, pool: str, names: Collection[str]) -> None:
+    """Forget names, of adapters, that no engine of the pool answers to any more. One that has just begun to is heard of
+    again when its worker announces it the next time."""
+    engines = [read_name(name) for name in await store.commands.smembers(store.keys.pool(pool).engines)]
+    served = {name for row in await engine_rows(store, pool, engines) if row.worker for name in row.models}
+    index = store.keys.models()
+    gone = [name for name in names if name not in served and await store.commands.hget(index, name) == pool.encode()]
+    if gone:
+        await store.commands.hdel(index, *gone)
 
 
 async def forget_pool(store: Store, pool: str) -> bool:

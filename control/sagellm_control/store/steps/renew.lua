@@ -3,8 +3,8 @@
 -- KEYS[1] row   KEYS[2] reservations   KEYS[3] room   KEYS[4] waiting   KEYS[5] freed   KEYS[6] leases
 -- then for each request that the worker runs: record
 -- ARGV[1] now   ARGV[2] engine id   ARGV[3] worker session   ARGV[4] lease (ms)   ARGV[5] state
--- ARGV[6] reason   ARGV[7] number of requests, then for each: id, attempt; then fields of the row that change by
---   themselves, and their values
+-- ARGV[6] reason   ARGV[7] number of requests, then for each: id, attempt; then fields of the row, those that change
+--   by themselves or, if the engine has become another, all, and their values
 -- Output: false (the lease is lost: stop everything) | {drain asked for (0|1), then for each request
 --   'running' | 'lost' | 'cancelled' or 'expired' (stop, and finish it so)}
 

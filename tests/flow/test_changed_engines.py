@@ -1,0 +1,168 @@
+"""Engines that become others at the same address, with fewer slots, other models or other adapters, and what runs on
+them meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import orjson
+import pytest
+
+from sagellm_control.store.inspect import model_index
+from sagellm_control.wire.states import EngineState
+
+from ..waiting import wait_until
+from .asking import CHAT_PATH
+from .conftest import GOOD, StartSystem
+from .echo_engine import EchoEngine
+from .in_process import InProcessSystem
+
+NEVER_S = 3600
+"""Of a survey that is not to come by itself."""
+HASTY_S = 0.1
+
+
+@pytest.fixture
+async def engine() -> AsyncGenerator[EchoEngine, None]:
+    async with EchoEngine(slots=4) as engine:
+        engine.answer(GOOD)
+        yield engine
+
+
+async def ask(system: InProcessSystem, model: str) -> int:
+    body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+    async with system.session.post(system.url + CHAT_PATH, json=body) as response:
+        await response.read()
+        return response.status
+
+
+async def rows(system: InProcessSystem) -> dict[str, tuple[str, int]]:
+    return {view.pool: (view.state, view.slots) for view in await system.engine_views()}
+
+
+async def until_rows(system: InProcessSystem, **expected: tuple[str, int]) -> None:
+    named = {name.replace("_", "-"): row for name, row in expected.items()}
+
+    async def are() -> bool:
+        return await rows(system) == named
+
+    await wait_until(are, what=f"the rows are {named}")
+
+
+async def until_served(system: InProcessSystem, *names: str) -> None:
+    async def are() -> bool:
+        return set(await model_index(system.store)) == set(names)
+
+    await wait_until(are, what=f"clients may ask for {names}")
+
+
+async def until_error(system: InProcessSystem) -> None:
+    async def is_gone() -> bool:
+        return {view.state for view in await system.engine_views()} == {EngineState.ERROR}
+
+    await wait_until(is_gone, what="its health has gone bad")
+
+
+async def test_one_that_comes_back_has_the_slots_that_it_has_then(
+    engine: EchoEngine, start_system: StartSystem
+) -> None:
+    system = await start_system(engine, worker_survey_interval_s=NEVER_S, worker_slow_start_s=0)
+    assert await rows(system) == {"echo-1": ("READY", 4)}
+    await engine.vanish()
+    await until_error(system)
+    engine.slots = 1
+    await engine.come_back()
+    ready_at: list[int] = []
+
+    async def is_ready() -> bool:
+        (view,) = await system.engine_views()
+        ready_at.extend([view.slots] if view.state == EngineState.READY else [])
+        return bool(ready_at)
+
+    await wait_until(is_ready)
+    assert ready_at == [1], "it got requests before it was known how many it takes"
+    assert await ask(system, "echo-1") == 200
+
+
+async def test_slots_that_the_user_has_set_stay(engine: EchoEngine, start_system: StartSystem) -> None:
+    system = await start_system(engine, worker_survey_interval_s=HASTY_S, worker_slots=3)
+    engine.slots, engine.models = 1, ("echo-1", "another")
+    await until_rows(system, echo_1=("READY", 1), another=("READY", 1))
+    engine.models = ("echo-1",)
+    await until_rows(system, echo_1=("READY", 3), another=("STOPPED", 1))
+
+
+async def test_one_that_comes_back_with_another_model_is_another(engine: EchoEngine, start_system: StartSystem) -> None:
+    system = await start_system(engine, worker_survey_interval_s=NEVER_S, worker_slow_start_s=0)
+    await engine.vanish()
+    await until_error(system)
+    engine.models = ("echo-2",)
+    await engine.come_back()
+    await until_rows(system, echo_1=("STOPPED", 4), echo_2=("READY", 4))
+    (old,) = [view for view in await system.engine_views() if view.pool == "echo-1"]
+    assert old.reason == "the engine does not serve echo-1 any more"
+    before = len(engine.reached)
+    assert await ask(system, "echo-2") == 200
+    assert await ask(system, "echo-1") == 503, "nobody serves it now"
+    assert [orjson.loads(reached.body)["model"] for reached in engine.reached[before:]] == ["echo-2"]
+
+
+async def test_what_runs_is_finished_when_its_model_goes(engine: EchoEngine, start_system: StartSystem) -> None:
+    gate = asyncio.Event()
+    engine.stream([b'data: {"n":1}\n\n', b"data: [DONE]\n\n"], gate=gate)
+    system = await start_system(engine, worker_survey_interval_s=HASTY_S, worker_drain_s=60)
+    body = {"model": "echo-1", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    async with system.session.post(system.url + CHAT_PATH, json=body) as response:
+        assert await response.content.readuntil(b"\n\n")
+        engine.models = ("echo-2",)
+        await until_rows(system, echo_1=("DRAINING", 4), echo_2=("READY", 4))
+        engine.models = ("echo-2", "echo-1")
+        await until_rows(system, echo_1=("DRAINING", 4), echo_2=("READY", 2))
+        gate.set()
+        assert (await response.read()).endswith(b"data: [DONE]\n\n")
+    # The model that has come back meanwhile is served again when the old session is over.
+    await until_rows(system, echo_1=("READY", 2), echo_2=("READY", 2))
+
+
+async def test_adapters_come_and_go_and_interrupt_nothing(engine: EchoEngine, start_system: StartSystem) -> None:
+    gate = asyncio.Event()
+    engine.stream([b'data: {"n":1}\n\n', b"data: [DONE]\n\n"], gate=gate)
+    engine.adapters = ("old",)
+    system = await start_system(engine, worker_survey_interval_s=HASTY_S)
+    await until_served(system, "echo-1", "old")
+    (before,) = await system.engine_views()
+    body = {"model": "echo-1", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    async with system.session.post(system.url + CHAT_PATH, json=body) as response:
+        assert await response.content.readuntil(b"\n\n")
+        engine.adapters = ("new",)
+        await until_served(system, "echo-1", "new")
+        gate.set()
+        assert (await response.read()).endswith(b"data: [DONE]\n\n")
+    engine.answer(GOOD)
+    assert await ask(system, "new") == 200
+    assert await ask(system, "old") == 404
+    (after,) = await system.engine_views()
+    assert after.worker == before.worker, "it was registered anew"
+
+
+async def test_an_adapter_that_another_engine_has_is_still_offered(
+    engine: EchoEngine, good: EchoEngine, start_system: StartSystem
+) -> None:
+    engine.adapters = good.adapters = ("shared", "own")
+    system = await start_system(engine, good, worker_survey_interval_s=HASTY_S)
+    await until_served(system, "echo-1", "shared", "own")
+    good.adapters = ("shared",)
+    engine.adapters = ()
+    await until_served(system, "echo-1", "shared")
+    assert await ask(system, "shared") == 200
+
+
+async def test_a_question_without_an_answer_changes_nothing(engine: EchoEngine, start_system: StartSystem) -> None:
+    system = await start_system(engine, worker_survey_interval_s=HASTY_S)
+    engine.props_status = 503
+    asked = engine.surveys
+    await wait_until(lambda: engine.surveys > asked + 2, what="it is asked again")
+    assert await rows(system) == {"echo-1": ("READY", 4)}
+    engine.slots, engine.props_status = 2, 200
+    await until_rows(system, echo_1=("READY", 2))
