@@ -28,6 +28,7 @@ from .outbox import Outbox
 from .paired_decode import PairedAdapter
 from .paired_prefill import PromptAttempt
 from .reservation import hold
+from .shared_slots import SharedSlots
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +56,14 @@ class AssignedReader:
         adapter: EngineAdapter,
         outbox: Outbox,
         observation: EngineObservation | None = None,
+        slots: SharedSlots | None = None,
     ) -> None:
         self._store = store
         self._row = row
         self._adapter = adapter
         self._outbox = outbox
         self._seen = observation or EngineObservation()
+        self._slots = slots or SharedSlots(row.slots)
         self._stream = store.keys.pool(row.pool).assigned(row.engine_id)
         self._client: Any = store.blocking(BLOCK_MS / 1000)
         self._attempts: dict[tuple[str, int], Attempt] = {}
@@ -90,6 +93,11 @@ class AssignedReader:
     async def run(self) -> None:
         """Read and run until cancelled; attempts are cancelled with it."""
         async with asyncio.TaskGroup() as tasks:
+
+            def start_held() -> None:
+                self._start_held(tasks)
+
+            self._slots.join(start_held)
             try:
                 start, backoff = UNSETTLED, Backoff(longest_s=LONGEST_RETRY_S)
                 while True:
@@ -105,6 +113,7 @@ class AssignedReader:
             finally:
                 # What runs is cancelled now: nothing that is held takes its place.
                 self._held.clear()
+                self._slots.leave(start_held)
                 await self._store.done_with(self._client)
 
     def drain(self) -> None:
@@ -177,17 +186,20 @@ class AssignedReader:
             # is given back), or a failover has lost it.
             attempt.give_back()
             self._forget(attempt)
-        elif self._running < self._row.slots:
-            self._start(attempt, tasks)
         else:
             self._held.append(attempt)
+            self._start_held(tasks)
+
+    def _start_held(self, tasks: asyncio.TaskGroup) -> None:
+        while self._held and not self._draining and self._running < self._row.slots and self._slots.take():
+            self._start(self._held.popleft(), tasks)
 
     def _start(self, attempt: Attempt, tasks: asyncio.TaskGroup) -> None:
         self._running += 1
         self._running_gauge.set(self._running)
         task = tasks.create_task(self._run(attempt), name=f"run {attempt.assignment.request_id}")
         # A callback, as a task that is cancelled before its first step never enters its own code.
-        task.add_done_callback(lambda _task: self._ended(attempt, tasks))
+        task.add_done_callback(lambda _task: self._ended(attempt))
         attempt.start(task)
 
     async def _run(self, attempt: Attempt) -> None:
@@ -216,7 +228,7 @@ class AssignedReader:
             log.exception("request %s: attempt %d failed unexpectedly", *attempt.key)
             attempt.end(Outcome.FAILED, 500, "internal_error", "The worker failed unexpectedly.")
 
-    def _ended(self, attempt: Attempt, tasks: asyncio.TaskGroup) -> None:
+    def _ended(self, attempt: Attempt) -> None:
         attempt.report_stop()
         self._ended_keys[attempt.key] = None
         if len(self._ended_keys) > ENDED_KEPT:
@@ -224,8 +236,7 @@ class AssignedReader:
         self._running -= 1
         self._forget(attempt)
         self._observe(attempt)
-        if self._held and not self._draining:
-            self._start(self._held.popleft(), tasks)
+        self._slots.give_back()
 
     async def _insist(self, read: Callable[[], Awaitable[Found]]) -> Found:
         while True:

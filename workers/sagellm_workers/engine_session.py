@@ -30,6 +30,7 @@ from .observation import EngineObservation
 from .outbox import Outbox
 from .pace_keeper import PaceKeeper
 from .settings import WorkerSettings
+from .shared_slots import SharedSlots
 from .stand_in import StandIn
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class EngineSession:
     """Serves one engine: registers it, keeps its lease, runs what is assigned to it, drains at the end.
 
     Args:
+        slots: those of the engine, where it is served in several pools.
         returned: see ``HealthWatch``.
     """
 
@@ -56,12 +58,14 @@ class EngineSession:
         row: EngineRow,
         settings: WorkerSettings,
         *,
+        slots: SharedSlots | None = None,
         returned: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._store = store
         self._adapter = adapter
         self._row = row
         self._settings = settings
+        self._slots = slots
         self._returned = returned
         self._parts: tuple[Lease, AssignedReader, HealthWatch] | None = None
         """While it is registered."""
@@ -139,7 +143,7 @@ class EngineSession:
             busy_patience_s=s.busy_patience_s,
         )
         seen = EngineObservation(row.speed)
-        reader = AssignedReader(self._store, row, self._adapter, outbox, seen)
+        reader = AssignedReader(self._store, row, self._adapter, outbox, seen, self._slots)
         pace = PaceKeeper(self._store, row, seen)
         lease = Lease(self._store, row, lease_s=s.lease_s, attempts=lambda: reader.attempts, pace=pace)
         health = HealthWatch(

@@ -20,12 +20,12 @@ def engine_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[
     """A row for each pool that the engine belongs to.
 
     A pool is a model that is no adapter of another one; its adapters are further names of it. An engine with several
-    such models is one row in each pool, with the slots divided, at least one each.
+    such models is one row in each pool, with the slots divided, at least one each: see ``SharedSlots``.
     """
     known = {model.name for model in facts.models}
     bases = [m.name for m in facts.models if m.parent not in known or m.parent == m.name]
     wanted = [name for name in bases if not settings.model or name in settings.model]
-    slots = settings.slots or facts.slots or settings.default_slots
+    slots = slots_of(facts, settings)
     kv_tokens = (facts.kv_tokens or 0) if settings.kv_tokens is None else settings.kv_tokens
     role = role_of(url, facts, settings.role)
     rows: list[EngineRow] = []
@@ -48,6 +48,11 @@ def engine_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[
             )
         )
     return rows
+
+
+def slots_of(facts: EngineFacts, settings: WorkerSettings) -> int:
+    """Requests that the engine runs at once, of all its models together."""
+    return settings.slots or facts.slots or settings.default_slots
 
 
 def role_of(url: str, facts: EngineFacts, wanted: EngineRole) -> EngineRole:

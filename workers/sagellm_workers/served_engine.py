@@ -19,8 +19,9 @@ from sagellm_control.wire.engine import EngineRow
 from .adapters.base import EngineAdapter, EngineError, EngineFacts
 from .discovery import discover
 from .engine_session import EngineSession
-from .rows_of_engine import engine_rows
+from .rows_of_engine import engine_rows, slots_of
 from .settings import WorkerSettings
+from .shared_slots import SharedSlots
 from .transport import EngineClient
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class ServedEngine:
         self._settings = settings
         self._found: tuple[EngineAdapter, EngineFacts] | None = None
         self._rows: list[EngineRow] = []
+        self._slots = SharedSlots(1)
         self._served: dict[str, _Served] = {}
         """By pool."""
         self._looks = 0
@@ -99,6 +101,7 @@ class ServedEngine:
             names = ", ".join(model.name for model in facts.models)
             self._tell(logging.ERROR, f"it serves none of the models asked for; it has: {names or 'none'}")
         self._serve(found[0], tasks)
+        self._slots.resize(slots_of(facts, self._settings))
 
     async def _survey(self) -> tuple[EngineAdapter, EngineFacts]:
         """A new adapter and what it was told. Raises EngineUnreachable and ValueError."""
@@ -122,7 +125,9 @@ class ServedEngine:
                 if not served.ended.is_set():  # one that is ending is followed by another one when it is over
                     served.session.take_over(adapter, row)
                 continue
-            session = EngineSession(self._store, adapter, row, self._settings, returned=self.look_again)
+            session = EngineSession(
+                self._store, adapter, row, self._settings, slots=self._slots, returned=self.look_again
+            )
             self._served[pool] = served = _Served(session)
             task = tasks.create_task(session.serve(served.ended), name=f"serve {pool} on {self._url}")
             task.add_done_callback(lambda _task, pool=pool: self._forget(pool))

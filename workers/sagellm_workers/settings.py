@@ -37,7 +37,8 @@ class WorkerSettings(BaseModel):
     model: list[str] = Field(
         default=[],
         description="Serve only these of the engine's models; may be repeated. Not given: all. An engine with several "
-        "models that are not adapters of one another gets a row in each one's pool and its slots are divided",
+        "models that are not adapters of one another gets a row in each one's pool and its slots are divided; "
+        "with more models than slots, what is too much for it waits in the worker",
     )
     slots: int | None = Field(
         default=None,
