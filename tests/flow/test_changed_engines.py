@@ -11,6 +11,7 @@ import pytest
 
 from sagellm_control.store.inspect import model_index
 from sagellm_control.wire.states import EngineState
+from sagellm_workers import served_engine
 
 from ..waiting import wait_until
 from .asking import CHAT_PATH
@@ -156,6 +157,21 @@ async def test_an_adapter_that_another_engine_has_is_still_offered(
     engine.adapters = ()
     await until_served(system, "echo-1", "shared")
     assert await ask(system, "shared") == 200
+
+
+async def test_one_without_the_models_asked_for_is_looked_at_until_it_has_one(
+    engine: EchoEngine, start_system: StartSystem, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served_engine, "LOOK_AGAIN_S", HASTY_S)
+    system = await start_system()
+    async with system.worker(engine.url, model=["wanted", "or-this"]):
+        await wait_until(lambda: engine.surveys > 3, what="it is asked again and again")
+        said = [r.getMessage() for r in caplog.records if "none of the models" in r.getMessage()]
+        problem = "it serves none of the models asked for (wanted, or-this); it has: echo-1"
+        assert said == [f"waiting for engine {engine.url}: {problem}"]
+        assert await rows(system) == {}
+        engine.models = ("echo-1", "wanted")
+        await until_rows(system, wanted=("READY", 4))
 
 
 async def test_a_question_without_an_answer_changes_nothing(engine: EchoEngine, start_system: StartSystem) -> None:

@@ -98,8 +98,12 @@ class ServedEngine:
         if self._rows:
             self._told = ""
         else:
-            names = ", ".join(model.name for model in facts.models)
-            self._tell(logging.ERROR, f"it serves none of the models asked for; it has: {names or 'none'}")
+            # It may load one of them yet, as one that is not there yet may be started.
+            asked, has = ", ".join(self._settings.model), ", ".join(model.name for model in facts.models)
+            self._tell(
+                logging.ERROR,
+                f"it serves none of the models asked for ({asked}); it has: {has}" if has else "it lists no models",
+            )
         self._serve(found[0], tasks)
         self._slots.resize(slots_of(facts, self._settings))
 

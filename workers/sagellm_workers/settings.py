@@ -36,9 +36,10 @@ class WorkerSettings(BaseModel):
     )
     model: list[str] = Field(
         default=[],
-        description="Serve only these of the engine's models; may be repeated. Not given: all. An engine with several "
-        "models that are not adapters of one another gets a row in each one's pool and its slots are divided; "
-        "with more models than slots, what is too much for it waits in the worker",
+        description="Serve only these of the engine's models; may be repeated. Not given: all. An engine that has none "
+        "of them is looked at until it has. One with several models that are not adapters of one another gets a row "
+        "in each one's pool and its slots are divided; with more models than slots, what is too much for it waits in "
+        "the worker",
     )
     slots: int | None = Field(
         default=None,
