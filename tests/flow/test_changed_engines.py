@@ -182,3 +182,27 @@ async def test_a_question_without_an_answer_changes_nothing(engine: EchoEngine, 
     assert await rows(system) == {"echo-1": ("READY", 4)}
     engine.slots, engine.props_status = 2, 200
     await until_rows(system, echo_1=("READY", 2))
+
+
+async def test_slots_that_are_a_guess_are_said_to_be(
+    engine: EchoEngine, start_system: StartSystem, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.props_status = 404
+    system = await start_system(engine, worker_survey_interval_s=HASTY_S)
+    guess = "16 slots assumed: it does not say; set --slots"
+
+    async def noted() -> list[tuple[int, str]]:
+        return [(view.slots, view.reason) for view in await system.engine_views()]
+
+    assert await noted() == [(16, guess)]
+    asked = engine.surveys
+    await wait_until(lambda: engine.surveys > asked + 2, what="it is asked again")
+    assert await noted() == [(16, guess)], "it was lost with the first report of its health"
+    assert [r.getMessage() for r in caplog.records if guess in r.getMessage()] == [f"engine {engine.url}: {guess}"]
+    engine.props_status = 200
+    await until_rows(system, echo_1=("READY", 4))
+
+    async def is_gone() -> bool:
+        return await noted() == [(4, "")]
+
+    await wait_until(is_gone, what="the note is gone")

@@ -76,6 +76,8 @@ class HealthWatch:
         self._adapter = adapter
         self._engine = row.engine_id
         self._places = row.slots + row.prefetch
+        self._note = row.reason
+        """What there is to say while all is well."""
         self._lease = lease
         self._interval_s = settings.interval_s
         self._gone_after_s = settings.gone_after_s
@@ -106,7 +108,7 @@ class HealthWatch:
     def take_over(self, adapter: EngineAdapter, row: EngineRow) -> None:
         """The engine is this from now on."""
         self._adapter = adapter
-        self._places = row.slots + row.prefetch
+        self._places, self._note = row.slots + row.prefetch, row.reason
         self._changed.set()
 
     def attempt_ended(self, result: str) -> None:
@@ -214,7 +216,7 @@ class HealthWatch:
             self._lease.report(EngineState.READY, reason, limit=self._half_open_limit)
         else:
             limit = self._slow_start.limit(self._places)
-            reason = "" if limit is None else f"slow start: {limit} of {self._places} places"
+            reason = self._note if limit is None else f"slow start: {limit} of {self._places} places"
             self._lease.report(EngineState.READY, reason, limit=limit)
 
     async def _wait(self, probe_at: float) -> None:

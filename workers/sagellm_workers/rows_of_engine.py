@@ -25,7 +25,10 @@ def engine_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[
     known = {model.name for model in facts.models}
     bases = [m.name for m in facts.models if m.parent not in known or m.parent == m.name]
     wanted = [name for name in bases if not settings.model or name in settings.model]
-    slots = slots_of(facts, settings)
+    slots, note = slots_of(facts, settings), ""
+    if not settings.slots and not facts.slots:
+        note = f"{slots} slots assumed: it does not say; set --slots"
+        log.warning("engine %s: %s", url, note)
     kv_tokens = (facts.kv_tokens or 0) if settings.kv_tokens is None else settings.kv_tokens
     role = role_of(url, facts, settings.role)
     rows: list[EngineRow] = []
@@ -44,6 +47,7 @@ def engine_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[
                 role=role,
                 kinds=paired_kinds(facts),
                 kv_tokens=kv_tokens // len(wanted),
+                reason=note,
                 worker=f"{socket.gethostname()}-{os.getpid()}",
             )
         )

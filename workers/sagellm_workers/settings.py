@@ -45,10 +45,11 @@ class WorkerSettings(BaseModel):
         default=None,
         ge=1,
         le=100_000,
-        description="Requests an engine runs at once; not given: what it says itself",
+        description="Requests an engine runs at once; not given: what it says itself, as SGLang, llama.cpp and sageLLM "
+        "do. vLLM (--max-num-seqs; it tells only with VLLM_SERVER_DEV_MODE=1) and Ollama (OLLAMA_NUM_PARALLEL) do not",
     )
     default_slots: int = Field(
-        default=16, ge=1, le=100_000, description="Slots of an engine that does not say how many it has"
+        default=16, ge=1, le=100_000, description="Slots assumed of an engine that does not say how many it has"
     )
     prefetch: int = Field(
         default=0,

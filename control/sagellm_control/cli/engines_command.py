@@ -37,7 +37,8 @@ def list_(loaded: Loaded, model: str | None, as_json: bool) -> None:
 
     KV is how many tokens of its KV cache are promised, PACE how many uncached prompt tokens may start on it while
     answers run, SPEED its prompt tokens and the time of a decode step with one answer. LEASE is the time until the
-    engine counts as lost if its worker stays silent.
+    engine counts as lost if its worker stays silent. NOTE says why an engine is given less than it has slots for, or
+    that its slots are a guess, as it does not say how many it has: give its worker --slots.
 
     \b
     Examples:

@@ -77,7 +77,7 @@ class EngineRow:
     """The session that holds its lease; empty: nobody does."""
     version: str = ""
     reason: str = ""
-    """Why it is not READY, or not with all its places."""
+    """Why it is not READY, or not with all its places; or a note, say that its slots are a guess."""
     last_resort: bool = False
     """It fails so many requests that it would be left alone if another engine took them."""
 
