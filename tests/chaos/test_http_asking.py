@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -143,6 +144,31 @@ async def test_who_comes_back_reads_the_whole_answer_again() -> None:
         assert await scene.asking.resume(scene.asked) is Reading.ENDED
     assert keys == ["again", "again"]
     assert scene.asked.transcript.check() == {}
+
+
+STOPPING = {"error": {"code": "gateway_stopping", "type": "service_unavailable_error"}}
+
+
+async def stop_with_a_503(request: web.Request) -> web.StreamResponse:
+    return web.json_response(STOPPING, status=503, headers=ACCEPTED)
+
+
+async def stop_in_mid_stream(request: web.Request) -> web.StreamResponse:
+    return await begin(request, chunk(TOKENS[0]) + b"data: " + json.dumps(STOPPING).encode() + b"\n\n")
+
+
+@pytest.mark.parametrize("disturbed", [True, False])
+@pytest.mark.parametrize("stop", [stop_with_a_503, stop_in_mid_stream])
+async def test_who_is_turned_away_by_a_gateway_that_stops_comes_back(stop: Handler, disturbed: bool) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await (whole(request) if scene.asked.accepted else stop(request))
+
+    async with playing(answer, disturbed=disturbed, key="again") as scene:
+        assert await scene.asking.ask(scene.asked) is Reading.BROKEN
+        assert scene.asked.accepted
+        assert await scene.asking.resume(scene.asked) is Reading.ENDED
+    assert scene.asked.transcript.check() == {}
+    assert len(scene.ledger.problems) == (0 if disturbed else 1)
 
 
 def numbered(data: bytes, first: int = 1) -> bytes:

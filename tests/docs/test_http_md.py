@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sagellm_control.gateway import admin_endpoints, endpoints, request_endpoints, request_headers, status_endpoints
+from sagellm_control.gateway.errors import GATEWAY_STOPPING
 from sagellm_control.store.steps import endings
 from sagellm_control.wire.event import Ending
 from sagellm_control.wire.states import Reason
@@ -31,6 +32,6 @@ def test_every_path(module: object) -> None:
 
 def test_every_code() -> None:
     written = {value for value in vars(endings).values() if isinstance(value, bytes)}
-    codes = {Ending.decode(value).code for value in written} | set(map(str, Reason))
+    codes = {Ending.decode(value).code for value in written} | set(map(str, Reason)) | {GATEWAY_STOPPING}
     assert len(codes) > len(Reason)
     assert [code for code in codes if f"`{code}`" not in PAGE] == []

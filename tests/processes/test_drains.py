@@ -63,6 +63,22 @@ async def test_gateway_finishes_open_streams(processes: RealProcesses) -> None:
     (await task).check()
 
 
+async def test_gateway_shutdown_has_a_deadline(processes: RealProcesses) -> None:
+    engine = await processes.engine("--tpot-ms", "50")
+    await processes.worker(engine)
+    await processes.start("scheduler")
+    gateway, url = await processes.gateway("--shutdown-s", "0.2")
+    chat = Chat("a long one", 1000)
+    task = asyncio.create_task(stream_chat(processes.session, url, chat.prompt, chat.tokens, chat))
+    await wait_until(lambda: len(chat.pieces) > 1, what="some tokens are out")
+    assert await gateway.terminate() == 0
+    await task
+    assert chat.error is not None
+    assert chat.error["code"] == "gateway_stopping"
+    assert not chat.done
+    assert "not answered within 0.2 s, and whose clients are told so: 1" in gateway.log.read_text()
+
+
 async def test_schedulers_come_and_go_under_load(processes: RealProcesses) -> None:
     engine = await processes.engine("--tpot-ms", "1", "--slots", "8")
     await processes.worker(engine)

@@ -15,6 +15,8 @@ from .ledger import Asked, Ledger
 from .process import Kind
 from .system import SHUTDOWN_S, System
 
+STOPPING = "gateway_stopping"
+"""Error code of a gateway that was told to stop and waits no longer. It is no end: its clients come back, elsewhere."""
 SILENT_S = 20.0
 """A gateway comments in silent streams every few seconds; stopped ones are back long before this."""
 
@@ -106,6 +108,9 @@ class HttpAsking:
                     asked.transcript.take_stream(data)
                     if leave_after is not None and len(asked.transcript.pieces) >= leave_after:
                         return Reading.LEFT
+            if asked.transcript.error == STOPPING:
+                asked.transcript.error = None
+                raise ConnectionError(STOPPING)
             if not asked.transcript.ended:
                 self._ledger.problems.append(f"{asked.request_id}: its stream closed properly without an end")
                 return Reading.BROKEN
@@ -113,7 +118,7 @@ class HttpAsking:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             if asked.transcript.ended:
                 return Reading.ENDED
-            # A gateway that was told to stop cuts what is still open some seconds later.
+            # A gateway that was told to stop ends what is still open some seconds later.
             if not gateway.disturbed_since(began - SHUTDOWN_S - 1):
                 self._ledger.problems.append(f"{asked.request_id}: {gateway.name} broke its connection: {error!r}")
             return Reading.BROKEN
@@ -124,6 +129,8 @@ class HttpAsking:
             return Reading.BROKEN
         body = orjson.loads(await answer.read())
         code = str(body["error"].get("code") or body["error"].get("type"))
+        if code == STOPPING and "X-Request-Priority" in answer.headers:
+            raise ConnectionError(STOPPING)
         if code == "internal_error":
             self._ledger.problems.append(f"{asked.request_id}: HTTP {answer.status} {body}")
         if answer.status == 404 and asked.accepted:

@@ -33,8 +33,9 @@ _LOOK_EVERY_S = 0.05
 _ENGINE_EVERY_S = 1.0
 """Between two looks for an engine that takes its time, e.g. to load a model."""
 
-_EXIT_S = 5.0
-"""From the end of the last answer to the end of the process."""
+_EXIT_S = 10.0
+"""From the end of the last answer, or of the patience with it, to the end of the process: its client is told, and Redis
+is, which takes some seconds where they do not listen."""
 
 _WILDCARDS = {"0.0.0.0": LOOPBACK, "::": "::1", "": LOOPBACK}
 """Where to reach ourselves when the gateway listens on all addresses."""

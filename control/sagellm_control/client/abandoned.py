@@ -54,7 +54,7 @@ class AbandonedRequests:
         for task in late:
             task.cancel()
         if late:
-            log.warning("%d requests whose clients left could not be cancelled", len(late))
+            log.warning("Redis could not be told of %d requests that nobody waits for here any more", len(late))
             await asyncio.wait(late)
 
     async def _leave(self, pool: str, request_id: str, inbox: str, patient: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 
@@ -13,7 +14,8 @@ from ..client.answer import Answer
 from ..client.queue_client import QueueClient
 from ..wire.event import CHUNK, END, EVENT_STREAM, Ending, Event
 from ..wire.states import Outcome
-from .errors import COME_BACK, error_body, from_ending
+from .closing import Closing
+from .errors import COME_BACK, GATEWAY_STOPPING, STOPPING_RETRY_S, GatewayStopping, error_body, from_ending
 from .event_ids import EventNumbering
 from .metrics import WAIT_ERROR
 from .queue_position import queue_position
@@ -40,6 +42,7 @@ class AnswerWriter:
         queue: QueueClient,
         answer: Answer,
         request: web.Request,
+        closing: Closing,
         *,
         deadline: float,
         keepalive_s: float,
@@ -49,6 +52,7 @@ class AnswerWriter:
         self._queue = queue
         self._answer = answer
         self._request = request
+        self._closing = closing
         self._deadline = deadline
         """On the monotonic clock."""
         self._keepalive_s = keepalive_s
@@ -60,6 +64,8 @@ class AnswerWriter:
         self._expected_at: float | None = None
         """When it was to come, by what the client was told first while it waited."""
         self.outcome = Outcome.FAILED
+        self.stopped = False
+        """Whether the client was told that the gateway stops, and not how its request ended."""
 
     async def write_stream(self, *, always: bool = False) -> web.StreamResponse:
         """Pass events on as they come; comments keep the connection open while there are none.
@@ -68,45 +74,81 @@ class AnswerWriter:
             always: an error is an event of the stream even if nothing came before it.
         """
         stream = _Stream(headers=_STREAM_HEADERS | self._headers)  # made while the engine works
-        response: web.StreamResponse | None = None
-        while True:
-            event = await self._next()
-            if event is None and self._answer.ended:
-                return response or self._nothing_left()
-            if event is None:
-                response = response or await self._begin(stream)
-                await response.write(await self._comment())
-                continue
-            if event.type == CHUNK:
-                self._answers()
-                response = response or await self._begin(stream)
-                if piece := self._numbered(event, event.payload):
-                    await response.write(piece)
-            elif event.type == END:
-                ending = Ending.decode(event.payload)
-                self._ends(ending)
-                if response is None and not _is_stream(ending) and not always:
-                    return self._whole(ending, b"")
-                piece = self._numbered(event, _last_piece(ending))
-                if response is None and always and not piece:
-                    return self._nothing_left()
-                response = response or await self._begin(stream)
-                await response.write_eof(piece)
-                return response
+        try:
+            async with self._closing.endable() as limit:
+                end = await self._pass_on(stream, limit)
+        except GatewayStopping:
+            end = self._stop()
+        if end is None:
+            return stream if stream.prepared else self._nothing_left()
+        ending = Ending.decode(end.payload)
+        self._ends(ending)
+        if not stream.prepared and not _is_stream(ending) and not always:
+            return self._whole(ending, b"")
+        piece = self._numbered(end, _last_piece(ending))
+        if not stream.prepared:
+            if always and not piece:
+                return self._nothing_left()
+            await stream.prepare(self._request)
+        # Not endable: nothing can be said behind it.
+        await stream.write_eof(piece)
+        return stream
 
     async def write_whole(self) -> web.StreamResponse:
         """Wait for the end and answer with all of it."""
         pieces: list[bytes] = []
+        try:
+            async with self._closing.endable():
+                end = await self._collect(pieces)
+        except GatewayStopping:
+            end = self._stop()
+        ending = Ending.decode(end.payload)
+        self._ends(ending)
+        return self._whole(ending, b"".join(pieces))
+
+    async def _pass_on(self, stream: web.StreamResponse, limit: asyncio.Timeout) -> Event | None:
+        """Write all but the end, which is given back; None: there is nothing more."""
         while True:
             event = await self._next()
             if event is None:
-                continue
-            if event.type == CHUNK:
-                pieces.append(event.payload)
+                if self._answer.ended:
+                    return None
+                piece = await self._comment()
+            elif event.type == CHUNK:
+                self._answers()
+                piece = self._numbered(event, event.payload)
             elif event.type == END:
-                ending = Ending.decode(event.payload)
-                self._ends(ending)
-                return self._whole(ending, b"".join(pieces))
+                return event
+            else:
+                continue
+            if not stream.prepared:
+                await stream.prepare(self._request)
+            if piece:
+                with self._closing.spared(limit):
+                    await stream.write(piece)
+
+    async def _collect(self, pieces: list[bytes]) -> Event:
+        """Keep all but the end, which is given back."""
+        while True:
+            event = await self._next()
+            if event is not None and event.type == CHUNK:
+                pieces.append(event.payload)
+            elif event is not None and event.type == END:
+                return event
+
+    def _stop(self) -> Event:
+        """What takes the place of the end when the gateway waits no longer."""
+        self.stopped = True
+        request_id = self._answer.request_id
+        stopping = Ending(
+            Outcome.FAILED,
+            status=503,
+            code=GATEWAY_STOPPING,
+            message="This gateway is being stopped before the answer is complete. The request goes on for a while: "
+            f"another gateway has it under /v1/requests/{request_id}.",
+            retry_after_s=STOPPING_RETRY_S,
+        )
+        return Event(request_id, 0, 0, END, stopping.encode())
 
     def _answers(self) -> None:
         if self.first_byte_at is None:
@@ -160,10 +202,6 @@ class AnswerWriter:
         if self._expected_at is not None:
             came = "later" if began_at > self._expected_at else "sooner"
             WAIT_ERROR.labels(self._answer.pool, came).observe(abs(began_at - self._expected_at))
-
-    async def _begin(self, stream: web.StreamResponse) -> web.StreamResponse:
-        await stream.prepare(self._request)
-        return stream
 
     def _whole(self, ending: Ending, before: bytes) -> web.Response:
         if ending.outcome in _BODILESS or (ending.body and not _holds_output(ending)):

@@ -19,7 +19,8 @@ from ..wire.states import Outcome, RequestKind
 from . import metrics
 from .answering import AnswerWriter
 from .api_keys import ApiKeys, Caller
-from .errors import ApiError, from_queue, unavailable
+from .closing import Closing
+from .errors import GATEWAY_STOPPING, ApiError, from_queue, unavailable
 from .event_ids import EventNumbering
 from .rate_limits import rate_limits, rate_limits_when_full
 from .request_body import RequestBody, read_body
@@ -55,7 +56,8 @@ class OpenAIEndpoints:
         self._settings = settings
         self._keys = keys
         self.stopping = False
-        """The gateway is going down: connections that it cuts itself cancel nothing."""
+        """The gateway is going down."""
+        self.closing = Closing()
 
     def routes(self) -> list[web.RouteDef]:
         """The paths, with and without what a client may have put behind the base URL."""
@@ -99,9 +101,10 @@ class OpenAIEndpoints:
         metrics.open_requests.number += 1
         model, priority, outcome = "", "", "internal_error"
         try:
-            wanted = await self._read(request, kind)
-            model, priority = wanted.body.model, wanted.priority.label
-            submission = await self._submit(request, wanted, kind)
+            async with self.closing.endable():
+                wanted = await self._read(request, kind)
+                model, priority = wanted.body.model, wanted.priority.label
+                submission = await self._submit(request, wanted, kind)
             response, outcome = await self._answer(request, wanted, submission, kind, began)
             return response
         except QueueError as error:
@@ -210,6 +213,7 @@ class OpenAIEndpoints:
                     self._queue,
                     answer,
                     request,
+                    self.closing,
                     deadline=began + self._timeout_s(wanted.headers),
                     keepalive_s=self._settings.keepalive_s,
                     headers=echoed,
@@ -217,13 +221,18 @@ class OpenAIEndpoints:
                 )
                 response = await (writer.write_stream() if wanted.body.stream else writer.write_whole())
         except (asyncio.CancelledError, ConnectionError):
-            # A client with an Idempotency-Key may come back for its answer.
-            if not self.stopping and wanted.headers.idempotency_key is None:
-                # One that asked for event ids may come back for the rest.
-                self._queue.abandon(submission, patient=wanted.headers.event_ids)
+            self._leave(wanted.headers, submission)
             raise
+        if writer.stopped:
+            self._leave(wanted.headers, submission)
         self._observe(wanted, kind, began, writer)
-        return response, str(writer.outcome)
+        return response, GATEWAY_STOPPING if writer.stopped else str(writer.outcome)
+
+    def _leave(self, headers: RequestHeaders, submission: Submission) -> None:
+        # A client with an Idempotency-Key may come back for its answer.
+        if headers.idempotency_key is None:
+            # One that asked for event ids may come back for the rest, and so may whoever did not leave by itself.
+            self._queue.abandon(submission, patient=headers.event_ids or self.closing.ended)
 
     def _observe(self, wanted: _Wanted, kind: RequestKind, began: float, writer: AnswerWriter) -> None:
         if writer.first_byte_at is None:

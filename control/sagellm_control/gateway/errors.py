@@ -23,6 +23,9 @@ from ..wire.states import Reason
 
 UNAVAILABLE_RETRY_S = 1
 """Redis is away: a client may come back soon, most outages are restarts."""
+GATEWAY_STOPPING = "gateway_stopping"
+STOPPING_RETRY_S = 1
+"""This gateway waits no longer: another one may be there, or this one is being restarted."""
 
 _TYPES = {
     400: "invalid_request_error",
@@ -83,6 +86,18 @@ class ApiError(Exception):
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return web.Response(status=self.status, body=self.body(), content_type="application/json", headers=headers)
+
+
+class GatewayStopping(ApiError):
+    """The gateway stops, and has waited for this request for as long as it may."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            503,
+            "This gateway is being stopped and has not taken the request; send it to another one.",
+            code=GATEWAY_STOPPING,
+            retry_after_s=STOPPING_RETRY_S,
+        )
 
 
 def error_body(status: int, message: str, *, code: str, param: str | None = None) -> bytes:

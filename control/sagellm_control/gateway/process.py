@@ -28,10 +28,12 @@ log = logging.getLogger(__name__)
 
 LINGER_S = 0.25
 """After the listener is closed, connections stay for so long (s): a request may be on its way on them."""
+TELL_S = 1.0
+"""Who is told that its answer will not be complete in time has so long (s) to read that."""
 
 
 async def run(settings: GatewaySettings, redis: RedisSettings) -> None:
-    """Serve until SIGTERM or SIGINT, then let open answers finish.
+    """Serve until SIGTERM or SIGINT, then let open answers finish, for ``shutdown_s`` at most.
 
     While Redis is away it is alive and not ready, from its start on; unless it is not to wait (``redis.wait``).
     """
@@ -73,8 +75,8 @@ async def serve_from(settings: GatewaySettings, store: Store, *, at_once: bool =
         runner = web.AppRunner(
             app,
             handler_cancellation=True,
-            # aiohttp takes 0 for "for ever".
-            shutdown_timeout=max(settings.shutdown_s, 0.01),
+            # aiohttp waits for so long twice, and then cuts; nobody is left when it is over once (see ``_end_after``).
+            shutdown_timeout=settings.shutdown_s + 2 * TELL_S,
         )
         await runner.setup()
         try:
@@ -84,12 +86,28 @@ async def serve_from(settings: GatewaySettings, store: Store, *, at_once: bool =
                 yield f"http://{host}:{port}"
             finally:
                 openai.stopping = True
+                ending = asyncio.create_task(_end_after(settings.shutdown_s, runner, openai), name="end of shutdown")
+                stack.callback(ending.cancel)
                 # Nobody new gets in; who is connected already may be about to send a request.
                 listener.close()
                 if runner.server is not None and runner.server.connections:
                     await asyncio.sleep(min(LINGER_S, settings.shutdown_s / 20))
         finally:
             await runner.cleanup()
+
+
+async def _end_after(shutdown_s: float, runner: web.AppRunner, openai: OpenAIEndpoints) -> None:
+    """Tell whoever still waits after so long (s); whoever does not even read that is cut."""
+    await asyncio.sleep(shutdown_s)
+    if ended := openai.closing.end():
+        log.warning("requests that were not answered within %g s, and whose clients are told so: %d", shutdown_s, ended)
+    await asyncio.sleep(TELL_S)
+    connections = runner.server.connections if runner.server is not None else []
+    log.warning("connections that were still open %g s later, and are cut: %d", TELL_S, len(connections))
+    for connection in connections:
+        if connection.transport is not None:
+            # To close it would be to wait until all that was written has been read.
+            connection.transport.abort()
 
 
 def _allow_many_connections() -> None:

@@ -104,19 +104,25 @@ class RequestEndpoints:
                     self._queue,
                     answer,
                     request,
+                    self._openai.closing,
                     deadline=_deadline(view),
                     keepalive_s=self._settings.keepalive_s,
                     headers={"X-Request-ID": view.request_id},
                     numbering=EventNumbering(after),
                 )
-                return await (writer.write_stream(always=True) if stream else writer.write_whole())
+                response = await (writer.write_stream(always=True) if stream else writer.write_whole())
         except UnknownRequest:
             raise unknown_request(view.request_id) from None
         except (asyncio.CancelledError, ConnectionError):
-            if not self._openai.stopping:
-                # Who came back once may do so again.
-                self._queue.abandon(Submission(view.request_id, view.pool, existed=True), patient=True)
+            self._leave(view)
             raise
+        if writer.stopped:
+            self._leave(view)
+        return response
+
+    def _leave(self, view: RequestView) -> None:
+        # Who came back once may do so again.
+        self._queue.abandon(Submission(view.request_id, view.pool, existed=True), patient=True)
 
     async def _find(self, request: web.Request, *, admin_too: bool = False) -> RequestView:
         caller = self._openai.authenticate(request)

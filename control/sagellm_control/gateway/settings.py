@@ -92,11 +92,14 @@ class GatewaySettings(BaseModel):
         default=30.0,
         ge=0,
         le=604_800,
-        description="A request whose gateway was lost, or whose client left and asked for event ids before, is "
-        "cancelled when nobody has come back for so long (s)",
+        description="A request whose gateway was lost, or stopped before the answer was complete, or whose client left "
+        "and asked for event ids before, is cancelled when nobody has come back for so long (s)",
     )
     shutdown_s: float = Field(
-        default=30.0, ge=0, le=86_400, description="On SIGTERM: so long (s) may open answers take to finish"
+        default=30.0,
+        ge=0,
+        le=86_400,
+        description="On SIGTERM: so long (s) may open answers take to finish; who still waits then is told so",
     )
 
     @field_validator("class_max_waiting", "class_max_waiting_bytes", "queue_ttl")
