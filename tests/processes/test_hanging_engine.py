@@ -13,7 +13,7 @@ from ..waiting import wait_until
 from .chats import MODEL, Chat, stream_chat
 from .real_processes import RealProcesses
 
-SOON = ("--health-interval-s", "0.1", "--health-timeout-s", "0.5", "--slow-start-s", "0")
+SOON = ("--health-interval-s", "0.1", "--health-timeout-s", "0.5", "--gone-after-s", "1.5", "--slow-start-s", "0")
 WHOLE = Chat("in one piece", 120)
 
 

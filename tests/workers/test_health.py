@@ -1,68 +1,18 @@
-"""What a watched engine is given: by probes and by how its requests end, with a lease that only remembers."""
+"""What a watched engine is given: by probes and by pauses that it asks for."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.states import EngineState
-from sagellm_workers.breaker import BreakerSettings
 from sagellm_workers.health import FAILURES_TO_ERROR, NOT_ANSWERING, PROBE_PATIENCE_S, HealthSettings, HealthWatch
 
 from ..waiting import wait_until
-
-ROW = EngineRow("e1", "watched", "", "openai", 4, (), prefetch=2)
-SETTINGS = HealthSettings(
-    interval_s=0.01, slow_start_s=0, breaker=BreakerSettings(min_requests=4, open_s=0.05), longest_pause_s=0.05
-)
-
-
-class RememberingLease:
-    """Stands in for a ``Lease``."""
-
-    def __init__(self) -> None:
-        self.held = 0
-        self.last_resort = False
-        self.last: tuple[EngineState, str, int | None] = (EngineState.READY, "", None)
-        self.states: list[EngineState] = []
-
-    def report(
-        self, state: EngineState, reason: str = "", *, limit: int | None = None, last_resort: bool = False
-    ) -> None:
-        self.last_resort = last_resort
-        self.last = (state, reason, limit)
-        self.states.append(state)
-
-    async def reported(self) -> None:
-        """It is at once."""
-
-
-class Engine:
-    """Stands in for an adapter; answers what it is told."""
-
-    def __init__(self) -> None:
-        self.well = True
-        self.probes = 0
-        self.others = True
-        self.heard_at = float("-inf")
-        self.speaks = False
-        """Some answer goes on while it is probed."""
-
-    async def others_serve(self) -> bool:
-        return self.others
-
-    async def healthy(self) -> bool:
-        self.probes += 1
-        if self.speaks:
-            self.heard_at = time.monotonic()
-        return self.well
+from .watched_engine import ROW, SETTINGS, Engine, RememberingLease, watching
 
 
 @pytest.fixture
@@ -73,22 +23,6 @@ def lease() -> RememberingLease:
 @pytest.fixture
 def engine() -> Engine:
     return Engine()
-
-
-@contextlib.asynccontextmanager
-async def watching(
-    engine: Any,
-    lease: Any,
-    settings: HealthSettings = SETTINGS,
-    returned: Callable[[], Awaitable[None]] | None = None,
-) -> Any:
-    watch = HealthWatch(engine, ROW, lease, settings, others_serve=engine.others_serve, returned=returned)
-    task = asyncio.create_task(watch.run())
-    try:
-        yield watch
-    finally:
-        task.cancel()
-        await asyncio.wait({task})
 
 
 async def test_one_bad_probe_is_no_outage(engine: Engine, lease: RememberingLease) -> None:
@@ -212,71 +146,6 @@ async def test_more_places_are_given_when_there_are_more(engine: Engine, lease: 
         await wait_until(lambda: lease.last == (EngineState.READY, "slow start: 1 of 6 places", 1))
         watch.take_over(engine, replace(ROW, slots=1))
         await wait_until(lambda: lease.last == (EngineState.READY, "slow start: 1 of 3 places", 1))
-
-
-@pytest.mark.parametrize("result", ["engine_unreachable", "engine_broken", "engine_timeout", "engine_error"])
-async def test_failures_open_the_circuit(engine: Engine, lease: RememberingLease, result: str) -> None:
-    lease.held = 1
-    async with watching(engine, lease) as watch:
-        for _ in range(4):
-            watch.attempt_ended(result)
-        await wait_until(lambda: lease.last[0] is EngineState.ERROR)
-        assert lease.last[1] == "circuit open: it failed 4 of 4 requests within 60 s"
-        # One more than what it holds from before, however often it is looked at.
-        await wait_until(lambda: lease.last[2] == 2)
-        lease.held = 2
-        before = engine.probes
-        await wait_until(lambda: engine.probes > before + 2)
-        assert lease.last[2] == 2
-        watch.attempt_ended("completed")
-        await wait_until(lambda: lease.last == (EngineState.READY, "", None))
-
-
-async def test_the_circuit_takes_no_engine_away_that_is_the_last(engine: Engine, lease: RememberingLease) -> None:
-    patient = HealthSettings(interval_s=0.01, slow_start_s=3600, breaker=BreakerSettings(min_requests=4, open_s=3600))
-    engine.others = False
-    async with watching(engine, lease, patient) as watch:
-        for _ in range(4):
-            watch.attempt_ended("engine_error")
-        await wait_until(lambda: lease.last_resort)
-        assert set(lease.states) == {EngineState.READY}
-        assert lease.last[1].startswith("circuit open: it failed 4 of 4 requests")
-        assert lease.last[2] is None, "with all its places"
-        engine.others = True
-        await wait_until(lambda: lease.last[0] is EngineState.ERROR)
-        assert not lease.last_resort
-        engine.others = False
-        await wait_until(lambda: lease.last_resort)
-        engine.well = False
-        await wait_until(lambda: lease.last == (EngineState.ERROR, NOT_ANSWERING, None), what="it is dead")
-
-
-async def test_a_last_engine_whose_circuit_closes_is_not_started_slowly(
-    engine: Engine, lease: RememberingLease
-) -> None:
-    hasty = HealthSettings(interval_s=0.01, slow_start_s=3600, breaker=BreakerSettings(min_requests=4, open_s=0.01))
-    engine.others = False
-    async with watching(engine, lease, hasty) as watch:
-        for _ in range(4):
-            watch.attempt_ended("engine_error")
-        await wait_until(lambda: lease.last_resort)
-
-        def closed() -> bool:
-            watch.attempt_ended("completed")
-            return lease.last == (EngineState.READY, "", None)
-
-        await wait_until(closed)
-    assert set(lease.states) == {EngineState.READY}
-
-
-@pytest.mark.parametrize("result", ["cancelled", "expired", "returned", "lost", "engine_busy", "refused", "completed"])
-async def test_what_is_not_the_engines_failure_does_not(engine: Engine, lease: RememberingLease, result: str) -> None:
-    async with watching(engine, lease) as watch:
-        for _ in range(20):
-            watch.attempt_ended(result)
-        before = engine.probes
-        await wait_until(lambda: engine.probes > before + 1)
-    assert set(lease.states) == {EngineState.READY}
 
 
 @pytest.mark.parametrize("well", [True, False])

@@ -23,7 +23,7 @@ from . import metrics
 from .adapters.base import EngineAdapter
 from .assigned_reader import AssignedReader
 from .breaker import BreakerSettings
-from .health import FAILURES_TO_ERROR, HealthSettings, HealthWatch
+from .health import HealthSettings, HealthWatch
 from .lease import Lease, LeaseLost
 from .neighbours import others_serve
 from .observation import EngineObservation
@@ -222,7 +222,7 @@ def _health_settings(s: WorkerSettings) -> HealthSettings:
     )
     return HealthSettings(
         interval_s=s.health_interval_s,
-        gone_after_s=FAILURES_TO_ERROR * s.health_timeout_s,
+        gone_after_s=s.gone_after_s,
         slow_start_s=s.slow_start_s,
         longest_pause_s=s.longest_pause_s,
         breaker=breaker,

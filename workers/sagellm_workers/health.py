@@ -39,7 +39,7 @@ class HealthSettings:
     """How an engine is watched."""
 
     interval_s: float = 2.0
-    gone_after_s: float = 12.0
+    gone_after_s: float = 30.0
     """So long an engine has been silent, to probes and requests, before its requests are given to others."""
     slow_start_s: float = 30.0
     longest_pause_s: float = 60.0

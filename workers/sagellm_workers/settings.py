@@ -88,8 +88,14 @@ class WorkerSettings(BaseModel):
         gt=0,
         le=300,
         description="Longest wait (s) for the answer to a health probe. An engine that leaves three in a row without "
-        "one, and says nothing to any request meanwhile, is gone: its requests go on elsewhere. To be raised where an "
-        "engine answers no probes while it works on a long prompt",
+        "one, and says nothing to any request meanwhile, is given nothing more until it answers",
+    )
+    gone_after_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=86_400,
+        description="When it has been so silent for so long (s), what it has goes on elsewhere. To be raised where an "
+        "engine answers no probes while it works on a long prompt or a whole answer",
     )
     survey_interval_s: float = Field(
         default=30.0,

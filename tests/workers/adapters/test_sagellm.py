@@ -232,22 +232,6 @@ async def test_embeddings(serve: Serve, client: EngineClient, texts: object, cou
     assert [row["embedding"] for row in answer.json["data"]] == [[1.0]] * count
 
 
-@pytest.mark.parametrize(("trace_id", "told"), [("trace-1", "trace-1"), ("", "req-1"), (None, "req-1")])
-@pytest.mark.parametrize("stream", [False, True])
-async def test_there_is_always_a_trace_id(
-    serve: Serve, client: EngineClient, trace_id: str | None, told: str, stream: bool
-) -> None:
-    seen: list[tuple[str | None, str]] = []
-
-    async def handler(request: web.Request) -> web.Response:
-        seen.append((request.headers.get("X-Trace-ID"), orjson.loads(await request.read())["trace_id"]))
-        return web.json_response({"output_text": "Hello"})
-
-    url = await serve({"POST /v1/completions": handler, "POST /v1/completions/stream": handler})
-    await ask(SageLLMAdapter(url, client), stream=stream, body=CHAT_BODY, trace_id=trace_id)
-    assert seen == [(told, told)]
-
-
 async def test_a_reply_that_cannot_be_read(serve: Serve, client: EngineClient) -> None:
     adapter = SageLLMAdapter(await serve({"POST /v1/completions": "<html>"}), client)
     with pytest.raises(EngineBroken, match="no JSON"):
