@@ -115,9 +115,11 @@ async def test_an_engine_that_streams_and_answers_no_probe_keeps_its_requests(
         return web.Response(body=GOOD, content_type="application/json")
 
     bad.respond(answering)
-    system = await start_system(bad, worker_health_timeout_s=0.3)
+    system = await start_system(bad, worker_health_timeout_s=0.3, worker_survey_interval_s=0.1)
     asking = [asyncio.create_task(ask(system, stream=True)), asyncio.create_task(ask(system))]
     await wait_until(lambda: len(bad.reached) == 2, what="both run")
+    surveyed = bad.surveys
+    await wait_until(lambda: bad.surveys > surveyed + 1, what="it is surveyed meanwhile, and found as it was")
     bad.silent = True
     before = bad.probes
     await wait_until(lambda: bad.probes > before + 7, what="it is probed again and again")

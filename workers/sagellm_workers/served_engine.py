@@ -95,6 +95,7 @@ class ServedEngine:
         if self._found is None or facts != self._found[1]:
             self._found = found
             self._rows = engine_rows(self._url, facts, self._settings)
+        adapter = self._found[0]  # where nothing has changed, the one that knows when it last heard of the engine
         if self._rows:
             self._told = ""
         else:
@@ -104,7 +105,7 @@ class ServedEngine:
                 logging.ERROR,
                 f"it serves none of the models asked for ({asked}); it has: {has}" if has else "it lists no models",
             )
-        self._serve(found[0], tasks)
+        self._serve(adapter, tasks)
         self._slots.resize(slots_of(facts, self._settings))
 
     async def _survey(self) -> tuple[EngineAdapter, EngineFacts]:
