@@ -9,6 +9,7 @@ import subprocess
 import urllib.request
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import IO
 
 import pytest
@@ -60,6 +61,9 @@ def test_enqueue_streams_text_and_notes_the_rest(system: Up) -> None:
     request_id = done.stderr.split()[1].rstrip(",")
     shown = json.loads(system.control("requests", "show", request_id, "--json").stdout)
     assert (shown["state"], shown["outcome"], shown["tenant"]) == ("finished", "completed", "me")
+    for_people = system.control("requests", "show", request_id).stdout
+    arrived = datetime.fromtimestamp(float(shown["fields"]["arrived_ms"]) / 1000).astimezone()
+    assert arrived.isoformat(sep=" ", timespec="milliseconds") in for_people, "a moment reads as one"
 
 
 def test_enqueue_reads_the_prompt_from_a_pipe(system: Up) -> None:

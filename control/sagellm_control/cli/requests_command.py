@@ -9,7 +9,7 @@ import click
 
 from ..wire.states import RequestState
 from .options import REDIS_FLAGS, Loaded, SettingsCommand, takes_settings
-from .tables import print_json, print_table, seconds
+from .tables import moment, print_json, print_table, seconds
 
 if TYPE_CHECKING:
     from ..scheduler.explain import Explanation
@@ -92,7 +92,7 @@ def show(loaded: Loaded, request_id: str, as_json: bool) -> None:
         print_json(view)
         return
     facts = view.model_dump(mode="json", exclude={"fields"})
-    facts |= {f"record.{name}": value for name, value in view.fields.items() if name not in facts}
+    facts |= {f"record.{name}": _readable(name, value) for name, value in view.fields.items() if name not in facts}
     print_table(
         ("FIELD", "VALUE"),
         [(name, value) for name, value in facts.items() if value not in (None, "")],
@@ -165,6 +165,14 @@ def cancel(loaded: Loaded, request_id: str, as_json: bool) -> None:
         "finished": "had ended before",
     }
     click.echo(f"{request_id} {said.get(result, result)}.")
+
+
+def _readable(name: str, value: str) -> str:
+    """A moment as one; other times (ms) are spans, and short of the year 2001."""
+    try:
+        return moment(float(value)) if name.endswith("_ms") and 1e12 < float(value) < 1e14 else value
+    except ValueError:
+        return value
 
 
 async def _list(redis: RedisSettings, state: str | None, model: str | None, limit: int) -> list[RequestView]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 
 import click
 from pydantic import BaseModel
@@ -41,6 +42,11 @@ def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, object]) -> No
     else:
         plain = [item.model_dump(mode="json") for item in value]
     click.echo(json.dumps(plain, indent=2, ensure_ascii=False))
+
+
+def moment(ms: float) -> str:
+    """A time (ms since the epoch) on the clock of whoever reads it."""
+    return datetime.fromtimestamp(ms / 1000).astimezone().isoformat(sep=" ", timespec="milliseconds")
 
 
 def seconds(value: float) -> str:
