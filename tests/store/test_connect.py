@@ -206,3 +206,12 @@ async def test_a_database_that_is_none_is_refused_before_anything_is_sent(url: s
 def test_the_database_is_the_path(path: str) -> None:
     store = Store(RedisSettings(url=f"redis://127.0.0.1:6379{path}"))
     assert store.commands.connection_pool.connection_kwargs.get("db", 0) == int(path.strip("/") or 0)
+
+
+async def test_a_connection_that_was_cut_as_its_answer_came_is_not_asked_again(store: Store) -> None:
+    """What is late is cut by a timer, which may go off in the very turn in which the answer comes."""
+    server = await store.node_of("a")
+    await server.ping()
+    for connection in server.connection_pool._available_connections:
+        connection._writer.transport.abort()  # and nobody has been told of that yet
+    assert await server.ping()

@@ -46,7 +46,7 @@ class Destination:
         # A bare timer, as asyncio.timeout() costs three times as much, and the head is all that is waited for.
         silent = None if deadline is None else self._loop.call_at(deadline, _give_up, protocol)
         try:
-            if protocol.transport is None:
+            if protocol.transport is None or protocol.transport.is_closing():
                 raise aiohttp.ClientConnectionResetError("the connection was lost as soon as it was made")
             protocol.set_response_params(read_until_eof=True)
             line = b"%s %s HTTP/1.1\r\n" % (request.method.encode(), self._target)

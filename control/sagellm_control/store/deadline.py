@@ -82,6 +82,8 @@ class CommandDeadline:
                 await self._leave()
                 raise self._no_answer() from error
             await self.disconnect(nowait=True)  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(error, RuntimeError):  # so uvloop says that it has been closed
+                raise ConnectionError(f"the connection to the server was closed: {error}") from error
             raise
         finally:
             self._late_at = math.inf
@@ -150,6 +152,13 @@ class CommandDeadline:
             # tell that from a cancellation from outside.)
             self.late = True
             self._writer.transport.abort()
+
+    async def connect(self, *arguments: Any, **options: Any) -> None:
+        """Connect, if it does not stand. One that has been cut and has not been told so yet does not: redis-py would
+        write to it, and uvloop takes that for a mistake of ours."""
+        if self._writer is not None and self._writer.transport.is_closing():
+            await self.disconnect(nowait=True)  # pyright: ignore[reportAttributeAccessIssue]
+        await super().connect(*arguments, **options)  # pyright: ignore[reportAttributeAccessIssue]
 
     async def _connect(self) -> None:
         if not self.closed:
