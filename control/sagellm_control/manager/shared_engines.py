@@ -46,6 +46,8 @@ class SharedEngines:
     def __init__(self, backend: SharedBackend) -> None:
         self._backend = backend
         self._writes: list[Write] = []
+        self._said = 0
+        """How much has been said, written or not."""
         self._own: dict[str, Registration] = {}
         """What was registered here."""
         self._overrides: dict[str, str] = {}
@@ -137,6 +139,7 @@ class SharedEngines:
             self.set_state(info, engine_state(info.state))
 
     def _say(self, write: Write) -> None:
+        self._said += 1
         self._writes.append(write)
         self._wake.set()
 
@@ -204,10 +207,10 @@ class SharedEngines:
 
     async def refresh(self, store: Store) -> None:
         """Read all engines. Those that are about to be written are left as they are."""
-        began = asyncio.get_running_loop().time()
+        began, said = asyncio.get_running_loop().time(), self._said
         registered = {item.engine_id: item for item in await registrations(store)}
         rows = {view.engine_id: view for view in await list_engines(store)}
-        if self._writes:
+        if self._writes or self._said != said:
             return  # what was read may be older than what has been said
         self._read_at = began
         board = self._backend.board
