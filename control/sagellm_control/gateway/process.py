@@ -103,7 +103,8 @@ async def _end_after(shutdown_s: float, runner: web.AppRunner, openai: OpenAIEnd
         log.warning("requests that were not answered within %g s, and whose clients are told so: %d", shutdown_s, ended)
     await asyncio.sleep(TELL_S)
     connections = runner.server.connections if runner.server is not None else []
-    log.warning("connections that were still open %g s later, and are cut: %d", TELL_S, len(connections))
+    if connections:
+        log.warning("connections that were still open %g s later, and are cut: %d", TELL_S, len(connections))
     for connection in connections:
         if connection.transport is not None:
             # To close it would be to wait until all that was written has been read.
