@@ -159,10 +159,9 @@ class LocalBackend:
                 yield piece
 
     def _run(self, job: Job) -> LocalRun:
-        return LocalRun(self, job, self._queues.get(job.model))
+        return LocalRun(job, self._queues.get(job.model), self.adapters, self.settings, self._suspect)
 
-    def engine_trouble(self, engine_id: str) -> None:
-        """An attempt could not reach the engine."""
+    def _suspect(self, engine_id: str) -> None:
         if self.lifecycle is not None:
             self.lifecycle.suspect(engine_id)
 

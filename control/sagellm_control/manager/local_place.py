@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 
 from ..types import EngineInfo
 from ..wire.request import Arrival
@@ -15,9 +14,7 @@ Place = tuple[EngineInfo, Ticket]
 """An engine, and what was taken of it."""
 
 
-async def wait_for_place(
-    queue: ModelQueue, arrival: Arrival, engines: Mapping[str, EngineInfo], max_waiting: int
-) -> Place | None:
+async def wait_for_place(queue: ModelQueue, arrival: Arrival, max_waiting: int) -> Place | None:
     """A place, when it is this request's turn; None: no READY engine takes it, or the last of them has gone.
 
     Raises:
@@ -28,13 +25,13 @@ async def wait_for_place(
     ticket = queue.ticket(arrival)
     engine_id = queue.take(ticket)
     if engine_id is not None:
-        return engines[engine_id], ticket
+        return queue.engine(engine_id), ticket
     if len(queue) >= max_waiting:
         raise queue_full(queue.model, len(queue))
     turn: asyncio.Future[EngineInfo | None] = asyncio.get_running_loop().create_future()
 
     def granted(name: str | None) -> None:
-        info = engines[name] if name is not None else None
+        info = queue.engine(name) if name is not None else None
         if not turn.done():
             turn.set_result(info)
         elif info is not None:

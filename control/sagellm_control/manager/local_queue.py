@@ -121,6 +121,10 @@ class ModelQueue:
         else:
             self._engines.close(info.engine_id)
 
+    def engine(self, engine_id: str) -> EngineInfo:
+        """An engine that has been added."""
+        return self._infos[engine_id]
+
     def serves(self, arrival: Arrival) -> bool:
         """Whether a READY engine takes such a request."""
         return self._engines.serves(arrival)

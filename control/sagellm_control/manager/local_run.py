@@ -7,9 +7,8 @@ import logging
 import math
 import random
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING
 
 from ..engine_access import (
     AnswerWatch,
@@ -30,13 +29,12 @@ from ..types import EngineInfo
 from ..wire.request import Arrival
 from ..wire.states import Stage
 from .backend import Job, Piece, Reply, RequestFailed, no_engine
+from .engine_adapters import EngineAdapters
 from .failures import deadline_failure, is_worth_another, status_failure, unavailable
 from .line import Ticket
 from .local_place import Place, wait_for_place
 from .local_queue import ModelQueue
-
-if TYPE_CHECKING:
-    from .local_backend import LocalBackend
+from .settings import ManagerSettings
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +44,22 @@ MOST_ERROR_BYTES = 1 << 20
 
 
 class LocalRun:
-    """One run. ``queue`` is None where no engine of the model is registered."""
+    """One run. ``queue`` is None where no engine of the model is registered; ``suspect`` is told which engine could not
+    be reached."""
 
-    def __init__(self, backend: LocalBackend, job: Job, queue: ModelQueue | None) -> None:
-        self._backend = backend
+    def __init__(
+        self,
+        job: Job,
+        queue: ModelQueue | None,
+        adapters: EngineAdapters,
+        settings: ManagerSettings,
+        suspect: Callable[[str], None],
+    ) -> None:
         self._job = job
         self._queue = queue
+        self._adapters = adapters
+        self._settings = settings
+        self._suspect = suspect
         self._arrived_ms = time.time() * 1000
         self._excluded: tuple[str, ...] = ()
         self._failure: RequestFailed | None = None
@@ -102,7 +110,7 @@ class LocalRun:
                 self._failure = failed.failure
                 self._excluded = (*(name for name in self._excluded if name != failed.engine_id), failed.engine_id)
                 self._stage, self._handed = Stage.WHOLE, b""
-                if failures >= self._backend.settings.max_attempts or (self._sent and not self._job.continuable):
+                if failures >= self._settings.max_attempts or (self._sent and not self._job.continuable):
                     raise failed.failure from failed
                 if not self._another():
                     await asyncio.sleep(self._pause_s(failures))
@@ -129,7 +137,7 @@ class LocalRun:
                     if reply.status >= 400:
                         await self._refused(reply, info.engine_id)
                     if self._stage is Stage.PREFILL:
-                        kind = await self._backend.adapters.kind(info.engine_id, adapter)
+                        kind = await self._adapters.kind(info.engine_id, adapter)
                         self._hand_on(await read_prefill(reply, kind, watch))
                         return
                     async for piece in self._read(reply, info, watch, takeover):
@@ -190,7 +198,7 @@ class LocalRun:
         job, stage = self._job, self._stage
         if not stage and not self._given:
             return _call(job, job.body), None
-        kind = await self._backend.adapters.kind(info.engine_id, adapter)
+        kind = await self._adapters.kind(info.engine_id, adapter)
         takeover, body = None, job.body
         if self._given:
             takeover = Takeover(kind, job.kind, self._given, body)
@@ -222,14 +230,14 @@ class LocalRun:
             stage=self._stage,
             **job.hints,
         )
-        place = await wait_for_place(queue, arrival, self._backend.board.engines, self._backend.settings.max_waiting)
+        place = await wait_for_place(queue, arrival, self._settings.max_waiting)
         if place is None:
             raise self._failure or unavailable(no_engine(job.model))
         return place
 
     async def _adapter(self, info: EngineInfo) -> EngineAdapter:
-        adapter = self._backend.adapters.known(info.engine_id)
-        return adapter if adapter is not None else await self._backend.adapters.find(info)
+        adapter = self._adapters.known(info.engine_id)
+        return adapter if adapter is not None else await self._adapters.find(info)
 
     async def _refused(self, reply: EngineReply, engine_id: str) -> None:
         body = bytearray()
@@ -249,7 +257,7 @@ class LocalRun:
     def _broken(self, info: EngineInfo, error: EngineError) -> AttemptFailed:
         self._retry_after_s = None
         if not isinstance(error, EngineTimeout):
-            self._backend.engine_trouble(info.engine_id)
+            self._suspect(info.engine_id)
         text = f"Stream error: {error}" if self._job.stream else str(error)
         return AttemptFailed(unavailable(text, engine_id=info.engine_id), info.engine_id)
 
