@@ -84,7 +84,7 @@ async def test_the_places_of_a_program_that_died_are_given_back(
     assert (await dies.manager.schedule_request("r1", "t", "simulated-1")).is_scheduled
     waiting = await here.manager.schedule_request("r2", "t", "simulated-1")
     assert waiting.queue_position == 1
-    holder = dies.manager._backend.id  # type: ignore[attr-defined]
+    holder = dies.manager._backend._engines.manager_id  # type: ignore[attr-defined]
     async with open_store(redis_settings) as store:
         await store.commands.delete(store.keys.holder(holder))  # as it lapses when nobody renews it
     decision = await here.manager.wait_scheduled("r2", 10)

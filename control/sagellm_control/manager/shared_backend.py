@@ -54,20 +54,20 @@ class SharedBackend:
         instances: bool,
     ) -> None:
         self.board = EngineBoard()
-        self.settings = settings
         self.misses = Misses()
-        self.id = secrets.token_hex(6)
-        """Of this manager: what it holds is given back when it is not heard of any more."""
-        self.recorded = _recorded(policy, strategy)
+        self._recorded = _recorded(policy, strategy)
         """What the schedulers of the pools are told to follow."""
         self.adapters = EngineAdapters(trust_env=settings.trust_env, instances=instances)
-        self.redis = redis
-        self.limits = AcceptLimits(max_waiting=settings.max_waiting)
+        self._redis = redis
+        self._limits = AcceptLimits(max_waiting=settings.max_waiting)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connecting = asyncio.Lock()
         self._connection: SharedConnection | None = None
         """There is one from the first use to ``stop``."""
-        self.engines = SharedEngines(self)
+        manager_id = secrets.token_hex(6)  # what it holds is given back when it is not heard of any more
+        self._engines = SharedEngines(
+            manager_id, self.board, self.adapters, settings.max_concurrent_requests, self._recorded
+        )
 
     async def start(self) -> None:
         """Raises StoreUnreachable, StoreUnusable: see ``store.connect``."""
@@ -87,10 +87,10 @@ class SharedBackend:
         """The connection, made if there is none on this event loop; all that was said before is written."""
         async with self._lock():
             if self._connection is None:
-                self._connection = await SharedConnection.open(self)
+                self._connection = await SharedConnection.open(self._redis, self._limits, self._engines)
             connection = self._connection
         async with connection.used():
-            await self.engines.flush(connection.queue.store)
+            await self._engines.flush(connection.queue.store)
             yield connection
 
     @asynccontextmanager
@@ -112,14 +112,14 @@ class SharedBackend:
         self.adapters.check(info)
         room_of(info)
         kv_tokens_of(info)
-        self.engines.register(info)
+        self._engines.register(info)
 
     def unregister(self, info: EngineInfo) -> None:
         self.adapters.forget(info.engine_id)
-        self.engines.unregister(info)
+        self._engines.unregister(info)
 
     def set_state(self, info: EngineInfo, state: EngineState) -> None:
-        self.engines.set_state(info, state)
+        self._engines.set_state(info, state)
 
     async def schedule(self, wish: Wish) -> SchedulingDecision:
         try:
@@ -156,7 +156,7 @@ class SharedBackend:
         models = self.board.models
         settings = [depth.settings for depth in pools if depth.pool in models]
         return {
-            status: ", ".join(sorted({found.get(name) or self.recorded.get(name, default) for found in settings}))
+            status: ", ".join(sorted({found.get(name) or self._recorded.get(name, default) for found in settings}))
             for status, name, default in _IN_STATUS
             if settings
         }
@@ -171,7 +171,7 @@ class SharedBackend:
                 yield piece
 
     def _run(self, connection: SharedConnection, job: Job) -> SharedRun:
-        return SharedRun(connection.queue, job, self.engines.promised)
+        return SharedRun(connection.queue, job, self._engines.promised)
 
 
 def _away(error: Exception) -> RequestFailed:

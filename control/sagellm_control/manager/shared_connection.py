@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import TYPE_CHECKING
 
 from ..client import QueueClient
+from ..store.settings import RedisSettings
+from ..store.steps.accept import AcceptLimits
 from .open_while_used import OpenWhileUsed
+from .shared_engines import SharedEngines
 from .shared_wishes import SharedWishes
-
-if TYPE_CHECKING:
-    from .shared_backend import SharedBackend
 
 
 class SharedConnection:
@@ -23,20 +22,19 @@ class SharedConnection:
         self._uses = uses
 
     @classmethod
-    async def open(cls, backend: SharedBackend) -> SharedConnection:
+    async def open(cls, redis: RedisSettings, limits: AcceptLimits, engines: SharedEngines) -> SharedConnection:
         """A connection; what has been said of engines is written, and the board is up to date.
 
         Raises:
             StoreUnreachable, StoreUnusable, QueueUnavailable: see ``QueueClient.connect``.
             RedisError, OSError: the connection was lost at once.
         """
-        engines = backend.engines
         async with AsyncExitStack() as stack:
-            queue = await stack.enter_async_context(QueueClient.connect(backend.redis, backend.limits))
+            queue = await stack.enter_async_context(QueueClient.connect(redis, limits))
             await engines.flush(queue.store)
             await engines.refresh(queue.store)
             uses = OpenWhileUsed(stack.pop_all().aclose)
-        wishes, ends = SharedWishes(backend, queue), AsyncExitStack()
+        wishes, ends = SharedWishes(queue, engines), AsyncExitStack()
         ends.push_async_callback(uses.give_up)
         await ends.enter_async_context(engines.followed(queue.store))
         ends.push_async_callback(wishes.close)

@@ -9,7 +9,7 @@ import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from redis.exceptions import RedisError
@@ -24,10 +24,9 @@ from ..types import EngineInfo, EngineState
 from ..wire.registration import DEFAULT_ROOM, Registration
 from .arguments import engine_state
 from .as_json import as_json
+from .board import EngineBoard
+from .engine_adapters import EngineAdapters
 from .promised import PromisedEngines
-
-if TYPE_CHECKING:
-    from .shared_backend import SharedBackend
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +40,19 @@ Write = Callable[[Store], Awaitable[None]]
 
 
 class SharedEngines:
-    """Writes what programs say of engines, in the order in which they said it, and follows what becomes of them."""
+    """Writes what programs say of engines, in the order in which they said it, and follows what becomes of them.
 
-    def __init__(self, backend: SharedBackend) -> None:
-        self._backend = backend
+    ``room``: of an engine that does not tell; ``recorded``: what the schedulers of the engines' pools are to follow.
+    """
+
+    def __init__(
+        self, manager_id: str, board: EngineBoard, adapters: EngineAdapters, room: int, recorded: dict[str, str]
+    ) -> None:
+        self.manager_id = manager_id
+        self.board = board
+        self._adapters = adapters
+        self._room = room
+        self._recorded = recorded
         self._writes: list[Write] = []
         self._said = 0
         """How much has been said, written or not."""
@@ -53,7 +61,7 @@ class SharedEngines:
         self._overrides: dict[str, str] = {}
         self._served: dict[str, tuple[asyncio.Event, asyncio.Task[None]]] = {}
         """Engine objects of this process."""
-        self.promised = PromisedEngines(backend.board)
+        self.promised = PromisedEngines(board)
         self._flushing = asyncio.Lock()
         self._wake = asyncio.Event()
         self._read_at = float("-inf")
@@ -65,8 +73,8 @@ class SharedEngines:
         """See ``Backend.register``. Raises TypeError, ValueError: names the argument that cannot be shared."""
         metadata = {name: value for name, value in (info.metadata or {}).items() if name != "engine_instance"}
         own = (info.metadata or {}).get("engine_instance") is not None
-        if (room := self._backend.settings.max_concurrent_requests) != DEFAULT_ROOM:
-            metadata.setdefault("max_concurrent_requests", room)  # the worker does not know this manager's settings
+        if self._room != DEFAULT_ROOM:  # the worker does not know this manager's settings
+            metadata.setdefault("max_concurrent_requests", self._room)
         registration = Registration(
             info.engine_id,
             info.model_id,
@@ -75,7 +83,7 @@ class SharedEngines:
             info.engine_kind,
             metadata,
             info.created_at.isoformat(),
-            server=self._backend.id if own else "",
+            server=self.manager_id if own else "",
         )
         _check(registration)
         self._own[info.engine_id] = registration
@@ -90,10 +98,9 @@ class SharedEngines:
                 log.error("engine %s: registered before, at %s; that stays", info.engine_id, other.url)
                 self._own.pop(info.engine_id, None)
                 return
-            if self._backend.recorded:
-                await store.commands.hset(
-                    store.keys.pool(registration.model_id).settings, mapping=self._backend.recorded
-                )
+            if self._recorded:
+                settings = store.keys.pool(registration.model_id).settings
+                await store.commands.hset(settings, mapping=self._recorded)
             if own:
                 await self._serve(store, info, registration)
 
@@ -102,7 +109,7 @@ class SharedEngines:
     def unregister(self, info: EngineInfo) -> None:
         """See ``Backend.unregister``."""
         engine_id = info.engine_id
-        pool = self._backend.board.model_of(engine_id)  # programs may have written another model on it since
+        pool = self.board.model_of(engine_id)  # programs may have written another model on it since
         self._own.pop(engine_id, None)
         self._overrides.pop(engine_id, None)
         self.promised.forget(engine_id)
@@ -120,7 +127,7 @@ class SharedEngines:
 
     def set_state(self, info: EngineInfo, state: EngineState) -> None:
         """See ``Backend.set_state``: nothing new goes to an engine that is not to be READY."""
-        engine_id, pool = info.engine_id, self._backend.board.model_of(info.engine_id)
+        engine_id, pool = info.engine_id, self.board.model_of(info.engine_id)
         info.__dict__["state"] = state  # past the watcher, who has us told
         self._overrides[engine_id] = str(state)
 
@@ -159,8 +166,8 @@ class SharedEngines:
                 del self._writes[0]
 
     async def _serve(self, store: Store, info: EngineInfo, registration: Registration) -> None:
-        adapter = await self._backend.adapters.find(info)
-        session = await engine_session(store, adapter, registration, f"{socket.gethostname()}-{self._backend.id}")
+        adapter = await self._adapters.find(info)
+        session = await engine_session(store, adapter, registration, f"{socket.gethostname()}-{self.manager_id}")
         ended = asyncio.Event()
         task = asyncio.create_task(session.serve(ended), name=f"serve {info.engine_id}")
         self._served[info.engine_id] = (ended, task)
@@ -193,7 +200,7 @@ class SharedEngines:
                 await self.flush(store)
                 await self.refresh(store)
                 if looks % ALIVE_EVERY == 0:
-                    await say_alive(store, self._backend.id)
+                    await say_alive(store, self.manager_id)
                     for model in {registration.model_id for registration in self._own.values()}:
                         await announce_pool(store, model)
                 looks += 1
@@ -213,7 +220,7 @@ class SharedEngines:
         if self._writes or self._said != said:
             return  # what was read may be older than what has been said
         self._read_at = began
-        board = self._backend.board
+        board = self.board
         for engine_id in [name for name in board.engines if name not in registered and name not in rows]:
             board.engines[engine_id].watch(None)
             board.remove(engine_id)
@@ -229,12 +236,12 @@ class SharedEngines:
                 self._take_over(board.engines[engine_id], view, "")
 
     def _add(self, info: EngineInfo) -> None:
-        self._backend.board.add(info)
+        self.board.add(info)
         info.watch(self._changed)
 
     def note_held(self, engine_id: str, more: int, *, since: float = float("inf")) -> None:
         """The engine has so many requests more, until the board is read anew; unless it was, after ``since``."""
-        info = self._backend.board.engines.get(engine_id)
+        info = self.board.engines.get(engine_id)
         if info is not None and self._read_at < since:
             info.__dict__["active_requests"] = max(0, info.active_requests + more)
 

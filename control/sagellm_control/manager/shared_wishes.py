@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import orjson
 from redis.exceptions import RedisError
@@ -34,10 +33,8 @@ from .backend import (
 )
 from .board import room_of
 from .failures import unavailable
+from .shared_engines import SharedEngines
 from .shared_run import submitted
-
-if TYPE_CHECKING:
-    from .shared_backend import SharedBackend
 
 LOOK_EVERY_S = 0.02
 """How soon a wish that waits is told so."""
@@ -68,9 +65,9 @@ class Reservation:
 class SharedWishes:
     """The wishes of one manager, on one connection."""
 
-    def __init__(self, backend: SharedBackend, queue: QueueClient) -> None:
-        self._backend = backend
+    def __init__(self, queue: QueueClient, engines: SharedEngines) -> None:
         self._queue = queue
+        self._engines = engines
         self._closed = False
         self._waiting: dict[str, Reservation] = {}
         self._held: dict[tuple[str, str], list[Reservation]] = {}
@@ -80,7 +77,7 @@ class SharedWishes:
         """See ``Backend.schedule``."""
         reservation, least_s = self._waiting.get(wish.request_id), 0.0
         if reservation is None:
-            promised = self._backend.engines.promised
+            promised = self._engines.promised
             if promised.awaited(wish.model):
                 least_s = NEW_ENGINE_S
                 try:
@@ -111,7 +108,7 @@ class SharedWishes:
         """See ``Backend.complete``."""
         held = self._held.get((request_id, engine_id))
         if held:
-            self._backend.engines.note_held(engine_id, -1)
+            self._engines.note_held(engine_id, -1)
             self._end(held.pop())
             if not held:
                 del self._held[request_id, engine_id]
@@ -133,10 +130,10 @@ class SharedWishes:
 
     async def _served(self, model: str) -> bool:
         def ready() -> bool:
-            return any(info.state == EngineState.READY for info in self._backend.board.of_model(model))
+            return any(info.state == EngineState.READY for info in self._engines.board.of_model(model))
 
         if not ready():
-            await self._backend.engines.refresh(self._queue.store)
+            await self._engines.refresh(self._queue.store)
         return ready()
 
     async def _submit(self, wish: Wish) -> Reservation:
@@ -145,7 +142,7 @@ class SharedWishes:
             printable(wish.trace_id or ""),
             wish.model,
             reservation_kind(wish),
-            orjson.dumps({"holder": self._backend.id, "request": printable(wish.request_id)}),
+            orjson.dumps({"holder": self._engines.manager_id, "request": printable(wish.request_id)}),
             priority=wish.priority,
             slo_ms=int(wish.deadline_ms or 0),
             prompt_tokens=wish.prompt_tokens,
@@ -186,7 +183,7 @@ class SharedWishes:
             if reservation.engine_id is None:
                 self._drop(reservation)
                 return refused(reservation.wish.request_id, reservation.failure)
-            words = self._backend.board.words_for(reservation.engine_id, otherwise="by the scheduler")
+            words = self._engines.board.words_for(reservation.engine_id, otherwise="by the scheduler")
             self._collect(reservation, reservation.engine_id)
             reason = f"Routed to {reservation.engine_id} ({words})"
             return SchedulingDecision(reservation.wish.request_id, reservation.engine_id, reason=reason)
@@ -208,7 +205,7 @@ class SharedWishes:
         rate = self._queue.pools.drain_rate(reservation.submission.pool)
         if rate > 0:
             return position / rate * 1000
-        engines = self._backend.board.of_model(reservation.wish.model)
+        engines = self._engines.board.of_model(reservation.wish.model)
         places = sum(room_of(info) for info in engines if info.state == EngineState.READY)
         return position * UNKNOWN_SERVICE_MS / max(1, places)
 
@@ -226,7 +223,7 @@ class SharedWishes:
     def _collect(self, reservation: Reservation, engine_id: str) -> None:
         self._drop(reservation)
         self._held.setdefault((reservation.wish.request_id, engine_id), []).append(reservation)
-        self._backend.engines.note_held(engine_id, 1, since=reservation.decided_at)
+        self._engines.note_held(engine_id, 1, since=reservation.decided_at)
 
     def _keep(self, reservation: Reservation) -> None:
         loop = asyncio.get_running_loop()
