@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
 
 from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.wire.assignment import Assignment
@@ -25,11 +26,19 @@ from .answer_watch import AnswerWatch
 from .engine_errors import asks_for_a_pause, failed_call, partner_refusal, read_error_reply
 from .observation import EngineObservation
 from .prefill_decode import NotSeparable, Stale, read_prefill, staged_call
-from .reporting import Reporting
 from .takeover import CannotContinue, Takeover
 
 MOST_PENDING_BYTES = 1 << 20
 """Output that may wait for Redis; beyond it the engine is read no further until some has been written."""
+
+
+class Reports(Protocol):
+    """Where an attempt reports to: see ``Outbox``."""
+
+    def output(self, attempt: Attempt) -> None: ...
+    def finish(self, attempt: Attempt, ending: Ending) -> None: ...
+    def requeue(self, attempt: Attempt, cause: Cause, last_error: Ending | None = None) -> None: ...
+    def advance(self, attempt: Attempt, transfer: bytes) -> None: ...
 
 
 class Attempt:
@@ -39,7 +48,7 @@ class Attempt:
         self,
         assignment: Assignment,
         adapter: EngineAdapter,
-        outbox: Reporting,
+        outbox: Reports,
         engine_id: str,
         engine_kind: str = "",
         observation: EngineObservation | None = None,
