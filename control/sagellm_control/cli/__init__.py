@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 
-__all__ = ["main"]
+from .exit_codes import INTERRUPTED
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+__all__ = ["main"]
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from . import INTERRUPTED
+from .exit_codes import INTERRUPTED
 from .failures import Problems
 from .flag_types import NewFile, Number, write_text
 from .tables import print_table

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, cast
 import click
 
 from ..wire.priority import RequestPriority
-from . import INTERRUPTED
+from .exit_codes import INTERRUPTED
 from .failures import BadSettings
 from .flag_types import Number
 from .options import REDIS_FLAGS, Loaded, SettingsCommand, takes_settings
