@@ -29,9 +29,9 @@ from pydantic_settings import (
 
 from sagellm_workers.settings import WorkerSettings
 
-from .cli.settings import LogSettings, UpSettings
+from .command_settings import LogSettings, UpSettings
 from .gateway.settings import GatewaySettings
-from .manager.settings import ManagerSettings
+from .manager_settings import ManagerSettings
 from .scheduler.settings import SchedulerSettings
 from .simulated_engine.settings import SimulatedEngineSettings
 from .store.settings import RedisSettings

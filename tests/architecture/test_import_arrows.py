@@ -91,13 +91,20 @@ BELOW: dict[str, tuple[str, ...]] = {
     "engine_client": ("engine_access", "types"),
     "lifecycle": ("engine_client", "types"),
     "manager": (
-        *("client", "store", "wire", "settings", "scheduler.order", "scheduler.placement", "scheduler.open_engines"),
+        *("client", "store", "wire", "settings", "manager_settings"),
+        *("scheduler.order", "scheduler.placement", "scheduler.open_engines"),
         # What a scheduler is made of, but for what it does with the store.
         *("scheduler.forecast", "scheduler.engine_load", "scheduler.estimates", "scheduler.guarded"),
         *("scheduler.head_of_line", "scheduler.lateness", "scheduler.overload", "scheduler.policy_settings"),
         *("scheduler.tenant_clock",),
         *("engine_access", "engine_client", "lifecycle", "local_engine_client", "types"),
     ),
+    "manager_settings": ("wire",),
+    "settings": (
+        *("command_settings", "gateway.settings", "manager_settings", "scheduler.settings"),
+        *("simulated_engine.settings", "store.settings"),
+    ),
+    "command_settings": (),
     "scaling": ("embedded", "manager", "types"),
     "simulated_engine": ("stopping",),
     "simulator": ("scheduler", "pacing", "wire"),

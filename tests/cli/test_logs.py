@@ -10,7 +10,7 @@ import pytest
 
 from sagellm_control.cli.log_file import LogFile
 from sagellm_control.cli.logs import configure_logging
-from sagellm_control.cli.settings import LogSettings
+from sagellm_control.command_settings import LogSettings
 
 
 @pytest.fixture(autouse=True)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from ..manager_settings import ManagerSettings
 from ..settings import Loaded, SettingsError, load_settings
 from .arguments import number
 from .backend import Backend
 from .given import given
 from .local_backend import LocalBackend
 from .orders import Chooses, Handicaps, make_policy, make_strategy
-from .settings import ManagerSettings
 
 if TYPE_CHECKING:
     from ..store.settings import RedisSettings

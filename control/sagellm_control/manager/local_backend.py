@@ -10,6 +10,7 @@ from contextlib import aclosing
 
 from ..engine_access import EngineError
 from ..lifecycle import CHECK_TIMEOUT_S, EngineLifecycleManager
+from ..manager_settings import ManagerSettings
 from ..types import EngineInfo, EngineState, SchedulingDecision
 from ..wire.request import Arrival
 from .backend import Job, Piece, Reply, Wish, refused, reservation_kind, unserved
@@ -21,7 +22,6 @@ from .local_queue import ModelQueue
 from .local_run import LocalRun
 from .orders import Chooses, Handicaps, make_policy, make_strategy
 from .reservations import Reservations, Waiting
-from .settings import ManagerSettings
 
 log = logging.getLogger(__name__)
 

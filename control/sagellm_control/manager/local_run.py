@@ -25,6 +25,7 @@ from ..engine_access import (
     read_prefill,
     staged_call,
 )
+from ..manager_settings import ManagerSettings
 from ..types import EngineInfo
 from ..wire.request import Arrival
 from ..wire.states import Stage
@@ -34,7 +35,6 @@ from .failures import deadline_failure, is_worth_another, status_failure, unavai
 from .line import Ticket
 from .local_place import Place, wait_for_place
 from .local_queue import ModelQueue
-from .settings import ManagerSettings
 
 log = logging.getLogger(__name__)
 

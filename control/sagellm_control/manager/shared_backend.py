@@ -15,6 +15,7 @@ from contextlib import aclosing, asynccontextmanager
 from redis.exceptions import RedisError
 
 from ..client import QueueError
+from ..manager_settings import ManagerSettings
 from ..scheduler.order import DEFAULT_ORDER, ORDERS
 from ..scheduler.placement import DEFAULT_PLACEMENT
 from ..store.connect import StoreUnreachable, StoreUnusable
@@ -27,7 +28,6 @@ from .engine_adapters import EngineAdapters
 from .failures import unavailable
 from .load import Misses
 from .orders import Chooses, Handicaps
-from .settings import ManagerSettings
 from .shared_connection import SharedConnection
 from .shared_engines import SharedEngines
 from .shared_run import SharedRun

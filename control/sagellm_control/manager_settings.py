@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..wire.registration import DEFAULT_ROOM
+from .wire.registration import DEFAULT_ROOM
 
 
 class ManagerSettings(BaseModel):
