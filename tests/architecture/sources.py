@@ -44,6 +44,17 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
+def arrows() -> dict[str, set[str]]:
+    """Module -> the modules that it imports; what is imported for the type checker alone counts like all else."""
+    known = modules()
+    found: dict[str, set[str]] = {}
+    for module, path in known.items():
+        # A name that is no module is taken from one.
+        imported = {name if name in known else name.rpartition(".")[0] for name in imports(path)}
+        found[module] = imported & known.keys() - {module}
+    return found
+
+
 def reaches(name: str, package: str) -> bool:
     """Whether an imported name is the package or lies in it."""
     return name == package or name.startswith(f"{package}.")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from graphlib import CycleError, TopologicalSorter
 
 import pytest
 
-from .sources import imports, modules, reaches
+from .sources import arrows, imports, modules, reaches
 
 CONTROL = "sagellm_control"
 
@@ -139,6 +140,37 @@ def test_arrows_point_down(part: str) -> None:
         if reaches(name, CONTROL) and name != CONTROL and not any(reaches(name, other) for other in allowed)
     ]
     assert wrong == []
+
+
+def circle(found: dict[str, set[str]]) -> list[str]:
+    """One circle of the arrows, its first again at its end; empty: there is none."""
+    try:
+        TopologicalSorter(found).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_a_circle_is_found() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"b"}})) == {"b", "c"}
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert circle(arrows()) == []
+
+
+def test_no_folders_import_each_other_in_a_circle() -> None:
+    # The folders and files right below each package.
+    found: dict[str, set[str]] = {}
+    for module, imported in arrows().items():
+        part = _part(module)
+        found.setdefault(part, set()).update({_part(name) for name in imported} - {part})
+    assert circle(found) == []
+
+
+def _part(module: str) -> str:
+    return ".".join(module.split(".")[:2])
 
 
 def test_the_control_package_does_not_know_the_workers() -> None:
