@@ -9,7 +9,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from sagellm_control.client import presence
 from sagellm_control.embedded import EmbeddedValkey
+from sagellm_control.keeper import orphans
 from sagellm_control.store.connect import Store
 from sagellm_control.store.settings import RedisSettings
 
@@ -55,3 +57,11 @@ async def server(tmp_path: Path, backend: Backend) -> AsyncGenerator[EmbeddedVal
     options = {"appendfsync": "always", "enable-protected-configs": "yes"}
     async with EmbeddedValkey(tmp_path / "server", options=options, binary=server_binary(backend)) as server:
         yield server
+
+
+@pytest.fixture
+def short_gateway_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway's lease lapses after a second without a word of it, and keepers look for such all the time."""
+    monkeypatch.setattr(presence, "LEASE_S", 1.0)
+    monkeypatch.setattr(presence, "ANNOUNCE_EVERY_S", 0.3)
+    monkeypatch.setattr(orphans, "LOOK_EVERY_S", 0.02)

@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 from redis.exceptions import OutOfMemoryError, RedisError
 
-from sagellm_control.client import presence
 from sagellm_control.embedded import EmbeddedValkey
-from sagellm_control.keeper import orphans
 from sagellm_control.scheduler.pool_scheduler import PoolScheduler
 from sagellm_control.scheduler.settings import SchedulerSettings
 from sagellm_control.store.connect import Store
@@ -110,12 +108,10 @@ async def test_a_gateway_says_when_to_come_back_while_running_answers_end(
         assert await whole_text(system, chat("again", max_tokens=2)) == expected_text("again", 2)
 
 
+@pytest.mark.usefixtures("short_gateway_leases")
 async def test_streams_outlast_a_memory_that_is_full_for_longer_than_a_gateways_lease(
-    start_engine: StartEngine, server: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+    start_engine: StartEngine, server: EmbeddedValkey
 ) -> None:
-    monkeypatch.setattr(presence, "LEASE_S", 1.0)
-    monkeypatch.setattr(presence, "ANNOUNCE_EVERY_S", 0.3)
-    monkeypatch.setattr(orphans, "LOOK_EVERY_S", 0.02)
     engine = await start_engine(tpot_ms=50)
     redis = RedisSettings(url=server.url, command_timeout_s=1, connect_timeout_s=1)
     gateway = GATEWAY.model_copy(update={"orphan_grace_s": 0.1})

@@ -16,7 +16,6 @@ from redis.exceptions import RedisError
 from sagellm_control.client import QueueClient, QueueUnavailable, presence
 from sagellm_control.client.acceptor import Acceptor
 from sagellm_control.embedded import EmbeddedValkey
-from sagellm_control.keeper import orphans
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.steps.listen import announce_listener
 from sagellm_control.store.views import list_requests
@@ -267,6 +266,7 @@ async def test_a_restart_with_its_file_loses_nothing(start_engine: StartEngine, 
         await holds(system, 0)
 
 
+@pytest.mark.usefixtures("short_gateway_leases")
 async def test_an_outage_longer_than_the_lease_of_a_gateway_and_its_grace(
     start_engine: StartEngine, server: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,9 +277,6 @@ async def test_an_outage_longer_than_the_lease_of_a_gateway_and_its_grace(
         await announce_listener(*gateway)
 
     monkeypatch.setattr(presence, "announce_listener", announce_late)
-    monkeypatch.setattr(presence, "LEASE_S", 1.0)
-    monkeypatch.setattr(presence, "ANNOUNCE_EVERY_S", 0.3)
-    monkeypatch.setattr(orphans, "LOOK_EVERY_S", 0.02)
     engine = await start_engine(tpot_ms=60)
     redis = RedisSettings(url=server.url, command_timeout_s=1, connect_timeout_s=1)
     gateway = GATEWAY.model_copy(update={"orphan_grace_s": 0.1})

@@ -15,16 +15,6 @@ from ..waiting import wait_until
 from .watched_engine import ROW, SETTINGS, Engine, RememberingLease, watching
 
 
-@pytest.fixture
-def lease() -> RememberingLease:
-    return RememberingLease()
-
-
-@pytest.fixture
-def engine() -> Engine:
-    return Engine()
-
-
 async def test_one_bad_probe_is_no_outage(engine: Engine, lease: RememberingLease) -> None:
     async with watching(engine, lease):
         engine.well = False

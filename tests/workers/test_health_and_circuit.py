@@ -12,16 +12,6 @@ from ..waiting import wait_until
 from .watched_engine import Engine, RememberingLease, watching
 
 
-@pytest.fixture
-def lease() -> RememberingLease:
-    return RememberingLease()
-
-
-@pytest.fixture
-def engine() -> Engine:
-    return Engine()
-
-
 @pytest.mark.parametrize("result", ["engine_unreachable", "engine_broken", "engine_timeout", "engine_error"])
 async def test_failures_open_the_circuit(engine: Engine, lease: RememberingLease, result: str) -> None:
     lease.held = 1
