@@ -14,6 +14,8 @@ from sagellm_control.store.steps import endings
 from sagellm_control.wire.event import Ending
 from sagellm_control.wire.states import Reason
 
+from ..architecture.sources import modules
+
 PAGE = (Path(__file__).parents[2] / "docs/http.md").read_text()
 
 
@@ -35,3 +37,15 @@ def test_every_code() -> None:
     codes = {Ending.decode(value).code for value in written} | set(map(str, Reason)) | {GATEWAY_STOPPING}
     assert len(codes) > len(Reason)
     assert [code for code in codes if f"`{code}`" not in PAGE] == []
+
+
+def test_every_code_that_a_process_gives_by_itself() -> None:
+    codes: set[str] = set()
+    for part in ("sagellm_control.gateway", "sagellm_control.client", "sagellm_control.store", "sagellm_workers"):
+        for name, path in modules(part).items():
+            text = path.read_text(encoding="utf-8")
+            codes |= set(re.findall(r'(?:\bcode=|\.end\(\s*Outcome\.\w+,\s*\d+,\s*)"(\w+)"', text))
+            if name.endswith(".engine_errors"):
+                codes |= set(re.findall(r'"([a-z]+_[a-z]+)"', text))
+    assert {"body_lost", "engine_timeout", "request_lost", "unknown_path"} <= codes
+    assert [code for code in sorted(codes) if f"`{code}`" not in PAGE] == []

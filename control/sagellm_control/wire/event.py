@@ -103,7 +103,7 @@ class Ending:
     """HTTP status for the client."""
     content_type: str = "application/json"
     code: str = ""
-    """Why, as a word from the table of error codes; empty when the engine answered."""
+    """Why, as a word of the table in docs/http.md; empty when the engine answered."""
     message: str = ""
     engine: str = ""
     retry_after_s: float | None = None
