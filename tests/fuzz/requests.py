@@ -7,6 +7,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from sagellm_control.gateway.request_headers import _OURS  # pyright: ignore[reportPrivateUsage]
+
 from ..flow.asking import MODEL, chat
 
 PATHS = (
@@ -26,21 +28,7 @@ PATHS = (
     "/metrics",
 )
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "CONNECT", "TRACE", "PROPFIND")
-HEADERS = (
-    "Authorization",
-    "Content-Type",
-    "Content-Encoding",
-    "Idempotency-Key",
-    "Last-Event-ID",
-    "X-Event-IDs",
-    "X-Mid-Stream-Retry",
-    "X-Request-ID",
-    "X-Request-Priority",
-    "X-Request-Timeout-Ms",
-    "X-SLO-Deadline-Ms",
-    "X-Trace-ID",
-    "traceparent",
-)
+HEADERS = ("Authorization", "Content-Type", "Content-Encoding", "Last-Event-ID", *sorted(_OURS))
 HUGE: tuple[Any, ...] = (-1, 0, 2**31, 2**63, -(2**63), 10**30, 1e308, -0.0, 1.5)
 DEEP = 2000
 """Deeper than any parser follows."""

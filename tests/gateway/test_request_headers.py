@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from sagellm_control.gateway.errors import ApiError
-from sagellm_control.gateway.request_headers import LONGEST_MS, RequestHeaders, idempotent_id, read_headers
+from sagellm_control.gateway.request_headers import (
+    _OURS,  # pyright: ignore[reportPrivateUsage]
+    LONGEST_MS,
+    RequestHeaders,
+    idempotent_id,
+    read_headers,
+)
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.request import is_request_id
 
@@ -41,6 +47,10 @@ def _read(**headers: str) -> RequestHeaders:
 
 def _read_all(headers: dict[str, str]) -> RequestHeaders:
     return read_headers(CIMultiDictProxy(CIMultiDict(headers)))
+
+
+def test_all_of_them_are_tried_here() -> None:
+    assert {name.lower() for name in NAMES} == _OURS
 
 
 def test_without_headers_everything_has_its_default() -> None:
