@@ -31,3 +31,8 @@ EVERY_FIELD: dict[str, Any] = {
     "stage": "prefill",
 }
 """For each optional field of a ``NewRequest`` something else than the default."""
+
+
+def recorded_as(name: str) -> str:
+    """What a field of a ``NewRequest`` is called in the record."""
+    return "continue" if name == "continuable" else name

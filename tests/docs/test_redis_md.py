@@ -22,6 +22,7 @@ from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.states import EngineState, Outcome, RequestKind, RequestState
 
 from ..cli.up_process import Up, eventually
+from ..request_fields import EVERY_FIELD, recorded_as
 from .redis_md import BLOCKING, DOCUMENT, Ask, Command, Shell, read_asks, read_commands, read_up_settings, says_nothing
 
 TEXT = DOCUMENT.read_text()
@@ -164,6 +165,10 @@ def test_every_field_that_a_step_may_write_is_explained() -> None:
     written -= {state.value for state in RequestState} | {"failed", "lapsed"}
     assert {"cancel", "excluded", "requeued", "garbage", "seen_ms"} <= written
     assert not [name for name in sorted(written) if f"`{name}`" not in TEXT]
+
+
+def test_every_field_that_a_request_may_bring_is_explained() -> None:
+    assert not [name for name in map(recorded_as, EVERY_FIELD) if f"`{name}`" not in TEXT]
 
 
 @pytest.mark.parametrize("words", [RequestState, Outcome, EngineState, RequestKind], ids=lambda enum: enum.__name__)

@@ -15,6 +15,10 @@ from sagellm_control.wire.states import EngineState
 
 from ..pool_driver import LEASE_MS, PoolDriver
 from ..pool_state import read_state, violations
+from ..request_fields import EVERY_FIELD, recorded_as
+
+NOT_SENT_AGAIN = {"weight", "queue_ttl_ms", "orphan_grace_ms"}
+"""It waits for as long as it takes, and nobody listens to it."""
 
 
 async def lapse(pool: PoolDriver, engine: str) -> None:
@@ -87,6 +91,17 @@ async def test_a_retry_is_a_new_request_of_the_same_content(pool: PoolDriver) ->
     assert (await pool.assigned_entries("e9"))[0]["body"] == '{"prompt":"poison"}'
     await pool.finish(retried.request_id, engine="e9")
     assert violations(await read_state(pool.store, pool.keys)) == []
+
+
+async def test_a_retry_has_each_field_of_the_request(pool: PoolDriver) -> None:
+    given = EVERY_FIELD | {"timeout_ms": 10**8}
+    del given["stage"], given["attempt"]
+    await kill(pool, "poison", **given)
+    (letter,) = await find_dead(pool.store, "poison")
+    retried = await retry_dead(pool.store, letter)
+    old, new = await pool.record("poison"), await pool.record(retried.request_id)
+    names = {name for name in given if new.get(recorded_as(name)) != old[recorded_as(name)]}
+    assert names == NOT_SENT_AGAIN, "another field: does a retry have it?"
 
 
 async def test_a_retry_that_is_made_twice_makes_one_request(pool: PoolDriver) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from sagellm_control.wire.assignment import Assignment, read_assigned
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.request import Arrival, BadEntry, NewRequest, is_request_id, read_arrival
 
 from ..pool_driver import PoolDriver, new_request
-from ..request_fields import EVERY_FIELD
+from ..request_fields import EVERY_FIELD, recorded_as
 
 GOOD = {"priority": "2", "arrived_ms": "1700000000000.125"}
 
@@ -124,6 +125,26 @@ async def test_an_arrival_is_what_a_scheduler_reads_of_the_request(pool: PoolDri
     # What is scheduled by is seen in it.
     for name in given.keys() - NOT_SCHEDULED:
         assert getattr(read, name) == given[name], name
+
+
+async def test_a_record_has_each_field_of_the_request(pool: PoolDriver) -> None:
+    await pool.accept("r", **EVERY_FIELD)
+    record = await pool.record("r")
+    assert [name for name in EVERY_FIELD if recorded_as(name) not in record] == []
+
+
+async def test_a_worker_reads_what_was_sent(pool: PoolDriver) -> None:
+    await pool.engine()
+    sent = new_request("r", pool.name, **EVERY_FIELD)
+    await pool.accept("r", **EVERY_FIELD)
+    (arrival,) = (await pool.take()).arrivals
+    await pool.admit(pool.admission(arrival, engine="e1"))
+    ((entry_id, fields),) = await pool.store.commands.xrange(pool.keys.assigned("e1"))
+    read = read_assigned(entry_id, fields)
+    same = {field.name for field in fields_of(Assignment)} & {field.name for field in fields_of(NewRequest)}
+    same -= {"attempt"}  # this one's number is the next
+    assert {"tenant", "trace_id", "body"} <= same
+    assert {name: getattr(read, name) for name in same} == {name: getattr(sent, name) for name in same}
 
 
 def test_each_field_of_a_request_is_in_its_arrival_or_of_no_concern_to_a_scheduler() -> None:

@@ -153,6 +153,7 @@ local ANY = {'state', 'entry', 'arrived_ms', 'timeout_ms', 'priority', 'attempt'
   'trace_id', 'traceparent', 'stage', 'prefix', 'rank', 'start', 'charge', 'late', 'after'}
 
 -- (What somebody has made into another type is none, so that it does not stop the others of this call.)
+-- By number, in the order of the names above: a loop over them would run for each request.
 local function read_fields(record, names)
   local r = redis.pcall('HMGET', record, unpack(names))
   return {state = r[1], entry = r[2], arrived_ms = r[3], timeout_at = timeout_at(r[3], r[4]), priority = r[5],
