@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 
 from sagellm_control.scheduler.forecast import UNKNOWN
 from sagellm_control.scheduler.open_engines import OpenEngines
 from sagellm_control.scheduler.placement import DEFAULT_PLACEMENT, PLACEMENTS, Placement, make_placement
+from sagellm_control.scheduler.prefix_index import PrefixIndex
+from sagellm_control.scheduler.proposal import PREFIX_PLACEMENTS
 from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.request import Arrival
@@ -121,6 +124,29 @@ def test_where_it_failed_when_there_is_no_other(
     placement: Placement, ready: dict[str, int], lora_on: tuple[str, ...], asked: Arrival, expected: str | None
 ) -> None:
     assert placement.choose(asked, UNKNOWN, engines(ready, lora_on=lora_on), 0.0) == expected
+
+
+class _Asked(PrefixIndex):
+    """Remembers whether it was asked."""
+
+    asked = False
+
+    def depth(self, engine: str, prefix: Sequence[str]) -> int:
+        self.asked = True
+        return super().depth(engine, prefix)
+
+    def holders(self, prefix: Sequence[str], most: int) -> list[tuple[str, int]]:
+        self.asked = True
+        return super().holders(prefix, most)
+
+
+def test_who_asks_for_prefixes_is_told_of_those_that_others_have_placed(placement: Placement) -> None:
+    index = _Asked()
+    view = OpenEngines(index)
+    view.learn(EngineRow(name, "pool", "", "openai", 4, ("pool",)) for name in "ab")
+    view.refresh({"a": 4, "b": 2})
+    placement.choose(Arrival("r", RequestPriority.NORMAL, 0.0, prefix=("x", "y"), session="s"), UNKNOWN, view, 0.0)
+    assert index.asked == (placement.name in PREFIX_PLACEMENTS)
 
 
 def test_placements_are_known_by_their_names() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from sagellm_control.scheduler.order import ORDERS, make_order
 from sagellm_control.scheduler.placement import PLACEMENTS, make_placement
 from sagellm_control.scheduler.policy_settings import DEFAULTS, PolicySettings, WhenLate, read_policy_settings
+from sagellm_control.scheduler.pool_policy import RANKING_SETTINGS
 
 
 def test_the_default_is_recorded_as_nothing() -> None:
@@ -49,6 +52,28 @@ def test_what_is_wrong_is_named_with_its_limit(field: str, text: str, says: str)
 def test_all_that_is_wrong_is_named() -> None:
     with pytest.raises(ValueError, match=r"aging_s must .*; hold_ms must "):
         read_policy_settings({"aging_s": "x", "hold_ms": "x"})
+
+
+class _Read(PolicySettings):
+    """Settings that remember which of them were read."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in PolicySettings.model_fields:
+            READ.add(name)
+        return super().__getattribute__(name)
+
+
+READ: set[str] = set()
+PASSING = {"patience_s"}
+"""Who is passed, and no rank."""
+
+
+def test_what_an_order_is_made_with_changes_ranks() -> None:
+    READ.clear()
+    for name in ORDERS:
+        make_order(name, _Read())
+    assert {"aging_s", "stretch"} <= READ
+    assert set(RANKING_SETTINGS) >= READ - PASSING, "another setting of an order: ranks have to be made anew"
 
 
 def test_every_policy_is_made_with_the_settings_and_says_its_name() -> None:

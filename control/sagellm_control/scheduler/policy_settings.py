@@ -123,7 +123,8 @@ class PolicySettings(BaseModel):
         default=2000,
         ge=0,
         le=60_000,
-        description="Longest wait (ms) for a better engine (session, prefix) while another one has room",
+        description="session, prefix_affinity, kv_cost, soonest (30 times as long): longest wait (ms) "
+        "for a better engine while another one has room",
     )
     prefix_match: float = Field(
         default=0.0,
@@ -141,7 +142,7 @@ class PolicySettings(BaseModel):
         default=16,
         ge=0,
         le=10_000,
-        description="Affinity ends where an engine has so many more requests than the emptiest",
+        description="prefix_affinity: it ends where an engine has so many more requests than the emptiest",
     )
     guard_ratio: float = Field(default=1.5, ge=1, le=100, description="… and so many times as many")
     hash_blocks: int = Field(

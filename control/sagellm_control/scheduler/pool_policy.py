@@ -23,18 +23,17 @@ from .settings import SchedulerSettings
 log = logging.getLogger(__name__)
 
 RANKING_SETTINGS = (
-    *(
-        "policy",
-        "aging_s",
-        "least_share",
-        "inner",
-        "stretch",
-        "decode_share",
-        "input_weight",
-        "output_weight",
-        "fair_tokens_per_s",
-    ),
-    *("ttft_slo_ms", "adapted_order"),
+    "policy",
+    "adapted_order",
+    "aging_s",
+    "least_share",
+    "inner",
+    "stretch",
+    "decode_share",
+    "input_weight",
+    "output_weight",
+    "fair_tokens_per_s",
+    "ttft_slo_ms",
 )
 """Settings that change the ranks of what waits; the others take hold with the next decision."""
 NO_EPOCH = "0"
