@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from sagellm_control.settings import Flag, Settings, SettingsError, env_name, load_settings, masked, sections
+
+from ..architecture.sources import modules
 
 
 def problems(*flags: Flag, config: Path | None = None) -> list[str]:
@@ -99,6 +102,14 @@ def test_unknown_names_get_the_nearest_known_one(tmp_path: Path, monkeypatch: py
         "SAGELLM_CONTROL_BOGUS (environment): no such setting; `sagellm-control settings` shows all of them",
         f"SAGELLM_CONTROL_GATEWAY_PROT (environment): no such setting; did you mean {PORT}?",
     ]
+
+
+@pytest.mark.parametrize("section", sections())
+def test_every_setting_is_read_where_its_process_is(section: str) -> None:
+    model = sections()[section]
+    package = "" if section == "redis" else model.__module__.rpartition(".")[0]  # (all processes read that one)
+    text = "\n".join(path.read_text(encoding="utf-8") for path in modules(package).values())
+    assert [name for name in model.model_fields if not re.search(rf"\.{name}\b", text)] == []
 
 
 def test_a_problem_with_the_file_itself(tmp_path: Path) -> None:
