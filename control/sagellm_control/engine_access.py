@@ -19,19 +19,19 @@ from sagellm_workers.adapters.base import (
     EngineUnreachable,
 )
 from sagellm_workers.adapters.chunks import WholeBody
+from sagellm_workers.adapters.discovery import ADAPTERS, adapter_for, facts_of, kind_of
 from sagellm_workers.adapters.engine_http import retry_after_s
 from sagellm_workers.adapters.sagellm_reply import WRONG_VECTORS
 from sagellm_workers.adapters.sse import data_of
-from sagellm_workers.answer_watch import AnswerWatch
-from sagellm_workers.discovery import ADAPTERS, adapter_for, facts_of, kind_of
-from sagellm_workers.observation import EngineObservation
-from sagellm_workers.prefill_decode import NotSeparable, Stale, read_prefill, staged_call
+from sagellm_workers.attempts.prefill_decode import NotSeparable, Stale, read_prefill, staged_call
+from sagellm_workers.http.transport import EngineClient as EngineHttpClient
+from sagellm_workers.http.transport import engine_client as engine_http_client
+from sagellm_workers.observation.answer_watch import AnswerWatch
+from sagellm_workers.observation.observation import EngineObservation
 from sagellm_workers.takeover import CannotContinue, Takeover
-from sagellm_workers.transport import EngineClient as EngineHttpClient
-from sagellm_workers.transport import engine_client as engine_http_client
 
 if TYPE_CHECKING:
-    from sagellm_workers.engine_session import EngineSession
+    from sagellm_workers.serving.engine_session import EngineSession
 
     from .store.connect import Store
     from .wire.registration import Registration
@@ -71,8 +71,8 @@ async def engine_session(store: Store, adapter: object, registration: Registrati
 
     Raises EngineUnreachable.
     """
-    from sagellm_workers.adoption import row_of
-    from sagellm_workers.engine_session import EngineSession
+    from sagellm_workers.serving.adoption import row_of
+    from sagellm_workers.serving.engine_session import EngineSession
     from sagellm_workers.settings import WorkerSettings
 
     served = cast(EngineAdapter, adapter)

@@ -18,9 +18,9 @@ from sagellm_control.scheduler.process import Scheduler
 from sagellm_control.scheduler.settings import SchedulerSettings
 from sagellm_control.store.connect import open_store
 from sagellm_control.store.settings import RedisSettings
-from sagellm_workers.adoption import Adopter
+from sagellm_workers.http.transport import engine_client
+from sagellm_workers.serving.adoption import Adopter
 from sagellm_workers.settings import WorkerSettings
-from sagellm_workers.transport import engine_client
 
 from ..flow.conftest import SimulatedEngine, StartEcho, StartEngine, start_echo, start_engine
 from ..flow.echo_engine import EchoEngine

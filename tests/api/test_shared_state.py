@@ -17,7 +17,7 @@ from sagellm_control.manager.backend import TOO_LATE
 from sagellm_control.store.connect import open_store
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.views import list_engines
-from sagellm_workers import reservation
+from sagellm_workers.attempts import reservation
 
 from ..waiting import wait_until
 from .conftest import Mode, Plane, StartEngine, a_request, schedulers_and_workers

@@ -19,7 +19,7 @@ from sagellm_control.embedded import EmbeddedValkey
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.steps.listen import announce_listener
 from sagellm_control.store.views import list_requests
-from sagellm_workers import insistence
+from sagellm_workers.attempts import insistence
 
 from ..flow.asking import CHAT_PATH, MODEL, chat, chat_bytes, data, delta_of, error_of, expected_text
 from ..flow.conftest import StartEngine

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from sagellm_control.store.settings import RedisSettings
-from sagellm_workers import engine_session
+from sagellm_workers.serving import engine_session
 
 from ..flow.asking import chat, expected_text
 from ..flow.conftest import StartEngine

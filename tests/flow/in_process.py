@@ -22,9 +22,9 @@ from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.views import EngineView, RequestView, find_request, list_engines
 from sagellm_control.wire.engine import EngineRole
 from sagellm_control.wire.states import EngineState, RequestState
-from sagellm_workers.served_engine import ServedEngine
+from sagellm_workers.http.transport import engine_client
+from sagellm_workers.serving.served_engine import ServedEngine
 from sagellm_workers.settings import WorkerSettings
-from sagellm_workers.transport import engine_client
 
 from ..waiting import wait_until
 

@@ -12,11 +12,11 @@ from sagellm_control.store.registrations import register, unregister
 from sagellm_control.store.views import EngineView, list_engines
 from sagellm_control.wire.registration import Registration
 from sagellm_control.wire.states import EngineState
-from sagellm_workers import adoption
 from sagellm_workers.adapters.engine_http import EngineOptions
-from sagellm_workers.adoption import Adopter
+from sagellm_workers.http.transport import engine_client
+from sagellm_workers.serving import adoption
+from sagellm_workers.serving.adoption import Adopter
 from sagellm_workers.settings import WorkerSettings
-from sagellm_workers.transport import engine_client
 
 from ..waiting import wait_until
 from .conftest import StartEngine

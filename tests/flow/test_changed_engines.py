@@ -11,7 +11,7 @@ import pytest
 
 from sagellm_control.store.inspect import model_index
 from sagellm_control.wire.states import EngineState
-from sagellm_workers import served_engine
+from sagellm_workers.serving import served_engine
 
 from ..waiting import wait_until
 from .asking import CHAT_PATH

@@ -9,7 +9,7 @@ import pytest
 from sagellm_control.store.connect import Store
 from sagellm_control.store.steps.claim import claim
 from sagellm_control.wire.states import RequestState
-from sagellm_workers import outbox
+from sagellm_workers.attempts import outbox
 
 from .asking import CHAT_PATH, MODEL, chat, data
 from .conftest import StartEngine, StartSystem

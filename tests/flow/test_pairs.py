@@ -130,12 +130,12 @@ async def test_a_prompt_whose_request_has_moved_on_is_dropped(
     start_engine: StartEngine, start_system: StartSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker of the decoding engine died: it cannot say any more that nobody needs the prompt."""
-    monkeypatch.setattr("sagellm_workers.paired_prefill.LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("sagellm_workers.pairs.paired_prefill.LOOK_EVERY_S", 0.05)
 
     async def says_nothing(*_: object) -> None:
         """As a dead worker."""
 
-    monkeypatch.setattr("sagellm_workers.paired_decode.Prompt.drop", says_nothing)
+    monkeypatch.setattr("sagellm_workers.pairs.paired_decode.Prompt.drop", says_nothing)
     p = await start_engine(prefill_tokens_per_s=1, prefill_chunk_tokens=1, **P)
     d = await start_engine(**D)
     system = await start_system(p, d)

@@ -15,8 +15,8 @@ from sagellm_control.store.connect import Store
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.steps.accept import AcceptLimits, accept
 from sagellm_control.store.steps.engines import drain_engine
-from sagellm_workers.adoption import Adopter
-from sagellm_workers.transport import engine_client
+from sagellm_workers.http.transport import engine_client
+from sagellm_workers.serving.adoption import Adopter
 
 from ..flow.asking import CHAT_PATH, MODEL, chat, chat_bytes, expected_text
 from ..flow.conftest import start_engine as start_engine

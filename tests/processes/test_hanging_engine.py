@@ -7,7 +7,7 @@ import signal
 
 from sagellm_control.store.views import EngineView, find_request
 from sagellm_control.wire.states import EngineState, RequestState
-from sagellm_workers.health import NOT_ANSWERING
+from sagellm_workers.health.health import NOT_ANSWERING
 
 from ..waiting import wait_until
 from .chats import MODEL, Chat, stream_chat

@@ -10,10 +10,10 @@ from sagellm_control.stopping import run_until, stop_requested
 from sagellm_control.store.connect import open_store
 from sagellm_control.store.settings import RedisSettings
 
-from .adoption import Adopter
-from .served_engine import ServedEngine
+from .http.transport import engine_client
+from .serving.adoption import Adopter
+from .serving.served_engine import ServedEngine
 from .settings import WorkerSettings
-from .transport import engine_client
 
 
 class WorkerMisconfigured(Exception):

@@ -12,9 +12,9 @@ from sagellm_workers.adapters.base import EngineBroken
 from sagellm_workers.adapters.chunks import PlainChunks
 from sagellm_workers.adapters.openai_http import OpenAIHttpAdapter
 from sagellm_workers.adapters.sse import EVENT_LIMIT_BYTES
-from sagellm_workers.transport import EngineClient
+from sagellm_workers.http.transport import EngineClient
 
-from .conftest import CHAT, EVENT_STREAM_HEAD, StartTalk, ask, chunked, read_request
+from ..conftest import CHAT, EVENT_STREAM_HEAD, StartTalk, ask, chunked, read_request
 
 
 @pytest.mark.parametrize(

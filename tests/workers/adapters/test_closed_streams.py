@@ -8,9 +8,9 @@ import pytest
 
 from sagellm_workers.adapters.base import EngineBroken
 from sagellm_workers.adapters.openai_http import OpenAIHttpAdapter
-from sagellm_workers.transport import EngineClient
+from sagellm_workers.http.transport import EngineClient
 
-from .conftest import CHAT, EVENT_STREAM_HEAD, Answered, StartTalk, ask, chunked, read_request
+from ..conftest import CHAT, EVENT_STREAM_HEAD, Answered, StartTalk, ask, chunked, read_request
 
 OLD_HEAD = b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
 CLOSING_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"

@@ -8,10 +8,10 @@ import pytest
 from aiohttp import web
 
 from sagellm_workers.adapters.base import EngineUnreachable, ModelFacts
-from sagellm_workers.discovery import discover
-from sagellm_workers.transport import EngineClient
+from sagellm_workers.adapters.discovery import discover
+from sagellm_workers.http.transport import EngineClient
 
-from .conftest import Serve, StartTalk, ask, read_request
+from ..conftest import Serve, StartTalk, ask, read_request
 
 MODELS = {"object": "list", "data": [{"id": "m", "object": "model", "owned_by": "vllm"}]}
 LLAMA = {"object": "list", "data": [{"id": "m", "owned_by": "llamacpp"}]}

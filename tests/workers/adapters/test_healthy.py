@@ -8,9 +8,9 @@ import pytest
 
 from sagellm_workers.adapters.engine_http import EngineHttp
 from sagellm_workers.adapters.openai_http import OpenAIHttpAdapter
-from sagellm_workers.transport import EngineClient
+from sagellm_workers.http.transport import EngineClient
 
-from .conftest import Serve, StartTalk
+from ..conftest import Serve, StartTalk
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from aiohttp import web
 
 from sagellm_workers.adapters.base import EngineBroken, EngineError
 from sagellm_workers.adapters.openai_http import OpenAIHttpAdapter
-from sagellm_workers.transport import EngineClient
+from sagellm_workers.http.transport import EngineClient
 
-from .conftest import CHAT, EVENT_STREAM_HEAD, Serve, StartTalk, ask, chunked, read_request
+from ..conftest import CHAT, EVENT_STREAM_HEAD, Serve, StartTalk, ask, chunked, read_request
 
 PATHS = {"chat": "/v1/chat/completions", "completion": "/v1/completions", "embedding": "/v1/embeddings"}
 

@@ -14,9 +14,9 @@ from sagellm_workers.adapters.base import EngineBroken
 from sagellm_workers.adapters.sagellm import SageLLMAdapter
 from sagellm_workers.adapters.sagellm_reply import Head
 from sagellm_workers.adapters.sagellm_stream import StreamTranslator
-from sagellm_workers.transport import EngineClient
+from sagellm_workers.http.transport import EngineClient
 
-from .conftest import EVENT_STREAM_HEAD, Serve, StartTalk, ask, chunked, read_request
+from ..conftest import EVENT_STREAM_HEAD, Serve, StartTalk, ask, chunked, read_request
 
 CHAT_BODY = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}]})
 IDS = {"request_id": "req-1", "trace_id": "trace-1", "engine_id": "e-1"}

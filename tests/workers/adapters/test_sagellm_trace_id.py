@@ -7,9 +7,9 @@ import pytest
 from aiohttp import web
 
 from sagellm_workers.adapters.sagellm import SageLLMAdapter
-from sagellm_workers.transport import EngineClient
+from sagellm_workers.http.transport import EngineClient
 
-from .conftest import Serve, ask
+from ..conftest import Serve, ask
 
 CHAT_BODY = orjson.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}]})
 

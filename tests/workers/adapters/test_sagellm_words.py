@@ -19,7 +19,7 @@ from sagellm_workers.adapters.sagellm_reply import (
 )
 from sagellm_workers.adapters.sagellm_request import Untranslatable, read_fields, to_sagellm
 
-from .conftest import CHAT
+from ..conftest import CHAT
 
 METRICS = {"ttft_ms": 1.0, "throughput_tps": 2.0, "peak_mem_mb": 0, "error_rate": 0.0}
 

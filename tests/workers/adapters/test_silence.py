@@ -11,9 +11,9 @@ import pytest
 
 from sagellm_workers.adapters.base import EngineTimeout
 from sagellm_workers.adapters.openai_http import OpenAIHttpAdapter
-from sagellm_workers.transport import EngineClient
+from sagellm_workers.http.transport import EngineClient
 
-from .conftest import CHAT, EVENT_STREAM_HEAD, StartTalk, ask, chunked, read_request
+from ..conftest import CHAT, EVENT_STREAM_HEAD, StartTalk, ask, chunked, read_request
 
 
 @pytest.mark.parametrize("head", [b"", EVENT_STREAM_HEAD])

@@ -16,7 +16,7 @@ from typing import Any, TypedDict, Unpack
 import httpx
 import orjson
 
-from ..transport import FIRST_BYTE_EXTENSION, RequestBody
+from ..http.transport import FIRST_BYTE_EXTENSION, RequestBody
 from .base import (
     EngineBroken,
     EngineCall,

@@ -1,0 +1,118 @@
+"""Finds out which wire an engine speaks, and what it says about itself."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Unpack
+
+import httpx
+
+from .base import EngineAdapter, EngineFacts, EngineUnreachable
+from .engine_http import Answer, EngineHttp, EngineOptions
+from .openai_facts import MODELS_PATH, survey_from
+from .openai_http import OpenAIHttpAdapter
+from .sagellm import SageLLMAdapter, is_sagellm
+
+ADAPTERS = ("auto", "openai", "sagellm")
+
+
+async def discover(
+    url: str, client: httpx.AsyncClient, *, adapter: str = "auto", **options: Unpack[EngineOptions]
+) -> tuple[EngineAdapter, EngineFacts]:
+    """The adapter for the engine at `url` (with or without /v1), and its facts.
+
+    `adapter`: "openai" or "sagellm" where the wire is known; `options`: key and limits, as for the adapters.
+
+    Raises EngineUnreachable if the engine does not answer or is not ready yet: try later. Raises ValueError
+    if the settings are wrong (url, adapter, missing key) or if what answers is no engine: somebody must look.
+    """
+    match adapter:
+        case "openai":
+            chosen: EngineAdapter = OpenAIHttpAdapter(url, client, **options)
+            return chosen, await chosen.probe()
+        case "sagellm":
+            chosen = SageLLMAdapter(url, client, **options)
+            return chosen, await chosen.probe()
+        case "auto":
+            return await _find(url, client, **options)
+        case _:
+            raise ValueError(f"adapter {adapter!r} is none of {', '.join(ADAPTERS)}")
+
+
+async def _find(
+    url: str, client: httpx.AsyncClient, **options: Unpack[EngineOptions]
+) -> tuple[EngineAdapter, EngineFacts]:
+    http = EngineHttp(url, client, **options)
+    models, info, root = await asyncio.gather(_get(http, MODELS_PATH), _get(http, "/info"), _get(http, "/"))
+    if isinstance(models, EngineUnreachable):
+        raise models
+    # sageLLM's engines have no list of models; what has one speaks OpenAI's wire, whatever else it answers.
+    if models.status != 200 and isinstance(info, Answer) and is_sagellm(info):
+        sagellm = SageLLMAdapter(url, client, **options)
+        return sagellm, sagellm.learn(info, root if isinstance(root, Answer) else Answer(0, b""))
+    if models.status in (404, 405, 501):
+        if isinstance(info, Answer) and info.status == 503:
+            raise EngineUnreachable(f"engine {http.url} is not ready: GET /info answered 503")
+        raise ValueError(
+            f"{http.url} speaks neither OpenAI's wire (GET {MODELS_PATH} answered {models.status}) nor "
+            f"sageLLM's (GET /info); if it is an engine all the same, set adapter to openai or sagellm"
+        )
+    openai = OpenAIHttpAdapter(url, client, **options)
+    return openai, openai.learn(await survey_from(http, models))
+
+
+async def discover_registered(
+    url: str, client: httpx.AsyncClient, *, wire: str = "auto", **options: Unpack[EngineOptions]
+) -> tuple[EngineAdapter, EngineFacts | None]:
+    """The adapter for an engine that somebody has registered, and its facts; None: nothing was asked, or told.
+
+    Raises EngineUnreachable if it does not answer, ValueError if `wire` or the address is wrong.
+    """
+    match wire:
+        case "openai":
+            return OpenAIHttpAdapter(url, client, **options), None
+        case "sagellm":
+            return SageLLMAdapter(url, client, **options), None
+        case "auto":
+            pass
+        case _:
+            raise ValueError(f"wire {wire!r} is none of {', '.join(ADAPTERS)}")
+    own = SageLLMAdapter(url, client, **options)
+    try:
+        return await _find(url, client, **options)
+    except ValueError as error:
+        # It tells nothing about itself. What programs of the sageLLM control plane run speaks at least its wire.
+        if await own.healthy():
+            return own, None
+        raise EngineUnreachable(str(error)) from error
+
+
+async def adapter_for(
+    url: str, client: httpx.AsyncClient, *, wire: str = "auto", **options: Unpack[EngineOptions]
+) -> EngineAdapter:
+    """The adapter alone; see ``discover_registered``."""
+    return (await discover_registered(url, client, wire=wire, **options))[0]
+
+
+async def facts_of(adapter: EngineAdapter) -> EngineFacts | None:
+    """What the engine says about itself; None: nothing. Raises EngineUnreachable if it does not answer."""
+    try:
+        return await adapter.probe()
+    except ValueError:
+        return None
+
+
+async def kind_of(adapter: EngineAdapter) -> str:
+    """Which server the engine is (see ``EngineFacts.kind``); the wire that it speaks, where it does not say.
+
+    Raises EngineUnreachable if it does not answer.
+    """
+    facts = await facts_of(adapter)
+    return facts.kind if facts else adapter.name
+
+
+async def _get(http: EngineHttp, path: str) -> Answer | EngineUnreachable:
+    try:
+        return await http.get(path)
+    except EngineUnreachable as error:
+        return error

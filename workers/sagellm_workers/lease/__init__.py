@@ -1,0 +1,1 @@
+"""Keeping an engine: its lease is renewed, also while the event loop is blocked."""

@@ -1,0 +1,1 @@
+"""Two engines that hold one request at the same time: one reads the prompt, the other answers, as SGLang's do."""

@@ -1,0 +1,153 @@
+"""Serves engines that were registered without a worker of their own. Any number of workers may adopt."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import socket
+
+from redis.exceptions import RedisError
+
+from sagellm_control.stopping import is_set_within
+from sagellm_control.store.connect import Store
+from sagellm_control.store.inspect import engine_rows, server_ms
+from sagellm_control.store.registrations import registrations
+from sagellm_control.store.steps.engines import remove_engine
+from sagellm_control.store.trouble import log_trouble
+from sagellm_control.wire.engine import EngineRow
+from sagellm_control.wire.registration import DEFAULT_ROOM, Registration, instance_type_of, kinds_of, role_of
+
+from ..adapters.base import EngineAdapter, EngineError, EngineFacts
+from ..adapters.discovery import discover_registered, facts_of
+from ..http.transport import EngineClient
+from ..pairs.paired_request import paired_kinds, paired_role
+from ..settings import WorkerSettings
+from .engine_session import EngineSession
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 0.25
+"""How soon a new registration is noticed."""
+STAND_BACK_S = 0.02
+"""For each engine that a worker has, it lets others go first for so long (s): so that they share."""
+LONGEST_STAND_BACK_S = 1.0
+PROBE_AGAIN_S = 0.5
+
+
+class Adopter:
+    """Looks for registrations that nobody serves, and serves them until they are withdrawn.
+
+    1. An engine whose lease somebody holds is left alone.
+    2. The lease decides where two adopt at once; whoever comes second looks on.
+    3. A registration that is withdrawn ends its session: what runs is finished, and its row is removed.
+    """
+
+    def __init__(self, store: Store, client: EngineClient, settings: WorkerSettings) -> None:
+        self._store = store
+        self._client = client
+        self._settings = settings
+        self._served: dict[tuple[str, str], tuple[Registration, asyncio.Event]] = {}
+        self.name = f"{socket.gethostname()}-{os.getpid()}"
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Adopt until ``stop`` is set, then drain."""
+        async with asyncio.TaskGroup() as tasks:
+            while not stop.is_set():
+                try:
+                    await self._look(tasks)
+                except Exception as error:
+                    log_trouble(log, "cannot look for registered engines", error)
+                await is_set_within(stop, LOOK_EVERY_S)
+            for _, ended in self._served.values():
+                ended.set()
+
+    async def _look(self, tasks: asyncio.TaskGroup) -> None:
+        found = {(item.model_id, item.engine_id): item for item in await registrations(self._store)}
+        for key, (registration, ended) in self._served.items():
+            now = found.get(key)
+            if now is None or now.url != registration.url or now.metadata != registration.metadata:
+                ended.set()
+        for key, registration in found.items():
+            if key in self._served or registration.server or registration.taken_out:
+                continue
+            if await self._is_held(registration):
+                continue
+            ended = asyncio.Event()
+            self._served[key] = (registration, ended)
+            task = tasks.create_task(self._serve(registration, ended), name=f"adopt {registration.engine_id}")
+            task.add_done_callback(lambda _task, key=key: self._served.pop(key))
+
+    async def _is_held(self, registration: Registration) -> bool:
+        keys = self._store.keys.pool(registration.model_id)
+        until = await self._store.commands.zscore(keys.leases, registration.engine_id)
+        if until is None or float(until) <= await server_ms(self._store, registration.model_id):
+            return False
+        rows = await engine_rows(self._store, registration.model_id, [registration.engine_id])
+        return bool(rows and rows[0].worker)
+
+    async def _serve(self, registration: Registration, ended: asyncio.Event) -> None:
+        others_first_s = min(LONGEST_STAND_BACK_S, STAND_BACK_S * (len(self._served) - 1)) * random.uniform(0.5, 1.0)
+        if await is_set_within(ended, others_first_s) or await self._is_held(registration):
+            return
+        found = await self._find(registration, ended)
+        if found is None:
+            return
+        adapter, facts = found
+        row = row_of(registration, adapter, facts, self.name)
+        session = EngineSession(self._store, adapter, row, self._settings)
+        await session.serve(ended)
+        await self._clean_up(registration)
+
+    async def _find(
+        self, registration: Registration, ended: asyncio.Event
+    ) -> tuple[EngineAdapter, EngineFacts | None] | None:
+        metadata = registration.metadata
+        options = self._settings.engine_options
+        if api_key := metadata.get("api_key"):
+            options["api_key"] = str(api_key)
+        told = ""
+        while not ended.is_set():
+            try:
+                wire = str(metadata.get("wire") or "auto")
+                adapter, facts = await discover_registered(registration.url, self._client, wire=wire, **options)
+                if await adapter.healthy():
+                    return adapter, facts or await facts_of(adapter)
+                problem = "it does not answer health probes"
+            except (EngineError, ValueError) as error:
+                problem = str(error)
+            if problem != told:
+                log.warning("waiting for registered engine %s: %s", registration.engine_id, problem)
+                told = problem
+            await is_set_within(ended, PROBE_AGAIN_S)
+        return None
+
+    async def _clean_up(self, registration: Registration) -> None:
+        # Drained because it was withdrawn, not because this worker stops: then nobody needs its row.
+        keys = self._store.keys.pool(registration.model_id)
+        with contextlib.suppress(RedisError, OSError):
+            if not await self._store.commands.hexists(keys.registrations, registration.engine_id):
+                await remove_engine(self._store, registration.model_id, registration.engine_id)
+
+
+def row_of(registration: Registration, adapter: EngineAdapter, facts: EngineFacts | None, worker: str) -> EngineRow:
+    """The row of a registered engine: its room as registered, and what it says about itself."""
+    instance_type = instance_type_of(registration.metadata)
+    room, kv_tokens = (registration.metadata.get(name) for name in ("max_concurrent_requests", "kv_tokens"))
+    if not isinstance(kv_tokens, int) or kv_tokens < 0:
+        kv_tokens = facts.kv_tokens if facts else None
+    return EngineRow(
+        engine_id=registration.engine_id,
+        pool=registration.model_id,
+        url=registration.url,
+        kind=facts.kind if facts else adapter.name,
+        version=facts.version if facts else "",
+        slots=room if isinstance(room, int) and room > 0 else DEFAULT_ROOM,
+        models=(registration.model_id,),
+        kinds=paired_kinds(facts) or kinds_of(registration.engine_kind, instance_type),
+        kv_tokens=kv_tokens or 0,
+        worker=worker,
+        role=paired_role(facts) or role_of(instance_type),
+    )

@@ -1,0 +1,83 @@
+"""The rows of an engine, one for each pool that it belongs to, from what it says about itself and the settings."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from urllib.parse import urlsplit
+
+from sagellm_control.wire.engine import PAIRED_KIND, EngineRole, EngineRow
+
+from ..adapters.base import EngineFacts
+from ..pairs.paired_request import paired_kinds, paired_role
+from ..settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+
+def engine_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[EngineRow]:
+    """A row for each pool that the engine belongs to.
+
+    A pool is a model that is no adapter of another one; its adapters are further names of it. An engine with several
+    such models is one row in each pool, with the slots divided, at least one each: see ``SharedSlots``.
+    """
+    known = {model.name for model in facts.models}
+    bases = [m.name for m in facts.models if m.parent not in known or m.parent == m.name]
+    wanted = [name for name in bases if not settings.model or name in settings.model]
+    slots, note = slots_of(facts, settings), ""
+    if not settings.slots and not facts.slots:
+        note = f"{slots} slots assumed: it does not say; set --slots"
+        log.warning("engine %s: %s", url, note)
+    kv_tokens = (facts.kv_tokens or 0) if settings.kv_tokens is None else settings.kv_tokens
+    role = role_of(url, facts, settings.role)
+    rows: list[EngineRow] = []
+    for base in wanted:
+        adapters = [m.name for m in facts.models if m.parent == base and m.name != base]
+        rows.append(
+            EngineRow(
+                engine_id=engine_id(url),
+                pool=base,
+                url=url,
+                kind=facts.kind,
+                version=facts.version,
+                slots=max(1, slots // len(wanted)),
+                models=(base, *adapters),
+                prefetch=settings.prefetch,
+                role=role,
+                kinds=paired_kinds(facts),
+                kv_tokens=kv_tokens // len(wanted),
+                reason=note,
+                worker=f"{socket.gethostname()}-{os.getpid()}",
+            )
+        )
+    return rows
+
+
+def slots_of(facts: EngineFacts, settings: WorkerSettings) -> int:
+    """Requests that the engine runs at once, of all its models together."""
+    return settings.slots or facts.slots or settings.default_slots
+
+
+def role_of(url: str, facts: EngineFacts, wanted: EngineRole) -> EngineRole:
+    """The engine's role: an SGLang engine has been started for one, others take that of the settings."""
+    if facts.kind != PAIRED_KIND:
+        return wanted
+    told = paired_role(facts)
+    if told is None and wanted in (EngineRole.PREFILL, EngineRole.DECODE):
+        log.warning("engine %s runs without --disaggregation-mode: it gets whole requests", url)
+        return EngineRole.GENERAL
+    if told is not None and wanted not in (told, EngineRole.GENERAL):
+        log.warning("engine %s runs with --disaggregation-mode %s: that is its role", url, facts.disaggregation)
+    return told or wanted
+
+
+def engine_id(url: str) -> str:
+    """Host and port; on loopback the machine's name stands for the host, as every machine has a loopback."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if host in ("localhost", "::1") or host.startswith("127."):
+        host = socket.gethostname()
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    path = parts.path.rstrip("/").removesuffix("/v1").strip("/").replace("/", "_")
+    return f"{host}:{port}" + (f"_{path}" if path else "")
