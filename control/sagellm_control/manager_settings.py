@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .scheduler.order import ORDERS
 from .wire.registration import DEFAULT_ROOM
 
 
@@ -14,7 +15,7 @@ class ManagerSettings(BaseModel):
 
     scheduling_policy: str = Field(
         default="fifo",
-        description="Who is next, where the state is in the process: fifo, priority, slo_aware, adaptive, kv_aware",
+        description=f"Who is next, where the state is in the process: {', '.join(ORDERS)}",
     )
     routing_strategy: str = Field(
         default="round_robin", description="On which engine, where the state is in the process"

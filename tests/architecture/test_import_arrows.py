@@ -100,7 +100,7 @@ BELOW: dict[str, tuple[str, ...]] = {
         *("scheduler.tenant_clock",),
         *("engine_access", "engine_client", "lifecycle", "local_engine_client", "types"),
     ),
-    "manager_settings": ("wire",),
+    "manager_settings": ("scheduler.order", "wire"),
     "settings": (
         *("command_settings", "gateway.settings", "manager_settings", "scheduler.settings"),
         *("simulated_engine.settings", "store.settings"),

@@ -17,7 +17,7 @@ from ..pool_driver import LEASE_MS, PoolDriver
 from ..pool_state import read_state, violations
 from ..request_fields import EVERY_FIELD, recorded_as
 
-NOT_SENT_AGAIN = {"weight", "queue_ttl_ms", "orphan_grace_ms"}
+NOT_SENT_AGAIN = {"queue_ttl_ms", "orphan_grace_ms"}
 """It waits for as long as it takes, and nobody listens to it."""
 
 

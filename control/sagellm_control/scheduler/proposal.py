@@ -122,9 +122,14 @@ class Proposer:
             proposed.append(Proposed(number, ranks[number], self.charge(request, forecast), choice, wait_ms))
         return proposed
 
+    @property
+    def _prefixes_matter(self) -> bool:
+        # To the placement, or to a pace, which is charged with what is not cached.
+        return self.policy.placement.name in PREFIX_PLACEMENTS or self.policy.settings.tpot_slo_ms > 0
+
     def placements_due(self) -> bool:
-        """Whether the placement wants to know more of what others have placed than is known."""
-        if self.policy.placement.name not in PREFIX_PLACEMENTS:
+        """Whether there may be more to know of what others have placed, and it matters."""
+        if not self._prefixes_matter:
             return False
         return time.monotonic() - self.watch.placements_read_at >= PLACEMENTS_READ_S
 
@@ -158,6 +163,6 @@ class Proposer:
     def rules(self) -> Rules:
         """What commits of now have in common."""
         policy = self.policy
-        log = policy.placement.name in PREFIX_PLACEMENTS or policy.settings.tpot_slo_ms > 0
         order, fair = policy.order, policy.order.fair
-        return Rules(policy.epoch, fair, policy.placement.name, log, order.credit_ms if fair else 0.0)
+        credit_ms = order.credit_ms if fair else 0.0
+        return Rules(policy.epoch, fair, policy.placement.name, self._prefixes_matter, credit_ms)

@@ -11,7 +11,7 @@ import orjson
 from pydantic import BaseModel
 
 from ..wire.priority import RequestPriority
-from ..wire.request import NewRequest, is_count
+from ..wire.request import BadEntry, NewRequest, is_count, read_weight
 from ..wire.states import RequestKind
 from .connect import Store
 from .inspect import list_pools, server_ms, texts
@@ -134,6 +134,7 @@ async def retry_dead(store: Store, letter: DeadLetter) -> Retried:
         tpot_slo_ms=_count(known, "tpot_slo_ms"),
         prompt_tokens=_count(known, "prompt_tokens"),
         max_tokens=_count(known, "max_tokens"),
+        weight=_weight(known),
     )
     limits = AcceptLimits(without_engine=True, keep_result_ms=_count(known, "keep_ms") or 600_000)
     match (await accept(store, letter.pool, [request], limits))[0]:
@@ -193,3 +194,10 @@ def _record(text: str) -> dict[str, str] | None:
 def _count(record: Mapping[str, str], name: str) -> int:
     text = record.get(name, "")
     return int(text) if is_count(text) else 0
+
+
+def _weight(record: Mapping[str, str]) -> float:
+    try:
+        return read_weight("weight", record.get("weight", "1"))
+    except BadEntry:
+        return 1.0

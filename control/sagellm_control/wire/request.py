@@ -177,7 +177,12 @@ def _read_time(name: str, text: str) -> float:
     return float(text)
 
 
-def _read_weight(name: str, text: str) -> float:
+def read_weight(name: str, text: str) -> float:
+    """A tenant's share, from its text.
+
+    Raises:
+        BadEntry: it is no decimal number above 0.
+    """
     whole, _, fraction = text.partition(".")
     if not is_count(whole) or (fraction and not is_count(fraction)) or float(text) <= 0:
         raise BadEntry(f"field {name!r} must be a number above 0, not {text[:40]!r}")
@@ -193,7 +198,7 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
     ),
     **dict.fromkeys(("prefix", "excluded"), _read_words),
     "reject_late": _read_flag,
-    "weight": _read_weight,
+    "weight": read_weight,
 }
 
 SCHEDULING_FIELDS = tuple(_READERS)
