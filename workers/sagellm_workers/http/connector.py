@@ -18,7 +18,7 @@ DEAD_WITHIN_S = 2.0  # a dead connection shows within a round trip; later it is 
 
 
 @dataclass(slots=True)
-class Attempt:
+class ConnectionUse:
     """What the connector tells the transport about the connection that it chose."""
 
     began: float
@@ -32,7 +32,7 @@ class Attempt:
         return not isinstance(error, aiohttp.ServerDisconnectedError) or isinstance(error.message, str)
 
 
-current_attempt: contextvars.ContextVar[Attempt] = contextvars.ContextVar("engine_attempt")
+current_use: contextvars.ContextVar[ConnectionUse] = contextvars.ContextVar("connection_use")
 
 
 class EngineConnector(aiohttp.TCPConnector):
@@ -48,6 +48,6 @@ class EngineConnector(aiohttp.TCPConnector):
         connection = await super().connect(req, traces, timeout)
         protocol = connection.protocol
         if isinstance(protocol, EngineProtocol):
-            current_attempt.get().reused = protocol.has_carried
+            current_use.get().reused = protocol.has_carried
             protocol.has_carried = True
         return connection

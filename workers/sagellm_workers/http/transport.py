@@ -27,7 +27,7 @@ import aiohttp
 import httpx
 from httpx import USE_CLIENT_DEFAULT
 
-from .connector import Attempt, EngineConnector, current_attempt
+from .connector import ConnectionUse, EngineConnector, current_use
 from .destination import Destination, ShortAnswer
 
 KEEPALIVE_S = 4.0  # uvicorn (vLLM, SGLang, sageLLM) closes an idle connection after 5 s: let it go before that
@@ -96,8 +96,8 @@ class EngineTransport(httpx.AsyncBaseTransport):
         now = asyncio.get_running_loop().time()
         deadline = None if first_byte_s is None else now + first_byte_s
         limits = self._connect_limits(timeout.get("connect"), first_byte_s)
-        attempt = Attempt(now)
-        token = current_attempt.set(attempt)
+        use = ConnectionUse(now)
+        token = current_use.set(use)
         try:
             try:
                 body = request.stream
@@ -106,7 +106,7 @@ class EngineTransport(httpx.AsyncBaseTransport):
                 else:
                     answer = await self._ask(request, limits, deadline, kept=True)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError) as error:
-                if not attempt.died_unnoticed(error):
+                if not use.died_unnoticed(error):
                     raise
                 self.dead_connections += 1
                 answer = await self._ask(request, limits, deadline, kept=False)
@@ -117,7 +117,7 @@ class EngineTransport(httpx.AsyncBaseTransport):
         except (aiohttp.ClientError, OSError) as error:
             raise as_httpx(error) from error
         finally:
-            current_attempt.reset(token)
+            current_use.reset(token)
         headers = answer.raw_headers
         if "Content-Encoding" in answer.headers:  # aiohttp has undone it, though nobody asked for it
             headers = tuple(header for header in headers if header[0].lower() != b"content-encoding")
