@@ -8,9 +8,6 @@ from datetime import datetime
 
 import click
 from pydantic import BaseModel
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 _PIPE_WIDTH = 240
 """Columns when the output is no terminal: nothing is cut that somebody greps for."""
@@ -21,6 +18,11 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], empty:
     if not rows:
         click.echo(empty)
         return
+    # Only here: it is slow to import, and the processes print no tables.
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")

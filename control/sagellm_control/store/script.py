@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import re
@@ -30,18 +31,24 @@ def _read(name: str) -> str:
     return _STEPS.joinpath(name).read_text(encoding="utf-8")
 
 
+@functools.cache
+def _paragraphs() -> list[tuple[str, list[str], set[str]]]:
+    """Those of the preludes: each with what it defines, and the words in it."""
+    texts = [text.strip() for name in _PRELUDES for text in _COMMENT.sub("", _read(name)).split("\n\n")]
+    return [(text, _DEFINED.findall(text), set(_WORD.findall(text))) for text in texts]
+
+
 def _used_of_prelude(step: str) -> str:
     """The paragraphs of the preludes that define what a step uses, directly or through each other.
 
     A server makes anew with each call what stands in front of the step, used or not.
     """
-    paragraphs = [text for name in _PRELUDES for text in _COMMENT.sub("", _read(name)).split("\n\n")]
     words, used = set(_WORD.findall(_COMMENT.sub("", step))), list[str]()
     # A definition only uses what stands above it.
-    for paragraph in reversed(paragraphs):
-        if not words.isdisjoint(_DEFINED.findall(paragraph)):
-            used.append(paragraph.strip())
-            words.update(_WORD.findall(paragraph))
+    for paragraph, defined, its_words in reversed(_paragraphs()):
+        if not words.isdisjoint(defined):
+            used.append(paragraph)
+            words |= its_words
     return "\n".join(reversed(used))
 
 
