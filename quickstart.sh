@@ -51,6 +51,8 @@ install() {
     say "Installing sagellm-control${extra:+ and what its ${extra} extra needs} into .venv …"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable "$ROOT${extra:+[$extra]}" ||
         die "pip failed; its message is above"
+    # pip does not compile what it installs in place, and each of the processes would where none may write what it compiles.
+    "$PYTHON" -m compileall -q "$ROOT/control" "$ROOT/workers"
     printf '%s' "$wanted" >"$stamp"
     # The dev extra contains all that the project itself needs.
     printf '%s' "$wanted" >"$VENV/.installed"

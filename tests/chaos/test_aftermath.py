@@ -94,6 +94,12 @@ async def test_room_that_is_noted_wrong(pool: PoolDriver) -> None:
     assert "noted as 1.0 free, not 2" in said
 
 
+async def test_room_of_an_engine_that_starts_slowly(pool: PoolDriver) -> None:
+    await answer(pool, "a", stream(TOKENS))
+    await pool.engine("back", slots=4, limit=1)
+    assert (await read_aftermath(pool.store, asked_for("a"))).left_over == []
+
+
 async def test_an_accepted_request_without_a_record_is_lost(pool: PoolDriver) -> None:
     await answer(pool, "a", stream(TOKENS))
     await pool.store.commands.delete(pool.keys.record("a"))

@@ -43,7 +43,8 @@ def left_running(folder: Path) -> list[str]:
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="it looks for processes left behind in /proc")
 def test_a_run_loses_doubles_and_leaves_nothing(tmp_path: Path) -> None:
-    words = f"--seconds {SECONDS} --seed 11 --lease-s 2 --every-s 0.6 --clients 10".split()
+    sizes = "--schedulers 2 --workers 3 --engines 3 --clients 10"
+    words = f"--seconds {SECONDS} --seed 11 --lease-s 2 --every-s 0.6 {sizes}".split()
     done = subprocess.run(
         [*WORDS, *words, "--json", str(tmp_path / "figures.json")],
         capture_output=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from redis.exceptions import RedisError
@@ -138,8 +138,15 @@ async def _left_over(store: Store, keys: PoolKeys) -> list[str]:
         if count := await store.commands.xlen(keys.assigned(engine)):
             found.append(f"{count} entries in {keys.assigned(engine)}")
         row = texts(await store.commands.hgetall(keys.engine(engine)))
-        noted = await store.commands.zscore(keys.room, engine)
-        free = int(row["slots"]) + int(row.get("prefetch") or 0) if row.get("state") == EngineState.READY else None
+        noted, free = await store.commands.zscore(keys.room, engine), _free(row)
         if noted != free:
             found.append(f"engine {engine} is {row.get('state')} and noted as {noted} free, not {free}")
     return found
+
+
+def _free(row: Mapping[str, str]) -> int | None:
+    """Places that an engine gives on which nothing runs; None: none, as it is not READY."""
+    if row.get("state") != EngineState.READY:
+        return None
+    places = int(row["slots"]) + int(row.get("prefetch") or 0)
+    return min(places, int(row.get("limit") or places))  # one that has just come back starts slowly
