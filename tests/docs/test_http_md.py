@@ -20,7 +20,9 @@ PAGE = (Path(__file__).parents[2] / "docs/http.md").read_text()
 
 
 def test_every_header() -> None:
-    read = set(re.findall(r'"(X-[A-Za-z-]+|Idempotency-Key|traceparent)"', inspect.getsource(request_headers)))
+    read = set(
+        re.findall(r'"(X-[A-Za-z-]+|Idempotency-Key|trace(?:parent|state))"', inspect.getsource(request_headers))
+    )
     # One that is not among these is not read where it is the only one.
     assert {name.lower() for name in read} == request_headers._OURS  # pyright: ignore[reportPrivateUsage]
     assert [name for name in read if f"`{name}" not in PAGE] == []

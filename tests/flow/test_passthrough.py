@@ -168,7 +168,12 @@ async def test_a_stream_that_was_not_asked_for(echo: EchoEngine, system: InProce
 
 async def test_ids_and_trace_context_reach_the_engine(echo: EchoEngine, system: InProcessSystem) -> None:
     traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    headers = {"X-Request-ID": "req-7", "X-Trace-ID": "trace-7", "traceparent": traceparent}
+    headers = {
+        "X-Request-ID": "req-7",
+        "X-Trace-ID": "trace-7",
+        "traceparent": traceparent,
+        "tracestate": "rojo=00f067aa0ba902b7,congo=t6 1",
+    }
     async with system.session.post(system.url + CHAT_PATH, data=_body(b'"n":1'), headers=headers) as response:
         assert response.status == 200
     sent = echo.reached[0].headers

@@ -17,7 +17,7 @@ from .conftest import StartEngine, StartSystem
 from .in_process import InProcessSystem
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-SENT = {"X-Request-ID": "e3", "X-Trace-ID": "t9", "traceparent": TRACEPARENT}
+SENT = {"X-Request-ID": "e3", "X-Trace-ID": "t9", "traceparent": TRACEPARENT, "tracestate": "rojo=00f0,congo=t6 1"}
 REFUSALS: dict[int, dict[str, Any]] = {400: {"user": 3}, 404: {"model": "nobody"}, 413: {"user": "x" * 5000}}
 
 

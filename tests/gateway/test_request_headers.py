@@ -37,6 +37,7 @@ NAMES = [
     "X-Trace-ID",
     "Idempotency-Key",
     "traceparent",
+    "tracestate",
 ]
 
 
@@ -62,6 +63,7 @@ def test_without_headers_everything_has_its_default() -> None:
         idempotency_key=None,
         trace_id="",
         traceparent="",
+        tracestate="",
     )
 
 
@@ -157,6 +159,17 @@ def test_a_traceparent_that_w3c_calls_invalid_is_ignored(zero: str) -> None:
     assert _read(traceparent=zero).traceparent == ""
 
 
+def test_tracestate_is_read_with_a_traceparent_alone() -> None:
+    assert _read(traceparent=TRACEPARENT, tracestate="a=1").tracestate == "a=1"
+    assert _read(traceparent="00", tracestate="a=1") == RequestHeaders()
+    assert _read(tracestate="a=1") == RequestHeaders()
+
+
+def test_several_tracestates_are_one_list() -> None:
+    sent = [("traceparent", TRACEPARENT), ("tracestate", "a=1 ,b=2"), ("tracestate", "c=3")]
+    assert read_headers(CIMultiDictProxy(CIMultiDict(sent))).tracestate == "a=1,b=2,c=3"
+
+
 @given(st.dictionaries(st.sampled_from(NAMES), st.text(max_size=80) | st.binary(max_size=80).map(HEARD)))
 def test_whatever_comes_is_read_or_refused_by_name(headers: dict[str, str]) -> None:
     read = _outcome(headers)
@@ -188,7 +201,7 @@ def test_tenant_and_key_are_not_confused() -> None:
     assert idempotent_id("a", "bc") == idempotent_id("a", "bc")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"tracestate"}))
 def test_each_is_read_where_it_is_the_only_one(name: str) -> None:
     numbers = {"X-Request-Timeout-Ms", "X-SLO-Deadline-Ms", "X-SLO-TPOT-Ms"}
     values = dict.fromkeys(numbers, "5") | {

@@ -10,13 +10,12 @@ from multidict import CIMultiDictProxy
 
 from ..wire.priority import RequestPriority
 from ..wire.request import MAX_ID_LENGTH, is_request_id
+from ..wire.trace_context import read_traceparent, read_tracestate
 from .errors import bad_request
 
 LONGEST_MS = 86_400_000
 """A day: the longest deadline that may be asked for."""
 
-# Version ff and ids of zeros are invalid, says W3C.
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 # No more digits than may be right: int() fails at thousands of them.
 _MILLISECONDS = re.compile(r"0*([1-9][0-9]{0,7})")
 _SESSION = re.compile(r"[\x21-\x7e]{1,128}")
@@ -29,6 +28,7 @@ _OURS = frozenset(
         "x-request-id",
         "idempotency-key",
         "traceparent",
+        "tracestate",
         "x-trace-id",
         "x-session-id",
         "x-request-timeout-ms",
@@ -53,6 +53,7 @@ class RequestHeaders:
     idempotency_key: str | None = None
     trace_id: str = ""
     traceparent: str = ""
+    tracestate: str = ""
     mid_stream_retry: bool = True
     """Whether another engine may go on with its stream, should its own be lost."""
     event_ids: bool = False
@@ -85,7 +86,7 @@ def read_headers(headers: CIMultiDictProxy[str]) -> RequestHeaders:
     idempotency_key = _value(headers, "Idempotency-Key")
     if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
         raise bad_request("Idempotency-Key must have 1 to 255 characters.", "Idempotency-Key")
-    traceparent, trace_of_parent = trace_context(headers)
+    traceparent, trace_of_parent, tracestate = trace_context(headers)
     trace_id = _value(headers, "X-Trace-ID")
     if trace_id is not None and not TRACE_ID.fullmatch(trace_id):
         raise bad_request("X-Trace-ID must be 1 to 64 printable characters without spaces.", "X-Trace-ID")
@@ -103,15 +104,16 @@ def read_headers(headers: CIMultiDictProxy[str]) -> RequestHeaders:
         idempotency_key=idempotency_key,
         trace_id=trace_id or trace_of_parent,
         traceparent=traceparent,
+        tracestate=tracestate,
         mid_stream_retry=_mid_stream_retry(headers),
         event_ids=_flag(headers, "X-Event-IDs"),
     )
 
 
-def trace_context(headers: CIMultiDictProxy[str]) -> tuple[str, str]:
-    """``traceparent`` and the trace id in it; one that is malformed is to be ignored, says W3C."""
-    match = _TRACEPARENT.fullmatch(headers.get("traceparent", "").strip())
-    return (match[0], match[1]) if match else ("", "")
+def trace_context(headers: CIMultiDictProxy[str]) -> tuple[str, str, str]:
+    """``traceparent``, the trace id in it, and ``tracestate``; what is malformed is to be ignored, says W3C."""
+    traceparent, trace_id = read_traceparent(headers.get("traceparent", ""))
+    return traceparent, trace_id, read_tracestate(headers.getall("tracestate", ())) if traceparent else ""
 
 
 def _value(headers: CIMultiDictProxy[str], name: str) -> str | None:

@@ -39,16 +39,18 @@ def request_id_of(request: web.Request) -> str:
 
 def returned_ids(request: web.Request) -> dict[str, str]:
     """The headers that say them; of what was sent only what can be used."""
-    traceparent, trace_id = trace_context(request.headers)
+    traceparent, trace_id, tracestate = trace_context(request.headers)
     trace_id = _usable(request, "X-Trace-ID", TRACE_ID.fullmatch) or trace_id
-    return write_ids(request_id_of(request), trace_id, traceparent)
+    return write_ids(request_id_of(request), trace_id, traceparent, tracestate)
 
 
-def write_ids(request_id: str, trace_id: str, traceparent: str) -> dict[str, str]:
+def write_ids(request_id: str, trace_id: str, traceparent: str, tracestate: str) -> dict[str, str]:
     """The same of what has been read and found usable."""
     ids = {"X-Request-ID": request_id, "X-Trace-ID": trace_id or request_id}
     if traceparent:
         ids["traceparent"] = traceparent
+    if tracestate:
+        ids["tracestate"] = tracestate
     return ids
 
 

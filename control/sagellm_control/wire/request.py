@@ -69,6 +69,7 @@ class NewRequest:
     """Most that the client asked for; 0: it did not say."""
     trace_id: str = ""
     traceparent: str = ""
+    """W3C's, and behind a space its ``tracestate``, if there is one (see ``trace_context``)."""
     attempt: int = 0
     """Attempts are counted from here; above 0 where it is submitted again and an earlier attempt may still run."""
     continuable: bool = False

@@ -66,7 +66,7 @@ async def test_headers(serve: Serve, client: EngineClient, stream: bool) -> None
 
     url = await serve({"POST /v1/chat/completions": handler})
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-    await ask(OpenAIHttpAdapter(url, client, api_key="sk-1"), stream=stream, traceparent=trace)
+    await ask(OpenAIHttpAdapter(url, client, api_key="sk-1"), stream=stream, traceparent=f"{trace} a=1,b=2 3")
     assert seen == {
         "host": url.removeprefix("http://"),
         "content-type": "application/json",
@@ -78,6 +78,7 @@ async def test_headers(serve: Serve, client: EngineClient, stream: bool) -> None
         "x-request-id": "req-1",
         "x-trace-id": "trace-1",
         "traceparent": trace,
+        "tracestate": "a=1,b=2 3",
     }
 
 

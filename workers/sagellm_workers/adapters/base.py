@@ -59,7 +59,7 @@ class EngineCall:
 
     request_id: str
     trace_id: str | None
-    traceparent: str | None  # W3C trace context
+    traceparent: str | None  # W3C's, and behind a space its tracestate, if there is one
     kind: str  # "chat" | "completion" | "embedding"
     stream: bool
     body: bytes  # the client's OpenAI JSON, unchanged
