@@ -21,6 +21,7 @@ PLAY = ("simulate", "--synthetic", "poisson", "--requests", "20")
         ("enqueue --timeout 1e300 x", "0.001<=x<=86400"),
         ("enqueue --max-tokens 99999999999 x", "1<=x<=2147483647"),
         ("api-key --tenant x --weight nan", "no finite number"),
+        ("api-key --tenant x --weight 0.00001", "0.0001<=x<=1000"),
         (f"api-key --tenant {'x' * 65}", "1 to 64 characters"),
         ("dead retry", "give the entries"),
         ("dead drop --all 1-1", "give the entries"),

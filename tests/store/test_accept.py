@@ -10,6 +10,7 @@ from sagellm_control.store.connect import Store
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.steps.accept import Accepted, AcceptLimits, Exists, Full, NoEngine, accept
 from sagellm_control.wire.priority import RequestPriority
+from sagellm_control.wire.request import LEAST_WEIGHT, MOST_WEIGHT, read_arrival
 from sagellm_control.wire.states import EngineState, Reason, RequestState
 
 from ..clock import START_MS
@@ -60,6 +61,13 @@ async def test_the_entry_has_what_scheduling_needs_and_the_record_has_all(pool: 
     assert entry.keys() == {"id", "priority", "arrived_ms", "kind", *scheduling}
     assert entry.items() >= expected.items()
     assert (await pool.record("a")).items() >= (expected | more | {"stream": "1"}).items()
+
+
+@pytest.mark.parametrize("weight", [LEAST_WEIGHT, 0.5, MOST_WEIGHT])
+async def test_a_weight_is_written_as_schedulers_read_it(pool: PoolDriver, weight: float) -> None:
+    await pool.accept("a", weight=weight)
+    (entry,) = await intake(pool)
+    assert read_arrival("a", entry).weight == weight
 
 
 @pytest.mark.parametrize("priority", RequestPriority)

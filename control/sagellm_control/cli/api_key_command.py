@@ -7,6 +7,7 @@ import json
 import click
 
 from ..wire.priority import RequestPriority
+from ..wire.request import LEAST_WEIGHT, MOST_WEIGHT
 from .flag_types import Number
 
 
@@ -21,7 +22,7 @@ from .flag_types import Number
 )
 @click.option(
     "--weight",
-    type=Number(min=0, min_open=True, max=1000),
+    type=Number(min=LEAST_WEIGHT, max=MOST_WEIGHT),
     default=1.0,
     show_default=True,
     help="The tenant's share among tenants.",

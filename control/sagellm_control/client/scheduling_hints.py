@@ -17,6 +17,6 @@ class SchedulingHints(TypedDict, total=False):
     prefix: tuple[str, ...]
     """Chained hashes of the prompt's blocks."""
     weight: float
-    """Its tenant's share among tenants; above 0."""
+    """Its tenant's share among tenants, from 0.0001 to 1000."""
     queue_ttl_ms: int
     """For how long it may wait for an engine."""

@@ -8,7 +8,7 @@ from typing import Any, cast
 import orjson
 
 from ..wire.priority import RequestPriority
-from ..wire.request import MAX_ID_LENGTH, is_request_id
+from ..wire.request import LEAST_WEIGHT, MAX_ID_LENGTH, MOST_WEIGHT, is_request_id
 from ..wire.states import RequestKind
 from .scheduling_hints import SchedulingHints
 
@@ -92,8 +92,8 @@ def check_hints(hints: Mapping[str, Any]) -> None:
             case "session":
                 check_texts(session=value)
             case "weight":
-                if not _is_number(value) or not 0 < value <= _MOST:
-                    raise ValueError(f"weight must be a number above 0, not {value!r}")
+                if not _is_number(value) or not LEAST_WEIGHT <= value <= MOST_WEIGHT:
+                    raise ValueError(f"weight must be a number from {LEAST_WEIGHT} to {MOST_WEIGHT:.0f}, not {value!r}")
             case "prefix":
                 if not isinstance(value, tuple) or not {str}.issuperset(map(type, cast("tuple[object]", value))):
                     raise ValueError(f"prefix must be a tuple of the hashes of the prompt's blocks, not {value!r}")

@@ -6,7 +6,7 @@ The file holds hashes only:
     sha256 = "9f86d081…"        # of the key's text
     tenant = "search"
     max_priority = "HIGH"       # the most urgent class that it may ask for; default CRITICAL
-    weight = 2.0                # its share among tenants; default 1
+    weight = 2.0                # its share among tenants, from 0.0001 to 1000; default 1
     admin = true                # may use /admin/…; default false
 """
 
@@ -22,6 +22,7 @@ from typing import cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ..wire.priority import RequestPriority
+from ..wire.request import LEAST_WEIGHT, MOST_WEIGHT
 from .request_body import LONGEST_TENANT
 
 
@@ -37,7 +38,7 @@ class Caller(BaseModel):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     tenant: str = Field(min_length=1, max_length=LONGEST_TENANT)
     max_priority: RequestPriority = RequestPriority.CRITICAL
-    weight: float = Field(default=1.0, gt=0, le=1000)
+    weight: float = Field(default=1.0, ge=LEAST_WEIGHT, le=MOST_WEIGHT)
     admin: bool = False
     """May change the policy of pools."""
 

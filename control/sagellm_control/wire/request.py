@@ -17,6 +17,9 @@ WIRE_VERSION = 1
 MAX_ID_LENGTH = 64
 """Characters in a request id; longer values would leave Redis's compact hash encoding."""
 
+LEAST_WEIGHT, MOST_WEIGHT = 0.0001, 1000.0
+"""Of a tenant's share among tenants; in a record they stand as decimals, without an exponent."""
+
 _REQUEST_ID = re.compile(rf"[A-Za-z0-9._~@=+-]{{1,{MAX_ID_LENGTH}}}")
 
 
@@ -56,7 +59,7 @@ class NewRequest:
     reject_late: bool = False
     """Refuse it as soon as it cannot meet its objective any more."""
     weight: float = 1.0
-    """Its tenant's share among tenants."""
+    """Its tenant's share among tenants, from ``LEAST_WEIGHT`` to ``MOST_WEIGHT``."""
     queue_ttl_ms: int = 0
     """For how long it may wait for an engine, from accept; 0: as long as its timeout allows."""
     session: str = ""
