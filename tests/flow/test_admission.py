@@ -80,7 +80,9 @@ async def test_a_class_waits_no_longer_than_its_ttl(busy_engine: SimulatedEngine
         async with asyncio.timeout(20), post_chat(system, {}) as response:
             assert response.status == 503
             assert int(response.headers["Retry-After"]) >= 1
-            assert (await error_of(response))["code"] == "queue_ttl_exceeded"
+            error = await error_of(response)
+            assert error["code"] == "queue_ttl_exceeded"
+            assert error["message"].endswith(" The gateway's --queue-ttl is NORMAL=0.2.")
 
 
 @pytest.mark.parametrize(

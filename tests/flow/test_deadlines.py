@@ -24,7 +24,11 @@ async def test_408_when_the_timeout_passes_while_it_waits(
         headers = {"X-Request-Timeout-Ms": "150", "X-Request-ID": "late"}
         async with system.session.post(system.url + CHAT_PATH, json=chat(stream=stream), headers=headers) as response:
             assert response.status == 408
-            assert (await error_of(response))["code"] == "deadline_exceeded"
+            error = await error_of(response)
+            assert (error["code"], error["param"]) == ("deadline_exceeded", "X-Request-Timeout-Ms")
+            assert error["message"].endswith(" X-Request-Timeout-Ms is 150.")
+        async with system.session.get(system.url + "/v1/requests/late/result") as response:
+            assert (await error_of(response))["message"].endswith(" The limit was 150 ms.")
     assert await system.until_outcome("late") == "expired"
     assert (await engine.state())["total_requests"] == 1
 
@@ -36,10 +40,23 @@ async def test_504_when_the_timeout_passes_while_it_runs(start_engine: StartEngi
     headers = {"X-Request-Timeout-Ms": "1500", "X-Request-ID": "slow"}
     async with system.session.post(system.url + CHAT_PATH, json=chat(max_tokens=9), headers=headers) as response:
         assert response.status == 504
-        assert (await error_of(response))["code"] == "deadline_exceeded"
+        error = await error_of(response)
+        assert (error["code"], error["param"]) == ("deadline_exceeded", "X-Request-Timeout-Ms")
+        assert error["message"].endswith(" X-Request-Timeout-Ms is 1500.")
     assert await system.until_outcome("slow") == "expired"
     await engine.until(aborted=1, running=0)
     await system.until_idle()
+
+
+async def test_a_timeout_that_nobody_asked_for_is_the_gateways(
+    start_engine: StartEngine, start_system: StartSystem
+) -> None:
+    system = await start_system(await start_engine(**ENDLESS), gateway_request_timeout_s=1.5)
+    async with system.session.post(system.url + CHAT_PATH, json=chat(max_tokens=9)) as response:
+        assert response.status == 504
+        error = await error_of(response)
+    assert (error["code"], error["param"]) == ("deadline_exceeded", None)
+    assert error["message"].endswith(" The gateway's --request-timeout-s is 1.5.")
 
 
 async def test_a_timeout_in_mid_stream_ends_with_an_error_event(
@@ -53,7 +70,8 @@ async def test_a_timeout_in_mid_stream_ends_with_an_error_event(
         assert response.status == 200
         *_, first, last = (await response.read()).strip().split(b"\n\n")
     assert b"Answer" in first
-    assert orjson.loads(last.removeprefix(b"data: "))["error"]["code"] == "deadline_exceeded"
+    error = orjson.loads(last.removeprefix(b"data: "))["error"]
+    assert (error["code"], error["param"]) == ("deadline_exceeded", "X-Request-Timeout-Ms")
     await engine.until(aborted=1, running=0)
 
 

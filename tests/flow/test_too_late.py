@@ -30,11 +30,19 @@ async def test_while_all_engines_are_busy(
             settings = {"late": "refuse", "ttft_slo_ms": 300}
             async with system.session.post(system.url + "/admin/set_policy", json=settings) as response:
                 assert response.status == 200
+            async with system.session.get(system.url + "/admin/metrics"):
+                pass  # the gateway has looked at the pool since then, and can say what its policy is
         began = time.monotonic()
         async with asyncio.timeout(20), post_chat(system, headers, stream=stream) as response:
             assert response.status == 503
             assert int(response.headers["Retry-After"]) >= 1
-            assert (await error_of(response))["code"] == "too_late"
+            error = await error_of(response)
+            assert error["code"] == "too_late"
+            if by == "request":
+                assert error["param"] == "X-SLO-Deadline-Ms"
+                assert error["message"].endswith(" X-SLO-Deadline-Ms is 300.")
+            else:
+                assert error["message"].endswith(" The model's policy has ttft_slo_ms=300.")
         assert time.monotonic() - began >= 0.25, "until then it could have been served in time"
 
 

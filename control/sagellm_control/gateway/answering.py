@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 
 import orjson
 from aiohttp import web
@@ -15,7 +16,15 @@ from ..client.queue_client import QueueClient
 from ..wire.event import CHUNK, END, EVENT_STREAM, Ending, Event
 from ..wire.states import Outcome
 from .closing import Closing
-from .errors import COME_BACK, GATEWAY_STOPPING, STOPPING_RETRY_S, GatewayStopping, error_body, from_ending
+from .errors import (
+    COME_BACK,
+    DEADLINE_EXCEEDED,
+    GATEWAY_STOPPING,
+    STOPPING_RETRY_S,
+    GatewayStopping,
+    Limits,
+    from_ending,
+)
 from .event_ids import EventNumbering
 from .metrics import WAIT_ERROR
 from .queue_position import queue_position
@@ -47,6 +56,7 @@ class AnswerWriter:
         deadline: float,
         keepalive_s: float,
         headers: dict[str, str],
+        limits: Callable[[], Limits],
         numbering: EventNumbering | None = None,
     ) -> None:
         self._queue = queue
@@ -57,6 +67,8 @@ class AnswerWriter:
         """On the monotonic clock."""
         self._keepalive_s = keepalive_s
         self._headers = headers
+        self._limits = limits
+        """Asked where one of them may have ended the request."""
         self._numbering = numbering
         """None: events leave as the engine wrote them."""
         self.first_byte_at: float | None = None
@@ -85,7 +97,7 @@ class AnswerWriter:
         self._ends(ending)
         if not stream.prepared and not _is_stream(ending) and not always:
             return self._whole(ending, b"")
-        piece = self._numbered(end, _last_piece(ending))
+        piece = self._numbered(end, _last_piece(ending, self._limits))
         if not stream.prepared:
             if always and not piece:
                 return self._nothing_left()
@@ -172,9 +184,7 @@ class AnswerWriter:
         event = await self._answer.next(EXPIRE_GRACE_S)
         if event is not None:
             return event
-        timed_out = Ending(
-            Outcome.EXPIRED, status=504, code="deadline_exceeded", message="The request's timeout passed."
-        )
+        timed_out = Ending(Outcome.EXPIRED, status=504, code=DEADLINE_EXCEEDED, message="The request's timeout passed.")
         return Event(self._answer.request_id, 0, 0, END, timed_out.encode())
 
     def _nothing_left(self) -> web.Response:
@@ -210,7 +220,7 @@ class AnswerWriter:
                 headers["Retry-After"] = str(max(1, round(ending.retry_after_s)))
             headers["Content-Type"] = ending.content_type
             return web.Response(status=ending.status, body=before + ending.body, headers=headers)
-        error = from_ending(ending)
+        error = from_ending(ending, self._limits())
         if error.status in COME_BACK and error.retry_after_s is None:
             # Whoever ended it knows nothing of the rate at which the pool drains.
             error.retry_after_s = self._queue.pools.retry_after_s(self._answer.pool)
@@ -233,15 +243,15 @@ def _is_stream(ending: Ending) -> bool:
     return ending.outcome is Outcome.COMPLETED and ending.content_type.startswith(EVENT_STREAM)
 
 
-def _last_piece(ending: Ending) -> bytes:
+def _last_piece(ending: Ending, limits: Callable[[], Limits]) -> bytes:
     """What a stream that has begun ends with: the last chunk, or an error event and no ``[DONE]``."""
     if _is_stream(ending):
         return ending.body
     if ending.outcome is Outcome.COMPLETED:
         return b"data: " + ending.body.replace(b"\n", b" ") + b"\n\n"
     if _holds_output(ending):
-        return ending.body + _error_event(ending)
-    return _engine_error_event(ending.body) or _error_event(ending)
+        return ending.body + _error_event(ending, limits())
+    return _engine_error_event(ending.body) or _error_event(ending, limits())
 
 
 def _holds_output(ending: Ending) -> bool:
@@ -259,6 +269,5 @@ def _engine_error_event(body: bytes) -> bytes | None:
     return b"data: " + orjson.dumps(engine_error) + b"\n\n"
 
 
-def _error_event(ending: Ending) -> bytes:
-    error = from_ending(ending)
-    return b"data: " + error_body(error.status, error.message, code=error.code) + b"\n\n"
+def _error_event(ending: Ending, limits: Limits) -> bytes:
+    return b"data: " + from_ending(ending, limits).body() + b"\n\n"

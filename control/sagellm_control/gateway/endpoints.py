@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
@@ -20,13 +21,14 @@ from . import metrics
 from .answering import AnswerWriter
 from .api_keys import ApiKeys, Caller
 from .closing import Closing
-from .errors import GATEWAY_STOPPING, ApiError, from_queue, unavailable
+from .errors import GATEWAY_STOPPING, ApiError, Limits, from_queue, unavailable
 from .event_ids import EventNumbering
 from .rate_limits import rate_limits, rate_limits_when_full
 from .request_body import RequestBody, read_body
 from .request_headers import RequestHeaders, idempotent_id, read_headers
 from .request_ids import name_request, new_id, write_ids
 from .settings import GatewaySettings
+from .time_limits import limits_of_request
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +102,7 @@ class OpenAIEndpoints:
         began = time.monotonic()
         metrics.open_requests.number += 1
         model, priority, outcome = "", "", "internal_error"
+        wanted: _Wanted | None = None
         try:
             async with self.closing.endable():
                 wanted = await self._read(request, kind)
@@ -109,6 +112,8 @@ class OpenAIEndpoints:
             return response
         except QueueError as error:
             refusal = from_queue(error)
+            if wanted is not None:
+                refusal.name_limit(self._limits(wanted))
             if isinstance(error, QueueFull | NoEngineReady | TooLate) and (pool := self._queue.pools.models.get(model)):
                 pools, limits = self._queue.pools, self._queue.limits
                 if isinstance(error, QueueFull):
@@ -218,6 +223,7 @@ class OpenAIEndpoints:
                     deadline=began + self._timeout_s(wanted.headers),
                     keepalive_s=self._settings.keepalive_s,
                     headers=echoed,
+                    limits=partial(self._limits, wanted),
                     numbering=EventNumbering() if wanted.headers.event_ids else None,
                 )
                 response = await (writer.write_stream() if wanted.body.stream else writer.write_whole())
@@ -242,6 +248,11 @@ class OpenAIEndpoints:
         metrics.ttft(kind, wanted.priority.label).observe(ttft_s)
         if wanted.headers.slo_s is not None and ttft_s > wanted.headers.slo_s:
             metrics.SLO_VIOLATIONS.labels(kind, wanted.priority.label).inc()
+
+    def _limits(self, wanted: _Wanted) -> Limits:
+        pools = self._queue.pools
+        depth = pools.depth(pools.models.get(wanted.body.model, ""))
+        return limits_of_request(wanted.headers, wanted.priority, self._settings, depth.settings if depth else {})
 
     def _timeout_s(self, headers: RequestHeaders) -> float:
         return headers.timeout_s or self._settings.request_timeout_s

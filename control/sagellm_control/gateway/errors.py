@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -24,6 +26,7 @@ from ..wire.states import Reason
 UNAVAILABLE_RETRY_S = 1
 """Redis is away: a client may come back soon, most outages are restarts."""
 GATEWAY_STOPPING = "gateway_stopping"
+DEADLINE_EXCEEDED = "deadline_exceeded"
 STOPPING_RETRY_S = 1
 """This gateway waits no longer: another one may be there, or this one is being restarted."""
 
@@ -49,6 +52,10 @@ COME_BACK = (429, 503)
 """Statuses that come with a Retry-After."""
 _FINAL = (408, 409, 504)
 
+Limits = Mapping[str, tuple[str, str | None]]
+"""Code of an error -> a sentence that says the limit which it is about, and the header that sets it, if one does."""
+_NO_LIMITS: Limits = MappingProxyType({})
+
 
 class ApiError(Exception):
     """A refusal, as the client sees it."""
@@ -70,6 +77,12 @@ class ApiError(Exception):
         self.retry_after_s = retry_after_s
         self.headers: dict[str, str] = {}
         """What else the response says."""
+
+    def name_limit(self, limits: Limits) -> None:
+        """Say which limit it is about, if it is about one of these."""
+        if self.code in limits:
+            sentence, self.param = limits[self.code]
+            self.message = f"{self.message} {sentence}"
 
     def body(self) -> bytes:
         """The JSON body."""
@@ -159,11 +172,13 @@ def from_queue(error: QueueError) -> ApiError:
             return ApiError(500, str(error), code="internal_error")
 
 
-def from_ending(ending: Ending) -> ApiError:
+def from_ending(ending: Ending, limits: Limits = _NO_LIMITS) -> ApiError:
     """What an ending without a body of the engine's means over HTTP."""
-    return ApiError(
+    error = ApiError(
         ending.status,
         ending.message or "The request failed.",
         code=ending.code or str(ending.outcome),
         retry_after_s=ending.retry_after_s,
     )
+    error.name_limit(limits)
+    return error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -26,6 +27,7 @@ from .errors import bad_request, unknown_request
 from .event_ids import EventId, EventNumbering
 from .queue_position import QueuePosition, queue_position
 from .settings import GatewaySettings
+from .time_limits import limits_of_record
 
 LAST_EVENT_ID = "Last-Event-ID"
 LEAST_WAIT_S = 1.0
@@ -108,6 +110,7 @@ class RequestEndpoints:
                     deadline=_deadline(view),
                     keepalive_s=self._settings.keepalive_s,
                     headers={"X-Request-ID": view.request_id},
+                    limits=partial(limits_of_record, view.fields),
                     numbering=EventNumbering(after),
                 )
                 response = await (writer.write_stream(always=True) if stream else writer.write_whole())
