@@ -10,8 +10,10 @@ import pytest
 
 from sagellm_control.client import pools as pools_module
 from sagellm_control.client.pools import Pools
+from sagellm_control.gateway.rate_limits import rate_limits
 from sagellm_control.store.connect import Store
 from sagellm_control.store.inspect import model_index
+from sagellm_control.store.steps.accept import AcceptLimits
 from sagellm_control.store.steps.assign import Placement
 from sagellm_control.store.steps.policy import set_policy
 from sagellm_control.wire.priority import RequestPriority
@@ -28,9 +30,12 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return at
 
 
-async def drain(pool: PoolDriver, pools: Pools, now: list[float], seconds: int) -> None:
-    """One request is served each second; 30 wait."""
+async def drain(pool: PoolDriver, pools: Pools, now: list[float], seconds: int, *, idle_s: float = 0.0) -> None:
+    """One request is served each second; 30 wait. Before that there is nothing to do for a while."""
     await pool.engine(models=(pool.name,))
+    if idle_s:
+        await pools.look()
+        now[0] += idle_s
     await pool.waiting("runs", *(f"w{i}" for i in range(29)))
     await pool.assign(Placement("runs", 0, "e1"))
     running = "runs"
@@ -47,6 +52,20 @@ async def test_a_rate_is_only_one_of_draining_while_requests_wait(pool: PoolDriv
     pools = Pools(pool.store)
     await drain(pool, pools, now, 3)
     assert (pools.drain_rate(pool.name), pools.wait_s(pool.name, RequestPriority.NORMAL)) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("seconds", "retry_after_s"), [(9, 2), (2, 10)])
+async def test_when_to_come_back_does_not_go_by_an_idle_time(
+    pool: PoolDriver, now: list[float], seconds: int, retry_after_s: int
+) -> None:
+    """A tenth of 20 (or 28) that wait, one a second; while that rate is not known yet, nobody is sent away for
+    longer than where nothing is known."""
+    pools = Pools(pool.store)
+    await drain(pool, pools, now, seconds, idle_s=60)
+    assert pools.retry_after_s(pool.name) == retry_after_s
+    headers = rate_limits(pools, AcceptLimits(), pool.name)
+    if seconds > 5:
+        assert int(headers["x-ratelimit-reset-requests"].removesuffix("s")) == pytest.approx(20, rel=0.25)
 
 
 async def test_the_wait_is_that_of_the_class_and_of_more_urgent_ones(pool: PoolDriver, now: list[float]) -> None:

@@ -115,14 +115,17 @@ class Pools:
 
     def retry_after_s(self, pool: str) -> int:
         """When to come back: the time in which a tenth of what waits has been served, at the measured rate."""
-        depth, rate = self._depths.get(pool), self._rates.get(pool, 0.0)
+        depth, rate, longest_s = self._depths.get(pool), self.drain_rate(pool), LONGEST_RETRY_S
+        if rate <= 0:
+            # What ended lately says too little of what the engines can do to send anybody away for long.
+            rate, longest_s = self.rate(pool), NO_RATE_RETRY_S
         if depth is None or rate <= 0:
             return NO_RATE_RETRY_S
         waiting = depth.waiting + sum(depth.queued.values())
-        return min(LONGEST_RETRY_S, max(1, math.ceil(waiting / 10 / rate)))
+        return min(longest_s, max(1, math.ceil(waiting / 10 / rate)))
 
     def rate(self, pool: str) -> float:
-        """Requests a second that leave the pool with an outcome; 0: not known."""
+        """Requests a second that leave the pool with an outcome, however few there are to serve; 0: not known."""
         return self._rates.get(pool, 0.0)
 
     def drain_rate(self, pool: str) -> float:

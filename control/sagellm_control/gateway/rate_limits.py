@@ -23,7 +23,7 @@ def rate_limits(pools: Pools, limits: AcceptLimits, pool: str, *, none_left: boo
         "x-ratelimit-limit-requests": str(limits.max_waiting),
         "x-ratelimit-remaining-requests": str(0 if none_left else max(0, limits.max_waiting - waiting)),
     }
-    rate = pools.rate(pool)
+    rate = pools.drain_rate(pool) or pools.rate(pool)
     if not waiting or rate > 0:
         headers["x-ratelimit-reset-requests"] = f"{math.ceil(waiting / rate) if waiting else 0}s"
     return headers
