@@ -41,6 +41,7 @@ def permanent_pool_keys(keys: PoolKeys) -> set[str]:
         keys.tenants,  # those ahead of the virtual time
         keys.placements,  # bounded in length
         keys.lengths,  # bounded in number
+        keys.cards,  # of the models that are known
     }
 
 

@@ -35,6 +35,8 @@ class EchoEngine:
     models: Sequence[str] = ("echo-1",)
     adapters: Sequence[str] = ()
     """Of the first model."""
+    card: Mapping[str, object] = field(default_factory=dict[str, object])
+    """What else it says of its models."""
     props_status: int = 200
     """Of the answer that tells its slots."""
     surveys: int = 0
@@ -129,7 +131,8 @@ class EchoEngine:
             raise
 
     async def _models(self, _: web.Request) -> web.Response:
-        rows: list[dict[str, str]] = [{"id": name, "object": "model", "owned_by": "llamacpp"} for name in self.models]
+        row = {"object": "model", "owned_by": "llamacpp", **self.card}
+        rows: list[dict[str, object]] = [{"id": name, **row} for name in self.models]
         rows += [{"id": name, "object": "model", "parent": self.models[0]} for name in self.adapters]
         return web.json_response({"object": "list", "data": rows})
 

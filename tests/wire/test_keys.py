@@ -45,6 +45,7 @@ NAMES = {
     POOL.tenants: "sagellm:{qwen2.5-7b}:tenants",
     POOL.placements: "sagellm:{qwen2.5-7b}:placements",
     POOL.lengths: "sagellm:{qwen2.5-7b}:lengths",
+    POOL.cards: "sagellm:{qwen2.5-7b}:cards",
     POOL.dead: "sagellm:{qwen2.5-7b}:dead",
     POOL.record("r1"): "sagellm:{qwen2.5-7b}:request:r1",
     POOL.body("r1"): "sagellm:{qwen2.5-7b}:request:r1:body",

@@ -7,8 +7,9 @@ import logging
 import math
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+import orjson
 from redis.exceptions import RedisError
 
 from ..store.backoff import Backoff
@@ -96,6 +97,15 @@ class Pools:
         """The names whose pool has an engine that takes requests."""
         ready = {depth.pool for depth in self._depths.values() if depth.engines}
         return sorted(model for model, pool in self._models.items() if pool in ready)
+
+    def card(self, model: str) -> dict[str, Any]:
+        """What an engine says of a model; empty: nothing is known."""
+        depth = self._depths.get(self._models.get(model, ""))
+        try:
+            card: Any = orjson.loads(depth.cards.get(model, "{}") if depth else "{}")
+        except orjson.JSONDecodeError:
+            return {}
+        return cast("dict[str, Any]", card) if isinstance(card, dict) else {}
 
     async def find(self, model: str) -> str | None:
         """The pool that serves a model; None: no pool does."""

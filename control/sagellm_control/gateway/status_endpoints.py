@@ -13,6 +13,7 @@ from ..client.queue_client import QueueClient
 from .endpoints import OpenAIEndpoints
 from .errors import from_queue
 from .metrics import PoolCollector
+from .request_ids import returned_ids
 
 
 class StatusEndpoints:
@@ -38,7 +39,7 @@ class StatusEndpoints:
         """The models that have an engine now."""
         self._openai.authenticate(request)
         models = [self._shown(name) for name in self._available()]
-        return web.json_response({"object": "list", "data": models})
+        return web.json_response({"object": "list", "data": models}, headers=returned_ids(request))
 
     async def model(self, request: web.Request) -> web.Response:
         """One of them."""
@@ -46,7 +47,7 @@ class StatusEndpoints:
         name = request.match_info["model"]
         if name not in self._available():
             raise from_queue(UnknownModel(name, list(self._queue.pools.models)))
-        return web.json_response(self._shown(name))
+        return web.json_response(self._shown(name), headers=returned_ids(request))
 
     def _available(self) -> list[str]:
         if not self._queue.pools.known:
@@ -54,7 +55,8 @@ class StatusEndpoints:
         return self._queue.pools.available_models()
 
     def _shown(self, model: str) -> dict[str, Any]:
-        return {"id": model, "object": "model", "created": self._started, "owned_by": "sagellm"}
+        ours = {"id": model, "object": "model", "created": self._started}
+        return {**ours, "owned_by": "sagellm", **self._queue.pools.card(model), **ours}
 
     async def health(self, request: web.Request) -> web.Response:
         """200 while the process lives."""

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from ..wire.engine import EngineRow, read_engine_row
 from ..wire.event import Event, read_log_entry
@@ -39,6 +39,8 @@ class PoolDepth(BaseModel):
     """Requests that no engine has yet, by priority."""
     settings: dict[str, str]
     """What its schedulers follow."""
+    cards: dict[str, str] = Field(default={}, exclude=True)
+    """Model -> a JSON object: what an engine says of it."""
 
 
 async def list_pools(store: Store) -> list[str]:
@@ -70,7 +72,8 @@ async def pool_depth(store: Store, pool: str) -> PoolDepth:
     pipe.hgetall(keys.counters)
     pipe.hmget(keys.backlog, [f"requests/{level:d}" for level in RequestPriority])
     pipe.hgetall(keys.settings)
-    *queued, waiting, engines, open_engines, counters, backlog, settings = await pipe.execute()
+    pipe.hgetall(keys.cards)
+    *queued, waiting, engines, open_engines, counters, backlog, settings, cards = await pipe.execute()
     return PoolDepth(
         pool=pool,
         queued={p.label: n for p, n in zip(RequestPriority, queued, strict=True)},
@@ -80,6 +83,7 @@ async def pool_depth(store: Store, pool: str) -> PoolDepth:
         counters={name: int(count) for name, count in texts(counters).items() if is_count(count)},
         backlog={p.label: max(0, int(n or 0)) for p, n in zip(RequestPriority, backlog, strict=True)},
         settings=texts(settings),
+        cards={name: text.partition("\n")[0] for name, text in texts(cards).items()},
     )
 
 

@@ -78,6 +78,9 @@ class EngineRow:
     version: str = ""
     reason: str = ""
     """Why it is not READY, or not with all its places; or a note, say that its slots are a guess."""
+    cards: tuple[tuple[str, str], ...] = ()
+    """What it says of its models: name and a JSON object. Not in the row, which is read for every decision: see the
+    step ``describe``."""
     last_resort: bool = False
     """It fails so many requests that it would be left alone if another engine took them."""
 

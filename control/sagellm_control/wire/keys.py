@@ -22,6 +22,7 @@ _TYPES = {
     **dict.fromkeys(("waiting", "room", "leases", "expiries", "tenants", "orphans"), "zset"),
     **dict.fromkeys(("engines", "misranked"), "set"),
     **dict.fromkeys(("registrations", "settings", "reranking", "backlog", "lengths", "counters", "retries"), "hash"),
+    "cards": "hash",
     **dict.fromkeys(("virtual_time", "woken", "holding"), "string"),
 }
 """Of the keys that a pool has one of, by their last part."""
@@ -139,6 +140,11 @@ class PoolKeys:
     def registrations(self) -> str:
         """Hash: engine id -> what a program registered it with (see ``wire.registration``)."""
         return f"{self.prefix}:registrations"
+
+    @cached_property
+    def cards(self) -> str:
+        """Hash: model -> what an engine says of it (see ``wire.engine``), and behind a line break that engine's id."""
+        return f"{self.prefix}:cards"
 
     @cached_property
     def settings(self) -> str:

@@ -37,7 +37,7 @@ async def test_vllm(serve: Serve, client: EngineClient, suffix: str) -> None:
     adapter, facts = await discover(url + suffix, client)
     assert (adapter.name, adapter.url) == ("openai", url)
     assert (facts.kind, facts.version, facts.slots, facts.kv_tokens) == ("vllm", "0.32.0", None, 160)
-    assert facts.models == (ModelFacts("m"),)
+    assert facts.models == (ModelFacts("m", card='{"owned_by":"vllm"}'),)
     assert await adapter.probe() == facts
 
 
@@ -159,4 +159,4 @@ async def test_an_endpoint_that_hangs_up_does_not_matter(talk: StartTalk, client
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
 
     _, facts = await discover(await talk(handler), client)
-    assert (facts.kind, facts.models) == ("vllm", (ModelFacts("m"),))
+    assert (facts.kind, [model.name for model in facts.models]) == ("vllm", ["m"])

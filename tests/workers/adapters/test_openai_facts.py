@@ -185,12 +185,28 @@ def test_adapters_and_further_names_have_a_parent() -> None:
         {"id": "alias", "owned_by": "vllm", "root": "/m"},
         {"id": "lora", "owned_by": "vllm", "root": "/l", "parent": "alias"},
     )
-    assert read_facts("vllm", models, {}).models == (
-        ModelFacts("base"),
-        ModelFacts("alias", "base"),
-        ModelFacts("lora", "alias"),
-    )
-    assert read_facts("openai", models, {}).models[1] == ModelFacts("alias")
+    named = [(model.name, model.parent) for model in read_facts("vllm", models, {}).models]
+    assert named == [("base", None), ("alias", "base"), ("lora", "alias")]
+    assert read_facts("openai", models, {}).models[1].parent is None
+
+
+def test_what_is_said_of_a_model_is_kept_but_for_what_each_answer_makes_up() -> None:
+    said = {"owned_by": "vllm", "root": "/m", "parent": None, "max_model_len": 8192}
+    made_up = {"id": "m", "object": "model", "created": 1788000000, "permission": [{"id": "modelperm-1"}]}
+    (model,) = read_facts("vllm", rows({**made_up, **said}), {}).models
+    assert orjson.loads(model.card) == said
+    assert read_facts("openai", rows({"id": "m"}), {}).models == (ModelFacts("m"),)
+
+
+def test_what_is_too_long_or_too_deep_to_be_kept_is_left_out() -> None:
+    deep: list[Any] = []
+    for _ in range(500):
+        deep = [deep]
+    said = {"id": "m", "chat_template": "x" * 10_000, "deep": deep, "meta": {"n_ctx_train": 4096}}
+    (model,) = read_facts("llama.cpp", [said], {}).models
+    assert orjson.loads(model.card) == {"meta": {"n_ctx_train": 4096}}
+    (model,) = read_facts("llama.cpp", rows({"id": "m", **{f"f{n}": "y" * 99 for n in range(100)}}), {}).models
+    assert 1900 < len(model.card) <= 2048
 
 
 @pytest.mark.parametrize("data", [[None, 1, "x", {}, {"id": 7}, {"id": ""}, {"id": "a"}]])

@@ -95,6 +95,7 @@ class ModelFacts:
 
     name: str
     parent: str | None = None  # of a LoRA adapter, or of a further name of the same model: its base model
+    card: str = ""  # JSON object: what else it says of the model, for whoever lists models; "": nothing
 
 
 @dataclass(frozen=True, slots=True)

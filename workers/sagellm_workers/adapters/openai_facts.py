@@ -21,6 +21,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import orjson
+
 from .base import EngineFacts, EngineUnreachable, ModelFacts
 from .engine_http import Answer, EngineHttp
 from .engine_priority import HIGH_FIRST, LOW_FIRST
@@ -28,6 +30,9 @@ from .loose_json import count, items, mapping, text
 
 MODELS_PATH = "/v1/models"
 SLOW_PROBE_TIMEOUT_S = 15.0  # vLLM's /server_info inspects the whole system the first time it is asked
+
+CARD_BYTES = 2048  # of what is kept of one model
+_NOT_OF_A_CARD = frozenset({"id", "object", "created", "permission"})  # vLLM makes up the last two for each answer
 
 _KIND_OF_OWNER = {
     "vllm": "vllm",
@@ -140,12 +145,25 @@ def read_facts(kind: str, rows: list[dict[str, Any]], answers: Mapping[str, Answ
 
 
 def _models(kind: str, rows: list[dict[str, Any]]) -> tuple[ModelFacts, ...]:
-    names = [(row["id"], text(row.get("parent")) or None) for row in rows]
+    names = [(row["id"], text(row.get("parent")) or None, _card(row)) for row in rows]
     if kind == "vllm":
         # One vLLM serves one model: what else has no parent is a further --served-model-name of it.
-        base = next((name for name, parent in names if parent is None), None)
-        names = [(name, base if parent is None and name != base else parent) for name, parent in names]
-    return tuple(ModelFacts(name, parent) for name, parent in names)
+        base = next((name for name, parent, _ in names if parent is None), None)
+        names = [(name, base if parent is None and name != base else parent, card) for name, parent, card in names]
+    return tuple(ModelFacts(name, parent, card) for name, parent, card in names)
+
+
+def _card(row: Mapping[str, Any]) -> str:
+    """What is left of a row without what is ours to say and what differs each time; what is too long is left out."""
+    card: dict[str, Any] = {}
+    for name, value in row.items():
+        try:
+            fits = name not in _NOT_OF_A_CARD and len(orjson.dumps(card | {name: value})) <= CARD_BYTES
+        except orjson.JSONEncodeError:  # too deep
+            continue
+        if fits:
+            card[name] = value
+    return orjson.dumps(card).decode() if card else ""
 
 
 async def _ask(http: EngineHttp, path: str) -> Answer:

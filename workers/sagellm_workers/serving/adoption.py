@@ -26,6 +26,7 @@ from ..http.transport import EngineClient
 from ..pairs.paired_request import paired_kinds, paired_role
 from ..settings import WorkerSettings
 from .engine_session import EngineSession
+from .rows_of_engine import cards_of
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +147,7 @@ def row_of(registration: Registration, adapter: EngineAdapter, facts: EngineFact
         version=facts.version if facts else "",
         slots=room if isinstance(room, int) and room > 0 else DEFAULT_ROOM,
         models=(registration.model_id,),
+        cards=cards_of(facts, (registration.model_id,)) if facts else (),
         kinds=paired_kinds(facts) or kinds_of(registration.engine_kind, instance_type),
         kv_tokens=kv_tokens or 0,
         worker=worker,

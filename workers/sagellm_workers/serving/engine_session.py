@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
@@ -14,7 +15,7 @@ from sagellm_control.stopping import is_set_within
 from sagellm_control.store.backoff import Backoff
 from sagellm_control.store.connect import Store
 from sagellm_control.store.steps.engines import register_engine, retire_engine
-from sagellm_control.store.steps.pools import announce, withdraw
+from sagellm_control.store.steps.pools import announce, describe, withdraw
 from sagellm_control.store.steps.requeue import RetryBudget
 from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.states import EngineState
@@ -41,6 +42,8 @@ DRAIN_GRACE_S = 5.0
 be away for hours."""
 ANNOUNCE_EVERY_S = 2.0
 """Nobody forgets a pool that has an engine; this is for a server that lost what it was told."""
+DESCRIBE_EVERY = 15
+"""Announcements: as long as models are shown as an engine had them that is gone."""
 
 
 class EngineSession:
@@ -104,12 +107,14 @@ class EngineSession:
 
     async def _announce(self, lease: Lease, announced: EngineRow) -> None:
         # Apart from the lease: in a cluster it is another server that keeps this, which may be away.
-        while True:
+        for looks in itertools.count():
             await is_set_within(self._models_changed, ANNOUNCE_EVERY_S)
             self._models_changed.clear()
             row = lease.row
             try:
                 await announce(self._store, row)
+                if row.cards != announced.cards or looks % DESCRIBE_EVERY == 0:
+                    await describe(self._store, row)
                 if gone := set(announced.models) - set(row.models):
                     await lease.reported()
                     await withdraw(self._store, row.pool, gone)

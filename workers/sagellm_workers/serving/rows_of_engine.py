@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from sagellm_control.wire.engine import PAIRED_KIND, EngineRole, EngineRow
@@ -14,6 +15,8 @@ from ..pairs.paired_request import paired_kinds, paired_role
 from ..settings import WorkerSettings
 
 log = logging.getLogger(__name__)
+
+MOST_CARDS = 64
 
 
 def engine_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[EngineRow]:
@@ -43,6 +46,7 @@ def engine_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[
                 version=facts.version,
                 slots=max(1, slots // len(wanted)),
                 models=(base, *adapters),
+                cards=cards_of(facts, (base, *adapters)),
                 prefetch=settings.prefetch,
                 role=role,
                 kinds=paired_kinds(facts),
@@ -52,6 +56,11 @@ def engine_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[
             )
         )
     return rows
+
+
+def cards_of(facts: EngineFacts, models: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """What it says of these models (see ``EngineRow.cards``), so many of them as a gateway reads each second."""
+    return tuple((m.name, m.card) for m in facts.models if m.card and m.name in models)[:MOST_CARDS]
 
 
 def slots_of(facts: EngineFacts, settings: WorkerSettings) -> int:

@@ -1,4 +1,4 @@
-"""announce, withdraw, forget_pool: how a pool and its names come to be known, and how they are forgotten."""
+"""announce, describe, withdraw, forget_pool: how a pool and its names come to be known, and how they are forgotten."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from ...wire.engine import EngineRow
 from ...wire.keys import read_name
 from ..connect import Store
 from ..inspect import engine_rows
-from ..script import Script
+from ..script import Argument, Script
 
 _ANNOUNCE = Script("announce")
+_DESCRIBE = Script("describe")
 _FORGET = Script("forget_pool")
 
 DEAD_KEPT_MS = 7 * 24 * 3600 * 1000
@@ -23,6 +24,16 @@ async def announce(store: Store, row: EngineRow) -> None:
     await _ANNOUNCE(store, [store.keys.models()], [row.pool, *dict.fromkeys((row.pool, *row.models))])
 
 
+async def describe(store: Store, row: EngineRow) -> None:
+    """Have what the engine says of its models shown, if no other engine that is held says something of them. To be
+    repeated: it may be forgotten, and that other engine may go."""
+    keys, cards = store.keys.pool(row.pool), dict(row.cards)
+    arguments: list[Argument] = [row.engine_id]
+    for name in dict.fromkeys((row.pool, *row.models)):
+        arguments += (name, cards.get(name, ""))
+    await _DESCRIBE(store, [keys.cards, keys.leases], arguments)
+
+
 async def withdraw(store: Store, pool: str, names: Collection[str]) -> None:
     """Forget names, of adapters, that no engine of the pool answers to any more. One that has just begun to is heard of
     again when its worker announces it the next time."""
@@ -32,6 +43,7 @@ async def withdraw(store: Store, pool: str, names: Collection[str]) -> None:
     gone = [name for name in names if name not in served and await store.commands.hget(index, name) == pool.encode()]
     if gone:
         await store.commands.hdel(index, *gone)
+        await store.commands.hdel(store.keys.pool(pool).cards, *gone)
 
 
 async def forget_pool(store: Store, pool: str) -> bool:
@@ -59,6 +71,7 @@ async def forget_pool(store: Store, pool: str) -> bool:
         keys.tenants,
         keys.placements,
         keys.lengths,
+        keys.cards,
     ]
     if await _FORGET(store, names, [DEAD_KEPT_MS]) != b"forgotten":
         return False
