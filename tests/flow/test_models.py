@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI, NotFoundError
 
+from sagellm_control.store.steps.engines import remove_engine
 from sagellm_control.wire.request import is_request_id
 
 from ..waiting import wait_until
-from .conftest import StartSystem
+from .asking import CHAT_PATH, error_of
+from .conftest import GOOD, StartSystem
 from .echo_engine import EchoEngine
 from .in_process import InProcessSystem
 
@@ -76,3 +78,31 @@ async def test_its_ids_come_back(engine: EchoEngine, start_system: StartSystem, 
         assert (response.status, response.headers["X-Request-ID"]) == (200, "e3")
     async with system.session.get(system.url + path) as response:
         assert is_request_id(response.headers["X-Request-ID"])
+
+
+async def test_a_model_whose_last_engine_is_removed_is_unknown(engine: EchoEngine, start_system: StartSystem) -> None:
+    engine.answer(GOOD)
+    system = await start_system()
+    body = {"model": "lora", "messages": [{"role": "user", "content": "hi"}]}
+
+    async def refusal() -> tuple[int, str, str]:
+        async with system.session.post(system.url + CHAT_PATH, json=body) as response:
+            error = await error_of(response)
+            return response.status, error["code"], error["message"]
+
+    async with system.worker(engine.url):
+        await until_shown(system, "lora")
+        headers = {"X-Request-ID": "before"}
+        async with system.session.post(system.url + CHAT_PATH, json=body, headers=headers) as response:
+            assert response.status == 200
+    assert (await refusal())[:2] == (503, "no_engine"), "it is down, and may come back"
+    (view,) = await system.engine_views()
+    assert await remove_engine(system.store, view.pool, view.engine_id) == "forgotten"
+
+    async def is_unknown() -> bool:
+        status, code, message = await refusal()
+        return (status, code) == (404, "model_not_found") and "none: no engine" in message
+
+    await wait_until(is_unknown, what="the model is unknown")
+    async with system.session.get(system.url + "/v1/requests/before/result") as response:
+        assert (response.status, await response.read()) == (200, GOOD), "what it has done is still there"

@@ -93,6 +93,7 @@ async def test_a_pool_that_gave_up_a_request_is_known_for_another_week(pool: Poo
     await gone(pool)
     await DepartureKeeper(pool.store, pool.name).look()
     assert [letter.request_id for letter in await list_dead(pool.store)] == ["poison", ""]
+    assert await model_index(pool.store) == {}
     # Its engine comes and goes again, and nothing that it gave up has gone with it.
     await pool.engine()
     assert await pool.store.commands.ttl(pool.keys.dead) == -1

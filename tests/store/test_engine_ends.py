@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from sagellm_control.store.inspect import engine_rows, lapsed_leases
+from sagellm_control.store.inspect import engine_rows, lapsed_leases, list_pools, model_index
+from sagellm_control.store.registrations import register
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.engines import Retired, drain_engine, remove_engine, retire_engine
+from sagellm_control.wire.registration import Registration
 from sagellm_control.wire.states import EngineState
 
 from ..leaks import leaked_keys
@@ -143,6 +145,29 @@ async def test_forgotten_it_leaves_no_key(pool: PoolDriver) -> None:
         assert not await db.exists(key)
     assert await lapsed_leases(pool.store, pool.name) == []
     assert await remove_engine(pool.store, pool.name, "e1") == "forgotten"
+
+
+async def test_the_names_that_it_alone_answered_to_go_with_it(pool: PoolDriver) -> None:
+    await pool.engine("e1", models=(pool.name, "lora-1", "lora"))
+    second = await pool.engine("e2", models=(pool.name, "lora"))
+    await retire(pool, "w-e1")
+    assert set(await model_index(pool.store)) == {pool.name, "lora-1", "lora"}, "it may come back"
+    assert await remove_engine(pool.store, pool.name, "e1") == "forgotten"
+    assert set(await model_index(pool.store)) == {pool.name, "lora"}
+    await retire_engine(pool.store, pool.name, "e2", second.worker, EngineState.ERROR, "")
+    assert await remove_engine(pool.store, pool.name, "e1") == "forgotten"
+    assert set(await model_index(pool.store)) == {pool.name, "lora"}, "the other one is down, and not removed"
+    assert await remove_engine(pool.store, pool.name, "e2") == "forgotten"
+    assert await model_index(pool.store) == {}
+    assert await list_pools(pool.store) == [pool.name], "what it holds is still found"
+
+
+async def test_a_registered_engine_keeps_the_names(pool: PoolDriver) -> None:
+    await pool.engine()
+    await register(pool.store, Registration("e2", pool.name, "127.0.0.1", 1))
+    await retire(pool, "w-e1")
+    assert await remove_engine(pool.store, pool.name, "e1") == "forgotten"
+    assert await model_index(pool.store) == {pool.name: pool.name}
 
 
 async def test_an_engine_that_is_held_is_not_forgotten(pool: PoolDriver) -> None:

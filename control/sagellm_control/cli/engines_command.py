@@ -101,7 +101,7 @@ def drain(loaded: Loaded, engine_id: str, undo: bool, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For machines: a JSON object.")
 @takes_settings(REDIS_FLAGS)
 def remove(loaded: Loaded, engine_id: str, as_json: bool) -> None:
-    """Forget an engine whose worker has gone.
+    """Forget an engine whose worker has gone, and the models that no other engine has.
 
     One that a worker still holds has to be drained, and its worker stopped, first.
 

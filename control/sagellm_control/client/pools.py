@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from ..store.backoff import Backoff
 from ..store.batch import Batcher
 from ..store.connect import Store
-from ..store.inspect import PoolDepth, model_index, pool_depth
+from ..store.inspect import PoolDepth, list_pools, model_index, pool_depth
 from ..store.trouble import log_trouble
 from ..wire.priority import RequestPriority
 from ..wire.request import NewRequest
@@ -49,6 +49,8 @@ class Pools:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._models: dict[str, str] = {}
+        self._names: list[str] = []
+        """Of all pools, also of those that serve no model now: they may have requests."""
         self._depths: dict[str, PoolDepth] = {}
         self._rates: dict[str, float] = {}
         self._draining: dict[str, Draining] = {}
@@ -89,6 +91,11 @@ class Pools:
         return self._depths.get(pool)
 
     @property
+    def names(self) -> list[str]:
+        """Of all pools, also of those whose engines have been removed."""
+        return self._names
+
+    @property
     def models(self) -> dict[str, str]:
         """Name that a client may ask for -> pool."""
         return self._models
@@ -115,7 +122,7 @@ class Pools:
 
     async def with_request(self, request_id: str, *, besides: str | None = None) -> list[str]:
         """The pools that have a request of this id, but for one of them."""
-        pools = sorted(set(self._models.values()) - {besides})
+        pools = sorted({*self._names} - {besides})
         if not pools:
             return []
         pipe = self._store.commands.pipeline(transaction=False)
@@ -186,14 +193,13 @@ class Pools:
     async def _look_for(self, asking: Sequence[None]) -> Sequence[None]:
         # In a cluster each pool may be on another server, so each is looked at by itself.
         try:
-            models = await _within(LOOK_WITHIN_S, model_index(self._store), self._count_silence)
+            models, pools = await _within(LOOK_WITHIN_S, self._index(), self._count_silence)
             self.silence_s = 0.0
         except (RedisError, OSError) as error:
             self.silence_s += LOOK_EVERY_S  # nothing will be heard before the next look
-            for pool in set(self._models.values()):
+            for pool in self._names:
                 self._fail(pool, error)
             raise
-        pools = sorted(set(models.values()))
         answers = await asyncio.gather(*(self._depth(pool) for pool in pools), return_exceptions=True)
         problem: Exception | None = None
         depths: dict[str, PoolDepth] = {}
@@ -206,10 +212,14 @@ class Pools:
                 self._fail(pool, answer)
             else:
                 raise answer
-        self._learn(models, depths)
+        self._learn(models, pools, depths)
         if problem is not None:
             raise problem
         return asking
+
+    async def _index(self) -> tuple[dict[str, str], list[str]]:
+        models = await model_index(self._store)
+        return models, sorted({*models.values(), *await list_pools(self._store)})
 
     async def _depth(self, pool: str) -> PoolDepth:
         return await _within(LOOK_WITHIN_S, pool_depth(self._store, pool))
@@ -221,7 +231,7 @@ class Pools:
         times, _ = self._troubles.get(pool, (0, error))
         self._troubles[pool] = (times + 1, error)
 
-    def _learn(self, models: dict[str, str], depths: dict[str, PoolDepth]) -> None:
+    def _learn(self, models: dict[str, str], pools: list[str], depths: dict[str, PoolDepth]) -> None:
         now = time.monotonic()
         elapsed = now - self._looked_at
         if math.isfinite(elapsed) and elapsed > 0:
@@ -231,7 +241,7 @@ class Pools:
                     weight = 1 - math.exp(-elapsed / RATE_MEMORY_S)
                     self._rates[pool] = self._rates.get(pool, rate) * (1 - weight) + rate * weight
         # A pool that could not be looked at is as it was.
-        self._depths = {pool: d for pool, d in self._depths.items() if pool in models.values()} | depths
+        self._depths = {pool: d for pool, d in self._depths.items() if pool in pools} | depths
         self._draining = {
             pool: self._draining.get(pool) or Draining(now, _ended(depth))
             for pool, depth in self._depths.items()
@@ -240,7 +250,7 @@ class Pools:
         for pool, draining in self._draining.items():
             if pool in depths:
                 draining.look(now, _ended(depths[pool]))
-        self._models, self._looked_at = models, now
+        self._models, self._names, self._looked_at = models, pools, now
 
 
 async def _within(

@@ -64,7 +64,7 @@ class AdminEndpoints:
     async def _pools(self, model: object) -> list[str]:
         if model is None:
             await self._queue.pools.look()
-            return sorted(set(self._queue.pools.models.values()))
+            return self._queue.pools.names
         if not isinstance(model, str):
             raise bad_request("model must be the name of a model.", "model")
         pool = await self._queue.pools.find(model)

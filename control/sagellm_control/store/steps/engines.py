@@ -10,7 +10,7 @@ from ...wire.keys import read_name
 from ...wire.states import EngineState
 from ..connect import Store
 from ..script import Argument, Script
-from .pools import announce
+from .pools import announce, withdraw_removed
 from .requeue import Cause, Requeue, requeue
 
 _REGISTER = Script("register")
@@ -150,7 +150,8 @@ async def drain_engine(store: Store, pool: str, engine: str, *, drain: bool = Tr
 
 
 async def remove_engine(store: Store, pool: str, engine: str) -> str:
-    """Delete what is kept of an engine: ``forgotten``; ``held`` by a worker, or ``busy``: nothing was done."""
+    """Delete what is kept of an engine, and the models that only it served are unknown: ``forgotten``; ``held`` by a
+    worker, or ``busy``: nothing was done."""
     keys = store.keys.pool(pool)
     names = [
         keys.engine(engine),
@@ -160,4 +161,7 @@ async def remove_engine(store: Store, pool: str, engine: str) -> str:
         keys.engines,
         keys.leases,
     ]
-    return (await _FORGET(store, names, [engine])).decode()
+    done = (await _FORGET(store, names, [engine])).decode()
+    if done == "forgotten":
+        await withdraw_removed(store, pool)
+    return done

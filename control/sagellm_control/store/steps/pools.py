@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from ...wire.engine import EngineRow
 from ...wire.keys import read_name
@@ -41,9 +41,29 @@ async def withdraw(store: Store, pool: str, names: Collection[str]) -> None:
     served = {name for row in await engine_rows(store, pool, engines) if row.worker for name in row.models}
     index = store.keys.models()
     gone = [name for name in names if name not in served and await store.commands.hget(index, name) == pool.encode()]
-    if gone:
-        await store.commands.hdel(index, *gone)
-        await store.commands.hdel(store.keys.pool(pool).cards, *gone)
+    await _forget_names(store, pool, gone)
+
+
+async def withdraw_removed(store: Store, pool: str) -> None:
+    """The same of all names, after an engine was removed: those that no engine has answered to that is left, whether or
+    not it does so now. One that is registered, or may be started for requests that are held, keeps them."""
+    keys = store.keys.pool(pool)
+    if await store.commands.exists(keys.registrations, keys.holding):
+        return
+    engines = [read_name(name) for name in await store.commands.smembers(keys.engines)]
+    known = {name for row in await engine_rows(store, pool, engines) for name in (pool, *row.models)}
+    await _forget_names(store, pool, [name for name in await _names_of(store, pool) if name not in known])
+
+
+async def _names_of(store: Store, pool: str) -> list[str]:
+    models = await store.commands.hgetall(store.keys.models())
+    return [read_name(name) for name, served_by in models.items() if served_by == pool.encode()]
+
+
+async def _forget_names(store: Store, pool: str, names: Sequence[str]) -> None:
+    if names:
+        await store.commands.hdel(store.keys.models(), *names)
+        await store.commands.hdel(store.keys.pool(pool).cards, *names)
 
 
 async def forget_pool(store: Store, pool: str) -> bool:
@@ -75,8 +95,6 @@ async def forget_pool(store: Store, pool: str) -> bool:
     ]
     if await _FORGET(store, names, [DEAD_KEPT_MS]) != b"forgotten":
         return False
-    models = await store.commands.hgetall(store.keys.models())
-    if gone := [name for name, served_by in models.items() if served_by == pool.encode()]:
-        await store.commands.hdel(store.keys.models(), *gone)
+    await _forget_names(store, pool, await _names_of(store, pool))
     await store.commands.srem(store.keys.pools(), pool)
     return True
