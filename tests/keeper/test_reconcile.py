@@ -100,7 +100,7 @@ async def test_what_is_sound_is_left_alone(busy_pool: PoolDriver) -> None:
 
 async def test_an_idle_pool_costs_nothing(pool: PoolDriver, keeper: Reconciler) -> None:
     await pool.engine()
-    commands = pool.store.commands
+    commands = await pool.store.node_of(pool.keys.waiting)
     await keeper.look()
     dirty = (await commands.info("persistence"))["rdb_changes_since_last_save"]
     calls = (await commands.info("stats"))["total_commands_processed"]

@@ -8,6 +8,7 @@ import pytest
 
 from sagellm_control.client import QueueClient
 from sagellm_control.keeper.departures import DepartureKeeper
+from sagellm_control.keeper.reconcile import Reconciler
 from sagellm_control.store.connect import Store
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.views import find_request, list_requests
@@ -87,6 +88,15 @@ async def test_scripts_are_sent_to_every_node(pool: PoolDriver) -> None:
     for one in pools:
         await one.accept("a")
     assert [await one.counters() for one in pools] == [{"accepted": 1}] * 12
+
+
+async def test_a_request_in_no_place_is_found_on_the_node_that_has_its_pool(pool: PoolDriver) -> None:
+    pools = [PoolDriver(pool.store, pool.clock, f"{pool.name}-{number}") for number in range(6)]
+    for one in pools:
+        await one.waiting("a")
+        await one.store.commands.zrem(one.keys.waiting, "a")
+        assert await Reconciler(one.store, one.name, spread_s=0).look() == 1
+        assert await one.waiting_ids() == ["a"]
 
 
 async def test_a_pipeline_over_several_slots_keeps_the_order_of_its_answers(pool: PoolDriver) -> None:

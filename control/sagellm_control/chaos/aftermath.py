@@ -68,7 +68,8 @@ async def read_aftermath(store: Store, ledger: Ledger) -> Aftermath:
     keys = store.keys.pool(POOL)
     found = Aftermath(reservations=await _reservations(store, keys), left_over=await _left_over(store, keys))
     start = len(keys.record(""))
-    names = [name.decode()[start:] async for name in store.commands.scan_iter(match=f"{keys.record('')}*", count=1000)]
+    server = await store.node_of(keys.record(""))
+    names = [name.decode()[start:] async for name in server.scan_iter(match=f"{keys.record('')}*", count=1000)]
     ids = sorted(name for name in names if ":" not in name)
     found.accepted = len(ids)
     found.lost = {asked.request_id for asked in ledger.asked.values() if asked.accepted} - set(ids)

@@ -200,7 +200,8 @@ class Reconciler:
         prefix = self.keys.record("")
         pattern = re.sub(r"([\[\]?*\\])", r"\\\1", prefix) + "*"
         page: list[str] = []
-        async for name in self.store.commands.scan_iter(match=pattern, count=SCAN_PAGE):
+        server = await self.store.node_of(prefix)
+        async for name in server.scan_iter(match=pattern, count=SCAN_PAGE):
             request_id = read_name(name)[len(prefix) :]
             if ":" not in request_id:
                 page.append(request_id)

@@ -21,7 +21,7 @@ def slot_of(args: Sequence[Any]) -> int | None:
         key = args[next(n for n, word in enumerate(args) if word in (b"STREAMS", "STREAMS")) + 1]
     elif name in _NO_KEY:
         key = None
-    elif len(args) > 1:
+    elif len(args) > 1 and name != "SCAN":
         key = args[1]
     else:
         raise ValueError(f"{name} names no key: run it on a node of its own (see masters)")
