@@ -16,6 +16,7 @@ from ..keeper.departures import DepartureKeeper
 from ..keeper.lapses import LapseKeeper
 from ..keeper.orphans import OrphanKeeper
 from ..keeper.reconcile import Reconciler
+from ..keeper.unknown_pools import UnknownPoolKeeper
 from ..stopping import run_until, stop_requested
 from ..store.backoff import Backoff
 from ..store.connect import Store, open_store
@@ -54,6 +55,7 @@ class Scheduler:
         """Schedule until cancelled; pools come and go meanwhile."""
         running: dict[str, asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(UnknownPoolKeeper(self.store).run(), name="unknown pools")
             while True:
                 try:
                     pools = await list_pools(self.store)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from urllib.parse import unquote
 
 from .priority import RequestPriority
 
@@ -246,6 +247,12 @@ class PoolKeys:
     def assigned(self, engine_id: str) -> str:
         """Stream: what the engine's worker is to run or to cancel."""
         return f"{self.prefix}:engine:{engine_id}:assigned"
+
+
+def pool_of_intake(keys: Keys, key: str) -> str | None:
+    """The pool whose intake stream has this name; None: it is no such name."""
+    pool = unquote(key.removeprefix(f"{keys.namespace}:{{").partition("}:")[0])
+    return pool if key in keys.pool(pool).intake else None
 
 
 @lru_cache(maxsize=1024)

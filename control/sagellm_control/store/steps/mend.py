@@ -55,6 +55,8 @@ class Repair(StrEnum):
     """A key that somebody has made into another type; it was deleted."""
     UNLISTED_ENGINE = "unlisted_engine"
     """An engine with a row that is not in the set of engines."""
+    UNKNOWN_POOL = "unknown_pool"
+    """Arrivals in a pool that is not in the set of pools."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -1,0 +1,63 @@
+"""Finds pools that nobody has announced: what somebody has put into their streams would never be read."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import re
+from typing import Any
+
+from ..store.connect import Store
+from ..store.inspect import list_pools
+from ..store.steps.mend import Repair
+from ..store.trouble import log_trouble
+from ..wire.keys import pool_of_intake, read_name
+from . import metrics
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 2.0
+SCAN_PAGE = 1000
+"""Keys in one look, some 0.2 ms of the server: with a million requests a round takes an hour or two."""
+
+
+class UnknownPoolKeeper:
+    """Walks through all keys. A pool with arrivals is announced, so that its schedulers bury what is no request, and
+    what is one waits for an engine as in any other; it is forgotten as others are."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._cursors: dict[Any, int] = {}
+        """Server -> where the walk goes on."""
+
+    async def run(self) -> None:
+        """Keep until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S * random.uniform(0.75, 1.25))
+            try:
+                await self.look()
+            except Exception as error:
+                log_trouble(log, "cannot look for pools that nobody has announced", error)
+
+    async def look(self) -> list[str]:
+        """Look at the next page of keys of each server; the pools that are announced from now on."""
+        keys, found = self.store.keys, set[str]()
+        pattern = re.sub(r"([\[\]?*\\])", r"\\\1", keys.namespace) + ":{*}:intake:*"
+        servers = await self.store.servers()
+        self._cursors = {server: self._cursors.get(server, 0) for server in servers}
+        for server in servers:
+            self._cursors[server], names = await server.scan(
+                self._cursors[server], match=pattern, count=SCAN_PAGE, _type="STREAM"
+            )
+            for name in names:
+                pool = pool_of_intake(keys, read_name(name))
+                # What is no text names no model (see list_pools).
+                if pool is not None and pool.isprintable() and await server.xlen(name):
+                    found.add(pool)
+        unknown = sorted(found.difference(await list_pools(self.store))) if found else []
+        for pool in unknown:
+            await self.store.commands.sadd(keys.pools(), pool)
+            metrics.REPAIRS.labels(pool, Repair.UNKNOWN_POOL).inc()
+            log.warning("pool %s: it has arrivals, and no engine was ever registered for it", pool)
+        return unknown
