@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import orjson
 import pytest
 from openai import AsyncOpenAI, NotFoundError
 
 from sagellm_control.store.steps.engines import remove_engine
 from sagellm_control.wire.request import is_request_id
+from sagellm_workers.adapters.openai_http import OpenAIHttpAdapter
+from sagellm_workers.http.transport import engine_client
 
 from ..waiting import wait_until
 from .asking import CHAT_PATH, error_of
@@ -43,11 +46,20 @@ async def until_shown(system: InProcessSystem, name: str, **expected: object) ->
 async def test_what_an_engine_says_of_its_models_is_passed_on(engine: EchoEngine, start_system: StartSystem) -> None:
     system = await start_system(engine, worker_survey_interval_s=0.1)
     model = await until_shown(system, "org/echo:1", **CARD)
-    assert set(model) == {"id", "object", "created", *CARD}
+    assert set(model) == {"id", "object", "created", "served_by", *CARD}
     assert (await until_shown(system, "lora", parent="org/echo:1"))["owned_by"] == "sagellm"
     engine.card = {"owned_by": "vllm", "max_model_len": 16384}
     model = await until_shown(system, "org/echo:1", max_model_len=16384)
     assert "meta" not in model
+
+
+async def test_a_gateway_is_not_taken_for_the_engine_behind_it(engine: EchoEngine, start_system: StartSystem) -> None:
+    system = await start_system(engine)
+    await until_shown(system, "org/echo:1", **CARD)
+    async with engine_client() as client:
+        facts = await OpenAIHttpAdapter(system.url, client).probe()
+    assert facts.kind == "openai"
+    assert [orjson.loads(model.card) for model in facts.models if model.name == "org/echo:1"] == [CARD]
 
 
 @pytest.mark.parametrize("path", ["org/echo:1", "org%2Fecho%3A1"])

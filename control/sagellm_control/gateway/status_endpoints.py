@@ -55,7 +55,7 @@ class StatusEndpoints:
         return self._queue.pools.available_models()
 
     def _shown(self, model: str) -> dict[str, Any]:
-        ours = {"id": model, "object": "model", "created": self._started}
+        ours = {"id": model, "object": "model", "created": self._started, "served_by": "sagellm-control"}
         return {**ours, "owned_by": "sagellm", **self._queue.pools.card(model), **ours}
 
     async def health(self, request: web.Request) -> web.Response:

@@ -172,6 +172,7 @@ def test_a_question_without_an_answer_is_no_answer(status: int, complete: bool) 
         ([{"id": "a", "owned_by": "llamacpp"}], "llama.cpp"),
         ([{"id": "a", "owned_by": "sagellm-simulated"}], "simulated"),
         ([{"id": "a", "owned_by": "library"}, {"id": "b", "owned_by": ["vllm"]}], ""),
+        ([{"id": "a", "owned_by": "vllm", "served_by": "sagellm-control"}], ""),
         ([], ""),
     ],
 )

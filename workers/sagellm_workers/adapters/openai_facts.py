@@ -32,7 +32,8 @@ MODELS_PATH = "/v1/models"
 SLOW_PROBE_TIMEOUT_S = 15.0  # vLLM's /server_info inspects the whole system the first time it is asked
 
 CARD_BYTES = 2048  # of what is kept of one model
-_NOT_OF_A_CARD = frozenset({"id", "object", "created", "permission"})  # vLLM makes up the last two for each answer
+# vLLM makes up `created` and `permission` for each answer; `served_by` is what our own gateway says.
+_NOT_OF_A_CARD = frozenset({"id", "object", "created", "permission", "served_by"})
 
 _KIND_OF_OWNER = {
     "vllm": "vllm",
@@ -86,8 +87,11 @@ def model_rows(url: str, answer: Answer) -> list[dict[str, Any]]:
 
 
 def kind_of_owner(rows: list[dict[str, Any]]) -> str:
-    """The engine's kind by what it wrote into `owned_by`; "" if that is nobody whom we know."""
-    owners = [text(row.get("owned_by")) for row in rows]
+    """The engine's kind by what it wrote into `owned_by`; "" if that is nobody whom we know.
+
+    What is `served_by` a gateway of ours is owned by the engines behind that.
+    """
+    owners = [text(row.get("owned_by")) for row in rows if "served_by" not in row]
     return next((_KIND_OF_OWNER[owner] for owner in owners if owner in _KIND_OF_OWNER), "")
 
 

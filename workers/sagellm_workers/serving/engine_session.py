@@ -78,7 +78,7 @@ class EngineSession:
 
     def take_over(self, adapter: EngineAdapter, row: EngineRow) -> None:
         """The engine has become another, in the same pool; what runs on it is not touched."""
-        if row != self._row:
+        if replace(row, cards=self._row.cards) != self._row:
             log.info(
                 "engine %s has changed: it serves %s with %d slots", row.engine_id, ", ".join(row.models), row.slots
             )

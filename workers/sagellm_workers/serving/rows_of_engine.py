@@ -17,6 +17,7 @@ from ..settings import WorkerSettings
 log = logging.getLogger(__name__)
 
 MOST_CARDS = 64
+"""Of one engine in one pool: each gateway reads them every second."""
 
 
 def engine_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[EngineRow]:
@@ -59,7 +60,7 @@ def engine_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[
 
 
 def cards_of(facts: EngineFacts, models: Collection[str]) -> tuple[tuple[str, str], ...]:
-    """What it says of these models (see ``EngineRow.cards``), so many of them as a gateway reads each second."""
+    """What it says of these models (see ``EngineRow.cards``)."""
     return tuple((m.name, m.card) for m in facts.models if m.card and m.name in models)[:MOST_CARDS]
 
 
