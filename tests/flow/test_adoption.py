@@ -6,6 +6,7 @@ import asyncio
 from urllib.parse import urlsplit
 
 import pytest
+from prometheus_client import REGISTRY
 
 from sagellm_control.store.connect import Store
 from sagellm_control.store.registrations import register, unregister
@@ -49,3 +50,23 @@ async def test_it_is_known_for_what_it_is_and_the_limits_are_the_workers(
         stop.set()
     assert view.kind == "simulated"
     assert asked == [settings.engine_options | {"api_key": "k"}]
+
+
+async def test_a_worker_tells_of_no_engine_that_has_been_withdrawn(store: Store, start_engine: StartEngine) -> None:
+    where = urlsplit((await start_engine()).url)
+    registration = Registration("withdrawn", "simulated-1", where.hostname or "", where.port or 0)
+    settings = WorkerSettings(adopt=True, drain_s=0.5)
+
+    def told() -> set[str]:
+        families = REGISTRY.collect()
+        return {s.name for family in families for s in family.samples if s.labels.get("engine") == "withdrawn"}
+
+    stop = asyncio.Event()
+    async with engine_client() as client, asyncio.TaskGroup() as tasks:
+        tasks.create_task(Adopter(store, client, settings).run(stop))
+        await register(store, registration)
+        await wait_until(lambda: "sagellm_control_engine_ready" in told(), what="the engine is told of")
+        assert "sagellm_control_leases_lost_total" in told(), "from 0 on"
+        await unregister(store, "simulated-1", "withdrawn")
+        await wait_until(lambda: not told(), what="nothing of it is told")
+        stop.set()

@@ -9,6 +9,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
+from sagellm_control.scheduler.order import DEFAULT_ORDER
 from sagellm_control.wire.states import RequestState
 
 from ..waiting import wait_until
@@ -149,3 +150,19 @@ async def test_a_scrape_needs_no_redis(start_engine: StartEngine, start_system: 
     await asyncio.gather(*(_scrape(system) for _ in range(20)))
     after = (await system.store.commands.info("commandstats"))["cmdstat_hgetall"]["calls"]
     assert after - before < 20
+
+
+async def test_what_should_stay_0_is_told_from_0_on(start_engine: StartEngine, start_system: StartSystem) -> None:
+    """What first appears with its first count is no increase to Prometheus."""
+    await start_system(await start_engine(models=["never-heard-of"]))
+    for name, labels in (
+        ("scheduler_missed_wakeups_total", {}),
+        ("scheduler_policy_failures_total", {"policy": DEFAULT_ORDER}),
+        ("keeper_repairs_total", {"kind": "lost_from_waiting"}),
+        ("engine_lapses_total", {}),
+    ):
+
+        def told(name: str = f"sagellm_control_{name}", labels: dict[str, str] = labels) -> bool:
+            return REGISTRY.get_sample_value(name, {"pool": "never-heard-of"} | labels) == 0
+
+        await wait_until(told, what=f"{name} is told")

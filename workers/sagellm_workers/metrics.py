@@ -63,3 +63,21 @@ TTFT_ERROR = Histogram(
 )
 EVENTS = Counter("sagellm_control_output_events_total", "Events written to output logs", ["pool", "engine"])
 EVENT_BYTES = Counter("sagellm_control_output_bytes_total", "Bytes written to output logs", ["pool", "engine"])
+
+
+_OF_ENGINES = (
+    *(ENGINE_TTFT, ENGINE_DURATION, ATTEMPTS, TAKEOVERS, RUNNING, ENGINE_READY, CIRCUIT, CIRCUIT_OPENED),
+    *(STAND_IN_RENEWALS, LEASES_LOST, ENGINE_TPOT, PACE, PREFILL_SPEED, TTFT_ERROR, EVENTS, EVENT_BYTES),
+)
+
+
+def begin(pool: str, engine: str) -> None:
+    """Tell of the engine from 0 on: what first appears with its first count is no increase to Prometheus."""
+    for counter in (CIRCUIT_OPENED, STAND_IN_RENEWALS, LEASES_LOST):
+        counter.labels(pool, engine)
+
+
+def forget(pool: str, engine: str) -> None:
+    """An engine is served no longer: a worker that adopts engines would tell of all that it ever had."""
+    for metric in _OF_ENGINES:
+        metric.remove_by_labels({"pool": pool, "engine": engine})

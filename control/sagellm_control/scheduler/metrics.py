@@ -54,3 +54,9 @@ POLICY_FAILURES = Counter(
     "Orders and placements that raised or gave nonsense; the request ranked as under FIFO, or went to the least loaded",
     ["pool", "policy"],
 )
+
+
+def begin(pool: str) -> None:
+    """Tell of the pool from 0 on: what first appears with its first count is no increase to Prometheus."""
+    for counter in (ASSIGNED, STALE, MISSED_WAKEUPS, RECLAIMED, QUEUE_EXPIRED, RERANKED):
+        counter.labels(pool)

@@ -111,6 +111,8 @@ class PoolPolicy:
         self.lateness = Lateness.of(settings)
         self.overload = OverloadMode(settings)
         self.settings = settings
+        for name in (order.name, placement.name):
+            metrics.POLICY_FAILURES.labels(self._pool, name)  # from 0 on, see ``metrics.begin``
 
     def _failed(self, policy: str) -> None:
         metrics.POLICY_FAILURES.labels(self._pool, policy).inc()

@@ -12,6 +12,7 @@ import socket
 from prometheus_client import start_http_server
 from redis.exceptions import RedisError
 
+from ..keeper import metrics as keeper_metrics
 from ..keeper.departures import DepartureKeeper
 from ..keeper.lapses import LapseKeeper
 from ..keeper.orphans import OrphanKeeper
@@ -23,6 +24,7 @@ from ..store.connect import Store, open_store
 from ..store.inspect import list_pools
 from ..store.settings import RedisSettings
 from ..store.trouble import log_trouble
+from . import metrics
 from .pool_scheduler import PoolScheduler
 from .settings import SchedulerSettings
 
@@ -71,6 +73,8 @@ class Scheduler:
                 await asyncio.sleep(LOOK_EVERY_S)
 
     async def _serve(self, pool: str) -> None:
+        metrics.begin(pool)
+        keeper_metrics.begin(pool)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._schedule(pool), name=f"schedule {pool}")
             tasks.create_task(LapseKeeper(self.store, pool).run(), name=f"lapses {pool}")

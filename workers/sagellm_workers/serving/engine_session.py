@@ -93,6 +93,7 @@ class EngineSession:
     async def serve(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set; a lost lease is taken again under a new session."""
         backoff = Backoff(longest_s=RETRY_S)
+        metrics.begin(self._row.pool, self._row.engine_id)
         while not stop.is_set():
             row = replace(self._row, state=EngineState.READY, worker=f"{self._row.worker}-{secrets.token_hex(3)}")
             try:
@@ -104,6 +105,7 @@ class EngineSession:
             except* (RedisError, OSError) as errors:
                 log.warning("engine %s: %s; trying again", row.engine_id, errors.exceptions[0])
                 await backoff.pause()
+        metrics.forget(self._row.pool, self._row.engine_id)
 
     async def _announce(self, lease: Lease, announced: EngineRow) -> None:
         # Apart from the lease: in a cluster it is another server that keeps this, which may be away.
