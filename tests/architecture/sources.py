@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,14 +25,21 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+_MODULES = {module_name(path): path for root in SOURCE_ROOTS for path in sorted(root.rglob("*.py"))}
+
+
 def modules(package: str = "") -> dict[str, Path]:
     """Module -> file, of a package and all below it; of everything when none is named."""
-    found = {module_name(path): path for root in SOURCE_ROOTS for path in sorted(root.rglob("*.py"))}
-    return {name: path for name, path in found.items() if not package or f"{name}.".startswith(f"{package}.")}
+    return {name: path for name, path in _MODULES.items() if not package or f"{name}.".startswith(f"{package}.")}
 
 
-def imports(path: Path) -> Iterator[str]:
+@functools.cache
+def imports(path: Path) -> tuple[str, ...]:
     """The full names of what a file imports, wherever in it: ``a.b`` for ``from a import b`` as for ``import a.b``."""
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[str]:
     package = module_name(path).split(".")
     if path.name != "__init__.py":
         package = package[:-1]

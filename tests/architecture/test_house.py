@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-import pytest
-
 from .sources import LUA_AND_PYTHON, ROOT, modules, text_literals
 
 MOST_LINES = 300
@@ -19,27 +17,35 @@ BAD_NAMES = {"util", "utils", "helper", "helpers", "common", "misc", "base_manag
 KEY_LITERAL = "sagellm:"
 
 
-@pytest.mark.parametrize("path", LUA_AND_PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_file_is_not_too_long(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+def lines_of(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
 
 
-@pytest.mark.parametrize("path", [path for path in LUA_AND_PYTHON if path.suffix == ".lua"], ids=lambda path: path.name)
-def test_a_line_of_lua_is_not_too_wide(path: Path) -> None:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    assert [number for number, line in enumerate(lines, start=1) if len(line) > WIDEST_LUA] == []
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", LUA_AND_PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_file_has_a_name_that_says_something(path: Path) -> None:
-    assert not BAD_NAMES & {path.stem.lower(), *(part.lower() for part in path.relative_to(ROOT).parts[:-1])}
+def test_no_file_is_too_long() -> None:
+    lengths = {named(path): len(lines_of(path)) for path in LUA_AND_PYTHON}
+    assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
 
 
-@pytest.mark.parametrize("module", modules())
-def test_a_file_says_what_it_is_for(module: str) -> None:
-    documentation = ast.get_docstring(ast.parse(modules()[module].read_text(encoding="utf-8")))
-    assert documentation, "no docstring"
-    assert documentation.splitlines()[0].strip(), "the docstring starts with an empty line"
+def test_no_line_of_lua_is_too_wide() -> None:
+    lua = [path for path in LUA_AND_PYTHON if path.suffix == ".lua"]
+    wide = [f"{named(path)}:{n}" for path in lua for n, line in enumerate(lines_of(path), 1) if len(line) > WIDEST_LUA]
+    assert wide == []
+
+
+def test_every_file_has_a_name_that_says_something() -> None:
+    words = {path: {path.stem, *path.relative_to(ROOT).parts[:-1]} for path in LUA_AND_PYTHON}
+    assert [named(path) for path, its in words.items() if BAD_NAMES & {word.lower() for word in its}] == []
+
+
+def test_every_file_says_what_it_is_for() -> None:
+    texts = {
+        module: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) for module, path in modules().items()
+    }
+    assert [module for module, text in texts.items() if not text or not text.splitlines()[0].strip()] == []
 
 
 def test_key_names_are_made_in_one_module() -> None:

@@ -14,7 +14,7 @@ from ..waiting import wait_until
 from .chats import Chat, stream_chat
 from .real_processes import READY_WITHIN_S, RealProcess, RealProcesses
 
-CLIENTS = 6
+CLIENTS = 3
 TOKENS = 12
 
 
