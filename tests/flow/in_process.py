@@ -35,7 +35,7 @@ SCHEDULER = SchedulerSettings(sweep_s=0.5)
 IN_TURN: dict[str, Any] = {"scheduler_placement": "round_robin", "gateway_fast_path": False}
 """For ``start_system``: who decides is one scheduler, so that two requests meet two engines."""
 
-START_WITHIN_S = 10.0
+START_WITHIN_S = 30.0
 
 Serve = Callable[[asyncio.Future[str], asyncio.Event], Awaitable[None]]
 
