@@ -82,7 +82,10 @@ BELOW: dict[str, tuple[str, ...]] = {
         # Where nobody is ahead of a request, it decides as a scheduler would, with the same objects.
         *("scheduler.proposal", "scheduler.engine_watch"),
     ),
-    "chaos": ("client", "gateway.request_headers", "embedded", "simulated_engine.answers", "store", "wire"),
+    "chaos": (
+        *("client", "gateway.errors", "gateway.request_headers", "embedded", "simulated_engine.answers"),
+        *("store", "wire"),
+    ),
     "embedded": (),
     "policies": ("policies", "router", "types"),
     "router": ("types",),

@@ -11,12 +11,11 @@ from enum import Enum, auto
 import aiohttp
 import orjson
 
+from ..gateway.errors import GATEWAY_STOPPING
 from .ledger import Asked, Ledger
 from .process import Kind
 from .system import SHUTDOWN_S, System
 
-STOPPING = "gateway_stopping"
-"""Error code of a gateway that was told to stop and waits no longer. It is no end: its clients come back, elsewhere."""
 SILENT_S = 20.0
 """A gateway comments in silent streams every few seconds; stopped ones are back long before this."""
 
@@ -108,9 +107,9 @@ class HttpAsking:
                     asked.transcript.take_stream(data)
                     if leave_after is not None and len(asked.transcript.pieces) >= leave_after:
                         return Reading.LEFT
-            if asked.transcript.error == STOPPING:
-                asked.transcript.error = None
-                raise ConnectionError(STOPPING)
+            if asked.transcript.error == GATEWAY_STOPPING:
+                asked.transcript.error = None  # it is no end: its clients come back, elsewhere
+                raise ConnectionError(GATEWAY_STOPPING)
             if not asked.transcript.ended:
                 self._ledger.problems.append(f"{asked.request_id}: its stream closed properly without an end")
                 return Reading.BROKEN
@@ -129,8 +128,8 @@ class HttpAsking:
             return Reading.BROKEN
         body = orjson.loads(await answer.read())
         code = str(body["error"].get("code") or body["error"].get("type"))
-        if code == STOPPING and "X-Request-Priority" in answer.headers:
-            raise ConnectionError(STOPPING)
+        if code == GATEWAY_STOPPING and "X-Request-Priority" in answer.headers:
+            raise ConnectionError(GATEWAY_STOPPING)
         if code == "internal_error":
             self._ledger.problems.append(f"{asked.request_id}: HTTP {answer.status} {body}")
         if answer.status == 404 and asked.accepted:
