@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from ..waiting import wait_until
@@ -49,21 +50,27 @@ class TcpProxy:
         """Bytes that clients have sent through."""
         self.cut_replies = 0
         """How many replies were cut off after the server had carried the command out."""
-        self._listener: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
+        self._serving: set[asyncio.Task[None]] = set()
 
     async def listen(self) -> None:
         """Take connections, on the same port as before."""
-        self._listener = await asyncio.start_server(self._serve, LOOPBACK, self.port)
-        self.port = self._listener.sockets[0].getsockname()[1]
+        self._listener = socket.create_server((LOOPBACK, self.port))
+        self._listener.setblocking(False)
+        self.port = self._listener.getsockname()[1]
+        asyncio.get_running_loop().add_reader(self._listener, self._take, self._listener)
 
     async def refuse(self) -> None:
         """Cut every connection and take no new one: the server's process is gone."""
         if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
-        self.cut()
-        if self._listener is not None:
-            await self._listener.wait_closed()
             self._listener = None
+        # Those that are still on their way to the server as well, which are no links yet.
+        for task in self._serving:
+            task.cancel()
+        if self._serving:
+            await asyncio.wait(self._serving)
 
     def cut(self) -> None:
         """Reset every connection; new ones are taken."""
@@ -92,26 +99,37 @@ class TcpProxy:
         """Once: the command that contains ``marker`` reaches the server, and its reply does not come back."""
         self._marker = marker
 
-    async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        try:
-            from_server, server = await asyncio.open_connection(LOOPBACK, self.target)
-        except OSError:
-            client.transport.abort()
-            return
-        link = Link(client, server, lost=self._loses)
-        self.links.add(link)
-        ways = [
-            asyncio.create_task(self._pass_on(link, reader, server, from_client=True)),
-            asyncio.create_task(self._pass_on(link, from_server, client, from_client=False)),
-        ]
-        try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.wait(ways)
-            self.links.discard(link)
-            link.cut()
+    def _take(self, listener: socket.socket) -> None:
+        # Not asyncio's own server: when that is closed, what it has just accepted outlives it.
+        with suppress(BlockingIOError):
+            connection, _ = listener.accept()
+            task = asyncio.create_task(self._serve(connection))
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
+            task.add_done_callback(lambda _: connection.close())
+
+    async def _serve(self, connection: socket.socket) -> None:
+        with ExitStack() as at_end:
+            reader, client = await asyncio.open_connection(sock=connection)
+            at_end.callback(client.transport.abort)
+            try:
+                from_server, server = await asyncio.open_connection(LOOPBACK, self.target)
+            except OSError:
+                return
+            at_end.callback(server.transport.abort)
+            link = Link(client, server, lost=self._loses)
+            self.links.add(link)
+            ways = [
+                asyncio.create_task(self._pass_on(link, reader, server, from_client=True)),
+                asyncio.create_task(self._pass_on(link, from_server, client, from_client=False)),
+            ]
+            try:
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for way in ways:
+                    way.cancel()
+                await asyncio.wait(ways)
+                self.links.discard(link)
 
     async def _pass_on(
         self, link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, from_client: bool
