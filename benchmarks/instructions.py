@@ -26,8 +26,7 @@ from .machine import server_facts
 from .options import run
 from .process import BenchmarkFailed
 from .report import Report, Target
-from .system import Plan, System, running
-from .throughput import FREE_ENGINE
+from .system import UNTIMED_ENGINE, Plan, System, running
 
 PARTS = ("gateway", "worker", "server")
 TOKENS = 10
@@ -60,11 +59,11 @@ async def instructions(report: Report, parts: Sequence[str], requests: int) -> N
 
 def _plan(part: str, counter: Sequence[str], folder: Path) -> Plan:
     if part != "server":
-        return Plan(FREE_ENGINE, under={part: counter}, redis_timeout_s=SLOW_ANSWER_S)
+        return Plan(UNTIMED_ENGINE, under={part: counter}, redis_timeout_s=SLOW_ANSWER_S)
     script = folder / "server"
     script.write_text(f'#!/bin/sh\nexec {shlex.join([*counter, str(carried_binary())])} "$@"\n')
     script.chmod(0o755)
-    return Plan(FREE_ENGINE, server_binary=script, redis_timeout_s=SLOW_ANSWER_S)
+    return Plan(UNTIMED_ENGINE, server_binary=script, redis_timeout_s=SLOW_ANSWER_S)
 
 
 def _pid(system: System, part: str) -> int:

@@ -20,8 +20,7 @@ from .figures import Spread, percentile
 from .machine import server_facts
 from .options import run, shared_flags
 from .report import Report, Target
-from .system import Plan, System, running
-from .throughput import ENGINE_SLOTS, FREE_ENGINE
+from .system import UNTIMED_ENGINE, Plan, System, running
 
 PERCENTILES = (50, 90, 99)
 ADDED_P50_TARGET_MS = 3.0
@@ -182,7 +181,7 @@ def main(
 ) -> None:
     effort = Effort(2, 100, 2.0, rate, poisson) if quick else Effort(rounds, pairs, seconds, rate, poisson)
     report = Report("latency", {**effort.__dict__, "quick": quick})
-    plan = Plan((*FREE_ENGINE, "--slots", str(ENGINE_SLOTS)), persist=persist, server_binary=server_binary)
+    plan = Plan(UNTIMED_ENGINE, persist=persist, server_binary=server_binary)
     run(latency(plan, report, effort))
     report.finish(json_file)
 

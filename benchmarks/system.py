@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -20,6 +21,13 @@ from .process import BenchmarkFailed, MeasuredProcess, cpu_s
 
 HOST = "127.0.0.1"
 MODEL = "simulated-1"
+ENGINE_SLOTS = 256
+"""More than requests at once: nothing waits for a slot."""
+UNTIMED_ENGINE = (
+    *("--prefill-tokens-per-s", "0", "--tpot-ms", "0", "--tpot-per-running-ms", "0"),
+    *("--slots", str(ENGINE_SLOTS)),
+)
+"""Flags of a simulated engine that never sleeps."""
 READY_WITHIN_S = 120.0
 _LOOK_EVERY_S = 0.05
 
@@ -28,7 +36,8 @@ _LOOK_EVERY_S = 0.05
 class Plan:
     """What to start."""
 
-    engine_flags: Sequence[str]
+    engine_flags: Sequence[str] | None
+    """Of the simulated engines; None: free engines (``free_engine.py``) instead."""
     engines: int = 1
     schedulers: int = 1
     persist: bool = False
@@ -103,8 +112,13 @@ async def running(plan: Plan) -> AsyncIterator[System]:
 
         engines = [free_port() for _ in range(plan.engines)]
         for i, port in enumerate(engines):
-            flags = ["--port", str(port), "--model", MODEL, *plan.engine_flags]
-            await start(numbered("engine", i, plan.engines), ["engine", *flags])
+            name = numbered("engine", i, plan.engines)
+            if plan.engine_flags is not None:
+                await start(name, ["engine", "--port", str(port), "--model", MODEL, *plan.engine_flags])
+                continue
+            command = [sys.executable, "-m", "benchmarks.free_engine", str(port), MODEL]
+            free = MeasuredProcess(name, command, folder / f"{name}.log", os.environ)
+            processes[name] = await stack.enter_async_context(free)
         for port in engines:
             # A worker that finds no engine yet would wait a second and log a warning.
             await _until(processes, lambda port=port: _answers(port))

@@ -1,7 +1,7 @@
 """``python -m benchmarks.throughput``: how much one gateway, one scheduler and one worker carry.
 
-Engines cost nothing, so what is measured is the control plane; the same client calls the same engine directly in
-between, so that the ratio tells what the machine was able to do just then.
+Engines cost next to nothing (``free_engine.py``), so what is measured is the control plane; the same client calls the
+same engine directly in between, so that the ratio tells what the machine was able to do just then.
 """
 
 from __future__ import annotations
@@ -18,15 +18,12 @@ from .figures import Spread, percentile
 from .machine import server_facts
 from .options import run, shared_flags
 from .report import Report, Target
-from .system import Plan, System, running
+from .system import UNTIMED_ENGINE, Plan, System, running
 
-FREE_ENGINE = ("--prefill-tokens-per-s", "0", "--tpot-ms", "0", "--tpot-per-running-ms", "0")
 SHAPES = {"short answers": 10, "long answers": 100}
 """Tokens an answer."""
 SHORT_TARGET_RPS = 700
 LONG_TARGET_TPS = 40_000
-ENGINE_SLOTS = 256
-"""More than requests at once: nothing waits for a slot here."""
 
 
 @dataclass
@@ -120,9 +117,10 @@ def _show(report: Report, shape: str, tokens: int, ways: dict[str, Way]) -> None
 @click.command(help=__doc__)
 @shared_flags
 @click.option("--at-once", default=32, show_default=True, help="Requests under way.")
-@click.option("--engines", default=1, show_default=True, help="Simulated engines; the first is called directly.")
+@click.option("--engines", default=1, show_default=True, help="The first is called directly.")
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--seconds", default=4.0, show_default=True, help="Of each round and way.")
+@click.option("--simulated", is_flag=True, help="In front of the simulated engine, which takes its share of the cores.")
 def main(
     json_file: Path | None,
     quick: bool,
@@ -132,12 +130,13 @@ def main(
     engines: int,
     rounds: int,
     seconds: float,
+    simulated: bool,
 ) -> None:
     if quick:
         rounds, seconds = 2, 2.0
     settings = {"at_once": at_once, "engines": engines, "rounds": rounds, "seconds": seconds, "quick": quick}
-    report = Report("throughput", settings)
-    plan = Plan((*FREE_ENGINE, "--slots", str(ENGINE_SLOTS)), engines, persist=persist, server_binary=server_binary)
+    report = Report("throughput", settings | {"engine": "simulated" if simulated else "free"})
+    plan = Plan(UNTIMED_ENGINE if simulated else None, engines, persist=persist, server_binary=server_binary)
     run(throughput(plan, report, at_once=at_once, rounds=rounds, seconds=seconds))
     report.finish(json_file)
 
