@@ -43,8 +43,9 @@ class Measurement:
         self._persist = persist
         self._server_binary = server_binary
 
-    async def direct(self) -> dict[int, Spread]:
-        """Requests/s by number of engines while nobody waits, and the raw rate of the server."""
+    async def direct(self) -> tuple[dict[int, Spread], dict[int, Spread]]:
+        """While nobody waits, by number of engines: requests/s, and a request's cost to that of the same round with the
+        fewest engines; and the raw rate of the server."""
         effort, report = self.effort, self.report
         report.note(f"direct: {effort.requests:,} arrivals, {effort.rounds} rounds")
         slopes: dict[int, list[Slope]] = {engines: [] for engines in effort.engines}
@@ -57,16 +58,20 @@ class Measurement:
                     slopes[engines].append(slope)
             raw_requests, raw_commands = await raw_rate(pool, effort.requests)
         rates = {engines: Spread.of([slope.per_s for slope in found]) for engines, found in slopes.items()}
-        least = effort.engines[0]
+        base = slopes[effort.engines[0]]
+        costs = {
+            engines: Spread.of([one.us / first.us for one, first in zip(found, base, strict=True)])
+            for engines, found in slopes.items()
+        }
         report.table(
             "Direct: intake → engine, nobody waits; median (least … most) of the rounds",
-            ["engines", "requests/s", "µs a request", f"to {least} engine", "scheduler CPU µs", "server CPU µs"],
+            ["engines", "requests/s", "µs a request", "to 1st row", "scheduler CPU µs", "server CPU µs"],
             [
                 [
                     f"{engines:,}",
                     rate.shown(0),
                     f"{1e6 / rate.median:.1f}",
-                    f"{rates[least].median / rate.median:.2f}",
+                    costs[engines].shown(2),
                     *_cpu(slopes[engines]),
                 ]
                 for engines, rate in rates.items()
@@ -83,12 +88,16 @@ class Measurement:
             ],
         )
         report.results["direct"] = {
-            engines: {"requests_per_s": rates[engines].json(), "rounds": [asdict(s) for s in slopes[engines]]}
+            engines: {
+                "requests_per_s": rates[engines].json(),
+                "cost_to_fewest": costs[engines].json(),
+                "rounds": [asdict(s) for s in slopes[engines]],
+            }
             for engines in effort.engines
         }
         report.results["raw"] = {"requests_per_s": raw_requests, "commands_per_s": raw_commands}
         report.results["commands_a_request"] = calls
-        return rates
+        return rates, costs
 
     async def past_blocked(self) -> None:
         """Arrivals that have room, past requests that cannot use it."""

@@ -40,6 +40,13 @@ async def test_so_does_a_request_whose_id_is_in_use(system: InProcessSystem) -> 
             assert {name: response.headers.get(name) for name in SENT} == SENT
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready", "/v1/models"])
+async def test_so_does_what_a_load_balancer_asks(system: InProcessSystem, path: str) -> None:
+    async with system.session.get(system.url + path, headers=SENT) as response:
+        assert response.status == 200
+        assert {name: response.headers.get(name) for name in SENT} == SENT
+
+
 async def test_so_does_one_without_a_key(start_engine: StartEngine, start_system: StartSystem, tmp_path: Path) -> None:
     keys = tmp_path / "keys.toml"
     keys.write_text(f'[[keys]]\nsha256 = "{hash_key("sk-1")}"\ntenant = "search"\n')

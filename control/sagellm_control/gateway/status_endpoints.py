@@ -60,7 +60,7 @@ class StatusEndpoints:
 
     async def health(self, request: web.Request) -> web.Response:
         """200 while the process lives."""
-        return web.json_response({"status": "ok"})
+        return web.json_response({"status": "ok"}, headers=returned_ids(request))
 
     async def ready(self, request: web.Request) -> web.Response:
         """200 while Redis answers and the inbox is subscribed; else 503."""
@@ -71,7 +71,7 @@ class StatusEndpoints:
         }
         ready = all(checks.values())
         body = {"status": "ready" if ready else "not ready", "checks": checks}
-        return web.json_response(body, status=200 if ready else 503)
+        return web.json_response(body, status=200 if ready else 503, headers=returned_ids(request))
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Prometheus text format."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..scheduler.policy_settings import PolicySettings
 from ..wire.priority import RequestPriority
 from ..wire.states import Reason
 from .errors import DEADLINE_EXCEEDED, Limits
@@ -27,6 +28,8 @@ def limits_of_request(
         limits[Reason.TOO_LATE] = slo
     elif pool.get("ttft_slo_ms"):
         limits[Reason.TOO_LATE] = (f"The model's policy has ttft_slo_ms={pool['ttft_slo_ms']}.", None)
+    target_ms = pool.get("overload_target_ms") or PolicySettings.model_fields["overload_target_ms"].default
+    limits[Reason.OVERLOADED] = (f"The model's policy has overload_target_ms={target_ms}.", None)
     if ttl_ms := settings.queue_ttl_ms(priority):
         limits[Reason.QUEUE_TTL] = (f"The gateway's --queue-ttl is {priority.name}={ttl_ms / 1000:g}.", None)
     return limits
