@@ -6,6 +6,7 @@ from typing import Any
 
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.states import RequestKind
+from sagellm_control.wire.trace_context import TraceContext
 
 EVERY_FIELD: dict[str, Any] = {
     "kind": RequestKind.EMBEDDING,
@@ -23,8 +24,7 @@ EVERY_FIELD: dict[str, Any] = {
     "prefix": ("aa", "bb"),
     "prompt_tokens": 12,
     "max_tokens": 34,
-    "trace_id": "x",
-    "traceparent": "00-1-2-01",
+    "trace": TraceContext("x", "00-1-2-01", "a=1"),
     "attempt": 3,
     "continuable": True,
     "orphan_grace_ms": 700,

@@ -70,7 +70,7 @@ def _commands(pool: Pool, stream: str, ids: Sequence[str], entries: Sequence[str
         now = "1700000000000.000"
         fields = ("id", request, "attempt", 1, "kind", "chat", "priority", 2, "arrived_ms", now, "assigned_ms", now)
         more = ("stream", 1, "timeout_at_ms", now, "tenant", "benchmark", "body", BODY)
-        wanted = ("kind", "priority", "stream", "arrived_ms", "timeout_ms", "tenant", "trace_id", "traceparent")
+        wanted = ("kind", "priority", "stream", "arrived_ms", "timeout_ms", "tenant", "trace")
         commands += [
             ("HMGET", record, "state", "entry", "arrived_ms", "timeout_ms"),
             ("HSET", record, "rank", now),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -11,6 +11,7 @@ from sagellm_control.client.submit_arguments import read_priority
 from sagellm_control.store.connect import Store
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.wire.priority import RequestPriority
+from sagellm_control.wire.trace_context import TraceContext
 
 NOBODY = RedisSettings(url="redis://127.0.0.1:1/0")
 """Whatever goes there raises QueueUnavailable."""
@@ -39,7 +40,8 @@ def test_a_class(given: object) -> None:
         ({"tpot_slo_ms": 1.5}, r"^tpot_slo_ms must be a whole number .*, not 1.5$"),
         ({"queue_ttl_ms": 10**15}, r"^queue_ttl_ms must be a whole number "),
         ({"tenant": None}, r"^tenant must be text, not None$"),
-        ({"trace_id": 1}, r"^trace_id must be text, not 1$"),
+        ({"trace": "t-1"}, r"^trace must be a TraceContext, not 't-1'$"),
+        ({"trace": TraceContext("t", cast(str, 1))}, r"^trace.traceparent must be text, not 1$"),
         ({"session": 1}, r"^session must be text, not 1$"),
         ({"prefix": "ab"}, r"^prefix must be a tuple "),
         ({"prefix": ("a", 1)}, r"^prefix must be a tuple of the hashes"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from sagellm_control.wire.trace_context import TraceContext
+
 from .asking import error_of, post_chat
 from .conftest import SimulatedEngine, StartEngine, StartSystem
 from .in_process import InProcessSystem
@@ -95,7 +97,7 @@ async def test_the_trace_id_is_taken_from_traceparent(system: InProcessSystem) -
         assert response.headers["X-Trace-ID"] == TRACE_ID
     view = await system.find("t")
     assert view is not None
-    assert view.fields["trace_id"] == TRACE_ID
+    assert TraceContext.decode(view.fields["trace"]) == TraceContext(TRACE_ID, TRACEPARENT)
 
 
 async def test_a_malformed_traceparent_is_ignored(system: InProcessSystem) -> None:

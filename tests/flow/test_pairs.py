@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from sagellm_control.wire.states import RequestState
+from sagellm_control.wire.trace_context import TraceContext
 
 from ..waiting import wait_until
-from .asking import CHAT_PATH, chat, error_of
+from .asking import CHAT_PATH, chat, error_of, post_chat
 from .conftest import SimulatedEngine, StartEngine, StartSystem
 from .in_process import IN_TURN, InProcessSystem
 from .test_prefill_decode import BOTH_KINDS, ENDLESS, _client, _counts, _whole
@@ -41,6 +42,21 @@ async def test_two_engines_hold_each_request(
     assert sum(counts[2] for counts in fetched) == 12
     assert all(counts[2] for counts in fetched), "both decode"
     await nothing_is_left(system, p, d1, d2)
+
+
+async def test_the_prompt_belongs_to_the_trace_of_its_request(
+    start_engine: StartEngine, start_system: StartSystem
+) -> None:
+    system = await start_system(await start_engine(**P), await start_engine(**D))
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    sent = {"X-Request-ID": "whole", "X-Trace-ID": "t", "traceparent": traceparent, "tracestate": "a=1"}
+    async with post_chat(system, sent) as response:
+        assert response.status == 200
+    db, keys = system.store.commands, system.store.keys.pool("simulated-1")
+    prompts = [name async for name in db.scan_iter(match=keys.record("prompt-*"), _type="hash")]
+    records = [keys.record("whole"), *prompts]
+    traces = [TraceContext.decode(await db.hget(name, "trace")) for name in records]
+    assert traces == [TraceContext("t", traceparent, "a=1")] * 2
 
 
 async def test_more_requests_than_places(start_engine: StartEngine, start_system: StartSystem) -> None:

@@ -19,6 +19,7 @@ from sagellm_control.store.steps.accept import AcceptLimits
 from sagellm_control.store.steps.cancel import CancelResult
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.states import Outcome, RequestState
+from sagellm_control.wire.trace_context import TraceContext
 
 from .answer_events import all_events, text_of
 from .asking import MODEL, chat, chat_bytes, expected_text
@@ -57,14 +58,15 @@ async def test_fields_are_recorded(queue: QueueClient, system: InProcessSystem) 
         slo_s=0.25,
         prompt_tokens=7,
         max_tokens=1,
-        trace_id="t-1",
+        trace=TraceContext("t-1"),
     )
     await queue.result(submission.request_id)
     view = await system.find("mine")
     assert view is not None
     assert (view.priority, view.tenant) == ("high", "anna")
-    expected = {"timeout_ms": "9500", "slo_ms": "250", "prompt_tokens": "7", "max_tokens": "1", "trace_id": "t-1"}
+    expected = {"timeout_ms": "9500", "slo_ms": "250", "prompt_tokens": "7", "max_tokens": "1"}
     assert {name: view.fields[name] for name in expected} == expected
+    assert TraceContext.decode(view.fields["trace"]) == TraceContext("t-1")
 
 
 @pytest.mark.parametrize("state", [RequestState.QUEUED, RequestState.WAITING, RequestState.RUNNING])

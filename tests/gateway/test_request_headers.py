@@ -19,6 +19,7 @@ from sagellm_control.gateway.request_headers import (
 )
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.request import is_request_id
+from sagellm_control.wire.trace_context import NO_TRACE, TraceContext
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
@@ -61,9 +62,7 @@ def test_without_headers_everything_has_its_default() -> None:
         slo_s=None,
         request_id=None,
         idempotency_key=None,
-        trace_id="",
-        traceparent="",
-        tracestate="",
+        trace=NO_TRACE,
     )
 
 
@@ -138,36 +137,36 @@ def test_a_header_that_says_two_things_is_refused(name: str) -> None:
 
 def test_traceparent_gives_the_trace_id() -> None:
     headers = _read(traceparent=f" {TRACEPARENT} ")
-    assert (headers.trace_id, headers.traceparent) == (TRACE_ID, TRACEPARENT)
+    assert headers.trace == TraceContext(TRACE_ID, TRACEPARENT)
 
 
 def test_a_trace_id_goes_before_that_of_traceparent() -> None:
     headers = _read(traceparent=TRACEPARENT, x_trace_id="mine")
-    assert (headers.trace_id, headers.traceparent) == ("mine", TRACEPARENT)
+    assert headers.trace == TraceContext("mine", TRACEPARENT)
 
 
 @pytest.mark.parametrize("text", ["", "00", TRACEPARENT.upper(), TRACEPARENT[:-1], f"{TRACEPARENT}-x", "a" * 10_000])
 def test_a_malformed_traceparent_is_ignored(text: str) -> None:
     headers = _read(traceparent=text)
-    assert (headers.trace_id, headers.traceparent) == ("", "")
+    assert headers.trace == NO_TRACE
 
 
 @pytest.mark.parametrize(
     "zero", [f"00-{'0' * 32}-b7ad6b7169203331-01", f"00-{TRACE_ID}-{'0' * 16}-01", f"ff{TRACEPARENT[2:]}"]
 )
 def test_a_traceparent_that_w3c_calls_invalid_is_ignored(zero: str) -> None:
-    assert _read(traceparent=zero).traceparent == ""
+    assert _read(traceparent=zero).trace == NO_TRACE
 
 
 def test_tracestate_is_read_with_a_traceparent_alone() -> None:
-    assert _read(traceparent=TRACEPARENT, tracestate="a=1").tracestate == "a=1"
+    assert _read(traceparent=TRACEPARENT, tracestate="a=1").trace.tracestate == "a=1"
     assert _read(traceparent="00", tracestate="a=1") == RequestHeaders()
     assert _read(tracestate="a=1") == RequestHeaders()
 
 
 def test_several_tracestates_are_one_list() -> None:
     sent = [("traceparent", TRACEPARENT), ("tracestate", "a=1 ,b=2"), ("tracestate", "c=3")]
-    assert read_headers(CIMultiDictProxy(CIMultiDict(sent))).tracestate == "a=1,b=2,c=3"
+    assert read_headers(CIMultiDictProxy(CIMultiDict(sent))).trace.tracestate == "a=1,b=2,c=3"
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), st.text(max_size=80) | st.binary(max_size=80).map(HEARD)))
@@ -179,7 +178,7 @@ def test_whatever_comes_is_read_or_refused_by_name(headers: dict[str, str]) -> N
         assert str(read.param) in read.message
     else:
         assert read.request_id is None or is_request_id(read.request_id)
-        assert read.trace_id.isprintable()
+        assert read.trace.trace_id.isprintable()
 
 
 def _outcome(headers: dict[str, str]) -> RequestHeaders | ApiError:

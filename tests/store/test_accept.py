@@ -12,6 +12,7 @@ from sagellm_control.store.steps.accept import Accepted, AcceptLimits, Exists, F
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.request import LEAST_WEIGHT, MOST_WEIGHT, read_arrival
 from sagellm_control.wire.states import EngineState, Reason, RequestState
+from sagellm_control.wire.trace_context import TraceContext
 
 from ..clock import START_MS
 from ..pool_driver import PoolDriver, new_request
@@ -54,13 +55,13 @@ async def test_the_entry_has_what_scheduling_needs_and_the_record_has_all(pool: 
         "tpot_slo_ms": 60,
         "session": "s1",
     }
-    more = {"trace_id": "x", "traceparent": "00-1-2-01"}
-    await pool.accept("a", stream=True, **scheduling, **more)
+    await pool.accept("a", stream=True, trace=TraceContext("x", "00-1-2-01"), **scheduling)
     expected = {name: str(value) for name, value in scheduling.items()}
     (entry,) = await intake(pool)
     assert entry.keys() == {"id", "priority", "arrived_ms", "kind", *scheduling}
     assert entry.items() >= expected.items()
-    assert (await pool.record("a")).items() >= (expected | more | {"stream": "1"}).items()
+    expected |= {"stream": "1", "trace": '{"trace_id":"x","traceparent":"00-1-2-01"}'}
+    assert (await pool.record("a")).items() >= expected.items()
 
 
 @pytest.mark.parametrize("weight", [LEAST_WEIGHT, 0.5, MOST_WEIGHT])

@@ -11,6 +11,7 @@ from sagellm_control.wire.event import Ending
 from sagellm_control.wire.keys import SCHEDULER_GROUP
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.states import EngineState, Outcome
+from sagellm_control.wire.trace_context import TraceContext
 
 from ..clock import START_MS
 from ..pool_driver import PoolDriver
@@ -47,7 +48,7 @@ async def test_without_an_engine_it_waits_under_its_rank(pool: PoolDriver) -> No
 
 async def test_straight_to_the_engine_where_nobody_waits(pool: PoolDriver) -> None:
     await pool.engine(slots=2)
-    more = {"stream": True, "timeout_ms": 9000, "tenant": "t", "trace_id": "x", "traceparent": "00-1-2-01"}
+    more = {"stream": True, "timeout_ms": 9000, "tenant": "t", "trace": TraceContext("x")}
     (admission,) = await arrivals(pool, "a", engine="e1", priority=RequestPriority.HIGH, body=b"{}", **more)
     admitted = await pool.admit(admission)
     assert (admitted.results, admitted.room.places) == (["assigned"], {"e1": 1})
@@ -64,8 +65,7 @@ async def test_straight_to_the_engine_where_nobody_waits(pool: PoolDriver) -> No
             "stream": "1",
             "timeout_at_ms": f"{START_MS + 9001:.3f}",
             "tenant": "t",
-            "trace_id": "x",
-            "traceparent": "00-1-2-01",
+            "trace": '{"trace_id":"x"}',
             "body": "{}",
         }
     ]

@@ -12,6 +12,7 @@ from sagellm_control.store.steps.assign import Placement
 from sagellm_control.store.steps.engines import retire_engine
 from sagellm_control.store.steps.requeue import MAX_LAPSES, Cause
 from sagellm_control.wire.states import EngineState
+from sagellm_control.wire.trace_context import TraceContext
 
 from ..pool_driver import LEASE_MS, PoolDriver
 from ..pool_state import read_state, violations
@@ -83,7 +84,7 @@ async def test_a_retry_is_a_new_request_of_the_same_content(pool: PoolDriver) ->
     assert (old["state"], old["outcome"]) == ("finished", "dead"), "it has ended, and ends once"
     same = ("kind", "priority", "tenant", "slo_ms", "max_tokens", "stream", "fingerprint")
     assert {name: new[name] for name in same} == {name: old[name] for name in same}
-    assert new["trace_id"] == "poison"
+    assert TraceContext.decode(new["trace"]) == TraceContext("poison")
     assert not {"attempt", "failures", "lapses", "excluded", "errors"} & new.keys()
     await pool.engine("e9")
     (entry,) = (await pool.take()).arrivals

@@ -109,9 +109,7 @@ def test_fingerprint_tells_bodies_apart() -> None:
     assert one.fingerprint != new_request("r", "p", body=b"{ }").fingerprint
 
 
-NOT_SCHEDULED = {"pool", "body", "inbox", "ticket", "stream", "trace_id", "traceparent", "attempt", "continuable"} | {
-    "orphan_grace_ms"
-}
+NOT_SCHEDULED = {"pool", "body", "inbox", "ticket", "stream", "trace", "attempt", "continuable", "orphan_grace_ms"}
 
 
 @pytest.mark.parametrize(
@@ -143,7 +141,7 @@ async def test_a_worker_reads_what_was_sent(pool: PoolDriver) -> None:
     read = read_assigned(entry_id, fields)
     same = {field.name for field in fields_of(Assignment)} & {field.name for field in fields_of(NewRequest)}
     same -= {"attempt"}  # this one's number is the next
-    assert {"tenant", "trace_id", "body"} <= same
+    assert {"tenant", "trace", "body"} <= same
     assert {name: getattr(read, name) for name in same} == {name: getattr(sent, name) for name in same}
 
 

@@ -8,6 +8,7 @@ from sagellm_control.wire.assignment import Assignment, CancelNotice, read_assig
 from sagellm_control.wire.engine import EngineRow, read_engine_row
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.states import EngineState, RequestKind
+from sagellm_control.wire.trace_context import TraceContext
 
 LEAST = {
     b"id": b"r1",
@@ -24,8 +25,7 @@ def test_read_assignment() -> None:
         b"stream": b"1",
         b"timeout_at_ms": b"5000",
         b"tenant": b"t",
-        b"trace_id": b"x",
-        b"traceparent": b"00-1-2-01",
+        b"trace": b'{"trace_id":"x"}',
         b"after": b"1-7",
         b"body": b"{}",
     }
@@ -40,8 +40,7 @@ def test_read_assignment() -> None:
         assigned_ms=1001.0,
         timeout_at_ms=5000.0,
         tenant="t",
-        trace_id="x",
-        traceparent="00-1-2-01",
+        trace=TraceContext("x"),
         after=(1, 7),
         body=b"{}",
     )

@@ -1,5 +1,6 @@
 """The client library: what a gateway (ours, or another one) needs to put requests through the queue."""
 
+from ..wire.trace_context import TraceContext
 from .errors import (
     NoEngineReady,
     QueueError,
@@ -23,6 +24,7 @@ __all__ = [
     "Result",
     "Submission",
     "TooLate",
+    "TraceContext",
     "UnknownModel",
     "UnknownRequest",
 ]

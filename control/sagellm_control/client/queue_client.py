@@ -20,7 +20,7 @@ from ..wire.event import CHUNK, END, Ending, Event, Position, read_position
 from ..wire.priority import RequestPriority
 from ..wire.request import NewRequest
 from ..wire.states import Outcome, RequestKind
-from ..wire.trace_context import join_context
+from ..wire.trace_context import NO_TRACE, TraceContext
 from . import submit_arguments as arguments
 from .abandoned import AbandonedRequests
 from .acceptor import Acceptor, FastPath
@@ -121,9 +121,7 @@ class QueueClient:
         slo_s: float | None = None,
         prompt_tokens: int = 0,
         max_tokens: int = 0,
-        trace_id: str = "",
-        traceparent: str = "",
-        tracestate: str = "",
+        trace: TraceContext = NO_TRACE,
         continuable: bool = False,
         orphan_grace_s: float | None = None,
         **hints: Unpack[SchedulingHints],
@@ -141,7 +139,7 @@ class QueueClient:
             idempotent: a request of the same id, tenant and body is this one; its answer is given again.
             timeout_s: seconds from now to the last byte.
             slo_s: objective for the first token (s).
-            traceparent, tracestate: W3C's trace context, for the engine.
+            trace: which trace it belongs to, for the engine.
             continuable: should its engine be lost in mid-stream, another may go on with the answer (see
                 ``continuable.may_continue``); else the stream ends with an error.
             orphan_grace_s: cancel it when nobody has listened for so long; None: it goes on without.
@@ -154,8 +152,8 @@ class QueueClient:
         """
         if not checked:
             arguments.check_id(request_id)
-            arguments.check_texts(model=model, tenant=tenant, trace_id=trace_id)
-            arguments.check_texts(traceparent=traceparent, tracestate=tracestate)
+            arguments.check_texts(model=model, tenant=tenant)
+            arguments.check_trace(trace)
             arguments.check_counts(prompt_tokens=prompt_tokens, max_tokens=max_tokens)
             arguments.check_hints(hints)
         urgency = priority if isinstance(priority, RequestPriority) else arguments.read_priority(priority)
@@ -189,8 +187,7 @@ class QueueClient:
             slo_ms=slo_ms,
             prompt_tokens=prompt_tokens,
             max_tokens=max_tokens,
-            trace_id=trace_id,
-            traceparent=join_context(traceparent, tracestate),
+            trace=trace,
             continuable=continuable,
             orphan_grace_ms=orphan_grace_ms,
             **hints,

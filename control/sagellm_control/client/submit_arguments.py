@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, cast
 
 import orjson
@@ -10,6 +11,7 @@ import orjson
 from ..wire.priority import RequestPriority
 from ..wire.request import LEAST_WEIGHT, MAX_ID_LENGTH, MOST_WEIGHT, is_request_id
 from ..wire.states import RequestKind
+from ..wire.trace_context import TraceContext
 from .scheduling_hints import SchedulingHints
 
 LONGEST_S = 1e9
@@ -74,6 +76,13 @@ def check_texts(**given: object) -> None:
     for name, value in given.items():
         if not isinstance(value, str):
             raise ValueError(f"{name} must be text, not {value!r}")
+
+
+def check_trace(trace: object) -> None:
+    """Raises ValueError, which names the argument."""
+    if not isinstance(trace, TraceContext):
+        raise ValueError(f"trace must be a TraceContext, not {trace!r}")
+    check_texts(**{f"trace.{name}": value for name, value in asdict(trace).items()})
 
 
 def check_counts(**given: object) -> None:

@@ -181,9 +181,7 @@ class OpenAIEndpoints:
                 slo_s=headers.slo_s,
                 prompt_tokens=body.prompt_tokens,
                 max_tokens=body.max_tokens,
-                trace_id=headers.trace_id,
-                traceparent=headers.traceparent,
-                tracestate=headers.tracestate,
+                trace=headers.trace,
                 continuable=body.continuable and headers.mid_stream_retry and self._settings.mid_stream_retry,
                 # Whoever sends a key comes back when it likes; everybody else does so soon, or never.
                 orphan_grace_s=None if key else self._settings.orphan_grace_s,
@@ -208,7 +206,7 @@ class OpenAIEndpoints:
         self, request: web.Request, wanted: _Wanted, submission: Submission, kind: RequestKind, began: float
     ) -> tuple[web.StreamResponse, str]:
         headers = wanted.headers
-        echoed = write_ids(submission.request_id, headers.trace_id, headers.traceparent, headers.tracestate)
+        echoed = write_ids(submission.request_id, headers.trace)
         echoed["X-Request-Priority"] = wanted.priority.name
         if wanted.priority != headers.priority:
             echoed["X-Request-Priority-Asked"] = headers.priority.name

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from multidict import CIMultiDictProxy
 
 from ..wire.priority import RequestPriority
 from ..wire.request import MAX_ID_LENGTH, is_request_id
-from ..wire.trace_context import read_traceparent, read_tracestate
+from ..wire.trace_context import NO_TRACE, TraceContext, read_traceparent, read_tracestate
 from .errors import bad_request
 
 LONGEST_MS = 86_400_000
@@ -51,9 +51,7 @@ class RequestHeaders:
     slo_s: float | None = None
     request_id: str | None = None
     idempotency_key: str | None = None
-    trace_id: str = ""
-    traceparent: str = ""
-    tracestate: str = ""
+    trace: TraceContext = NO_TRACE
     mid_stream_retry: bool = True
     """Whether another engine may go on with its stream, should its own be lost."""
     event_ids: bool = False
@@ -86,10 +84,12 @@ def read_headers(headers: CIMultiDictProxy[str]) -> RequestHeaders:
     idempotency_key = _value(headers, "Idempotency-Key")
     if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
         raise bad_request("Idempotency-Key must have 1 to 255 characters.", "Idempotency-Key")
-    traceparent, trace_of_parent, tracestate = trace_context(headers)
+    trace = trace_context(headers)
     trace_id = _value(headers, "X-Trace-ID")
-    if trace_id is not None and not TRACE_ID.fullmatch(trace_id):
-        raise bad_request("X-Trace-ID must be 1 to 64 printable characters without spaces.", "X-Trace-ID")
+    if trace_id is not None:
+        if not TRACE_ID.fullmatch(trace_id):
+            raise bad_request("X-Trace-ID must be 1 to 64 printable characters without spaces.", "X-Trace-ID")
+        trace = replace(trace, trace_id=trace_id)
     session = _value(headers, "X-Session-ID") or ""
     if session and not _SESSION.fullmatch(session):
         raise bad_request("X-Session-ID must be 1 to 128 printable characters without spaces.", "X-Session-ID")
@@ -102,18 +102,18 @@ def read_headers(headers: CIMultiDictProxy[str]) -> RequestHeaders:
         session=session,
         request_id=request_id,
         idempotency_key=idempotency_key,
-        trace_id=trace_id or trace_of_parent,
-        traceparent=traceparent,
-        tracestate=tracestate,
+        trace=trace,
         mid_stream_retry=_mid_stream_retry(headers),
         event_ids=_flag(headers, "X-Event-IDs"),
     )
 
 
-def trace_context(headers: CIMultiDictProxy[str]) -> tuple[str, str, str]:
-    """``traceparent``, the trace id in it, and ``tracestate``; what is malformed is to be ignored, says W3C."""
+def trace_context(headers: CIMultiDictProxy[str]) -> TraceContext:
+    """W3C's, and the trace id in it; what is malformed is to be ignored, says W3C."""
     traceparent, trace_id = read_traceparent(headers.get("traceparent", ""))
-    return traceparent, trace_id, read_tracestate(headers.getall("tracestate", ())) if traceparent else ""
+    if not traceparent:
+        return NO_TRACE
+    return TraceContext(trace_id, traceparent, read_tracestate(headers.getall("tracestate", ())))
 
 
 def _value(headers: CIMultiDictProxy[str], name: str) -> str | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
 
 from ..wire.request import is_request_id
+from ..wire.trace_context import TraceContext
 from .request_headers import TRACE_ID, trace_context
 
 # aiohttp has keys for what is kept with a request from 3.14 on, and warns of other ones.
@@ -39,18 +41,19 @@ def request_id_of(request: web.Request) -> str:
 
 def returned_ids(request: web.Request) -> dict[str, str]:
     """The headers that say them; of what was sent only what can be used."""
-    traceparent, trace_id, tracestate = trace_context(request.headers)
-    trace_id = _usable(request, "X-Trace-ID", TRACE_ID.fullmatch) or trace_id
-    return write_ids(request_id_of(request), trace_id, traceparent, tracestate)
+    trace = trace_context(request.headers)
+    if trace_id := _usable(request, "X-Trace-ID", TRACE_ID.fullmatch):
+        trace = replace(trace, trace_id=trace_id)
+    return write_ids(request_id_of(request), trace)
 
 
-def write_ids(request_id: str, trace_id: str, traceparent: str, tracestate: str) -> dict[str, str]:
+def write_ids(request_id: str, trace: TraceContext) -> dict[str, str]:
     """The same of what has been read and found usable."""
-    ids = {"X-Request-ID": request_id, "X-Trace-ID": trace_id or request_id}
-    if traceparent:
-        ids["traceparent"] = traceparent
-    if tracestate:
-        ids["tracestate"] = tracestate
+    ids = {"X-Request-ID": request_id, "X-Trace-ID": trace.trace_id or request_id}
+    if trace.traceparent:
+        ids["traceparent"] = trace.traceparent
+    if trace.tracestate:
+        ids["tracestate"] = trace.tracestate
     return ids
 
 

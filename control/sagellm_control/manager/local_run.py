@@ -29,6 +29,7 @@ from ..manager_settings import ManagerSettings
 from ..types import EngineInfo
 from ..wire.request import Arrival
 from ..wire.states import Stage
+from ..wire.trace_context import TraceContext
 from .backend import Job, Piece, Reply, RequestFailed, no_engine
 from .engine_adapters import EngineAdapters
 from .failures import deadline_failure, is_worth_another, status_failure, unavailable
@@ -285,8 +286,7 @@ def _uncached_tokens(ticket: Ticket) -> int:
 def _call(job: Job, body: bytes) -> EngineCall:
     return EngineCall(
         request_id=job.request_id,
-        trace_id=job.trace_id or None,
-        traceparent=None,
+        trace=TraceContext(job.trace_id),
         kind=str(job.kind),
         stream=job.stream,
         body=body,

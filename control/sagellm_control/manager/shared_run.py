@@ -23,6 +23,7 @@ from ..client import (
 from ..wire.event import CHUNK, EVENT_STREAM, Ending
 from ..wire.request import is_request_id
 from ..wire.states import Outcome
+from ..wire.trace_context import TraceContext
 from .backend import Job, Piece, Reply, RequestFailed, no_engine
 from .failures import deadline_failure, objective_failure, queue_full, status_failure, unavailable
 from .promised import PromisedEngines
@@ -137,7 +138,7 @@ async def _submit(queue: QueueClient, job: Job, request_id: str | None) -> Submi
         slo_s=job.slo_ms / 1000 if job.slo_ms else None,
         prompt_tokens=job.prompt_tokens,
         max_tokens=job.max_tokens,
-        trace_id=job.trace_id,
+        trace=TraceContext(job.trace_id),
         continuable=job.continuable,
         **job.hints,
     )

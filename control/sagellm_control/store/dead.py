@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from ..wire.priority import RequestPriority
 from ..wire.request import BadEntry, NewRequest, is_count, read_weight
 from ..wire.states import RequestKind
+from ..wire.trace_context import TraceContext
 from .connect import Store
 from .inspect import list_pools, server_ms, texts
 from .steps.accept import Accepted, AcceptLimits, Full, accept
@@ -112,6 +113,7 @@ async def retry_dead(store: Store, letter: DeadLetter) -> Retried:
     if not entries:
         raise NotRetried(f"{letter.entry} is gone: somebody else has dropped it or sent it again")
     known = letter.record
+    trace = TraceContext.decode(known.get("trace", ""))
     request = NewRequest(
         id=f"retry-{letter.entry}",
         pool=letter.pool,
@@ -123,8 +125,7 @@ async def retry_dead(store: Store, letter: DeadLetter) -> Retried:
         tenant=known.get("tenant", ""),
         model=known.get("model", ""),
         stream=known.get("stream") == "1",
-        trace_id=known.get("trace_id", "") or letter.request_id,
-        traceparent=known.get("traceparent", ""),
+        trace=trace if trace.trace_id else replace(trace, trace_id=letter.request_id),
         session=known.get("session", ""),
         prefix=tuple(known["prefix"].split(" ")) if known.get("prefix") else (),
         reject_late=known.get("reject_late") == "1",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .priority import RequestPriority
 from .states import RequestKind, Stage
+from .trace_context import NO_TRACE, TraceContext
 
 
 @dataclass(slots=True)  # not frozen: that costs microseconds with so many fields
@@ -24,8 +25,7 @@ class Assignment:
     timeout_at_ms: float
     """Server time (ms) at which the request expires; 0: never."""
     tenant: str
-    trace_id: str
-    traceparent: str
+    trace: TraceContext
     after: tuple[int, int]
     """Position (attempt, sequence) of the last output that an earlier attempt has given; (0, 0): none."""
     body: bytes | None
@@ -69,8 +69,7 @@ def read_assigned(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Assignment 
         assigned_ms=float(fields[b"assigned_ms"]),
         timeout_at_ms=float(fields.get(b"timeout_at_ms") or 0),
         tenant=fields.get(b"tenant", b"").decode(),
-        trace_id=fields.get(b"trace_id", b"").decode(),
-        traceparent=fields.get(b"traceparent", b"").decode(),
+        trace=TraceContext.decode(fields[b"trace"]) if b"trace" in fields else NO_TRACE,
         after=_position(fields[b"after"]) if b"after" in fields else (0, 0),
         body=fields.get(b"body"),
         uncached_tokens=int(fields.get(b"uncached_tokens") or 0),

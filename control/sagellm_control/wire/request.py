@@ -10,6 +10,7 @@ from typing import Any
 
 from .priority import RequestPriority
 from .states import RequestKind
+from .trace_context import NO_TRACE, TraceContext
 
 WIRE_VERSION = 1
 """Version of the records and messages. Readers ignore fields that they do not know."""
@@ -70,9 +71,8 @@ class NewRequest:
     """Estimate."""
     max_tokens: int = 0
     """Most that the client asked for; 0: it did not say."""
-    trace_id: str = ""
-    traceparent: str = ""
-    """W3C's, and behind a space its ``tracestate``, if there is one (see ``trace_context``)."""
+    trace: TraceContext = NO_TRACE
+    """For the engine."""
     attempt: int = 0
     """Attempts are counted from here; above 0 where it is submitted again and an earlier attempt may still run."""
     continuable: bool = False

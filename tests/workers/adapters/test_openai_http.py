@@ -10,6 +10,7 @@ from email.utils import format_datetime
 import pytest
 from aiohttp import web
 
+from sagellm_control.wire.trace_context import TraceContext
 from sagellm_workers.adapters.base import EngineBroken, EngineError
 from sagellm_workers.adapters.openai_http import OpenAIHttpAdapter
 from sagellm_workers.http.transport import EngineClient
@@ -66,7 +67,9 @@ async def test_headers(serve: Serve, client: EngineClient, stream: bool) -> None
 
     url = await serve({"POST /v1/chat/completions": handler})
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-    await ask(OpenAIHttpAdapter(url, client, api_key="sk-1"), stream=stream, traceparent=f"{trace} a=1,b=2 3")
+    await ask(
+        OpenAIHttpAdapter(url, client, api_key="sk-1"), stream=stream, trace=TraceContext("trace-1", trace, "a=1,b=2 3")
+    )
     assert seen == {
         "host": url.removeprefix("http://"),
         "content-type": "application/json",
@@ -82,13 +85,13 @@ async def test_headers(serve: Serve, client: EngineClient, stream: bool) -> None
     }
 
 
-@pytest.mark.parametrize("trace_id", [None, "", "a\r\nX-Evil: 1", "a\nb", "é", "a\0b"])
-async def test_an_id_that_is_no_header_is_left_out(serve: Serve, client: EngineClient, trace_id: str | None) -> None:
+@pytest.mark.parametrize("trace_id", ["", "a\r\nX-Evil: 1", "a\nb", "é", "a\0b"])
+async def test_an_id_that_is_no_header_is_left_out(serve: Serve, client: EngineClient, trace_id: str) -> None:
     async def handler(request: web.Request) -> web.Response:
         return web.json_response(sorted(name for name in request.headers if name.startswith(("X-", "trace"))))
 
     adapter = OpenAIHttpAdapter(await serve({"POST /v1/chat/completions": handler}), client)
-    assert (await ask(adapter, trace_id=trace_id)).json == ["X-Request-ID"]
+    assert (await ask(adapter, trace=TraceContext(trace_id))).json == ["X-Request-ID"]
 
 
 def test_a_key_that_is_no_header(client: EngineClient) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
+from sagellm_control.wire.trace_context import NO_TRACE
 from sagellm_workers.adapters.sagellm_reply import (
     Head,
     Unreadable,
@@ -55,7 +56,7 @@ def test_a_chat() -> None:
 
 @pytest.mark.parametrize("prompt", ["Once", ["Once"]])
 def test_a_completion(prompt: object) -> None:
-    fields = sent({"prompt": prompt}, kind="completion", stream=False, trace_id=None, priority=0)
+    fields = sent({"prompt": prompt}, kind="completion", stream=False, trace=NO_TRACE, priority=0)
     assert fields == {
         "request_id": "req-1",
         "trace_id": "req-1",

@@ -11,6 +11,7 @@ import pytest
 from sagellm_control.wire.engine import EngineRole
 from sagellm_control.wire.registration import Registration
 from sagellm_control.wire.states import Stage
+from sagellm_control.wire.trace_context import NO_TRACE
 from sagellm_workers.adapters.base import EngineAdapter, EngineBroken, EngineCall, EngineFacts, ModelFacts
 from sagellm_workers.attempts.prefill_decode import (
     REMOTE_DECODE,
@@ -44,7 +45,7 @@ OPENAI = cast(EngineAdapter, Wire("openai"))
 
 
 def call(**fields: Any) -> EngineCall:
-    return EngineCall("r", None, None, "chat", True, orjson.dumps(BODY | fields), 2)
+    return EngineCall("r", NO_TRACE, "chat", True, orjson.dumps(BODY | fields), 2)
 
 
 def staged(stage: Stage, transfer: bytes = b"", *, age_ms: float = 0.0, kind: str = "vllm", **fields: Any) -> Any:

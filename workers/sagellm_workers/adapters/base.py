@@ -18,6 +18,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from sagellm_control.wire.trace_context import TraceContext
+
 
 class EngineError(Exception):
     """The exchange with the engine failed; the text names the engine."""
@@ -58,8 +60,7 @@ class EngineCall:
     """One attempt of one request."""
 
     request_id: str
-    trace_id: str | None
-    traceparent: str | None  # W3C's, and behind a space its tracestate, if there is one
+    trace: TraceContext
     kind: str  # "chat" | "completion" | "embedding"
     stream: bool
     body: bytes  # the client's OpenAI JSON, unchanged

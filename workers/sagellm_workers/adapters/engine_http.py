@@ -16,8 +16,6 @@ from typing import Any, TypedDict, Unpack
 import httpx
 import orjson
 
-from sagellm_control.wire.trace_context import split_context
-
 from ..http.transport import FIRST_BYTE_EXTENSION, RequestBody
 from .base import (
     EngineBroken,
@@ -115,12 +113,12 @@ class EngineHttp:
         request = httpx.Request(
             "POST", address, headers=prepared, stream=RequestBody(body), extensions=self._extensions
         )
-        traceparent, tracestate = split_context(call.traceparent or "")
+        trace = call.trace
         for name, value in (
             ("X-Request-ID", call.request_id),
-            ("X-Trace-ID", call.trace_id),
-            ("traceparent", traceparent),
-            ("tracestate", tracestate),
+            ("X-Trace-ID", trace.trace_id),
+            ("traceparent", trace.traceparent),
+            ("tracestate", trace.tracestate),
         ):
             # Ids come from clients: one that could not stand in a header, or would end it, is not passed on.
             if value and value.isascii() and value.isprintable():

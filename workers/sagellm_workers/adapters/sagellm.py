@@ -98,8 +98,8 @@ class SageLLMAdapter:
     async def run(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
         if call.kind not in PATHS:
             raise ValueError(f"kind {call.kind!r} is none of {', '.join(PATHS)}")
-        if not call.trace_id:
-            call = replace(call, trace_id=call.request_id)  # this wire wants one always, in the header and in the body
+        if not call.trace.trace_id:  # this wire wants one always, in the header and in the body
+            call = replace(call, trace=replace(call.trace, trace_id=call.request_id))
         address = self._passed_through.get(call.kind)
         if address is not None:
             async with self._http.post(address, call, call.body) as response:

@@ -45,7 +45,7 @@ def to_sagellm(call: EngineCall, fields: dict[str, Any]) -> bytes:
     """The body to send. Raises Untranslatable."""
     sent = dict(fields)
     sent["request_id"] = call.request_id
-    sent["trace_id"] = call.trace_id or call.request_id
+    sent["trace_id"] = call.trace.trace_id or call.request_id
     sent.setdefault("model", "")
     if call.kind == "embedding":
         sent["texts"] = _texts(sent.pop("input", None))

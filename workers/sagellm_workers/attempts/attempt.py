@@ -172,8 +172,7 @@ class Attempt:
             body = takeover.body
         call = EngineCall(
             request_id=a.request_id,
-            trace_id=a.trace_id or None,
-            traceparent=a.traceparent or None,
+            trace=a.trace,
             kind=a.kind,
             stream=a.stream,
             body=body,

@@ -73,8 +73,7 @@ class Prompt:
             prompt_tokens=int(tokens or 0),
             max_tokens=1,
             timeout_ms=max(1, int(left_ms)) if a.timeout_at_ms else 0,
-            trace_id=a.trace_id,
-            traceparent=a.traceparent,
+            trace=a.trace,
             stage=Stage.PREFILL,
         )
         what = f"request {a.request_id}"

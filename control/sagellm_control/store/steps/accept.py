@@ -9,6 +9,7 @@ from operator import attrgetter
 
 from ...wire.request import WIRE_VERSION, NewRequest
 from ...wire.states import Reason, RequestState
+from ...wire.trace_context import NO_TRACE
 from ..connect import Store
 from ..script import Argument, Script
 from .admit import INLINE_BODY_BYTES, PLAIN, Rules
@@ -195,8 +196,6 @@ async def accept_batch(
 _OPTIONAL = (
     "tenant",
     "model",
-    "trace_id",
-    "traceparent",
     "timeout_ms",
     "slo_ms",
     "tpot_slo_ms",
@@ -216,6 +215,8 @@ def _optional_fields(request: NewRequest) -> list[Argument]:
     for name, value in zip(_OPTIONAL, _optional_values(request), strict=True):
         if value:
             fields += (name, value)
+    if request.trace is not NO_TRACE and (trace := request.trace.encode()):
+        fields += ("trace", trace)
     if request.stream:
         fields += ("stream", 1)
         if request.continuable:

@@ -148,24 +148,24 @@ end
 -- What is read of a record, in one go. (A field that is not there costs more than one that is: the record is searched
 -- to its end. So what only those have that have been ranked, or on an engine, is read where there can be such.)
 local QUEUED = {'state', 'entry', 'arrived_ms', 'timeout_ms', 'priority', 'attempt', 'kind', 'stream', 'tenant',
-  'trace_id', 'traceparent', 'stage', 'prefix'}
+  'trace', 'stage', 'prefix'}
 local ANY = {'state', 'entry', 'arrived_ms', 'timeout_ms', 'priority', 'attempt', 'kind', 'stream', 'tenant',
-  'trace_id', 'traceparent', 'stage', 'prefix', 'rank', 'start', 'charge', 'late', 'after'}
+  'trace', 'stage', 'prefix', 'rank', 'start', 'charge', 'late', 'after'}
 
 -- (What somebody has made into another type is none, so that it does not stop the others of this call.)
 -- By number, in the order of the names above: a loop over them would run for each request.
 local function read_fields(record, names)
   local r = redis.pcall('HMGET', record, unpack(names))
   return {state = r[1], entry = r[2], arrived_ms = r[3], timeout_at = timeout_at(r[3], r[4]), priority = r[5],
-    attempt = math.floor(number(r[6], 0)), kind = r[7], stream = r[8], tenant = r[9], trace_id = r[10],
-    traceparent = r[11], stage = r[12], prefix = r[13]}, r
+    attempt = math.floor(number(r[6], 0)), kind = r[7], stream = r[8], tenant = r[9], trace = r[10],
+    stage = r[11], prefix = r[12]}, r
 end
 
 local function read_queued(record) return (read_fields(record, QUEUED)) end
 
 local function read_record(record)
   local known, r = read_fields(record, ANY)
-  known.rank, known.start, known.charge, known.late, known.after = r[14], number(r[15]) and r[15], r[16], r[17], r[18]
+  known.rank, known.start, known.charge, known.late, known.after = r[13], number(r[14]) and r[14], r[15], r[16], r[17]
   return known
 end
 
@@ -233,8 +233,7 @@ local function assign_to(id, record, body, known, engine, rank, kv, uncached, ra
   add('stream', known.stream)
   add('timeout_at_ms', known.timeout_at and ms(known.timeout_at))
   add('tenant', known.tenant)
-  add('trace_id', known.trace_id)
-  add('traceparent', known.traceparent)
+  add('trace', known.trace)
   add('after', known.after)
   if tonumber(uncached) > 0 then add('uncached_tokens', uncached) end
   if known.stage then
