@@ -119,17 +119,14 @@ class TcpProxy:
             at_end.callback(server.transport.abort)
             link = Link(client, server, lost=self._loses)
             self.links.add(link)
+            at_end.callback(self.links.discard, link)
             ways = [
                 asyncio.create_task(self._pass_on(link, reader, server, from_client=True)),
                 asyncio.create_task(self._pass_on(link, from_server, client, from_client=False)),
             ]
-            try:
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for way in ways:
-                    way.cancel()
-                await asyncio.wait(ways)
-                self.links.discard(link)
+            for way in ways:
+                at_end.callback(way.cancel)
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
 
     async def _pass_on(
         self, link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, from_client: bool
