@@ -12,7 +12,7 @@ from sagellm_control.wire.states import RequestState
 
 from ..waiting import wait_until
 from .asking import CHAT_PATH, error_of, expected_text, post_chat
-from .conftest import SimulatedEngine, StartEcho, StartEngine, StartSystem
+from .conftest import ENDLESS, SimulatedEngine, StartEcho, StartEngine, StartSystem
 from .in_process import InProcessSystem
 
 
@@ -124,6 +124,40 @@ async def test_one_of_two_may_leave(start_engine: StartEngine, start_system: Sta
     async with asyncio.timeout(10):
         assert expected_text("hello", 30).encode() in await stays
     assert (await engine.state())["total_requests"] == 1
+
+
+async def test_a_retry_that_waits_for_less_ends_nobody_elses_answer(
+    start_engine: StartEngine, start_system: StartSystem
+) -> None:
+    engine = await start_engine(tpot_ms=60)
+    system = await start_system(engine, gateways=2)
+    key = {"Idempotency-Key": "shared"}
+    asking = asyncio.create_task(_told(system, key | {"X-Request-Timeout-Ms": "60000"}, 0))
+    await system.until(idempotent_id("", "shared"), RequestState.RUNNING)
+    status, text = await _told(system, key | {"X-Request-Timeout-Ms": "200"}, 1)
+    assert status == 504
+    assert "the request itself goes on. X-Request-Timeout-Ms is 200." in text
+    status, text = await asking
+    assert status == 200
+    assert expected_text("hello", 60) in text
+
+
+async def test_a_retry_is_told_the_limit_of_the_request(start_engine: StartEngine, start_system: StartSystem) -> None:
+    system = await start_system(await start_engine(**ENDLESS), gateways=2)
+    key = {"Idempotency-Key": "shared"}
+    asking = asyncio.create_task(_told(system, key | {"X-Request-Timeout-Ms": "1500"}, 0))
+    await system.until(idempotent_id("", "shared"), RequestState.RUNNING)
+    status, text = await _told(system, key | {"X-Request-Timeout-Ms": "60000"}, 1)
+    assert status == 504
+    assert "The limit was 1500 ms." in text
+    status, text = await asking
+    assert status == 504
+    assert "X-Request-Timeout-Ms is 1500." in text
+
+
+async def _told(system: InProcessSystem, headers: dict[str, str], gateway: int) -> tuple[int, str]:
+    async with asyncio.timeout(20), post_chat(system, headers, gateway, max_tokens=60) as response:
+        return response.status, await response.text()
 
 
 async def _open_requests(system: InProcessSystem, count: int) -> bool:

@@ -27,6 +27,7 @@ from .errors import (
 )
 from .event_ids import EventNumbering
 from .metrics import WAIT_ERROR
+from .patience import Patience
 from .queue_position import queue_position
 from .rate_limits import rate_limits
 
@@ -53,22 +54,18 @@ class AnswerWriter:
         request: web.Request,
         closing: Closing,
         *,
-        deadline: float,
+        patience: Patience,
         keepalive_s: float,
         headers: dict[str, str],
-        limits: Callable[[], Limits],
         numbering: EventNumbering | None = None,
     ) -> None:
         self._queue = queue
         self._answer = answer
         self._request = request
         self._closing = closing
-        self._deadline = deadline
-        """On the monotonic clock."""
+        self._patience = patience
         self._keepalive_s = keepalive_s
         self._headers = headers
-        self._limits = limits
-        """Asked where one of them may have ended the request."""
         self._numbering = numbering
         """None: events leave as the engine wrote them."""
         self.first_byte_at: float | None = None
@@ -97,7 +94,7 @@ class AnswerWriter:
         self._ends(ending)
         if not stream.prepared and not _is_stream(ending) and not always:
             return self._whole(ending, b"")
-        piece = self._numbered(end, _last_piece(ending, self._limits))
+        piece = self._numbered(end, _last_piece(ending, self._patience.limits))
         if not stream.prepared:
             if always and not piece:
                 return self._nothing_left()
@@ -173,18 +170,23 @@ class AnswerWriter:
             self._answers()
 
     async def _next(self) -> Event | None:
-        left = self._deadline - time.monotonic()
+        until = self._patience.until
+        left = until - time.monotonic()
         if left > 0:
             event = await self._answer.next(min(self._keepalive_s, left))
-            if event is not None or time.monotonic() < self._deadline:
+            if event is not None or time.monotonic() < until:
                 return event
-        with contextlib.suppress(RedisError, OSError):
-            # While Redis is away nobody can be told; whoever has the request minds its timeout as well.
-            await self._queue.cancel(self._answer.request_id, Outcome.EXPIRED, pool=self._answer.pool)
-        event = await self._answer.next(EXPIRE_GRACE_S)
-        if event is not None:
-            return event
-        timed_out = Ending(Outcome.EXPIRED, status=504, code=DEADLINE_EXCEEDED, message="The request's timeout passed.")
+        message = "The request's timeout passed."
+        if self._patience.ends_request:
+            with contextlib.suppress(RedisError, OSError):
+                # While Redis is away nobody can be told; whoever has the request minds its timeout as well.
+                await self._queue.cancel(self._answer.request_id, Outcome.EXPIRED, pool=self._answer.pool)
+            event = await self._answer.next(EXPIRE_GRACE_S)
+            if event is not None:
+                return event
+        else:
+            message = "The time passed for which this retry was to wait; the request itself goes on."
+        timed_out = Ending(Outcome.EXPIRED, status=504, code=DEADLINE_EXCEEDED, message=message)
         return Event(self._answer.request_id, 0, 0, END, timed_out.encode())
 
     def _nothing_left(self) -> web.Response:
@@ -220,7 +222,7 @@ class AnswerWriter:
                 headers["Retry-After"] = str(max(1, round(ending.retry_after_s)))
             headers["Content-Type"] = ending.content_type
             return web.Response(status=ending.status, body=before + ending.body, headers=headers)
-        error = from_ending(ending, self._limits())
+        error = from_ending(ending, self._patience.limits())
         if error.status in COME_BACK and error.retry_after_s is None:
             # Whoever ended it knows nothing of the rate at which the pool drains.
             error.retry_after_s = self._queue.pools.retry_after_s(self._answer.pool)

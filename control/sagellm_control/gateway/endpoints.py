@@ -23,6 +23,7 @@ from .api_keys import ApiKeys, Caller
 from .closing import Closing
 from .errors import GATEWAY_STOPPING, ApiError, Limits, from_queue, unavailable
 from .event_ids import EventNumbering
+from .patience import Patience, patience_of_retry
 from .rate_limits import rate_limits, rate_limits_when_full
 from .request_body import RequestBody, read_body
 from .request_headers import RequestHeaders, idempotent_id, read_headers
@@ -211,17 +212,19 @@ class OpenAIEndpoints:
         if wanted.priority != headers.priority:
             echoed["X-Request-Priority-Asked"] = headers.priority.name
         echoed |= rate_limits(self._queue.pools, self._queue.limits, submission.pool)
+        patience = Patience(began + self._timeout_s(headers), partial(self._limits, wanted))
         try:
             async with self._queue.answer(submission.request_id, pool=submission.pool) as answer:
+                if submission.existed:
+                    patience = await patience_of_retry(self._queue.store, submission, patience)
                 writer = AnswerWriter(
                     self._queue,
                     answer,
                     request,
                     self.closing,
-                    deadline=began + self._timeout_s(wanted.headers),
+                    patience=patience,
                     keepalive_s=self._settings.keepalive_s,
                     headers=echoed,
-                    limits=partial(self._limits, wanted),
                     numbering=EventNumbering() if wanted.headers.event_ids else None,
                 )
                 response = await (writer.write_stream() if wanted.body.stream else writer.write_whole())

@@ -6,9 +6,6 @@ Any gateway answers for any request, as all of it is in Redis.
 from __future__ import annotations
 
 import asyncio
-import math
-import time
-from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -25,13 +22,11 @@ from .answering import AnswerWriter
 from .endpoints import OpenAIEndpoints
 from .errors import bad_request, unknown_request
 from .event_ids import EventId, EventNumbering
+from .patience import patience_by_record
 from .queue_position import QueuePosition, queue_position
 from .settings import GatewaySettings
-from .time_limits import limits_of_record
 
 LAST_EVENT_ID = "Last-Event-ID"
-LEAST_WAIT_S = 1.0
-"""One whose timeout has just passed is given so long to end by itself."""
 TIMES = ("arrived_ms", "assigned_ms", "started_ms", "finished_ms")
 
 
@@ -107,10 +102,9 @@ class RequestEndpoints:
                     answer,
                     request,
                     self._openai.closing,
-                    deadline=_deadline(view),
+                    patience=patience_by_record(view),
                     keepalive_s=self._settings.keepalive_s,
                     headers={"X-Request-ID": view.request_id},
-                    limits=partial(limits_of_record, view.fields),
                     numbering=EventNumbering(after),
                 )
                 response = await (writer.write_stream(always=True) if stream else writer.write_whole())
@@ -137,14 +131,6 @@ class RequestEndpoints:
                 return view
         # Another tenant's is not told from one that does not exist.
         raise unknown_request(request_id)
-
-
-def _deadline(view: RequestView) -> float:
-    """On the monotonic clock: when the request's own timeout passes."""
-    timeout_ms = float(view.fields.get("timeout_ms") or 0)
-    if not timeout_ms or view.state is RequestState.FINISHED:
-        return math.inf
-    return time.monotonic() + max(LEAST_WAIT_S, timeout_ms / 1000 - view.age_s)
 
 
 def _shown(view: RequestView, place: QueuePosition | None) -> dict[str, Any]:
