@@ -25,7 +25,9 @@ PREFIX = "sagellm_control_"
 PAGE = (ROOT / "docs/metrics.md").read_text()
 GROUPS = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"]
 RULES = [rule for group in GROUPS for rule in group["rules"]]
-CODES = set(re.findall(r"`(\w+)`", (ROOT / "docs/http.md").read_text())) | set(map(str, Outcome))
+ENDED = {"overloaded", "displaced", "queue_ttl_exceeded", "deadline_exceeded", "poison_request", "engine_error"}
+"""Codes with which only requests end that were taken: those are counted by their outcome."""
+CODES = (set(re.findall(r"`(\w+)`", (ROOT / "docs/http.md").read_text())) - ENDED) | set(map(str, Outcome))
 
 
 class OnePool(Pools):
