@@ -104,6 +104,19 @@ async def test_a_pool_that_gave_up_a_request_is_known_for_another_week(pool: Poo
     assert not await pool.store.commands.exists(pool.keys.dead)
 
 
+async def test_names_that_a_removal_had_to_leave(pool: PoolDriver) -> None:
+    await pool.engine("e1", models=(pool.name, "lora"))
+    await pool.engine("e2", models=(pool.name,))
+    await hold_for_pools(pool.store)
+    await gone(pool)
+    assert await remove_engine(pool.store, pool.name, "e1") == "forgotten"
+    await DepartureKeeper(pool.store, pool.name).look()
+    assert set(await model_index(pool.store)) == {pool.name, "lora"}, "an engine may be started for it"
+    await pool.store.commands.delete(pool.keys.holding)  # it has expired
+    await DepartureKeeper(pool.store, pool.name).look()
+    assert set(await model_index(pool.store)) == {pool.name}
+
+
 async def test_an_engine_that_was_stopped_today_is_still_shown(pool: PoolDriver) -> None:
     await pool.engine()
     await retire_engine(pool.store, pool.name, "e1", "w-e1", EngineState.STOPPED, "")

@@ -36,8 +36,21 @@ async def test_what_nobody_can_read_is_buried_and_counted(pool: PoolDriver, monk
     assert (await pool.counters())["garbage"] == 1
     assert await pool.waiting_ids() == ["a"]
     assert await pool.store.commands.xlen(pool.keys.intake[2]) == 0
-    assert sample("sagellm_control_keeper_repairs_total", pool=pool.name, kind="unknown_pool") == 1
+    assert _repairs(pool) == 1
     assert await model_index(pool.store) == {}, "nobody is offered a model that no engine has"
+
+
+async def test_the_repair_is_told_of_from_0_on(pool: PoolDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else Prometheus sees no increase."""
+    begun = list[tuple[str, float]]()
+    monkeypatch.setattr(unknown_pools.metrics, "begin", lambda name: begun.append((name, _repairs(pool))))
+    await pool.accept("a")
+    await look_at_all(pool)
+    assert (begun, _repairs(pool)) == ([(pool.name, 0.0)], 1)
+
+
+def _repairs(pool: PoolDriver) -> float:
+    return sample("sagellm_control_keeper_repairs_total", pool=pool.name, kind="unknown_pool")
 
 
 async def test_a_look_is_one_page_and_the_next_goes_on_behind_it(

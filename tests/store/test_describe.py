@@ -42,6 +42,14 @@ async def test_an_engine_may_change_its_word(pool: PoolDriver, now: str) -> None
     assert await cards(pool) == ({"lora": now} if now else {})
 
 
+async def test_an_engine_that_has_a_model_no_more_has_no_word_of_it(pool: PoolDriver) -> None:
+    first = await engine(pool, "e1", lora='{"n":1}')
+    second = await engine(pool, "e2", lora='{"n":2}')
+    await describe(pool.store, replace(first, models=(pool.name,), cards=()), ["lora"])
+    await describe(pool.store, second)
+    assert await cards(pool) == {"lora": '{"n":2}'}
+
+
 async def test_it_goes_with_the_name_and_with_the_pool(pool: PoolDriver) -> None:
     row = await engine(pool, "e1", lora='{"n":1}', **{pool.name: '{"n":2}'})
     await retire_engine(pool.store, pool.name, "e1", row.worker, EngineState.STOPPED, "")

@@ -162,8 +162,8 @@ async def test_the_names_that_it_alone_answered_to_go_with_it(pool: PoolDriver) 
     assert await list_pools(pool.store) == [pool.name], "what it holds is still found"
 
 
-async def test_a_registered_engine_keeps_the_names(pool: PoolDriver) -> None:
-    await pool.engine()
+async def test_a_registered_engine_keeps_the_pools_name(pool: PoolDriver) -> None:
+    await pool.engine(models=(pool.name, "lora"))
     await register(pool.store, Registration("e2", pool.name, "127.0.0.1", 1))
     await retire(pool, "w-e1")
     assert await remove_engine(pool.store, pool.name, "e1") == "forgotten"

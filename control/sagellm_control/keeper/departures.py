@@ -8,7 +8,7 @@ import logging
 from ..store.connect import Store
 from ..store.inspect import engine_rows
 from ..store.steps.engines import remove_engine
-from ..store.steps.pools import forget_pool
+from ..store.steps.pools import forget_pool, withdraw_removed
 from ..store.steps.take import gone_consumers, leave
 from ..store.trouble import log_trouble
 from ..wire.keys import read_name
@@ -38,7 +38,8 @@ class DepartureKeeper:
                 log_trouble(log, f"pool {self.pool}: cannot look for departed engines", error)
 
     async def look(self) -> None:
-        """Forget schedulers long gone, every engine whose row has expired, and the pool if that was its last."""
+        """Forget schedulers long gone, every engine whose row has expired, the names that went with such engines, and
+        the pool if that was its last."""
         keys = self.store.keys.pool(self.pool)
         for consumer in await gone_consumers(self.store, keys, idle_ms=CONSUMER_KEPT_MS):
             await leave(self.store, keys, consumer)
@@ -48,5 +49,7 @@ class DepartureKeeper:
         for engine in set(engines) - known:
             if await remove_engine(self.store, self.pool, engine) == "forgotten":
                 log.info("pool %s: engine %r is forgotten", self.pool, engine)
+        # Also those that a removal could not withdraw, or had no time to.
+        await withdraw_removed(self.store, self.pool)
         if not known and await forget_pool(self.store, self.pool):
             log.info("pool %s is forgotten: it has neither engines nor requests", self.pool)

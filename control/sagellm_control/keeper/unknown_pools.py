@@ -57,6 +57,7 @@ class UnknownPoolKeeper:
                     found.add(pool)
         unknown = sorted(found.difference(await list_pools(self.store))) if found else []
         for pool in unknown:
+            metrics.begin(pool)
             await self.store.commands.sadd(keys.pools(), pool)
             metrics.REPAIRS.labels(pool, Repair.UNKNOWN_POOL).inc()
             log.warning("pool %s: it has arrivals, and no engine was ever registered for it", pool)

@@ -115,9 +115,10 @@ class EngineSession:
             row = lease.row
             try:
                 await announce(self._store, row)
-                if row.cards != announced.cards or looks % DESCRIBE_EVERY == 0:
-                    await describe(self._store, row)
-                if gone := set(announced.models) - set(row.models):
+                gone = set(announced.models) - set(row.models)
+                if gone or row.cards != announced.cards or looks % DESCRIBE_EVERY == 0:
+                    await describe(self._store, row, gone)
+                if gone:
                     await lease.reported()
                     await withdraw(self._store, row.pool, gone)
                 announced = row
@@ -164,7 +165,7 @@ class EngineSession:
         reader.on_ended, health.on_gone = health.attempt_ended, reader.leave_engine
         outbox.pause, outbox.confirm = health.pause, health.confirm
         ready = metrics.ENGINE_READY.labels(row.pool, row.engine_id)
-        ready.set_function(lambda: lease.row.state is EngineState.READY)
+        ready.set_function(lambda: lease.ready)
         self._parts = (lease, reader, health)
         self.take_over(self._adapter, self._row)  # it may have changed while it was registered
         try:

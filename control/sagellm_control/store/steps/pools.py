@@ -24,12 +24,16 @@ async def announce(store: Store, row: EngineRow) -> None:
     await _ANNOUNCE(store, [store.keys.models()], [row.pool, *dict.fromkeys((row.pool, *row.models))])
 
 
-async def describe(store: Store, row: EngineRow) -> None:
+async def describe(store: Store, row: EngineRow, dropped: Collection[str] = ()) -> None:
     """Have what the engine says of its models shown, if no other engine that is held says something of them. To be
-    repeated: it may be forgotten, and that other engine may go."""
+    repeated: it may be forgotten, and that other engine may go.
+
+    Args:
+        dropped: models that it has no more, so that others may say what they are.
+    """
     keys, cards = store.keys.pool(row.pool), dict(row.cards)
     arguments: list[Argument] = [row.engine_id]
-    for name in dict.fromkeys((row.pool, *row.models)):
+    for name in dict.fromkeys((row.pool, *row.models, *dropped)):
         arguments += (name, cards.get(name, ""))
     await _DESCRIBE(store, [keys.cards, keys.leases], arguments)
 
@@ -45,13 +49,16 @@ async def withdraw(store: Store, pool: str, names: Collection[str]) -> None:
 
 
 async def withdraw_removed(store: Store, pool: str) -> None:
-    """The same of all names, after an engine was removed: those that no engine has answered to that is left, whether or
-    not it does so now. One that is registered, or may be started for requests that are held, keeps them."""
+    """The same of all names, where an engine was removed: those that no engine has answered to that is left, whether or
+    not it does so now. One that is registered keeps the pool's own; all are kept where engines may be started for
+    requests that are held."""
     keys = store.keys.pool(pool)
-    if await store.commands.exists(keys.registrations, keys.holding):
+    if await store.commands.exists(keys.holding):
         return
     engines = [read_name(name) for name in await store.commands.smembers(keys.engines)]
     known = {name for row in await engine_rows(store, pool, engines) for name in (pool, *row.models)}
+    if await store.commands.exists(keys.registrations):
+        known.add(pool)
     await _forget_names(store, pool, [name for name in await _names_of(store, pool) if name not in known])
 
 
