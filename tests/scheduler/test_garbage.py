@@ -9,6 +9,7 @@ import pytest
 
 from sagellm_control.store.steps.engines import renew_engine
 from sagellm_control.wire.priority import RequestPriority
+from sagellm_control.wire.states import Outcome
 
 from ..pool_driver import LEASE_MS, PoolDriver
 from ..waiting import wait_until
@@ -73,6 +74,17 @@ async def test_garbage_is_buried_and_blocks_nothing(pool: PoolDriver, name: str,
     assert metric(pool, "admitted", result="dead") == 1
     assert await pool.record("real") == before
     assert await pool.store.commands.exists(pool.keys.body("real"))
+
+
+async def test_who_asked_for_a_model_that_is_gone_is_told_so(pool: PoolDriver) -> None:
+    """Its gateway knew the model when it took the request."""
+    await pool.engine()
+    await pool.accept("late", model="removed")
+    async with schedulers(pool):
+        await wait_until(pool.dead)
+    ending = await pool.ending("late")
+    assert (ending.outcome, ending.status, ending.code) == (Outcome.DEAD, 404, "model_not_found")
+    assert "'removed'" in ending.message
 
 
 async def test_garbage_among_good_ones_in_one_batch(pool: PoolDriver) -> None:

@@ -48,6 +48,11 @@ class AfterAdmission:
     """When the first of those that have to wait may do so no longer, or earlier."""
 
 
+class _ModelNotFound(BadEntry):
+    # Also of one that its gateway still knew when it took the request, and that nobody serves any more.
+    pass
+
+
 class ArrivalDesk:
     """Arrivals of one pool, batch by batch."""
 
@@ -75,7 +80,10 @@ class ArrivalDesk:
                 request_id = entry.fields.get("id", "")
                 # A text that is no id is not used as one: it could name a key that is something else.
                 request_id = request_id if is_request_id(request_id) else "unreadable"
-                batch.admissions.append(Admission(entry.level, entry.entry_id, request_id, dead_reason=str(bad)))
+                dead = Admission(entry.level, entry.entry_id, request_id, dead_reason=str(bad))
+                if isinstance(bad, _ModelNotFound):
+                    dead.dead_status, dead.dead_code = 404, "model_not_found"
+                batch.admissions.append(dead)
                 batch.choices.append(None)
         # From here on nothing waits: a policy that changes meanwhile would mix two orders in one batch.
         batch.rules = self._proposer.rules()
@@ -124,7 +132,7 @@ class ArrivalDesk:
 
     async def _find_engine(self, model: str, batch_began: float) -> None:
         if not await serves(self._store, self._pool, model):
-            raise BadEntry(f"no engine of this pool serves the model {model[:80]!r}")
+            raise _ModelNotFound(f"no engine of this pool serves the model {model[:80]!r}")
         if self._watch.rows_read_at < batch_began:
             # An engine may have learned it since its row was read.
             await self._watch.read(all_rows=True)

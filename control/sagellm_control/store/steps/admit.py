@@ -53,7 +53,10 @@ class Admission:
     engine: str | None = None
     """Where it goes if it is its turn at once."""
     dead_reason: str = ""
-    """Why it cannot be read; empty: it can."""
+    """Why it cannot be served at all; empty: it can."""
+    dead_status: int = 500
+    dead_code: str = "unreadable_request"
+    """What its client is told beside the reason."""
     kv_tokens: int = 0
     """What it will hold in a KV cache."""
     uncached_tokens: int = 0
@@ -107,7 +110,7 @@ async def admit(
             write_charge(a.charge) if a.charge else "",
             a.wait_ms,
             a.dead_reason,
-            _dead_payload(a.dead_reason) if a.dead_reason else b"",
+            _dead_payload(a) if a.dead_reason else b"",
         )
     async with turn or nullcontext():
         answer = await _SCRIPT(store, names, arguments)
@@ -119,5 +122,5 @@ async def admit(
     return Admitted([result.decode() for result in results], read_room_after(engines, room), left)
 
 
-def _dead_payload(reason: str) -> bytes:
-    return Ending(Outcome.DEAD, status=500, code="unreadable_request", message=reason).encode()
+def _dead_payload(a: Admission) -> bytes:
+    return Ending(Outcome.DEAD, status=a.dead_status, code=a.dead_code, message=a.dead_reason).encode()
