@@ -10,8 +10,10 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
 from sagellm_control.scheduler.order import DEFAULT_ORDER
+from sagellm_control.store.steps.engines import drain_engine
 from sagellm_control.wire.states import RequestState
 
+from ..samples import sample
 from ..waiting import wait_until
 from .asking import CHAT_PATH, chat
 from .conftest import StartEngine, StartSystem
@@ -39,6 +41,15 @@ class _Scrape:
         found = [s.value for s in self.samples if s.name == name and s.labels.items() >= labels.items()]
         assert len(found) <= 1, f"{name} {labels} is ambiguous"
         return found[0] if found else 0.0
+
+
+async def test_an_engine_that_was_drained_is_not_ready(start_engine: StartEngine, start_system: StartSystem) -> None:
+    system = await start_system(await start_engine(), worker_lease_s=1)
+    (view,) = await system.engine_views()
+    labels = {"pool": view.pool, "engine": view.engine_id}
+    for drain in (True, False):
+        await drain_engine(system.store, view.pool, view.engine_id, drain=drain)
+        await wait_until(lambda drain=drain: sample("sagellm_control_engine_ready", **labels) == (not drain))
 
 
 async def _scrape(system: InProcessSystem) -> _Scrape:

@@ -290,4 +290,6 @@ class Attempt:
     def _seconds_left(self) -> float | None:
         if not self.assignment.timeout_at_ms:
             return None
-        return max(0.0, (self.assignment.timeout_at_ms - self.assignment.assigned_ms) / 1000)
+        # From the server's assignment on by this clock: the way here is too short to matter.
+        left_ms = self.assignment.timeout_at_ms - self.assignment.assigned_ms - self.held_ms
+        return max(0.0, left_ms / 1000)

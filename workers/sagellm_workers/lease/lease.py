@@ -52,6 +52,13 @@ class Lease:
         self.renewed_at = time.monotonic()
         """When the last renewal that got through was asked for (monotonic). The stand-in reads and writes it too."""
         self.row = row
+        self.drained = False
+        """Somebody has asked for the engine to be drained, as the last renewal told."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether schedulers may give the engine requests."""
+        return self.row.state is EngineState.READY and not self.drained
 
     @property
     def held(self) -> int:
@@ -119,6 +126,7 @@ class Lease:
         if renewal is None:
             raise LeaseLost(row.engine_id)
         self.renewed_at = began
+        self.drained = renewal.draining
         if row is self.row:
             self._facts_changed = False
             self._reported.set()
