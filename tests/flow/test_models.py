@@ -108,6 +108,12 @@ async def test_a_model_whose_last_engine_is_removed_is_unknown(engine: EchoEngin
         async with system.session.post(system.url + CHAT_PATH, json=body, headers=headers) as response:
             assert response.status == 200
     assert (await refusal())[:2] == (503, "no_engine"), "it is down, and may come back"
+
+    async def is_down() -> bool:
+        async with system.session.get(system.url + "/v1/models/lora") as response:
+            return response.status == 503 and (await error_of(response))["code"] == "no_engine"
+
+    await wait_until(is_down, what="the gateway has seen that")
     (view,) = await system.engine_views()
     assert await remove_engine(system.store, view.pool, view.engine_id) == "forgotten"
 

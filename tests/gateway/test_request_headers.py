@@ -164,6 +164,14 @@ def test_tracestate_is_read_with_a_traceparent_alone() -> None:
     assert _read(tracestate="a=1") == RequestHeaders()
 
 
+def test_several_traceparents_are_none() -> None:
+    other = TRACEPARENT.replace("-01", "-00")
+    sent = [("traceparent", TRACEPARENT), ("traceparent", other), ("tracestate", "a=1")]
+    assert read_headers(CIMultiDictProxy(CIMultiDict(sent))).trace == NO_TRACE
+    sent[1] = sent[0]
+    assert read_headers(CIMultiDictProxy(CIMultiDict(sent))).trace.tracestate == "a=1"
+
+
 def test_several_tracestates_are_one_list() -> None:
     sent = [("traceparent", TRACEPARENT), ("tracestate", "a=1 ,b=2"), ("tracestate", "c=3")]
     assert read_headers(CIMultiDictProxy(CIMultiDict(sent))).trace.tracestate == "a=1,b=2,c=3"

@@ -52,13 +52,15 @@ class AdminEndpoints:
         return web.json_response({"status": "ok", **settings, "pools": pools, "epochs": epochs})
 
     async def metrics(self, request: web.Request) -> web.Response:
-        """Each pool: what waits, its engines, its counters, the rate at which it drains, and its policy."""
+        """Each pool: what waits, its engines, its counters, its policy, and how many requests a second leave it: of
+        late, and while others wait (0: none do)."""
         self._authorize(request)
-        await self._queue.pools.look()
-        pools = {
-            depth.pool: depth.model_dump(exclude={"pool"}) | {"drain_rate_per_s": self._queue.pools.rate(depth.pool)}
-            for depth in self._queue.pools.depths
-        }
+        known = self._queue.pools
+        await known.look()
+        pools: dict[str, Any] = {}
+        for depth in known.depths:
+            rates = {"requests_per_s": known.rate(depth.pool), "drain_rate_per_s": known.drain_rate(depth.pool)}
+            pools[depth.pool] = depth.model_dump(exclude={"pool"}) | rates
         return web.json_response({"pools": pools})
 
     async def _pools(self, model: object) -> list[str]:

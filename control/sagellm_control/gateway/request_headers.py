@@ -110,7 +110,8 @@ def read_headers(headers: CIMultiDictProxy[str]) -> RequestHeaders:
 
 def trace_context(headers: CIMultiDictProxy[str]) -> TraceContext:
     """W3C's, and the trace id in it; what is malformed is to be ignored, says W3C."""
-    traceparent, trace_id = read_traceparent(headers.get("traceparent", ""))
+    sent = set(headers.getall("traceparent", ()))
+    traceparent, trace_id = read_traceparent(sent.pop()) if len(sent) == 1 else ("", "")
     if not traceparent:
         return NO_TRACE
     return TraceContext(trace_id, traceparent, read_tracestate(headers.getall("tracestate", ())))

@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 
-from ..client.errors import QueueUnavailable, UnknownModel
+from ..client.errors import NoEngineReady, QueueUnavailable, UnknownModel
 from ..client.queue_client import QueueClient
 from .endpoints import OpenAIEndpoints
 from .errors import from_queue
@@ -46,7 +46,10 @@ class StatusEndpoints:
         self._openai.authenticate(request)
         name = request.match_info["model"]
         if name not in self._available():
-            raise from_queue(UnknownModel(name, list(self._queue.pools.models)))
+            pools = self._queue.pools
+            if pool := pools.models.get(name):
+                raise from_queue(NoEngineReady(name, pools.retry_after_s(pool)))
+            raise from_queue(UnknownModel(name, list(pools.models)))
         return web.json_response(self._shown(name), headers=returned_ids(request))
 
     def _available(self) -> list[str]:
