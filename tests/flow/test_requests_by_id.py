@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import orjson
@@ -106,3 +107,13 @@ async def test_a_whole_answer_as_events_and_an_error_as_an_event(system: InProce
     assert [value for _, value in await events(system, request_id)] == [answer]
     async with system.session.get(requests(system, request_id, "/result")) as response:
         assert (response.status, await response.json()) == (400, answer)
+
+
+async def test_a_result_whose_output_is_gone_is_unknown(system: InProcessSystem) -> None:
+    """Both expire at once, and not both are gone when one is."""
+    request_id, _ = await ask(system, tokens=2)
+    await system.until_outcome(request_id)
+    keys = system.store.keys.pool(MODEL)
+    await system.store.commands.delete(keys.output(request_id))
+    async with asyncio.timeout(20), system.session.get(requests(system, request_id, "/result")) as response:
+        assert (response.status, (await error_of(response))["code"]) == (404, "request_not_found")

@@ -82,9 +82,17 @@ async def test_who_asked_for_a_model_that_is_gone_is_told_so(pool: PoolDriver) -
     await pool.accept("late", model="removed")
     async with schedulers(pool):
         await wait_until(pool.dead)
+    await pool.accept("again", model="removed", attempt=1000)  # its record was lost, and an attempt may have run
+    async with schedulers(pool):
+        await wait_until(lambda: _buried(pool, 2))
+    assert (await pool.events("again"))[-1].position > (1000, 0), "else whoever has read an attempt would not see it"
     ending = await pool.ending("late")
     assert (ending.outcome, ending.status, ending.code) == (Outcome.DEAD, 404, "model_not_found")
     assert "'removed'" in ending.message
+
+
+async def _buried(pool: PoolDriver, number: int) -> bool:
+    return len(await pool.dead()) == number
 
 
 async def test_garbage_among_good_ones_in_one_batch(pool: PoolDriver) -> None:

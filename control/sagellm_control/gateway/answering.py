@@ -12,6 +12,7 @@ from aiohttp import web
 from redis.exceptions import RedisError
 
 from ..client.answer import Answer
+from ..client.errors import UnknownRequest
 from ..client.queue_client import QueueClient
 from ..wire.event import CHUNK, END, EVENT_STREAM, Ending, Event
 from ..wire.states import Outcome
@@ -104,13 +105,19 @@ class AnswerWriter:
         return stream
 
     async def write_whole(self) -> web.StreamResponse:
-        """Wait for the end and answer with all of it."""
+        """Wait for the end and answer with all of it.
+
+        Raises:
+            UnknownRequest: it has ended, and what it gave is not kept any more.
+        """
         pieces: list[bytes] = []
         try:
             async with self._closing.endable():
                 end = await self._collect(pieces)
         except GatewayStopping:
             end = self._stop()
+        if end is None:
+            raise UnknownRequest(self._answer.request_id)
         ending = Ending.decode(end.payload)
         self._ends(ending)
         return self._whole(ending, b"".join(pieces))
@@ -136,13 +143,16 @@ class AnswerWriter:
                 with self._closing.spared(limit):
                     await stream.write(piece)
 
-    async def _collect(self, pieces: list[bytes]) -> Event:
-        """Keep all but the end, which is given back."""
+    async def _collect(self, pieces: list[bytes]) -> Event | None:
+        """Keep all but the end, which is given back; None: there is nothing more."""
         while True:
             event = await self._next()
-            if event is not None and event.type == CHUNK:
+            if event is None:
+                if self._answer.ended:
+                    return None
+            elif event.type == CHUNK:
                 pieces.append(event.payload)
-            elif event is not None and event.type == END:
+            elif event.type == END:
                 return event
 
     def _stop(self) -> Event:

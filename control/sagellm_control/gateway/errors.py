@@ -19,6 +19,7 @@ from ..client.errors import (
     RequestConflict,
     TooLate,
     UnknownModel,
+    UnknownRequest,
 )
 from ..wire.event import Ending
 from ..wire.states import Reason
@@ -159,6 +160,8 @@ def from_queue(error: QueueError) -> ApiError:
             return ApiError(429, str(error), code=error.reason, retry_after_s=error.retry_after_s)
         case TooLate():
             return ApiError(503, str(error), code=Reason.TOO_LATE, retry_after_s=error.retry_after_s)
+        case UnknownRequest():
+            return unknown_request(error.request_id)
         case RequestConflict():
             return ApiError(
                 409,

@@ -41,13 +41,18 @@ end
 -- What stands in the way of an arrival; nil: nothing does.
 local function dealt_with(a, known)
   local record, body, output = unpack(KEYS, request_keys + 3 * a.i - 2, request_keys + 3 * a.i)
+  local function end_it(outcome, payload)
+    leave_queue(now, known, body, KEYS[10], KEYS[12], KEYS[13])
+    -- One that was submitted again counts its attempts from further on.
+    local attempt, sequence = next_position(output, known.attempt)
+    end_request(now, record, body, output, counters, a.id, attempt, sequence, outcome, payload)
+  end
   -- Streams number their entries each on its own, so the stream has to be the right one too.
   local ours = known.state == 'queued' and known.entry == a.entry and known.priority == a.level
   if a.reason ~= '' then
     bury(a.level, a.entry, a.id, a.reason)
     if ours then
-      leave_queue(now, known, body, KEYS[10], KEYS[12], KEYS[13])
-      end_request(now, record, body, output, counters, a.id, 0, 1, 'dead', a.dead_payload)
+      end_it('dead', a.dead_payload)
     else increase(counters, 'garbage', 1) end
     return 'dead'
   elseif not ours then
@@ -59,8 +64,7 @@ local function dealt_with(a, known)
     increase(counters, 'garbage', 1)
     return 'dead'
   elseif known.timeout_at and now >= known.timeout_at then
-    leave_queue(now, known, body, KEYS[10], KEYS[12], KEYS[13])
-    end_request(now, record, body, output, counters, a.id, 0, 1, 'expired', ARGV[3])
+    end_it('expired', ARGV[3])
     return 'expired'
   end
 end
