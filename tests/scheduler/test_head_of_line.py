@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -257,3 +257,13 @@ def test_nothing_open_ends_the_look_but_for_whom_an_engine_is_kept() -> None:
     view.keep_free("a", "large", NOW_MS + KEPT_FREE_MS)
     view.set_places("a", 1)
     assert actions(line, Look(), [candidate("other"), candidate("large")]) == [Action.PASS, Action.PLACE]
+
+
+def test_what_an_engine_had_waits_for_another_try_however_late() -> None:
+    """Its client may have half of the answer."""
+    overload = OverloadMode(PolicySettings.model_validate({"overload": "codel"}))
+    overload.since_ms = {RequestPriority.NORMAL: NOW_MS}
+    line = HeadOfLine(Policies(overload=overload), engines("a"))
+    for rejects in (True, False):
+        one = replace(candidate(tokens=10_000, slo_ms=500, reject_late=rejects), tried=True)
+        assert line.decide(one, Look(), NOW_MS + 1e6).action is Action.PLACE

@@ -77,6 +77,8 @@ class Candidate:
     forecast: Forecast
     rank: float
     stepped_back: bool = False
+    tried: bool = False
+    """An engine had it, and may have answered in part: it waits for another try, however late."""
 
 
 @dataclass(slots=True)
@@ -145,7 +147,7 @@ class HeadOfLine:
         if not engines.open and not engines.keeps_any:
             return _STOP
         overload = self._policies.overload
-        if overload.since_ms and not arrival.stage and overload.refuses(arrival, now_ms):
+        if overload.since_ms and not (arrival.stage or one.tried) and overload.refuses(arrival, now_ms):
             return self._out(arrival, Decision(Action.SHED, since_ms=overload.refused_from_ms(arrival)))
         if one.stepped_back and look.holding >= max(1, engines.open_to(arrival)):
             look.stood_back += 1
@@ -224,8 +226,8 @@ class HeadOfLine:
 
     def _judge(self, one: Candidate, now_ms: float) -> Decision | None:
         lateness, arrival = self._policies.lateness, one.arrival
-        if arrival.stage:
-            return None  # its prefill is paid for
+        if arrival.stage or one.tried:
+            return None  # what was done of it is paid for
         # What would be in time on the fastest engine with nothing cached need not be looked up.
         if lateness.slack_ms(arrival, self._fastest_ms(one.forecast), now_ms) >= 0:
             return None

@@ -144,7 +144,9 @@ class WaitingDesk:
         now_ms = self._watch.clock.now_ms()
         for waiting in head:
             arrival = waiting.arrival
-            candidate = Candidate(arrival, proposer.forecast(arrival), waiting.rank, waiting.late)
+            candidate = Candidate(
+                arrival, proposer.forecast(arrival), waiting.rank, waiting.late, tried=waiting.attempts > 0
+            )
             decision = proposer.line.decide(candidate, look, now_ms)
             if decision.action is Action.STOP:
                 break
