@@ -189,7 +189,7 @@ async def test_the_bounds_of_what_waits_hold_for_those_behind(pool: PoolDriver) 
     await pool.engine(slots=2)
     batch = await pool.accept_at_once(dict.fromkeys("abcd", ON_E1), tenant="t")
     assert at_once(batch.results[:3]) == [True, True, False]
-    assert batch.results[3] == Full(1, Reason.QUEUE_FULL, ())
-    assert await pool.counters() == {"accepted": 3, "queue_full": 1}
+    assert batch.results[3] == Full(1, Reason.CLASS_FULL, ()), "nobody is to make place for a class that has its share"
+    assert await pool.counters() == {"accepted": 3, "class_full": 1}
     assert await pool.store.commands.hget(pool.keys.backlog, "tenant_requests/t") == b"1"
     await sound(pool)

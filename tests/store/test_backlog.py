@@ -109,6 +109,19 @@ async def test_the_least_urgent_makes_place(pool: PoolDriver) -> None:
     assert await displace(pool.store, pool.name, RequestPriority.LOW, last, retry_after_s=7) == "b"
 
 
+async def test_nobody_goes_in_vain(pool: PoolDriver) -> None:
+    await pool.engine(slots=1)
+    await pool.running("tried", priority=RequestPriority.BACKGROUND)
+    await pool.requeue("tried", Cause.RETURNED)
+    await pool.waiting("small", priority=RequestPriority.BACKGROUND, body=b"1234")
+    last, high = ["small", "tried"], RequestPriority.HIGH
+    assert await displace(pool.store, pool.name, high, last, least_bytes=5, retry_after_s=7) is None
+    assert await displace(pool.store, pool.name, high, last, least_bytes=4, retry_after_s=7) == "small"
+    assert await displace(pool.store, pool.name, high, last, retry_after_s=7) is None, (
+        "it may have been answered in part"
+    )
+
+
 async def test_one_arrival_takes_one_place_though_the_reply_was_lost(pool: PoolDriver) -> None:
     await pool.waiting("a", "b", "c", priority=RequestPriority.BACKGROUND)
     last, client = ["c", "b", "a"], pool.store.commands

@@ -29,7 +29,14 @@ async def displace_and_accept(
     for _ in range(MOST_TRIES):
         if not isinstance(result, Full) or result.reason not in OF_THE_POOL or not result.last:
             break
-        gone = await displace(store, request.pool, request.priority, result.last, retry_after_s=retry_after_s)
+        gone = await displace(
+            store,
+            request.pool,
+            request.priority,
+            result.last,
+            least_bytes=len(request.body) if result.reason is Reason.QUEUE_BYTES_FULL else 0,
+            retry_after_s=retry_after_s,
+        )
         if gone is None:
             break
         result = await accept()

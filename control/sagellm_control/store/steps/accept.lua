@@ -73,15 +73,17 @@ end
 local function no_room(priority, tenant, bytes)
   if not bounds then read_bounds() end
   local class = 5 + 2 * tonumber(priority)
-  if bounds[1] > 0 and depth >= bounds[1] then return 'queue_full' end
-  if bounds[2] > 0 and pool_bytes() + bytes > bounds[2] then return 'queue_bytes_full' end
   if bounds[class] > 0 and waits('requests/' .. priority) >= bounds[class] then return 'class_full' end
   if bounds[class + 1] > 0 and waits('bytes/' .. priority) + bytes > bounds[class + 1] then
     return 'class_bytes_full'
   end
-  if tenant == '' then return nil end
-  if bounds[3] > 0 and waits('tenant_requests/' .. tenant) >= bounds[3] then return 'tenant_full' end
-  if bounds[4] > 0 and waits('tenant_bytes/' .. tenant) + bytes > bounds[4] then return 'tenant_bytes_full' end
+  if tenant ~= '' then
+    if bounds[3] > 0 and waits('tenant_requests/' .. tenant) >= bounds[3] then return 'tenant_full' end
+    if bounds[4] > 0 and waits('tenant_bytes/' .. tenant) + bytes > bounds[4] then return 'tenant_bytes_full' end
+  end
+  -- Last: somebody may be made to go for one that only these keep out.
+  if bounds[1] > 0 and depth >= bounds[1] then return 'queue_full' end
+  if bounds[2] > 0 and pool_bytes() + bytes > bounds[2] then return 'queue_bytes_full' end
 end
 
 -- The engine that was proposed, if it is the request's turn and the engine has room.

@@ -15,12 +15,19 @@ _SCRIPT = Script("displace")
 
 
 async def displace(
-    store: Store, pool: str, priority: RequestPriority, candidates: Sequence[str], *, retry_after_s: float
+    store: Store,
+    pool: str,
+    priority: RequestPriority,
+    candidates: Sequence[str],
+    *,
+    least_bytes: int = 0,
+    retry_after_s: float,
 ) -> str | None:
     """End one of the candidates that is less urgent than ``priority``; its id, None: there is none.
 
     Args:
         candidates: requests that wait, the last in line first.
+        least_bytes: how long its body has to be, where it is bytes that are wanted.
         retry_after_s: when the one that goes may come back.
     """
     keys = store.keys.pool(pool)
@@ -36,5 +43,5 @@ async def displace(
     )
     # One arrival may need a place more than once, so it is the call that has a name.
     arguments: list[Argument] = [store.now(), int(priority), ending.encode(), secrets.token_hex(4)]
-    gone = await _SCRIPT(store, names, [*arguments, len(candidates), *candidates])
+    gone = await _SCRIPT(store, names, [*arguments, least_bytes, len(candidates), *candidates])
     return gone.decode() if gone else None
