@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from aiohttp import web
 
+from sagellm_control.client.pools import Pools
 from sagellm_control.gateway.request_headers import idempotent_id
 from sagellm_control.wire.states import RequestState
 
@@ -164,3 +165,14 @@ async def _open_requests(system: InProcessSystem, count: int) -> bool:
     """Of all gateways: they share the process, and so its counters."""
     async with system.session.get(f"{system.url}/metrics") as response:
         return f"sagellm_control_gateway_open_requests {count:.1f}" in await response.text()
+
+
+async def test_a_retry_gets_its_answer_however_long_the_queue_is(
+    engine: SimulatedEngine, system: InProcessSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = {"Idempotency-Key": "k", "X-SLO-Deadline-Ms": "60000", "X-SLO-Reject": "true"}
+    status, text = await _told(system, sent, 0)
+    assert status == 200
+    monkeypatch.setattr(Pools, "is_too_late", lambda *_: True)
+    assert await _told(system, sent, 0) == (200, text)
+    assert (await _told(system, sent | {"Idempotency-Key": "new"}, 0))[0] == 503

@@ -9,15 +9,18 @@ import pytest
 
 from sagellm_control.store.connect import Store
 from sagellm_control.store.steps.assign import Placement
-from sagellm_control.store.steps.cancel import CancelResult, cancel
+from sagellm_control.store.steps.cancel import CancelResult, cancel, give_up
 from sagellm_control.store.steps.endings import CANCELLED, EXPIRED_WAITING
+from sagellm_control.store.steps.engines import retire_engine
 from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.wire.event import END, Ending, read_frames
 from sagellm_control.wire.keys import SCHEDULER_GROUP
 from sagellm_control.wire.priority import RequestPriority
-from sagellm_control.wire.states import Outcome
+from sagellm_control.wire.states import EngineState, Outcome
 
 from ..pool_driver import BUSY, PoolDriver
+
+GIVEN_UP = Ending(Outcome.EXPIRED, status=503, code="no_engine")
 
 
 @pytest.mark.parametrize(
@@ -184,3 +187,22 @@ async def test_one_that_was_left_without_an_entry_ends(pool: PoolDriver) -> None
     await pool.store.commands.hdel(pool.keys.record("a"), "entry")
     assert await cancel(pool.store, pool.name, "a") is CancelResult.ENDED
     assert await pool.state("a") == "finished"
+
+
+async def test_another_submission_of_the_same_id_is_left_alone(pool: PoolDriver) -> None:
+    await pool.accept("a")
+    ticket = (await pool.record("a"))["ticket"]
+    assert await cancel(pool.store, pool.name, "a", ticket="another") is CancelResult.UNKNOWN
+    assert await pool.state("a") == "queued"
+    assert await cancel(pool.store, pool.name, "a", ticket=ticket) is CancelResult.ENDED
+
+
+async def test_what_had_an_engine_is_not_given_up_as_without_one(pool: PoolDriver) -> None:
+    """It was held for an engine, had one, and waits for another try."""
+    row = await pool.engine()
+    await pool.running("a")
+    await pool.requeue("a", Cause.FAILED)
+    await retire_engine(pool.store, pool.name, "e1", row.worker, EngineState.ERROR, "")
+    await pool.waiting("b")
+    assert await give_up(pool.store, pool.name, "a", GIVEN_UP) is CancelResult.SERVED
+    assert await give_up(pool.store, pool.name, "b", GIVEN_UP) is CancelResult.ENDED

@@ -124,7 +124,7 @@ class Acceptor:
         except (RedisError, OSError) as error:
             if not idempotent:
                 # Only the reply may have been lost, and the caller is told that the request was not taken.
-                self._abandoned.add(request.pool, request.id)
+                self._abandoned.add(request.pool, request.id, ticket=request.ticket)
             raise QueueUnavailable(error) from error
 
     def _bound(self, reason: Reason, request: NewRequest) -> int:
@@ -169,6 +169,6 @@ class Acceptor:
         def abandoned(item: Item, result: AcceptResult | None) -> None:
             request, idempotent = item
             if isinstance(result, Accepted | None) and not idempotent:
-                self._abandoned.add(pool, request.id)
+                self._abandoned.add(pool, request.id, ticket=request.ticket)
 
         return Batcher(write, limit=MOST_IN_A_BATCH, abandoned=abandoned)

@@ -56,7 +56,7 @@ class QueueClient:
         self.inbox = Inbox(store)
         self.pools = Pools(store)
         self._presence = Presence(store, self.inbox.channel, self.inbox.subscribed)
-        self._abandoned = AbandonedRequests(store)
+        self._abandoned = AbandonedRequests(store, self.inbox.pool_of)
         self._held = HeldRequests(store, self.limits)
         self._acceptor = Acceptor(store, self.limits, self.pools, self._abandoned, self._held, fast_path=fast_path)
 
@@ -166,6 +166,7 @@ class QueueClient:
             # A pool's own script sees to it that an id is new there; that it is in the others can only be looked up.
             given = request_id is not None and not id_is_new
             taken = given and await self.pools.with_request(str(request_id), besides=pool)
+            again = idempotent and pool in await self.pools.with_request(str(request_id))
         except (RedisError, OSError) as error:
             raise QueueUnavailable(error) from error
         if pool is None:
@@ -192,7 +193,7 @@ class QueueClient:
             orphan_grace_ms=orphan_grace_ms,
             **hints,
         )
-        if self.pools.is_too_late(request):
+        if not again and self.pools.is_too_late(request):
             raise TooLate(model, self.pools.wait_s(pool, urgency), self.pools.retry_after_s(pool))
         if orphan_grace_s is not None:
             self._presence.begin()

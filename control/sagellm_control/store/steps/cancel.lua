@@ -5,20 +5,21 @@
 -- KEYS[8] room   KEYS[9] backlog   KEYS[10] virtual time   KEYS[11] tenants
 -- ARGV[1] now   ARGV[2] id   ARGV[3] the engine that KEYS[7] belongs to   ARGV[4] outcome: cancelled | expired
 -- ARGV[5] payload of the end event; that of 'expired' also says what a busy engine answered
--- ARGV[6] '1': only if it waits and no engine of the pool is READY
--- Output: 'unknown' | 'served' (not so: it has an engine, or there is one) | 'finished' (it had ended before)
+-- ARGV[6] '1': only if it waits, has had no engine yet, and none of the pool is READY
+-- ARGV[7] the ticket of the submission that is meant; '': any
+-- Output: 'unknown' | 'served' (not so: it has or had an engine, or there is one) | 'finished' (it had ended before)
 --   | 'ended' (now) | 'stopping' (its worker has been told) | 'moved' (it is on another engine: read the record and
 --   call again)
 
 local record, body, output, waiting, counters, intake, assigned = unpack(KEYS, 1, 7)
 local now, id = clock(ARGV[1]), ARGV[2]
-local r = redis.call('HMGET', record, 'state', 'engine', 'entry', 'attempt', 'cancel', 'priority', 'tenant', 'charge')
+local r = redis.call('HMGET', record, 'state', 'engine', 'entry', 'attempt', 'cancel', 'priority', 'tenant', 'charge',
+  'ticket')
 local state = r[1]
-if not state then return 'unknown' end
+if not state or (ARGV[7] ~= '' and r[9] ~= ARGV[7]) then return 'unknown' end
 if state == 'finished' then return 'finished' end
-if ARGV[6] == '1' and (redis.call('ZCARD', KEYS[8]) > 0 or not (state == 'queued' or state == 'waiting')) then
-  return 'served'
-end
+local unserved = (state == 'queued' or state == 'waiting') and number(r[4], 0) == 0
+if ARGV[6] == '1' and (redis.call('ZCARD', KEYS[8]) > 0 or not unserved) then return 'served' end
 if state == 'queued' then
   if r[3] then  -- none where somebody has damaged its pool while it was accepted
     redis.call('XACK', intake, SCHEDULERS, r[3])

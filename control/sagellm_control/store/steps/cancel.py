@@ -31,10 +31,16 @@ class CancelResult(StrEnum):
     """It runs; its worker has been told to stop it."""
 
 
-async def cancel(store: Store, pool: str, request_id: str, outcome: Outcome = Outcome.CANCELLED) -> CancelResult:
-    """End a request; ``outcome`` is CANCELLED, or EXPIRED where its timeout passed."""
+async def cancel(
+    store: Store, pool: str, request_id: str, outcome: Outcome = Outcome.CANCELLED, *, ticket: str = ""
+) -> CancelResult:
+    """End a request; ``outcome`` is CANCELLED, or EXPIRED where its timeout passed.
+
+    Args:
+        ticket: of the submission that is meant: another request of the same id is left alone; empty: any.
+    """
     ending = EXPIRED_WAITING if outcome is Outcome.EXPIRED else CANCELLED
-    return await _cancel(store, pool, request_id, outcome, ending, unserved=False)
+    return await _cancel(store, pool, request_id, outcome, ending, unserved=False, ticket=ticket)
 
 
 async def give_up(store: Store, pool: str, request_id: str, ending: Ending) -> CancelResult:
@@ -43,7 +49,7 @@ async def give_up(store: Store, pool: str, request_id: str, ending: Ending) -> C
 
 
 async def _cancel(
-    store: Store, pool: str, request_id: str, outcome: Outcome, ending: bytes, *, unserved: bool
+    store: Store, pool: str, request_id: str, outcome: Outcome, ending: bytes, *, unserved: bool, ticket: str = ""
 ) -> CancelResult:
     keys = store.keys.pool(pool)
     while True:
@@ -71,7 +77,7 @@ async def _cancel(
             keys.virtual_time,
             keys.tenants,
         ]
-        arguments = [store.now(), request_id, on, outcome, ending, int(unserved)]
+        arguments = [store.now(), request_id, on, outcome, ending, int(unserved), ticket]
         result = (await _SCRIPT(store, names, arguments)).decode()
         if result != "moved":
             return CancelResult(result)
