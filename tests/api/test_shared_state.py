@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 import pytest
@@ -227,3 +228,20 @@ async def test_the_status_tells_what_the_pools_have_recorded(
         await wait_until(lambda: told(here) == told(there) == ("fair", "kv_cost"), what="what was recorded")
         here.register("e2", await start_engine(), model="other")
         await wait_until(lambda: told(there) == ("fair, shortest", "kv_cost"), what="pools that differ")
+
+
+async def test_the_policy_of_a_manager_begins_an_epoch(
+    start_engine: StartEngine, redis_settings: RedisSettings
+) -> None:
+    """So that schedulers rank anew what waits."""
+    manager = ControlPlaneManager("fair", redis_url=redis_settings.url, namespace=redis_settings.namespace)
+    await manager.start()
+    try:
+        where = urlsplit((await start_engine()).url)
+        manager.register_engine("e1", "simulated-1", where.hostname or "", where.port or 0)
+        async with open_store(redis_settings) as store:
+            key = store.keys.pool("simulated-1").settings
+            await wait_until(lambda: store.commands.hget(key, "policy"), what="it is recorded")
+            assert await store.commands.hmget(key, "policy", "epoch") == [b"fair", b"1"]
+    finally:
+        await manager.stop()

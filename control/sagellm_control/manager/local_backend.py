@@ -15,6 +15,7 @@ from ..types import EngineInfo, EngineState, SchedulingDecision
 from ..wire.request import Arrival
 from .backend import Job, Piece, Reply, Wish, refused, reservation_kind, unserved
 from .board import LEAST_LOADED, EngineBoard, kv_tokens_of, room_of
+from .decision_wait import decided_within
 from .engine_adapters import EngineAdapters
 from .load import Misses
 from .local_policy import LocalPolicy
@@ -118,12 +119,13 @@ class LocalBackend:
         waiting = self._wishes.find(request_id)
         if waiting is None:
             return None
-        try:
-            async with asyncio.timeout(timeout_s):
-                await waiting.decided.wait()
-        except TimeoutError:
-            pass
-        return self._told(waiting)
+
+        def keep() -> bool:
+            if here := self._wishes.find(request_id) is waiting:
+                self._wishes.keep(waiting)
+            return here
+
+        return self._told(waiting) if await decided_within(waiting.decided, timeout_s, keep) else None
 
     def complete(self, request_id: str, engine_id: str) -> None:
         info = self.board.engines.get(engine_id)

@@ -18,6 +18,7 @@ from ..engine_access import engine_session
 from ..store.connect import Store
 from ..store.registrations import announce_pool, register, registrations, replace, say_alive, unregister
 from ..store.steps.engines import drain_engine, remove_engine
+from ..store.steps.policy import set_policy
 from ..store.trouble import log_trouble
 from ..store.views import EngineView, list_engines
 from ..types import EngineInfo, EngineState
@@ -99,8 +100,8 @@ class SharedEngines:
                 self._own.pop(info.engine_id, None)
                 return
             if self._recorded:
-                settings = store.keys.pool(registration.model_id).settings
-                await store.commands.hset(settings, mapping=self._recorded)
+                ranking = {name: self._recorded[name] for name in ("policy",) if name in self._recorded}
+                await set_policy(store, registration.model_id, ranking, self._recorded)
             if own:
                 await self._serve(store, info, registration)
 

@@ -32,6 +32,7 @@ from .backend import (
     unserved,
 )
 from .board import room_of
+from .decision_wait import decided_within
 from .failures import unavailable
 from .shared_engines import SharedEngines
 from .shared_run import submitted
@@ -97,11 +98,14 @@ class SharedWishes:
         reservation = self._waiting.get(request_id)
         if reservation is None:
             return None
-        try:
-            async with asyncio.timeout(timeout_s):
-                await reservation.decided.wait()
-        except TimeoutError:
-            pass
+
+        def keep() -> bool:
+            if here := self._waiting.get(request_id) is reservation:
+                self._keep(reservation)
+            return here
+
+        if not await decided_within(reservation.decided, timeout_s, keep):
+            return None
         return await self._told(reservation, 0.0)
 
     def complete(self, request_id: str, engine_id: str) -> None:
