@@ -70,3 +70,29 @@ async def test_a_worker_tells_of_no_engine_that_has_been_withdrawn(store: Store,
         await unregister(store, "simulated-1", "withdrawn")
         await wait_until(lambda: not told(), what="nothing of it is told")
         stop.set()
+
+
+async def test_redis_away_for_a_moment_ends_no_adopter(
+    store: Store, start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = Adopter._is_held, list[str]()  # pyright: ignore[reportPrivateUsage]
+
+    async def is_held(self: Adopter, registration: Registration) -> bool:
+        asked.append(registration.engine_id)
+        if len(asked) == 2:  # by the task that has begun to adopt it
+            raise ConnectionError("Redis is away")
+        return await real(self, registration)
+
+    monkeypatch.setattr(Adopter, "_is_held", is_held)
+    where = urlsplit((await start_engine()).url)
+
+    async def served() -> bool:
+        return any(view.state is EngineState.READY for view in await list_engines(store))
+
+    stop = asyncio.Event()
+    async with engine_client() as client, asyncio.TaskGroup() as tasks:
+        tasks.create_task(Adopter(store, client, WorkerSettings(adopt=True, drain_s=0.5)).run(stop))
+        await register(store, Registration("e1", "simulated-1", where.hostname or "", where.port or 0))
+        await wait_until(served, what="the engine is served")
+        stop.set()
+    assert len(asked) > 2

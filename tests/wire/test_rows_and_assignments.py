@@ -54,7 +54,7 @@ def test_read_the_least_assignment() -> None:
 
 def test_read_a_notice_of_cancellation() -> None:
     notice = {b"id": b"r1", b"attempt": b"2", b"cancel": b"cancelled"}
-    assert read_assigned(b"8-0", notice) == CancelNotice("8-0", "r1", 2)
+    assert read_assigned(b"8-0", notice) == CancelNotice("8-0", "r1", 2, "cancelled")
 
 
 @pytest.mark.parametrize("broken", [{b"attempt": b"x"}, {b"kind": b"poem"}, {b"priority": b"9"}])

@@ -46,6 +46,8 @@ class CancelNotice:
     entry_id: str
     request_id: str
     attempt: int
+    outcome: str
+    """``cancelled`` or ``expired``."""
 
 
 def read_assigned(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Assignment | CancelNotice:
@@ -57,7 +59,7 @@ def read_assigned(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Assignment 
     request_id = fields[b"id"].decode()
     attempt = int(fields[b"attempt"])
     if b"cancel" in fields:
-        return CancelNotice(entry_id.decode(), request_id, attempt)
+        return CancelNotice(entry_id.decode(), request_id, attempt, fields[b"cancel"].decode())
     return Assignment(
         entry_id=entry_id.decode(),
         request_id=request_id,

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from sagellm_control.wire.states import EngineState
+from sagellm_workers.health import health
 from sagellm_workers.health.health import (
     FAILURES_TO_ERROR,
     NOT_ANSWERING,
@@ -187,3 +188,13 @@ async def test_who_drains_is_not_made_ready_by_a_pause(engine: Engine, lease: Re
     watch.attempt_ended("engine_unreachable")
     await running
     assert lease.last[0] is EngineState.DRAINING
+
+
+async def test_no_pause_at_all_is_a_short_one(
+    engine: Engine, lease: RememberingLease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what is busy, and says "come back in 0 seconds", is asked without a break."""
+    monkeypatch.setattr(health, "LEAST_PAUSE_S", 0.01)
+    async with watching(engine, lease) as watch:
+        await watch.pause(0)
+        assert lease.last == (EngineState.READY, "it asked for a pause of 0.01 s", 0)

@@ -104,3 +104,23 @@ async def _all_are_read(store: Store, pool: PoolDriver) -> bool:
 
 async def _both_finished(pool: PoolDriver) -> bool:
     return [await pool.state(name) for name in ("a", "b")] == ["finished", "finished"]
+
+
+async def test_a_stream_that_was_deleted_gets_its_group_again(store: Store, pool: PoolDriver) -> None:
+    """Somebody has made it into another type, and a step has deleted that."""
+    engine = InstantEngine()
+    row = await pool.engine(slots=4)
+    async with reading(store, row, engine):
+        await wait_until(lambda: _blocked_readers(store), what="it reads")
+        await store.commands.delete(pool.keys.assigned("e1"))
+        await pool.assigned("a", stream=True)
+        await wait_until(lambda: engine.calls == ["a"], what="it runs")
+
+
+async def test_a_wish_to_cancel_that_is_garbage_stops_nothing_else(store: Store, pool: PoolDriver) -> None:
+    engine = InstantEngine()
+    row = await pool.engine(slots=4)
+    async with reading(store, row, engine):
+        await store.commands.xadd(pool.keys.assigned("e1"), {"id": "x", "attempt": "1", "cancel": b"\xff"})
+        await pool.assigned("a", stream=True)
+        await wait_until(lambda: engine.calls == ["a"], what="it runs")

@@ -30,6 +30,8 @@ FAILED = UNREACHABLE | {"engine_timeout", "engine_error"}
 SUCCEEDED = frozenset({"completed", "refused", "prefilled"})
 """A refusal is an answer. What was cancelled, expired or given back says nothing."""
 NOT_ANSWERING = "it does not answer health probes"
+LEAST_PAUSE_S = 0.5
+"""An engine that asks for none, and answers so again, is not called without a break."""
 PROBE_PATIENCE_S = 1.0
 """An engine that is gone refuses a probe at once; what has failed on one that hangs is not kept from the others."""
 
@@ -126,10 +128,11 @@ class HealthWatch:
 
     async def pause(self, pause_s: float) -> None:
         """The engine asked to be left alone for so long (s); returns when schedulers cannot give it anything more."""
-        until = self._clock() + min(pause_s, self._longest_pause_s)
+        pause_s = min(max(pause_s, LEAST_PAUSE_S), self._longest_pause_s)
+        until = self._clock() + pause_s
         if until > self._paused_until:
             log.info("engine %s asks for a pause of %g s", self._engine, pause_s)
-            self._paused_until, self._pause_s = until, min(pause_s, self._longest_pause_s)
+            self._paused_until, self._pause_s = until, pause_s
             self._report()
         self._changed.set()
         await self._lease.reported()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from sagellm_control.store.backoff import Backoff
 from sagellm_control.store.connect import Store
 from sagellm_control.store.inspect import server_ms
-from sagellm_control.store.steps.accept import AcceptLimits, accept
+from sagellm_control.store.steps.accept import AcceptLimits, AcceptResult, accept
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.stream_answer import stream_entries
 from sagellm_control.wire.assignment import Assignment
@@ -52,21 +52,34 @@ class Prompt:
         self._pool = pool
         self._for = assignment
         self._id = f"prompt-{secrets.token_hex(12)}"
+        self._ticket = secrets.token_hex(8)
         self._last = "0-0"
         self.ending: Ending | None = None
 
     async def submit(self, body: bytes) -> None:
-        """Bring it into the queue."""
+        """Bring it into the queue, however long Redis takes.
+
+        Raises:
+            PartnerFailed: Redis refuses it for good.
+        """
+
+        async def write(bodies: Sequence[bytes]) -> list[AcceptResult]:
+            return await accept(self._store, self._pool, [await self._request(each) for each in bodies], LIMITS)
+
+        if await write_until_taken(f"request {self._for.request_id}", [body], write) == [None]:
+            raise PartnerFailed("the order to read the prompt could not be written")
+
+    async def _request(self, body: bytes) -> NewRequest:
         a, keys = self._for, self._store.keys.pool(self._pool)
         model, prefix, tokens = await self._store.commands.hmget(keys.record(a.request_id), *_COPIED)
         left_ms = a.timeout_at_ms - await server_ms(self._store, self._pool) if a.timeout_at_ms else 0.0
-        request = NewRequest(
+        return NewRequest(
             id=self._id,
             pool=self._pool,
             kind=a.kind,
             body=PromptOrder(a.request_id, a.attempt, body).encode(),
             inbox="",
-            ticket=secrets.token_hex(8),
+            ticket=self._ticket,
             priority=a.priority,
             model=(model or b"").decode(errors="replace"),
             prefix=tuple((prefix or b"").decode().split()),
@@ -76,8 +89,6 @@ class Prompt:
             trace=a.trace,
             stage=Stage.PREFILL,
         )
-        what = f"request {a.request_id}"
-        await write_until_taken(what, [request], lambda items: accept(self._store, self._pool, items, LIMITS))
 
     async def meeting_place(self) -> dict[str, Any] | None:
         """Where the engines meet; None: it has ended before anybody said so."""

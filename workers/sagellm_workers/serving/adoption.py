@@ -90,6 +90,12 @@ class Adopter:
         return bool(rows and rows[0].worker)
 
     async def _serve(self, registration: Registration, ended: asyncio.Event) -> None:
+        try:
+            await self._adopt(registration, ended)
+        except (RedisError, OSError) as error:
+            log_trouble(log, f"engine {registration.engine_id}: cannot be adopted now", error)
+
+    async def _adopt(self, registration: Registration, ended: asyncio.Event) -> None:
         others_first_s = min(LONGEST_STAND_BACK_S, STAND_BACK_S * (len(self._served) - 1)) * random.uniform(0.5, 1.0)
         if await is_set_within(ended, others_first_s) or await self._is_held(registration):
             return

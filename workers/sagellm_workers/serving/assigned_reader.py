@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from sagellm_control.store.backoff import Backoff
 from sagellm_control.store.connect import Store
 from sagellm_control.store.inspect import read_output
+from sagellm_control.store.steps.engines import is_groupless, restore_group
 from sagellm_control.store.stream_answer import stream_entries
 from sagellm_control.wire.assignment import Assignment, CancelNotice, read_assigned
 from sagellm_control.wire.engine import EngineRow
@@ -109,6 +110,8 @@ class AssignedReader:
                         log.warning("engine %s: cannot read assignments: %s", self._row.engine_id, error)
                         # The reply may have been lost after the server had handed out its entries.
                         start = UNSETTLED
+                        if is_groupless(error):
+                            await restore_group(self._store, self._stream)
                         await backoff.pause()
             finally:
                 # What runs is cancelled now: nothing that is held takes its place.
@@ -130,8 +133,7 @@ class AssignedReader:
 
     def _return_held(self) -> None:
         while self._held:
-            attempt = self._held.popleft()
-            attempt.give_back()
+            (attempt := self._held.popleft()).give_back()
             self._forget(attempt)
 
     async def idle(self) -> None:
@@ -159,7 +161,7 @@ class AssignedReader:
                 await self._settle(entry_id)
                 continue
             if isinstance(item, CancelNotice):
-                self._cancel(item, fields[b"cancel"].decode())
+                self._cancel(item, item.outcome)
                 await self._settle(entry_id)
             elif not self._knows((item.request_id, item.attempt)):
                 self._take(item, tasks)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+from redis.exceptions import RedisError, ResponseError
+
 from ...wire.engine import EngineRow
-from ...wire.keys import read_name
+from ...wire.keys import WORKER_GROUP, read_name
 from ...wire.states import EngineState
 from ..connect import Store
 from ..script import Argument, Script
@@ -139,6 +142,18 @@ async def give_back(store: Store, pool: str, engine: str, request_ids: Sequence[
     for start in range(0, len(request_ids), batch):
         lost = [Requeue(request_id, None, cause) for request_id in request_ids[start : start + batch]]
         await requeue(store, pool, engine, "", lost)
+
+
+def is_groupless(error: Exception) -> bool:
+    """Whether a read failed as the stream has no group."""
+    return isinstance(error, ResponseError) and str(error).startswith("NOGROUP")
+
+
+async def restore_group(store: Store, assigned: str) -> None:
+    """Give an engine's assigned stream its group again: somebody has deleted the stream, or a step did that, as it was
+    of another type, and an assignment has made it anew. Where Redis is away nothing is done."""
+    with suppress(RedisError, OSError):
+        await store.commands.xgroup_create(assigned, WORKER_GROUP, id="0", mkstream=True)
 
 
 async def drain_engine(store: Store, pool: str, engine: str, *, drain: bool = True) -> int | None:
