@@ -41,7 +41,7 @@ PROBE_AGAIN_S = 0.5
 class Adopter:
     """Looks for registrations that nobody serves, and serves them until they are withdrawn.
 
-    1. An engine whose lease somebody holds is left alone.
+    1. An engine whose lease somebody holds is left alone, and for another lease one whose lease nobody has ended.
     2. The lease decides where two adopt at once; whoever comes second looks on.
     3. A registration that is withdrawn ends its session: what runs is finished, and its row is removed.
     """
@@ -84,10 +84,12 @@ class Adopter:
     async def _is_held(self, registration: Registration) -> bool:
         keys = self._store.keys.pool(registration.model_id)
         until = await self._store.commands.zscore(keys.leases, registration.engine_id)
-        if until is None or float(until) <= await server_ms(self._store, registration.model_id):
+        if until is None:
             return False
+        lapsed_ms = await server_ms(self._store, registration.model_id) - float(until)
         rows = await engine_rows(self._store, registration.model_id, [registration.engine_id])
-        return bool(rows and rows[0].worker)
+        # Whose lease has only just lapsed, with Redis away say, may be about to renew it: that is for keepers to end.
+        return bool(rows and rows[0].worker) and lapsed_ms <= self._settings.lease_s * 1000
 
     async def _serve(self, registration: Registration, ended: asyncio.Event) -> None:
         try:
