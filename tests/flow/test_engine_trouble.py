@@ -42,7 +42,7 @@ async def until_view(system: InProcessSystem, engine: EchoEngine, is_so: Callabl
 
 
 async def test_an_engine_that_comes_back_starts_slowly(bad: EchoEngine, start_system: StartSystem) -> None:
-    system = await start_system(bad, worker_slow_start_s=0.8)
+    system = await start_system(bad, worker_slow_start_s=2)
     bad.healthy = False
     await until_view(system, bad, lambda v: v.state is EngineState.ERROR)
     bad.healthy = True
