@@ -151,9 +151,10 @@ def is_groupless(error: Exception) -> bool:
 
 async def restore_group(store: Store, assigned: str) -> None:
     """Give an engine's assigned stream its group again: somebody has deleted the stream, or a step did that, as it was
-    of another type, and an assignment has made it anew. Where Redis is away nothing is done."""
+    of another type, and an assignment has made it anew. One that there is not is not made: it could be nobody's.
+    Where Redis is away nothing is done."""
     with suppress(RedisError, OSError):
-        await store.commands.xgroup_create(assigned, WORKER_GROUP, id="0", mkstream=True)
+        await store.commands.xgroup_create(assigned, WORKER_GROUP, id="0")
 
 
 async def drain_engine(store: Store, pool: str, engine: str, *, drain: bool = True) -> int | None:
