@@ -164,14 +164,15 @@ class QueueClient:
         try:
             pool = await self.pools.find(model)
             # A pool's own script sees to it that an id is new there; that it is in the others can only be looked up.
+            left_out = None if idempotent else pool
             given = request_id is not None and not id_is_new
-            taken = given and await self.pools.with_request(str(request_id), besides=pool)
-            again = idempotent and pool in await self.pools.with_request(str(request_id))
+            known = await self.pools.with_request(str(request_id), besides=left_out) if given else []
         except (RedisError, OSError) as error:
             raise QueueUnavailable(error) from error
         if pool is None:
             raise UnknownModel(model, list(self.pools.models))
-        if taken:
+        again = pool in known
+        if set(known) - {pool}:
             raise RequestConflict(str(request_id))
         request = NewRequest(
             id=request_id or os.urandom(16).hex(),
