@@ -18,7 +18,7 @@ local r = redis.call('HMGET', record, 'state', 'engine', 'entry', 'attempt', 'ca
 local state = r[1]
 if not state or (ARGV[7] ~= '' and r[9] ~= ARGV[7]) then return 'unknown' end
 if state == 'finished' then return 'finished' end
-local unserved = (state == 'queued' or state == 'waiting') and number(r[4], 0) == 0
+local unserved = (state == 'queued' or state == 'waiting') and is_untried(r[4])
 if ARGV[6] == '1' and (redis.call('ZCARD', KEYS[8]) > 0 or not unserved) then return 'served' end
 if state == 'queued' then
   if r[3] then  -- none where somebody has damaged its pool while it was accepted

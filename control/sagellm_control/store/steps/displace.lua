@@ -15,8 +15,7 @@ for i = 1, tonumber(ARGV[6]) do
   if known.state == 'finished' and redis.call('HGET', KEYS[3 + 3 * i], 'displaced_by') == ARGV[4] then
     return ARGV[6 + i]
   end
-  -- One that an engine had waits for another try: it may have been answered in part.
-  if known.state == 'waiting' and known.attempt == 0 and tonumber(known.priority) > priority
+  if known.state == 'waiting' and is_untried(known.attempt) and tonumber(known.priority) > priority
     and (not least or tonumber(known.priority) > tonumber(least_known.priority))
     and body_length(KEYS[4 + 3 * i]) >= tonumber(ARGV[5]) then
     least, least_known = i, known

@@ -25,9 +25,8 @@ for i = 1, tonumber(ARGV[4]) do
   local due = tonumber(redis.call('ZSCORE', expiries, id) or now + 1)
   if due <= now then
     redis.call('ZREM', expiries, id)
-    -- One that has been tried before waits for another try, and not for its turn.
     local known = read_record(record)
-    if known.state == 'waiting' and tonumber(known.attempt) == 0 then
+    if known.state == 'waiting' and is_untried(known.attempt) then
       local limits = redis.call('HMGET', record, 'queue_ttl_ms', 'reject_late', 'slo_ms')
       local ttl = number(limits[1], 0)
       local class_ends = ttl > 0 and tonumber(known.arrived_ms) + ttl
