@@ -108,6 +108,35 @@ async def test_a_side_that_fails_costs_an_attempt_of_both(
     await nothing_is_left(system, bad, p, d)
 
 
+@BOTH_KINDS
+async def test_a_busy_reader_means_wait(start_engine: StartEngine, start_system: StartSystem, stream: bool) -> None:
+    """No try is used up, and the engine that decodes is left alone by nobody."""
+    busy: dict[str, Any] = {"fail_rate": 1.0, "fail_status": 503, "retry_after_s": 30}
+    bad, p, d = await start_engine(**busy, **P), await start_engine(**P), await start_engine(**D)
+    system = await start_system(bad, p, d, worker_max_attempts=1, **IN_TURN)
+    for n in range(4):
+        await _whole(system, f"prompt {n}", stream=stream)
+    assert (await bad.state())["faulted"] == 1, "it was asked again while it wanted to be left alone"
+    reasons = {view.url: view.reason for view in await system.engine_views()}
+    assert reasons[bad.url] == "it asked for a pause of 30 s"
+    assert not reasons[d.url]
+    await nothing_is_left(system, bad, p, d)
+
+
+async def test_readers_that_stay_busy_end_a_request_with_their_own_answer(
+    start_engine: StartEngine, start_system: StartSystem
+) -> None:
+    busy: dict[str, Any] = {"fail_rate": 1.0, "fail_status": 429, "retry_after_s": 7}
+    p, d = await start_engine(**busy, **P), await start_engine(**D)
+    system = await start_system(p, d, worker_longest_pause_s=0.05, worker_busy_patience_s=0.2)
+    async with system.session.post(system.url + CHAT_PATH, json=chat("busy")) as response:
+        assert (response.status, response.headers["Retry-After"]) == (429, "7")
+        assert (await response.json())["error"]["code"] == "rate_limit_exceeded"
+        view = await system.until(response.headers["X-Request-ID"], RequestState.FINISHED)
+    assert (view.outcome, view.fields["failures"]) == ("failed", "3")
+    await nothing_is_left(system, p, d)
+
+
 async def test_a_decoder_that_is_lost_in_the_middle_of_the_answer(
     start_engine: StartEngine, start_system: StartSystem
 ) -> None:

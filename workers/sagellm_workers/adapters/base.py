@@ -4,7 +4,9 @@
     ├── EngineUnreachable       never connected: refused, no such host, connect timeout, still loading
     ├── EngineTimeout           no first byte, or a gap between bytes, for longer than allowed
     ├── PartnerFailed           another engine that was to read the prompt did not
-    ├── PartnerRefused          another engine that was to read the prompt refused it, as this one would
+    ├── PartnerAnswered         it answered with an error status
+    │   ├── PartnerRefused      it refused the prompt, as this one would
+    │   └── PartnerBusy         it asked for a pause
     └── EngineBroken            the answer was cut, is no HTTP, or breaks the wire's promises
         └── AnswerTooLong       it would be as long on any other engine
 
@@ -18,6 +20,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from sagellm_control.wire.event import Ending
 from sagellm_control.wire.trace_context import TraceContext
 
 
@@ -37,14 +40,21 @@ class PartnerFailed(EngineError):
     """The engine that was to read the prompt has failed; this one is not to blame."""
 
 
-class PartnerRefused(EngineError):
-    """The engine that was to read the prompt has answered with a client error."""
+class PartnerAnswered(EngineError):
+    """The engine that was to read the prompt has answered, with an error status."""
 
-    def __init__(self, status: int, content_type: str, body: bytes) -> None:
-        super().__init__(f"the prompt was refused ({status})")
-        self.status = status
-        self.content_type = content_type
-        self.body = body
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(f"the prompt was refused ({ending.status})")
+        self.ending = ending
+        """What it said."""
+
+
+class PartnerRefused(PartnerAnswered):
+    """It has refused the prompt, as this one would."""
+
+
+class PartnerBusy(PartnerAnswered):
+    """It has asked for a pause; the request has not failed."""
 
 
 class EngineBroken(EngineError):

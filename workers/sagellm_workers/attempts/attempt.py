@@ -19,13 +19,14 @@ from ..adapters.base import (
     EngineCall,
     EngineError,
     EngineReply,
+    PartnerBusy,
     PartnerRefused,
 )
 from ..observation.answer_watch import AnswerWatch
 from ..observation.observation import EngineObservation
 from ..takeover import CannotContinue, Takeover
 from .answer_form import StreamForm, check_body
-from .engine_errors import asks_for_a_pause, failed_call, partner_refusal, read_error_reply
+from .engine_errors import asks_for_a_pause, failed_call, read_error_reply
 from .prefill_decode import NotSeparable, Stale, read_prefill, staged_call
 
 MOST_PENDING_BYTES = 1 << 20
@@ -191,7 +192,9 @@ class Attempt:
             self.result = "stale"
             self.outbox.requeue(self, Cause.STALE)
         except PartnerRefused as refusal:
-            self._finish(partner_refusal(refusal, self.engine_id), "refused")
+            self._finish(refusal.ending, "refused")
+        except PartnerBusy as busy:
+            self._fail(busy.ending, busy=True)
         except EngineError as error:
             ending = failed_call(error, self.engine_id)
             if isinstance(error, AnswerTooLong):
@@ -272,8 +275,8 @@ class Attempt:
         else:
             self._fail(ending)
 
-    def _fail(self, ending: Ending) -> None:
-        busy = self.retry_after_s is not None
+    def _fail(self, ending: Ending, *, busy: bool = False) -> None:
+        busy = busy or self.retry_after_s is not None
         self._reported = True
         self.result = "engine_busy" if busy else ending.code
         self.outbox.requeue(self, Cause.BUSY if busy else Cause.FAILED, ending)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sagellm_control.wire.event import Ending
 from sagellm_control.wire.states import Outcome
 
-from ..adapters.base import EngineBroken, EngineError, EngineReply, EngineTimeout, PartnerFailed, PartnerRefused
+from ..adapters.base import EngineBroken, EngineError, EngineReply, EngineTimeout, PartnerFailed
 
 CODES = {EngineTimeout: "engine_timeout", EngineBroken: "engine_broken", PartnerFailed: "prefill_failed"}
 UNREACHABLE = frozenset({"engine_unreachable", "engine_broken"})
@@ -28,15 +28,9 @@ def failed_call(error: EngineError, engine_id: str) -> Ending:
     return Ending(Outcome.FAILED, status, code=code, message=str(error), engine=engine_id)
 
 
-def partner_refusal(refusal: PartnerRefused, engine_id: str) -> Ending:
-    """The refusal of the engine that was to read the prompt is the request's."""
-    kind, body = refusal.content_type, refusal.body
-    return Ending(Outcome.REFUSED, refusal.status, content_type=kind, engine=engine_id, body=body)
-
-
-def asks_for_a_pause(reply: EngineReply) -> bool:
+def asks_for_a_pause(answer: EngineReply | Ending) -> bool:
     """Whether the engine wants to be left alone for ``retry_after_s``, whatever the request."""
-    return reply.status in PAUSE_STATUSES and reply.retry_after_s is not None
+    return answer.status in PAUSE_STATUSES and answer.retry_after_s is not None
 
 
 async def read_error_reply(reply: EngineReply, engine_id: str) -> Ending:

@@ -29,17 +29,22 @@ from ..adapters.base import (
     EngineCall,
     EngineFacts,
     EngineReply,
+    PartnerAnswered,
+    PartnerBusy,
     PartnerFailed,
     PartnerRefused,
 )
 from ..adapters.loose_json import mapping
 from ..adapters.sse import data_of
+from ..attempts.engine_errors import asks_for_a_pause
 from ..attempts.insistence import write_until_taken
 from .paired_request import PromptOrder, error_in, with_meeting_place
 
 LIMITS = AcceptLimits(max_waiting=0, without_engine=True, keep_result_ms=60_000)
 """A prompt takes no place of the queue's: its request has one already."""
 BLOCK_MS = 2000
+PARTNER_SAYS_WITHIN_S = 1.0
+"""How much later than the decoding engine the other one may say what went wrong."""
 _COPIED = ("model", "prefix", "prompt_tokens")
 
 
@@ -169,7 +174,7 @@ class PairedAdapter:
 
     @asynccontextmanager
     async def run(self, call: EngineCall) -> AsyncGenerator[EngineReply]:
-        """Raises PartnerFailed and PartnerRefused, besides what the engine's own adapter raises."""
+        """Raises PartnerFailed and PartnerAnswered, besides what the engine's own adapter raises."""
         prompt = Prompt(self._store, self._reads, self._pool, self._assignment)
         await prompt.submit(call.body)
         try:
@@ -182,8 +187,13 @@ class PairedAdapter:
                     watching = asyncio.create_task(_cut_off(prompt, cut), name=f"prompt of {call.request_id}")
                     try:
                         async with self._engine.run(replace(call, body=body)) as reply:
+                            if reply.status >= 500:
+                                await _learn_why(watching)
                             chunks = _Watched(reply.chunks, watching) if reply.status < 400 else reply.chunks
                             yield replace(reply, chunks=chunks)
+                    except EngineBroken:
+                        await _learn_why(watching)
+                        raise
                     finally:
                         watching.cancel()
             except TimeoutError:
@@ -213,15 +223,22 @@ class _Watched:
         return chunk
 
 
+async def _learn_why(watching: asyncio.Task[None]) -> None:
+    """Have the call cut off, and the other engine blamed, if this one failed as its prompt could not be read."""
+    await asyncio.wait({watching}, timeout=PARTNER_SAYS_WITHIN_S)
+
+
 async def _cut_off(prompt: Prompt, cut: asyncio.Timeout) -> None:
     """End the call of the decoding engine when its prompt cannot be read."""
     if (await prompt.ended()).outcome is not Outcome.COMPLETED:
         cut.reschedule(asyncio.get_running_loop().time())
 
 
-def _failure(ending: Ending | None) -> PartnerFailed | PartnerRefused:
-    """What the prefilling engine says of the request itself is said to the client."""
+def _failure(ending: Ending | None) -> PartnerFailed | PartnerAnswered:
+    """What the prefilling engine says of the request itself is said to the client, and that it is busy to the queue."""
     if ending is not None and ending.outcome is Outcome.REFUSED:
-        return PartnerRefused(ending.status, ending.content_type, ending.body)
+        return PartnerRefused(ending)
+    if ending is not None and asks_for_a_pause(ending):
+        return PartnerBusy(ending)
     why = (ending.message or ending.code or str(ending.outcome)) if ending else "it is gone"
     return PartnerFailed(f"the prompt could not be read: {why}")

@@ -91,7 +91,7 @@ for i = 1, tonumber(ARGV[13]) do
     elseif expired(now, r[6], r[7]) then outcome, payload = 'expired', with_busy(record, ARGV[7])
     elseif lapses >= most_lapses and cause == 'lapsed' then outcome, payload = 'dead', ARGV[8]
     elseif last and not r[14] then
-      outcome, payload = 'failed', cause == 'failed' and failed_payload or ARGV[9]
+      outcome, payload = 'failed', (cause == 'failed' or cause == 'busy') and failed_payload or ARGV[9]
     elseif cause == 'failed' and (failures >= most_failures or not retry_allowed()) then
       outcome, payload = 'failed', failed_payload
     end
