@@ -46,6 +46,8 @@ class Plan:
     """Process -> the command that runs it, for one that is to be looked into."""
     redis_timeout_s: float | None = None
     """Longest wait for an answer of Redis; None: the default."""
+    bare_chain: bool = False
+    """Start ``bare_chain.py`` as well, in front of the first engine."""
 
 
 @dataclass
@@ -57,6 +59,8 @@ class System:
     """Port."""
     engines: list[int]
     """Ports."""
+    bare_gateway: int
+    """Port; 0: there is none."""
     processes: dict[str, MeasuredProcess]
     valkey_pid: int
     _cpu_before: dict[str, float] = field(default_factory=dict[str, float])
@@ -107,18 +111,21 @@ async def running(plan: Plan) -> AsyncIterator[System]:
             process = MeasuredProcess.control(name, arguments, folder, under=plan.under.get(name, ()))
             processes[name] = await stack.enter_async_context(process)
 
+        async def start_module(name: str, module: str, *arguments: object) -> None:
+            command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
+            process = MeasuredProcess(name, command, folder / f"{name}.log", os.environ)
+            processes[name] = await stack.enter_async_context(process)
+
         def numbered(name: str, number: int, of: int) -> str:
             return name if of == 1 else f"{name}-{number + 1}"
 
         engines = [free_port() for _ in range(plan.engines)]
         for i, port in enumerate(engines):
             name = numbered("engine", i, plan.engines)
-            if plan.engine_flags is not None:
+            if plan.engine_flags is None:
+                await start_module(name, "free_engine", port, MODEL)
+            else:
                 await start(name, ["engine", "--port", str(port), "--model", MODEL, *plan.engine_flags])
-                continue
-            command = [sys.executable, "-m", "benchmarks.free_engine", str(port), MODEL]
-            free = MeasuredProcess(name, command, folder / f"{name}.log", os.environ)
-            processes[name] = await stack.enter_async_context(free)
         for port in engines:
             # A worker that finds no engine yet would wait a second and log a warning.
             await _until(processes, lambda port=port: _answers(port))
@@ -128,7 +135,13 @@ async def running(plan: Plan) -> AsyncIterator[System]:
         await start("worker", ["worker", *urls, *redis])
         gateway = free_port()
         await start("gateway", ["gateway", "--port", str(gateway), *redis])
-        system = System(valkey.url, gateway, engines, processes, valkey.pid)
+        bare_gateway = 0
+        if plan.bare_chain:
+            bare_gateway = free_port()
+            await start_module("bare-worker", "bare_chain", "worker", engines[0], valkey.url)
+            await start_module("bare-gateway", "bare_chain", "gateway", bare_gateway, valkey.url)
+            await _until(processes, lambda: _answers(bare_gateway))
+        system = System(valkey.url, gateway, engines, bare_gateway, processes, valkey.pid)
         await _until(processes, lambda: _offers_model(gateway))
         yield system
         system.check()
