@@ -12,6 +12,7 @@ from redis.exceptions import NoPermissionError
 
 from sagellm_control.client import QueueClient
 from sagellm_control.keeper.departures import DepartureKeeper
+from sagellm_control.keeper.reconcile import Reconciler
 from sagellm_control.store.connect import StoreUnusable, open_store
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.steps.engines import drain_engine
@@ -24,16 +25,22 @@ from ..flow.conftest import StartEngine
 from ..flow.in_process import in_process_system
 from ..servers import Backend, make_server
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "deploying-redis.md"
+ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs" / "deploying-redis.md"
+STEPS = ROOT / "control" / "sagellm_control" / "store" / "steps"
+
+
+def _documented() -> str:
+    found = re.search(r"^ACL SETUSER (.*)$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
+    assert found
+    return found[1]
 
 
 @pytest.fixture
 async def login(backend: Backend, redis_settings: RedisSettings) -> RedisSettings:
     """The test's namespace, as the documented user."""
-    found = re.search(r"^ACL SETUSER (.*)$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
-    assert found
     user = f"user-of-{redis_settings.namespace}"
-    text = found[1].replace("sagellm:", f"{redis_settings.namespace}:").replace("PASSWORD", "p@ss:word/")
+    text = _documented().replace("sagellm:", f"{redis_settings.namespace}:").replace("PASSWORD", "p@ss:word/")
     words = [user, *text.split()[1:]]
     port = urlsplit(redis_settings.url).port or 0
     await ask_server(port, "ACL", "SETUSER", *words)
@@ -55,6 +62,7 @@ async def test_everything_works_with_the_documented_rights(login: RedisSettings,
             assert await queue.cancel(submission.request_id) == "finished"
         assert len(await list_requests(system.store, state=RequestState.FINISHED)) == 3
         await DepartureKeeper(system.store, MODEL).look()
+        await Reconciler(system.store, MODEL).look()
         (view,) = await system.engine_views()
         await drain_engine(system.store, MODEL, view.engine_id)
         await drain_engine(system.store, MODEL, view.engine_id, drain=False)
@@ -65,6 +73,26 @@ async def test_everything_works_with_the_documented_rights(login: RedisSettings,
             return_exceptions=True,
         )
         assert [type(error) for error in refused] == [NoPermissionError] * 3
+
+
+async def test_so_do_engines_in_pairs(login: RedisSettings, start_engine: StartEngine) -> None:
+    pair = await start_engine(disaggregation="prefill"), await start_engine(disaggregation="decode")
+    async with (
+        in_process_system(login, [engine.url for engine in pair]) as system,
+        system.session.post(system.url + CHAT_PATH, json=chat("allowed", max_tokens=3)) as response,
+    ):
+        assert response.status == 200, await response.text()
+
+
+def test_every_command_of_the_scripts_is_in_the_documented_rights() -> None:
+    """Also of those steps that are rare."""
+    rights = set(re.findall(r"\+([a-z|]+)", _documented()))
+    scripts = "".join(file.read_text(encoding="utf-8") for file in STEPS.glob("*.lua"))
+    used = set(re.findall(r"redis\.p?call\(\s*'([A-Z]+)'(?:,\s*'(CREATE|CONSUMERS|DELCONSUMER)')?", scripts))
+    used |= {(name, "") for name in re.findall(r"\{\s*'([XZ][A-Z]+|[HS]SET|[HS]ADD)'", scripts)}
+    names = {f"{command}|{sub}" if sub else command for command, sub in used}
+    assert len(names) > 40
+    assert not {name.lower() for name in names} - rights
 
 
 async def test_a_wrong_password_is_told_without_the_password(login: RedisSettings) -> None:

@@ -75,8 +75,8 @@ class Reconciler:
 
     async def look(self) -> int:
         """Look once; how much was repaired."""
-        repaired = await self._remove_misplaced() if self._looks % TYPES_EVERY == 0 else 0
         self._looks += 1
+        repaired = await self._remove_misplaced() if self._looks % TYPES_EVERY == 1 else 0
         try:
             return repaired + await self._compare()
         except (RedisError, OSError) as error:
