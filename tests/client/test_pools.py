@@ -68,6 +68,38 @@ async def test_when_to_come_back_does_not_go_by_an_idle_time(
         assert int(headers["x-ratelimit-reset-requests"].removesuffix("s")) == pytest.approx(20, rel=0.25)
 
 
+async def burst_after(pool: PoolDriver, pools: Pools, now: list[float], idle_s: int) -> None:
+    """A request ends, for so long there is nothing to do, and then 30 wait at once."""
+    await pool.engine(models=(pool.name,))
+    await pool.running("before")
+    await pools.look()
+    await pool.finish("before")
+    for _ in range(idle_s // 3):
+        now[0] += 3
+        await pools.look()
+    await pool.waiting(*(f"w{i}" for i in range(30)))
+    now[0] += 1
+    await pools.look()
+
+
+async def test_a_quiet_night_leaves_no_rate(pool: PoolDriver, now: list[float]) -> None:
+    """A moving average gets ever smaller, and what waits divided by it would be no number in the end."""
+    pools = Pools(pool.store)
+    await burst_after(pool, pools, now, 9000)
+    assert pools.rate(pool.name) == 0
+    assert pools.retry_after_s(pool.name) == 10
+    headers = rate_limits(pools, AcceptLimits(), pool.name)
+    assert "x-ratelimit-remaining-requests" in headers
+    assert "x-ratelimit-reset-requests" not in headers, "nothing is known"
+
+
+async def test_what_ended_before_an_idle_time_makes_no_endless_wait(pool: PoolDriver, now: list[float]) -> None:
+    pools = Pools(pool.store)
+    await burst_after(pool, pools, now, 42)
+    assert 0 < pools.rate(pool.name) < 30 / 3600
+    assert rate_limits(pools, AcceptLimits(), pool.name)["x-ratelimit-reset-requests"] == "3600s"
+
+
 async def test_the_wait_is_that_of_the_class_and_of_more_urgent_ones(pool: PoolDriver, now: list[float]) -> None:
     pools = Pools(pool.store)
     await drain(pool, pools, now, 9)

@@ -36,6 +36,8 @@ TWICE = 2
 """One look that fails is a connection that was lost; two are a server that is away."""
 RATE_MEMORY_S = 10.0
 """Time constant of the moving average of the drain rate."""
+LEAST_RATE = 0.001
+"""Requests a second. An average below it is what is left of other times, and says nothing."""
 NO_RATE_RETRY_S = 10
 """What a client is told while nothing is known about the rate."""
 LONGEST_RETRY_S = 60
@@ -239,7 +241,8 @@ class Pools:
                 if before := self._depths.get(pool):
                     rate = max(0, _ended(depth) - _ended(before)) / elapsed
                     weight = 1 - math.exp(-elapsed / RATE_MEMORY_S)
-                    self._rates[pool] = self._rates.get(pool, rate) * (1 - weight) + rate * weight
+                    average = self._rates.get(pool, rate) * (1 - weight) + rate * weight
+                    self._rates[pool] = average if average >= LEAST_RATE else 0.0
         # A pool that could not be looked at is as it was.
         self._depths = {pool: d for pool, d in self._depths.items() if pool in pools} | depths
         self._draining = {

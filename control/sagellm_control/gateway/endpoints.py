@@ -211,10 +211,10 @@ class OpenAIEndpoints:
         echoed["X-Request-Priority"] = wanted.priority.name
         if wanted.priority != headers.priority:
             echoed["X-Request-Priority-Asked"] = headers.priority.name
-        echoed |= rate_limits(self._queue.pools, self._queue.limits, submission.pool)
         patience = Patience(began + self._timeout_s(headers), partial(self._limits, wanted))
         try:
             async with self._queue.answer(submission.request_id, pool=submission.pool) as answer:
+                echoed |= rate_limits(self._queue.pools, self._queue.limits, submission.pool)
                 if submission.existed:
                     patience = await patience_of_retry(self._queue.store, submission, patience)
                 writer = AnswerWriter(
@@ -228,7 +228,7 @@ class OpenAIEndpoints:
                     numbering=EventNumbering() if wanted.headers.event_ids else None,
                 )
                 response = await (writer.write_stream() if wanted.body.stream else writer.write_whole())
-        except (asyncio.CancelledError, ConnectionError):
+        except BaseException:  # whatever it was: nobody gets an answer here any more
             self._leave(wanted.headers, submission)
             raise
         if writer.stopped:

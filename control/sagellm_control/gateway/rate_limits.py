@@ -8,6 +8,8 @@ from ..client.errors import IN_BYTES, QueueFull
 from ..client.pools import Pools
 from ..store.steps.accept import AcceptLimits
 
+LONGEST_GUESS_S = 3600
+
 
 def rate_limits(pools: Pools, limits: AcceptLimits, pool: str, *, none_left: bool = False) -> dict[str, str]:
     """As OpenAI's API has them: the limit, what is left of it, and when all of it will be (at the rate of now).
@@ -23,9 +25,13 @@ def rate_limits(pools: Pools, limits: AcceptLimits, pool: str, *, none_left: boo
         "x-ratelimit-limit-requests": str(limits.max_waiting),
         "x-ratelimit-remaining-requests": str(0 if none_left else max(0, limits.max_waiting - waiting)),
     }
-    rate = pools.drain_rate(pool) or pools.rate(pool)
-    if not waiting or rate > 0:
-        headers["x-ratelimit-reset-requests"] = f"{math.ceil(waiting / rate) if waiting else 0}s"
+    if not waiting:
+        headers["x-ratelimit-reset-requests"] = "0s"
+    elif (rate := pools.drain_rate(pool)) > 0:
+        headers["x-ratelimit-reset-requests"] = f"{math.ceil(waiting / rate)}s"
+    elif (rate := pools.rate(pool)) > 0:
+        # What ended while there was less to do says too little to speak of more than an hour.
+        headers["x-ratelimit-reset-requests"] = f"{min(LONGEST_GUESS_S, math.ceil(waiting / rate))}s"
     return headers
 
 
