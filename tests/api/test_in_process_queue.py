@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from sagellm_protocol import ErrorCode
 from sagellm_control import ControlPlaneManager, EngineInfo, EngineState, RequestStatus
 from sagellm_control.manager.line import Line, Ticket
 from sagellm_control.manager.load import Misses
+from sagellm_control.manager.local_place import wait_for_place
 from sagellm_control.manager.local_policy import LocalPolicy
 from sagellm_control.manager.local_queue import ModelQueue
 from sagellm_control.manager.orders import make_policy, make_strategy
@@ -229,6 +231,22 @@ async def test_who_is_late_steps_back_once() -> None:
     assert (late.rank, late.late, refused.refused) == (rank + LATE_HANDICAP_MS, True, True)
     queue.give_back(info, patient)
     assert order[-1] == "late e1", "nobody waits who is in time"
+
+
+async def test_what_an_engine_had_is_owed_another_try_however_late() -> None:
+    queue = ModelQueue("m", LocalPolicy(make_policy("fifo"), make_strategy("round_robin")), Misses())
+    info, other = (EngineInfo(name, "m", "127.0.0.1", 1, state=EngineState.READY) for name in ("e1", "e2"))
+    queue.add(info, 1, 0)
+    holder = queue.ticket(waits("holder").arrival)
+    assert queue.take(holder) == "e1"
+    late = replace(
+        waits("late", slo_ms=100, arrived_ms=time.time() * 1000 - 1000).arrival, reject_late=True, excluded=("e2",)
+    )
+    queue.add(other, 0, 0)
+    waiting = asyncio.create_task(wait_for_place(queue, late, max_waiting=0))
+    await wait_until(lambda: len(queue) == 1)
+    queue.give_back(info, holder)
+    assert (await asyncio.wait_for(waiting, 5) or ("none",))[0] is info
 
 
 async def test_who_holds_out_is_passed_and_looked_at_again() -> None:

@@ -28,7 +28,7 @@ def candidate(
     name: str = "r", *, behind_ms: float = 0.0, tokens: int = 1000, late: bool = False, **more: Any
 ) -> Candidate:
     arrival = request(name, at_ms=NOW_MS + behind_ms, **more)
-    return Candidate(arrival, forecast(tokens, 0.0), arrival.arrived_ms + LATE_HANDICAP_MS * late, late)
+    return Candidate(arrival, forecast(tokens, 0.0), arrival.arrived_ms + LATE_HANDICAP_MS * late, late, tried=False)
 
 
 def actions(line: HeadOfLine, look: Look, candidates: Iterable[Candidate], now_ms: float = NOW_MS) -> list[Action]:

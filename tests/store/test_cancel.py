@@ -13,6 +13,7 @@ from sagellm_control.store.steps.cancel import CancelResult, cancel, give_up
 from sagellm_control.store.steps.endings import CANCELLED, EXPIRED_WAITING
 from sagellm_control.store.steps.engines import retire_engine
 from sagellm_control.store.steps.requeue import Cause
+from sagellm_control.wire.attempts import ATTEMPTS_APART
 from sagellm_control.wire.event import END, Ending, read_frames
 from sagellm_control.wire.keys import SCHEDULER_GROUP
 from sagellm_control.wire.priority import RequestPriority
@@ -206,3 +207,9 @@ async def test_what_had_an_engine_is_not_given_up_as_without_one(pool: PoolDrive
     await pool.waiting("b")
     assert await give_up(pool.store, pool.name, "a", GIVEN_UP) is CancelResult.SERVED
     assert await give_up(pool.store, pool.name, "b", GIVEN_UP) is CancelResult.ENDED
+
+
+async def test_what_was_submitted_again_is_given_up_like_any_other(pool: PoolDriver) -> None:
+    """It lost its record, and counts its attempts from further on; no engine has had it."""
+    await pool.accept("a", attempt=2 * ATTEMPTS_APART)
+    assert await give_up(pool.store, pool.name, "a", GIVEN_UP) is CancelResult.ENDED

@@ -12,13 +12,11 @@ from dataclasses import replace
 from ..store.connect import Store
 from ..store.steps.accept import AcceptLimits, Exists, accept
 from ..store.steps.attach import attach
+from ..wire.attempts import ATTEMPTS_APART
 from ..wire.request import NewRequest
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS_APART = 1000
-"""A request that is submitted again counts its attempts from here on, and from twice here the next time: an attempt
-of before, which may still run somewhere, is none of the current ones and is refused."""
 WITHOUT_LIMIT = 2**53
 """It had been accepted, so it is not refused now because others wait."""
 RETURNS_WITHIN_S = 10.0

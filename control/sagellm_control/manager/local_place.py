@@ -26,7 +26,7 @@ async def wait_for_place(queue: ModelQueue, arrival: Arrival, max_waiting: int) 
     engine_id = queue.take(ticket)
     if engine_id is not None:
         return queue.engine(engine_id), ticket
-    if len(queue) >= max_waiting:
+    if len(queue) >= max_waiting and not arrival.excluded:  # what an engine had is owed another try
         raise queue_full(queue.model, len(queue))
     turn: asyncio.Future[EngineInfo | None] = asyncio.get_running_loop().create_future()
 

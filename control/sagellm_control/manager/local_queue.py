@@ -235,7 +235,8 @@ class ModelQueue:
         at, look = 0, Look()
         while at < min(len(line), DEEPEST_LOOK):
             ticket = line[at]
-            candidate = Candidate(ticket.arrival, ticket.forecast, ticket.rank, ticket.late)
+            tried = bool(ticket.arrival.excluded)
+            candidate = Candidate(ticket.arrival, ticket.forecast, ticket.rank, ticket.late, tried=tried)
             decision = self._head.decide(candidate, look, now_ms)
             if decision.action is Action.STOP:
                 break

@@ -77,7 +77,7 @@ class Candidate:
     forecast: Forecast
     rank: float
     stepped_back: bool = False
-    tried: bool = False
+    tried: bool = field(kw_only=True)
     """An engine had it, and may have answered in part: it waits for another try, however late."""
 
 
@@ -197,7 +197,7 @@ class HeadOfLine:
         """Whether one that is not in the line yet would step back or be refused at its head."""
         if not self._policies.lateness.objective_ms(arrival):
             return False
-        return self._judge(Candidate(arrival, forecast, 0.0), now_ms) is not None
+        return self._judge(Candidate(arrival, forecast, 0.0, tried=False), now_ms) is not None
 
     def refused_from_ms(self, arrival: Arrival, forecast: Forecast) -> float:
         """From when on it is to be refused as late, wherever in the line it is; inf: never. By what is cached now."""

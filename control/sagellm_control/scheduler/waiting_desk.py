@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..store.connect import Store
 from ..store.steps.assign import Assigned, Late, Placement, assign
 from ..store.waiting_line import Waiting, WaitingLine
+from ..wire.attempts import was_tried
 from . import metrics
 from .arrival_desk import AfterAdmission
 from .head_of_line import Action, Candidate, Look
@@ -144,9 +145,8 @@ class WaitingDesk:
         now_ms = self._watch.clock.now_ms()
         for waiting in head:
             arrival = waiting.arrival
-            candidate = Candidate(
-                arrival, proposer.forecast(arrival), waiting.rank, waiting.late, tried=waiting.attempts > 0
-            )
+            forecast, tried = proposer.forecast(arrival), was_tried(waiting.attempts)
+            candidate = Candidate(arrival, forecast, waiting.rank, waiting.late, tried=tried)
             decision = proposer.line.decide(candidate, look, now_ms)
             if decision.action is Action.STOP:
                 break

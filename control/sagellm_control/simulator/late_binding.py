@@ -178,7 +178,7 @@ class LateBinding:
         position, look = 0, Look()
         while position < min(len(waiting), DEEPEST_LOOK) and look.in_vain + look.stood_back < MOST_LOOKS:
             item = waiting[position]
-            candidate = Candidate(item.job.arrival, item.forecast, item.rank, item.stepped_back)
+            candidate = Candidate(item.job.arrival, item.forecast, item.rank, item.stepped_back, tried=False)
             decision = self._line.decide(candidate, look, now_ms)
             if decision.action is Action.STOP:
                 break

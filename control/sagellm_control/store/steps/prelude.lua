@@ -191,8 +191,8 @@ local function bury_request(dead, record, body, id, reason)
 end
 
 -- Whether a request waits for its first engine. One that an engine had may have been answered in part, and is owed
--- another try: however long it has waited, however late it is, whomever it keeps out.
-local function is_untried(attempt) return number(attempt, 0) == 0 end
+-- another try: however long it has waited, however late it is, whomever it keeps out. (See wire/attempts.py.)
+local function is_untried(attempt) return number(attempt, 0) % 1000 == 0 end
 
 -- When a request's time is over; nil: never.
 local function timeout_at(arrived, timeout)
