@@ -23,7 +23,7 @@ from sagellm_control.store.steps.advance import Advance, advance
 from sagellm_control.store.steps.append import Output, append
 from sagellm_control.store.steps.assign import Assigned, Placement, assign
 from sagellm_control.store.steps.claim import claim
-from sagellm_control.store.steps.engines import Held, register_engine
+from sagellm_control.store.steps.engines import Held, register_engine, retire_engine
 from sagellm_control.store.steps.finish import Finish, finish
 from sagellm_control.store.steps.requeue import Cause, Requeue, requeue
 from sagellm_control.store.steps.take import LEAST_URGENT, IntakeEntry, Taken, ensure_groups, take
@@ -84,6 +84,12 @@ class PoolDriver:
         held = await register_engine(self.store, self.rows[engine], lease_ms=LEASE_MS)
         assert not isinstance(held, Held), f"{engine} is held by {held}"
         return self.rows[engine]
+
+    async def second_worker(self, engine: str = "e1", **row: Any) -> EngineRow:
+        """The engine under ``w-second``: the lease of the first has lapsed, and a keeper has seen it."""
+        self.clock.advance(LEASE_MS)
+        assert await retire_engine(self.store, self.name, engine, "", EngineState.ERROR, "lapsed")
+        return await self.engine(engine, worker="w-second", **row)
 
     def worker(self, engine: str) -> str:
         """The session that registered the engine last."""

@@ -63,8 +63,7 @@ async def engine_retired(pool: PoolDriver) -> None:
 
 async def engine_taken_by_a_second_session(pool: PoolDriver) -> None:
     await pool.running("a")
-    pool.clock.advance(LEASE_MS + 1)
-    await pool.engine("e1", worker="w-second")
+    await pool.second_worker()
 
 
 async def runs_on_the_second_session(pool: PoolDriver) -> None:

@@ -75,8 +75,9 @@ class Reconciler:
 
     async def look(self) -> int:
         """Look once; how much was repaired."""
+        by_type = self._looks % TYPES_EVERY == 0
         self._looks += 1
-        repaired = await self._remove_misplaced() if self._looks % TYPES_EVERY == 1 else 0
+        repaired = await self._remove_misplaced() if by_type else 0
         try:
             return repaired + await self._compare()
         except (RedisError, OSError) as error:

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from sagellm_control.stopping import is_set_within
 from sagellm_control.store.connect import Store
-from sagellm_control.store.inspect import engine_rows, server_ms
+from sagellm_control.store.inspect import engine_rows
 from sagellm_control.store.registrations import registrations
 from sagellm_control.store.steps.engines import remove_engine
 from sagellm_control.store.trouble import log_trouble
@@ -41,7 +41,7 @@ PROBE_AGAIN_S = 0.5
 class Adopter:
     """Looks for registrations that nobody serves, and serves them until they are withdrawn.
 
-    1. An engine whose lease somebody holds is left alone, and for another lease one whose lease nobody has ended.
+    1. An engine that has a worker is left alone; keepers take it from one whose lease has lapsed.
     2. The lease decides where two adopt at once; whoever comes second looks on.
     3. A registration that is withdrawn ends its session: what runs is finished, and its row is removed.
     """
@@ -82,14 +82,9 @@ class Adopter:
             task.add_done_callback(lambda _task, key=key: self._served.pop(key))
 
     async def _is_held(self, registration: Registration) -> bool:
-        keys = self._store.keys.pool(registration.model_id)
-        until = await self._store.commands.zscore(keys.leases, registration.engine_id)
-        if until is None:
-            return False
-        lapsed_ms = await server_ms(self._store, registration.model_id) - float(until)
+        # Whose lease has lapsed, with Redis away say, may be about to renew it: that is for keepers to end.
         rows = await engine_rows(self._store, registration.model_id, [registration.engine_id])
-        # Whose lease has only just lapsed, with Redis away say, may be about to renew it: that is for keepers to end.
-        return bool(rows and rows[0].worker) and lapsed_ms <= self._settings.lease_s * 1000
+        return bool(rows and rows[0].worker)
 
     async def _serve(self, registration: Registration, ended: asyncio.Event) -> None:
         try:

@@ -31,7 +31,6 @@ class Held:
     """Another worker holds the engine."""
 
     worker: str
-    lease_until_ms: float
 
 
 @dataclass(slots=True, frozen=True)
@@ -45,7 +44,7 @@ class Renewal:
 
 
 async def register_engine(store: Store, row: EngineRow, *, lease_ms: int) -> Held | None:
-    """Take the engine's lease for ``row.worker`` and write its row; what a dead holder left is requeued."""
+    """Take the engine's lease for ``row.worker`` and write its row; what keepers left is requeued."""
     keys = store.keys.pool(row.pool)
     names = [
         keys.engine(row.engine_id),
@@ -66,7 +65,7 @@ async def register_engine(store: Store, row: EngineRow, *, lease_ms: int) -> Hel
         answer = await _REGISTER(store, names, [*arguments, *fields])
         match answer[0]:
             case b"held":
-                return Held(answer[1].decode(), float(answer[2]))
+                return Held(answer[1].decode())
             case b"recover":
                 left_behind = [read_name(request_id) for request_id in answer[1:]]
                 await give_back(store, row.pool, row.engine_id, left_behind, Cause.LAPSED)

@@ -4,18 +4,15 @@
 -- KEYS[7] engines   KEYS[8] leases
 -- ARGV[1] now   ARGV[2] engine id   ARGV[3] worker session   ARGV[4] lease (ms)   ARGV[5] state
 -- ARGV[6] reason (why it is not READY), then the row's other fields and values
--- Output: {'held', worker, lease_until_ms} (by a living worker) | {'registered'}
+-- Output: {'held', worker} (by another worker; one whose lease has lapsed may be about to renew it, after an outage, so
+--   that keepers alone take the engine from it) | {'registered'}
 --   | {'recover', request ids…} (an earlier session left these: requeue them, then call again)
 
 local row, reservations, assigned, room, waiting, freed, engines, leases = unpack(KEYS, 1, 8)
 local now, engine, worker = clock(ARGV[1]), ARGV[2], ARGV[3]
 local known = redis.call('HMGET', row, 'worker', 'state')
 local holder = known[1] or ''
-if holder ~= '' and holder ~= worker then
-  local lease_until = tonumber(redis.call('ZSCORE', leases, engine) or 0)
-  if lease_until > now then return {'held', holder, ms(lease_until)} end
-  holder = ''
-end
+if holder ~= '' and holder ~= worker then return {'held', holder} end
 if holder ~= worker then
   -- Nobody holds it from here on, so that an earlier holder can change nothing while its requests are given back.
   redis.call('HSET', row, 'worker', '')
