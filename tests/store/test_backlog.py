@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sagellm_control.store.steps.accept import Accepted, AcceptLimits, Full, accept
+from sagellm_control.client.displacement import displace_and_accept
+from sagellm_control.store.steps.accept import Accepted, AcceptLimits, AcceptResult, Full, accept
 from sagellm_control.store.steps.admit import Admission, admit
 from sagellm_control.store.steps.assign import Late, Placement
 from sagellm_control.store.steps.cancel import cancel
@@ -99,14 +100,14 @@ async def test_the_least_urgent_makes_place(pool: PoolDriver) -> None:
     await pool.waiting("d", priority=RequestPriority.NORMAL)
     last = ["d", "c", "b", "a"]
     gone = await displace(pool.store, pool.name, RequestPriority.LOW, last, retry_after_s=7)
-    assert gone == "c"
+    assert gone == ["c"]
     ending = await pool.ending("c")
     assert (ending.outcome, ending.status, ending.code) == (Outcome.REJECTED, 429, Reason.DISPLACED)
     assert ending.retry_after_s == 7
     assert await pool.waiting_ids() == ["a", "b", "d"]
     assert (await backlog(pool))["requests/4"] == 1
-    assert await displace(pool.store, pool.name, RequestPriority.BACKGROUND, last, retry_after_s=7) is None
-    assert await displace(pool.store, pool.name, RequestPriority.LOW, last, retry_after_s=7) == "b"
+    assert await displace(pool.store, pool.name, RequestPriority.BACKGROUND, last, retry_after_s=7) == []
+    assert await displace(pool.store, pool.name, RequestPriority.LOW, last, retry_after_s=7) == ["b"]
 
 
 async def test_nobody_goes_in_vain(pool: PoolDriver) -> None:
@@ -115,23 +116,49 @@ async def test_nobody_goes_in_vain(pool: PoolDriver) -> None:
     await pool.requeue("tried", Cause.RETURNED)
     await pool.waiting("small", priority=RequestPriority.BACKGROUND, body=b"1234")
     last, high = ["small", "tried"], RequestPriority.HIGH
-    assert await displace(pool.store, pool.name, high, last, least_bytes=5, retry_after_s=7) is None
-    assert await displace(pool.store, pool.name, high, last, least_bytes=4, retry_after_s=7) == "small"
-    assert await displace(pool.store, pool.name, high, last, retry_after_s=7) is None, (
-        "it may have been answered in part"
-    )
+    assert await displace(pool.store, pool.name, high, last, wanted_bytes=5, retry_after_s=7) == []
+    assert await displace(pool.store, pool.name, high, last, wanted_bytes=4, retry_after_s=7) == ["small"]
+    assert await displace(pool.store, pool.name, high, last, retry_after_s=7) == [], "it may have been answered in part"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "gone"),
+    [(0, ["c"]), (3, ["c"]), (6, ["c", "b"]), (9, ["a"]), (12, ["c", "a"]), (13, ["c", "b", "a"]), (16, [])],
+)
+async def test_as_few_go_as_make_place_for_a_long_one(pool: PoolDriver, wanted: int, gone: list[str]) -> None:
+    for request_id, length in (("a", 9), ("b", 3), ("c", 3)):
+        await pool.waiting(request_id, priority=RequestPriority.LOW, body=b"x" * length)
+    last = ["c", "b", "a"]
+    found = await displace(pool.store, pool.name, RequestPriority.HIGH, last, wanted_bytes=wanted, retry_after_s=7)
+    assert found == gone
+    assert await pool.waiting_ids() == [name for name in "abc" if name not in gone]
+
+
+async def test_a_long_urgent_one_comes_in_where_only_short_ones_wait(pool: PoolDriver) -> None:
+    await pool.waiting(*(f"short-{n}" for n in range(10)), priority=RequestPriority.LOW, body=b"x" * 10)
+    long = new_request("long", pool.name, priority=RequestPriority.CRITICAL, body=b"x" * 25)
+    limits = replace(ANY, max_waiting_bytes=105)
+
+    async def again() -> AcceptResult:
+        return (await accept(pool.store, pool.name, [long], limits))[0]
+
+    full = await again()
+    assert isinstance(full, Full)
+    assert full.missing_bytes == 20
+    assert isinstance(await displace_and_accept(pool.store, long, full, again, retry_after_s=1), Accepted)
+    assert (await pool.counters())["displaced"] == 2
 
 
 async def test_one_arrival_takes_one_place_though_the_reply_was_lost(pool: PoolDriver) -> None:
     await pool.waiting("a", "b", "c", priority=RequestPriority.BACKGROUND)
     last, client = ["c", "b", "a"], pool.store.commands
-    assert await displace(pool.store, pool.name, RequestPriority.BACKGROUND, last, retry_after_s=7) is None
+    assert await displace(pool.store, pool.name, RequestPriority.BACKGROUND, last, retry_after_s=7) == []
     pool.store.commands = LosesReplies(client)
-    assert await displace(pool.store, pool.name, RequestPriority.HIGH, last, retry_after_s=7) == "c"
+    assert await displace(pool.store, pool.name, RequestPriority.HIGH, last, retry_after_s=7) == ["c"]
     pool.store.commands = client
     assert await pool.waiting_ids() == ["a", "b"]
     assert (await pool.counters())["displaced"] == 1
-    assert await displace(pool.store, pool.name, RequestPriority.HIGH, last, retry_after_s=7) == "b"
+    assert await displace(pool.store, pool.name, RequestPriority.HIGH, last, retry_after_s=7) == ["b"]
 
 
 async def test_a_class_waits_no_longer_than_it_may(pool: PoolDriver) -> None:

@@ -1,4 +1,4 @@
-"""When the queue is full: a more urgent arrival takes the place of the least urgent one that waits."""
+"""When the queue is full: a more urgent arrival takes the place of the least urgent ones that wait."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def displace_and_accept(
     *,
     retry_after_s: float,
 ) -> AcceptResult:
-    """Have a request accepted for which the queue was full, in the place of a less urgent one if there is any."""
+    """Have a request accepted for which the queue was full, in the place of less urgent ones if there are such."""
     result: AcceptResult = full
     for _ in range(MOST_TRIES):
         if not isinstance(result, Full) or result.reason not in OF_THE_POOL or not result.last:
@@ -34,10 +34,10 @@ async def displace_and_accept(
             request.pool,
             request.priority,
             result.last,
-            least_bytes=len(request.body) if result.reason is Reason.QUEUE_BYTES_FULL else 0,
+            wanted_bytes=result.missing_bytes,
             retry_after_s=retry_after_s,
         )
-        if gone is None:
+        if not gone:
             break
         result = await accept()
     return result

@@ -16,7 +16,8 @@
 --   optional fields, then that many names and values (tenant, model, stream, timeout_ms, slo_ms, …)
 -- Output: {for each request {'accepted', arrived_ms} | {'assigned', arrived_ms}
 --     | {'exists', state, fingerprint, tenant, ticket}
---     | {'full', why (see Reason), number waiting, ids of some that are last in line…} | {'no_engine'}},
+--     | {'full', why (see Reason), number waiting, bytes over the pool's bound, ids of some that are last in line…}
+--     | {'no_engine'}},
 --   number that were ahead of them all, {free places of each engine}, number waiting, number of engines with room,
 --   {what else bounds engines, see write_places}
 
@@ -82,8 +83,9 @@ local function no_room(priority, tenant, bytes)
     if bounds[4] > 0 and waits('tenant_bytes/' .. tenant) + bytes > bounds[4] then return 'tenant_bytes_full' end
   end
   -- Last: somebody may be made to go for one that only these keep out.
-  if bounds[1] > 0 and depth >= bounds[1] then return 'queue_full' end
-  if bounds[2] > 0 and pool_bytes() + bytes > bounds[2] then return 'queue_bytes_full' end
+  local over = bounds[2] > 0 and math.max(0, pool_bytes() + bytes - bounds[2]) or 0
+  if bounds[1] > 0 and depth >= bounds[1] then return 'queue_full', over end
+  if over > 0 then return 'queue_bytes_full', over end
 end
 
 -- The engine that was proposed, if it is the request's turn and the engine has room.
@@ -106,13 +108,14 @@ for i = 1, tonumber(ARGV[requests_at]) do
   local tenant = given.tenant or ''
   local known = redis.call('HMGET', record, 'state', 'fingerprint', 'tenant', 'ticket')
   local engine = not known[1] and engine_for(choice, kv, charge)
-  local full = not known[1] and (bounded or not engine) and is_served() and no_room(priority, tenant, #content)
+  local full, over
+  if not known[1] and (bounded or not engine) and is_served() then full, over = no_room(priority, tenant, #content) end
   if known[1] then
     answers[i] = {'exists', known[1], known[2] or '', known[3] or '', known[4] or ''}
   elseif not engine and not is_served() then
     answers[i] = {'no_engine'}
   elseif full then
-    answers[i] = {'full', full, depth, unpack(redis.call('ZREVRANGE', waiting, 0, LAST_IN_LINE - 1))}
+    answers[i] = {'full', full, depth, over or 0, unpack(redis.call('ZREVRANGE', waiting, 0, LAST_IN_LINE - 1))}
     increase(counters, full, 1)
   else
     -- A microsecond apart, so that requests of one batch keep their order.

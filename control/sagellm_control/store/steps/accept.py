@@ -83,6 +83,8 @@ class Full:
     reason: Reason = Reason.QUEUE_FULL
     last: tuple[str, ...] = ()
     """Some of those that wait, the last in line first."""
+    missing_bytes: int = 0
+    """So many more than the pool's bound would wait with this one."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -235,8 +237,8 @@ def _read(answer: list[bytes], request: NewRequest) -> AcceptResult:
         case b"accepted" | b"assigned":
             return Accepted(float(answer[1]), answer[0] == b"assigned")
         case b"full":
-            _, reason, waiting, *last = answer
-            return Full(int(waiting), Reason(reason.decode()), tuple(name.decode() for name in last))
+            _, reason, waiting, over, *last = answer
+            return Full(int(waiting), Reason(reason.decode()), tuple(name.decode() for name in last), int(over))
         case b"no_engine":
             return NoEngine()
         case _:

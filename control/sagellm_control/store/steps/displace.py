@@ -1,4 +1,4 @@
-"""displace: the least urgent request that waits makes place for a more urgent one."""
+"""displace: the least urgent requests that wait make place for a more urgent one."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ async def displace(
     priority: RequestPriority,
     candidates: Sequence[str],
     *,
-    least_bytes: int = 0,
+    wanted_bytes: int = 0,
     retry_after_s: float,
-) -> str | None:
-    """End one of the candidates that is less urgent than ``priority``; its id, None: there is none.
+) -> list[str]:
+    """End as few of the candidates that are less urgent than ``priority`` as make place for one; the ids of those that
+    went, none where all of them would not make enough.
 
     Args:
         candidates: requests that wait, the last in line first.
-        least_bytes: how long its body has to be, where it is bytes that are wanted.
-        retry_after_s: when the one that goes may come back.
+        wanted_bytes: how long their bodies have to be together.
+        retry_after_s: when those that go may come back.
     """
     keys = store.keys.pool(pool)
     names = [keys.waiting, keys.counters, keys.backlog, keys.virtual_time, keys.tenants]
@@ -43,5 +44,5 @@ async def displace(
     )
     # One arrival may need a place more than once, so it is the call that has a name.
     arguments: list[Argument] = [store.now(), int(priority), ending.encode(), secrets.token_hex(4)]
-    gone = await _SCRIPT(store, names, [*arguments, least_bytes, len(candidates), *candidates])
-    return gone.decode() if gone else None
+    gone = await _SCRIPT(store, names, [*arguments, wanted_bytes, len(candidates), *candidates])
+    return [request_id.decode() for request_id in gone]
