@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -10,14 +11,17 @@ from sagellm_control.keeper import departures
 from sagellm_control.keeper.departures import DepartureKeeper
 from sagellm_control.scheduler import process
 from sagellm_control.scheduler.settings import SchedulerSettings
+from sagellm_control.store.connect import Store
 from sagellm_control.store.dead import drop_dead, list_dead
 from sagellm_control.store.inspect import list_pools, model_index
+from sagellm_control.store.steps import pools
 from sagellm_control.store.steps.condemn import condemn
 from sagellm_control.store.steps.engines import remove_engine, retire_engine
 from sagellm_control.store.steps.policy import set_policy
-from sagellm_control.store.steps.pools import DEAD_KEPT_MS, forget_pool
+from sagellm_control.store.steps.pools import DEAD_KEPT_MS, announce, forget_pool
 from sagellm_control.store.steps.take import reclaim
 from sagellm_control.store.wake import HELD_FOR_S, hold_for_pools
+from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.keys import SCHEDULER_GROUP
 from sagellm_control.wire.states import EngineState
 
@@ -169,3 +173,16 @@ async def test_a_scheduler_does_not_bring_a_forgotten_pool_back(
 
 def task_names() -> set[str]:
     return {task.get_name() for task in asyncio.all_tasks()}
+
+
+async def test_a_name_that_is_announced_meanwhile_is_kept(pool: PoolDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    row, real = await pool.engine(models=("old",)), pools.engine_rows
+
+    async def then_announced(store: Store, name: str, engines: list[str]) -> list[EngineRow]:
+        rows = await real(store, name, engines)
+        await announce(store, replace(row, models=("old", "new")))
+        return rows
+
+    monkeypatch.setattr(pools, "engine_rows", then_announced)
+    await DepartureKeeper(pool.store, pool.name).look()
+    assert set(await model_index(pool.store)) == {pool.name, "old", "new"}

@@ -96,3 +96,24 @@ async def test_what_is_no_intake_stream_with_arrivals_is_none(pool: PoolDriver, 
     assert await look_at_all(pool) == []
     assert await list_pools(pool.store) == []
     await db.delete(key)
+
+
+async def test_a_server_that_is_away_costs_nothing_that_was_found(
+    pool: PoolDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Away:
+        async def scan(self, *_: object, **__: object) -> None:
+            raise ConnectionError("it is away")
+
+    await pool.accept("a")
+    (server,) = await pool.store.servers()
+
+    async def servers() -> list[object]:
+        return [server, Away()]
+
+    monkeypatch.setattr(pool.store, "servers", servers)
+    keeper = UnknownPoolKeeper(pool.store)
+    for _ in range(ROUND):
+        with pytest.raises(ConnectionError):
+            await keeper.look()
+    assert pool.name in await list_pools(pool.store)

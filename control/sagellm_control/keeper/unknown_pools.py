@@ -8,6 +8,8 @@ import random
 import re
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from ..store.connect import Store
 from ..store.inspect import list_pools
 from ..store.steps.mend import Repair
@@ -30,6 +32,8 @@ class UnknownPoolKeeper:
         self.store = store
         self._cursors: dict[Any, int] = {}
         """Server -> where the walk goes on."""
+        self._found = set[str]()
+        """Pools with arrivals that have not been compared with those that are known."""
 
     async def run(self) -> None:
         """Keep until cancelled."""
@@ -41,24 +45,43 @@ class UnknownPoolKeeper:
                 log_trouble(log, "cannot look for pools that nobody has announced", error)
 
     async def look(self) -> list[str]:
-        """Look at the next page of keys of each server; the pools that are announced from now on."""
-        keys, found = self.store.keys, set[str]()
-        pattern = re.sub(r"([\[\]?*\\])", r"\\\1", keys.namespace) + ":{*}:intake:*"
+        """Look at the next page of keys of each server; the pools that are announced from now on.
+
+        Raises:
+            RedisError, OSError: of a server; the others have been looked at.
+        """
+        trouble: Exception | None = None
         servers = await self.store.servers()
         self._cursors = {server: self._cursors.get(server, 0) for server in servers}
         for server in servers:
-            self._cursors[server], names = await server.scan(
-                self._cursors[server], match=pattern, count=SCAN_PAGE, _type="STREAM"
-            )
-            for name in names:
-                pool = pool_of_intake(keys, read_name(name))
-                # What is no text names no model (see list_pools).
-                if pool is not None and pool.isprintable() and await server.xlen(name):
-                    found.add(pool)
-        unknown = sorted(found.difference(await list_pools(self.store))) if found else []
-        for pool in unknown:
-            metrics.begin(pool)
-            await self.store.commands.sadd(keys.pools(), pool)
-            metrics.REPAIRS.labels(pool, Repair.UNKNOWN_POOL).inc()
-            log.warning("pool %s: it has arrivals, and no engine was ever registered for it", pool)
-        return unknown
+            try:
+                await self._scan(server)
+            except (RedisError, OSError) as error:
+                trouble = error
+        announced: list[str] = []
+        known = await list_pools(self.store) if self._found else []
+        for pool in sorted(self._found):
+            if pool not in known:
+                await self._announce(pool)
+                announced.append(pool)
+            self._found.discard(pool)
+        if trouble is not None:
+            raise trouble
+        return announced
+
+    async def _scan(self, server: Any) -> None:
+        keys = self.store.keys
+        pattern = re.sub(r"([\[\]?*\\])", r"\\\1", keys.namespace) + ":{*}:intake:*"
+        cursor, names = await server.scan(self._cursors[server], match=pattern, count=SCAN_PAGE, _type="STREAM")
+        for name in names:
+            pool = pool_of_intake(keys, read_name(name))
+            # What is no text names no model (see list_pools).
+            if pool is not None and pool.isprintable() and await server.xlen(name):
+                self._found.add(pool)
+        self._cursors[server] = cursor
+
+    async def _announce(self, pool: str) -> None:
+        metrics.begin(pool)
+        await self.store.commands.sadd(self.store.keys.pools(), pool)
+        metrics.REPAIRS.labels(pool, Repair.UNKNOWN_POOL).inc()
+        log.warning("pool %s: it has arrivals, and no engine was ever registered for it", pool)

@@ -109,9 +109,11 @@ class EngineSession:
 
     async def _announce(self, lease: Lease, announced: EngineRow) -> None:
         # Apart from the lease: in a cluster it is another server that keeps this, which may be away.
+        changed = False
         for looks in itertools.count():
-            await is_set_within(self._models_changed, ANNOUNCE_EVERY_S)
-            self._models_changed.clear()
+            if changed:
+                # A name that no row has is one to be forgotten.
+                await lease.reported()
             row = lease.row
             try:
                 await announce(self._store, row)
@@ -119,11 +121,12 @@ class EngineSession:
                 if gone or row.cards != announced.cards or looks % DESCRIBE_EVERY == 0:
                     await describe(self._store, row, gone)
                 if gone:
-                    await lease.reported()
                     await withdraw(self._store, row.pool, gone)
                 announced = row
             except (RedisError, OSError) as error:
                 log.warning("engine %s: cannot announce pool %s: %s", row.engine_id, row.pool, error)
+            changed = await is_set_within(self._models_changed, ANNOUNCE_EVERY_S)
+            self._models_changed.clear()
 
     async def _register(self, row: EngineRow, stop: asyncio.Event) -> bool:
         told = False

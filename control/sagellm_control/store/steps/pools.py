@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from ...wire.engine import EngineRow
 from ...wire.keys import read_name
@@ -41,11 +41,7 @@ async def describe(store: Store, row: EngineRow, dropped: Collection[str] = ()) 
 async def withdraw(store: Store, pool: str, names: Collection[str]) -> None:
     """Forget names, of adapters, that no engine of the pool answers to any more. One that has just begun to is heard of
     again when its worker announces it the next time."""
-    engines = [read_name(name) for name in await store.commands.smembers(store.keys.pool(pool).engines)]
-    served = {name for row in await engine_rows(store, pool, engines) if row.worker for name in row.models}
-    index = store.keys.models()
-    gone = [name for name in names if name not in served and await store.commands.hget(index, name) == pool.encode()]
-    await _forget_names(store, pool, gone)
+    await _withdraw(store, pool, {*names} & {*await _names_of(store, pool)}, lambda row: bool(row.worker))
 
 
 async def withdraw_removed(store: Store, pool: str) -> None:
@@ -55,11 +51,19 @@ async def withdraw_removed(store: Store, pool: str) -> None:
     keys = store.keys.pool(pool)
     if await store.commands.exists(keys.holding):
         return
-    engines = [read_name(name) for name in await store.commands.smembers(keys.engines)]
-    known = {name for row in await engine_rows(store, pool, engines) for name in (pool, *row.models)}
-    if await store.commands.exists(keys.registrations):
-        known.add(pool)
-    await _forget_names(store, pool, [name for name in await _names_of(store, pool) if name not in known])
+    names = {*await _names_of(store, pool)}
+    rows = await _withdraw(store, pool, names - {pool}, lambda _: True)
+    if pool in names and not rows and not await store.commands.exists(keys.registrations):
+        await _forget_names(store, pool, [pool])
+
+
+async def _withdraw(store: Store, pool: str, names: Collection[str], counts: Callable[[EngineRow], bool]) -> int:
+    # The rows are read after the names: a worker writes its row before it announces what is in it. (How many they are.)
+    engines = [read_name(name) for name in await store.commands.smembers(store.keys.pool(pool).engines)]
+    rows = await engine_rows(store, pool, engines)
+    served = {name for row in rows if counts(row) for name in row.models}
+    await _forget_names(store, pool, [name for name in names if name not in served])
+    return len(rows)
 
 
 async def _names_of(store: Store, pool: str) -> list[str]:
