@@ -18,6 +18,7 @@ from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.steps.accept import Accepted, Proposal
 from sagellm_control.store.steps.assign import Placement
 from sagellm_control.store.steps.listen import announce_listener, note_orphan
+from sagellm_workers.pairs.prompt import Prompts
 
 from ..clock import Clock
 from ..flow.asking import CHAT_PATH, chat, error_of, expected_text
@@ -27,6 +28,7 @@ from ..leaks import namespace_keys
 from ..pool_driver import PoolDriver
 from ..store.at_once import CHARGE, fair_rules
 from ..waiting import wait_until
+from ..workers.assignments import assignment
 from .test_redis_away import whole_text
 
 
@@ -92,6 +94,16 @@ async def test_with_full_memory_every_other_step_goes_on(own: PoolDriver) -> Non
         scheduler = PoolScheduler(own.store, own.name, "late", SchedulerSettings(policy="fifo"))
         await scheduler.prepare()
     assert await own.counters() == {"accepted": 4, "completed": 1, "requeued": 1}
+
+
+async def test_with_full_memory_the_prompt_of_an_accepted_request_is_read(own: PoolDriver) -> None:
+    """Else every place of an engine that decodes would wait for memory, and nothing would end that frees any."""
+    await own.engine()
+    await own.running("a")
+    prompts = Prompts(own.store, own.name, 1)
+    async with full(own.store), asyncio.timeout(30):
+        await prompts.order(assignment("a")).submit(b"{}")
+    assert len((await own.take()).arrivals) == 1
 
 
 async def test_a_gateway_says_when_to_come_back_while_running_answers_end(

@@ -27,7 +27,7 @@ from .backoff import Backoff
 from .cluster import ClusterClient
 from .deadline import close_pools
 from .settings import RedisSettings
-from .topology import make_client
+from .topology import MOST_CONNECTIONS, make_client
 
 log = logging.getLogger(__name__)
 
@@ -58,17 +58,18 @@ class Store:
         self._subscriber: Any = None
         self._closed = False
 
-    def blocking(self, longest_s: float = 60.0) -> Any:
-        """A client for reads that block for at most so long (s), closed by ``done_with`` or with the store.
+    def blocking(self, longest_s: float = 60.0, *, at_once: int = 1) -> Any:
+        """A client for reads that block for at most so long (s), so many at once, closed by ``done_with`` or with the
+        store.
 
         A server that has said nothing a while after that has gone without a word.
         """
-        return self._another(deadline_s=longest_s + self.settings.command_timeout_s)
+        return self._another(deadline_s=longest_s + self.settings.command_timeout_s, connections=at_once)
 
-    def _another(self, *, deadline_s: float | None) -> Any:
+    def _another(self, *, deadline_s: float | None, connections: int = MOST_CONNECTIONS) -> Any:
         if self._closed:
             raise ConnectionError("the connections to the server were closed")
-        client = make_client(self.settings, deadline_s=deadline_s)
+        client = make_client(self.settings, deadline_s=deadline_s, connections=connections)
         self._others.append(client)
         return client
 

@@ -22,11 +22,12 @@ MOST_CONNECTIONS = 32
 SCHEMES = ("redis", "rediss", "unix", *(f"{r}+{t}" for r in ("redis", "rediss") for t in ("sentinel", "cluster")))
 
 
-def make_client(settings: RedisSettings, *, deadline_s: float | None) -> Any:
+def make_client(settings: RedisSettings, *, deadline_s: float | None, connections: int = MOST_CONNECTIONS) -> Any:
     """A client; nothing is sent yet.
 
     Args:
         deadline_s: longest wait for the answer to a command; None: for ever.
+        connections: most to one server; each command needs one until it is answered.
 
     Raises:
         ValueError: the URL cannot be used.
@@ -37,7 +38,9 @@ def make_client(settings: RedisSettings, *, deadline_s: float | None) -> Any:
     tls, _, topology = parts.scheme.partition("+")
     secured = tls == "rediss"
     options = _options(settings) | (_tls(settings) if secured else {})
-    login = {
+    # A burst of calls waits for a connection instead of opening one each.
+    limits: dict[str, Any] = {"max_connections": connections, "timeout": settings.command_timeout_s}
+    login: dict[str, Any] = {
         "username": unquote(parts.username) if parts.username else None,
         "password": unquote(parts.password) if parts.password else None,
     }
@@ -45,8 +48,8 @@ def make_client(settings: RedisSettings, *, deadline_s: float | None) -> Any:
     if topology == "cluster":
 
         def connect(address: Address) -> Any:
-            pool = _pool(settings, connection_class=kind, host=address.host, port=address.port, **options, **login)
-            return _client(pool, deadline_s)
+            where: dict[str, Any] = {"host": address.host, "port": address.port}
+            return _client(OneServerPool(connection_class=kind, **where, **limits, **options, **login), deadline_s)
 
         if _database(parts.path):
             raise ValueError("a cluster has no database but 0")
@@ -56,11 +59,14 @@ def make_client(settings: RedisSettings, *, deadline_s: float | None) -> Any:
         service, _, database = parts.path.strip("/").partition("/")
         places = _addresses(parts.netloc, 26379)
         to = to_master(kind, lambda: _sentinels(settings, places, secured), service or "mymaster")
-        pool = _pool(settings, connection_class=to, host="", port=0, db=_database(database), **options, **login)
+        where: dict[str, Any] = {"host": "", "port": 0, "db": _database(database)}
+        pool = OneServerPool(connection_class=to, **where, **limits, **options, **login)
     else:
-        if tls != "unix":
+        if tls == "unix":
+            del options["socket_keepalive"]
+        else:
             _database(parts.path)  # redis-py takes one that it cannot read for 0
-        pool = OneServerPool.from_url(settings.url, **_limits(settings), **options)
+        pool = OneServerPool.from_url(settings.url, **limits, **options)
     return _client(pool, deadline_s)
 
 
@@ -74,15 +80,6 @@ def _database(path: str) -> int:
 def _client(pool: Any, deadline_s: float | None) -> Any:
     with_deadline(pool, deadline_s)
     return OneServer.from_pool(pool)
-
-
-def _pool(settings: RedisSettings, **options: Any) -> Any:
-    return OneServerPool(**_limits(settings), **options)
-
-
-def _limits(settings: RedisSettings) -> dict[str, Any]:
-    # A burst of calls waits for a connection instead of opening one each.
-    return {"max_connections": MOST_CONNECTIONS, "timeout": settings.command_timeout_s}
 
 
 def _options(settings: RedisSettings) -> dict[str, Any]:

@@ -8,13 +8,12 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import cast
 
-from sagellm_control.wire.assignment import Assignment
 from sagellm_control.wire.event import Ending
-from sagellm_control.wire.priority import RequestPriority
-from sagellm_control.wire.states import Outcome, RequestKind
-from sagellm_control.wire.trace_context import NO_TRACE
+from sagellm_control.wire.states import Outcome
 from sagellm_workers.adapters.base import EngineAdapter, EngineCall, EngineReply
 from sagellm_workers.attempts.attempt import Attempt, Reports
+
+from ..assignments import ASSIGNED_MS, assignment
 
 TIMEOUT_S = 60.0
 
@@ -39,24 +38,9 @@ class Endings:
 
 
 async def test_what_it_was_held_for_counts() -> None:
-    assigned_ms = 1_700_000_000_000.0
-    assignment = Assignment(
-        entry_id="1-1",
-        request_id="r",
-        attempt=1,
-        kind=RequestKind.CHAT,
-        priority=RequestPriority.NORMAL,
-        stream=False,
-        arrived_ms=assigned_ms,
-        assigned_ms=assigned_ms,
-        timeout_at_ms=assigned_ms + TIMEOUT_S * 1000,
-        tenant="",
-        trace=NO_TRACE,
-        after=(0, 0),
-        body=b"{}",
-    )
+    given = assignment(timeout_at_ms=ASSIGNED_MS + TIMEOUT_S * 1000)
     endings = Endings()
-    attempt = Attempt(assignment, cast(EngineAdapter, Hangs()), cast(Reports, endings), "e1")
+    attempt = Attempt(given, cast(EngineAdapter, Hangs()), cast(Reports, endings), "e1")
     attempt._taken_at = time.monotonic() - (TIMEOUT_S - 0.05)  # pyright: ignore[reportPrivateUsage]
     task = asyncio.create_task(attempt.run(b"{}"))
     attempt.start(task)

@@ -127,12 +127,8 @@ class Attempt:
             async with asyncio.timeout(self._seconds_left()):
                 await self._run(body, given)
         except TimeoutError:
-            self.end(
-                Outcome.EXPIRED,
-                504,
-                "deadline_exceeded",
-                "The request's timeout passed while the engine ran.",
-            )
+            message = "The request's timeout passed while the engine ran."
+            self.end(Outcome.EXPIRED, 504, "deadline_exceeded", message)
         finally:
             self.duration_s = time.monotonic() - began
 
@@ -192,7 +188,7 @@ class Attempt:
             self.result = "stale"
             self.outbox.requeue(self, Cause.STALE)
         except PartnerRefused as refusal:
-            self._finish(refusal.ending, "refused")
+            self._refuse(refusal.ending)
         except PartnerBusy as busy:
             self._fail(busy.ending, busy=True)
         except EngineError as error:
@@ -259,13 +255,17 @@ class Attempt:
             self.retry_after_s = reply.retry_after_s
         # What it says is kept also then: if engines stay busy for too long, the client gets it.
         ending = await read_error_reply(reply, self.engine_id)
-        if self.takeover is not None:
-            # Half an answer is out: this engine's refusal is not the request's.
-            self._lose(f"engine {self.engine_id} refused to go on ({reply.status})", anywhere=False)
-        elif ending.outcome is Outcome.REFUSED:
-            self._finish(ending, "refused")
+        if self.takeover is not None or ending.outcome is Outcome.REFUSED:
+            self._refuse(ending)
         else:
             self._fail(ending)
+
+    def _refuse(self, ending: Ending) -> None:
+        if self.takeover is not None:
+            # Half an answer is out: this engine's refusal is not the request's.
+            self._lose(f"engine {self.engine_id} refused to go on ({ending.status})", anywhere=False)
+        else:
+            self._finish(ending, "refused")
 
     def _lose(self, why: str, *, anywhere: bool) -> None:
         message = f"The engine was lost in the middle of the answer, and {why}."

@@ -53,6 +53,12 @@ class PromptAttempt(Attempt):
                     return
             await asyncio.sleep(LOOK_EVERY_S)
 
+    def _finish(self, ending: Ending, result: str) -> None:
+        if self.sequence == 0:
+            # Nobody has heard of the place, and the ending is for a client: it must not go in front of that.
+            self.pending.clear()
+        super()._finish(ending, result)
+
     def _staged(self, call: EngineCall) -> EngineCall:
         return call  # both engines get the same
 

@@ -29,6 +29,7 @@ from ..attempts.reservation import hold
 from ..observation.observation import EngineObservation
 from ..pairs.paired_decode import PairedAdapter
 from ..pairs.paired_prefill import PromptAttempt
+from ..pairs.prompt import Prompts
 from .shared_slots import SharedSlots
 
 log = logging.getLogger(__name__)
@@ -36,13 +37,11 @@ log = logging.getLogger(__name__)
 BLOCK_MS = 2000
 """A blocking read returns empty after this; only so that a dead connection is noticed."""
 READ_COUNT = 64
-RETRY_S = 0.2
-LONGEST_RETRY_S = 1.0
+RETRY_S, LONGEST_RETRY_S = 0.2, 1.0
 ENDED_KEPT = 10_000
 """Attempts that this session remembers to have run."""
 NEW, UNSETTLED = ">", "0"
 """Where a read starts: at what was never handed out, or at all that was and is not settled."""
-
 
 Found = TypeVar("Found")
 
@@ -67,6 +66,7 @@ class AssignedReader:
         self._slots = slots or SharedSlots(row.slots)
         self._stream = store.keys.pool(row.pool).assigned(row.engine_id)
         self._client: Any = store.blocking(BLOCK_MS / 1000)
+        self._prompts = Prompts(store, row.pool, row.slots)
         self._attempts: dict[tuple[str, int], Attempt] = {}
         self._held: deque[Attempt] = deque()
         self._ended_keys: OrderedDict[tuple[str, int], None] = OrderedDict()
@@ -118,6 +118,7 @@ class AssignedReader:
                 self._held.clear()
                 self._slots.leave(start_held)
                 await self._store.done_with(self._client)
+                await self._prompts.close()
 
     def drain(self) -> None:
         """Give back what has not started, and start nothing more."""
@@ -178,7 +179,7 @@ class AssignedReader:
         if self._row.is_paired and assignment.stage is Stage.PREFILL:
             kind = PromptAttempt
         elif self._row.is_paired:
-            adapter = PairedAdapter(adapter, self._store, self._client, self._row.pool, assignment)
+            adapter = PairedAdapter(adapter, self._prompts, assignment)
         attempt = kind(assignment, adapter, self._outbox, self._row.engine_id, self._row.kind, self._seen)
         attempt.watch.prefilled_elsewhere = adapter is not self._adapter
         self._attempts[attempt.key] = attempt
@@ -276,12 +277,11 @@ class AssignedReader:
         self._duration.observe(attempt.duration_s)
         if attempt.watch.first_byte_s is not None:
             self._ttft.observe(attempt.watch.first_byte_s)
+            if attempt.watch.predicted_first_s is not None:
+                self._ttft_error.observe(abs(attempt.watch.first_byte_s - attempt.watch.predicted_first_s))
         a = attempt.assignment
-        if attempt.watch.first_byte_s is not None and attempt.watch.predicted_first_s is not None:
-            self._ttft_error.observe(abs(attempt.watch.first_byte_s - attempt.watch.predicted_first_s))
-        metrics.QUEUE_DURATION.labels(self._row.pool, a.priority.label).observe(
-            max(0.0, (a.assigned_ms - a.arrived_ms) / 1000)
-        )
+        queued_s = max(0.0, (a.assigned_ms - a.arrived_ms) / 1000)
+        metrics.QUEUE_DURATION.labels(self._row.pool, a.priority.label).observe(queued_s)
         metrics.ATTEMPTS.labels(self._row.pool, self._row.engine_id, attempt.result).inc()
         if attempt.takeover is not None:
             metrics.TAKEOVERS.labels(self._row.pool, self._row.engine_id, attempt.result).inc()

@@ -17,6 +17,8 @@ from .rank import Charge, write_charge, write_credit, write_rank
 from .room_note import RoomAfter, read_room_after
 
 _SCRIPT = Script("accept", adds_work=True)
+_OWED = Script("accept")
+"""For what belongs to a request that is in the queue: it has to come in also where there is no memory for new work."""
 
 
 @dataclass(frozen=True)
@@ -132,13 +134,25 @@ class AcceptedBatch:
 _NONE = Proposal(0.0)
 
 
-async def accept(store: Store, pool: str, requests: Sequence[NewRequest], limits: AcceptLimits) -> list[AcceptResult]:
-    """Put requests of one pool into their priority streams, each once per id."""
-    return (await accept_batch(store, pool, requests, limits)).results
+async def accept(
+    store: Store, pool: str, requests: Sequence[NewRequest], limits: AcceptLimits, *, owed: bool = False
+) -> list[AcceptResult]:
+    """Put requests of one pool into their priority streams, each once per id.
+
+    Args:
+        owed: they belong to a request that has been accepted, so that also a full memory must not keep them out.
+    """
+    return (await accept_batch(store, pool, requests, limits, owed=owed)).results
 
 
 async def accept_batch(
-    store: Store, pool: str, requests: Sequence[NewRequest], limits: AcceptLimits, proposals: Proposals | None = None
+    store: Store,
+    pool: str,
+    requests: Sequence[NewRequest],
+    limits: AcceptLimits,
+    proposals: Proposals | None = None,
+    *,
+    owed: bool = False,
 ) -> AcceptedBatch:
     """The same; a request that nobody is ahead of goes to the engine that is proposed for it, if that has room.
 
@@ -190,7 +204,7 @@ async def accept_batch(
             len(optional) // 2,
             *optional,
         )
-    answers, ahead, *room = await _SCRIPT(store, names, arguments)
+    answers, ahead, *room = await (_OWED if owed else _SCRIPT)(store, names, arguments)
     results = {i: _read(answer, requests[i]) for i, answer in zip(order, answers, strict=True)}
     return AcceptedBatch([results[i] for i in range(len(requests))], ahead, read_room_after(engines, room))
 
