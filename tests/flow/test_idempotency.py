@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import pytest
 from aiohttp import web
@@ -15,6 +16,7 @@ from ..waiting import wait_until
 from .asking import CHAT_PATH, error_of, expected_text, post_chat
 from .conftest import ENDLESS, SimulatedEngine, StartEcho, StartEngine, StartSystem
 from .in_process import InProcessSystem
+from .occupying import occupy
 
 
 @pytest.fixture
@@ -176,3 +178,36 @@ async def test_a_retry_gets_its_answer_however_long_the_queue_is(
     monkeypatch.setattr(Pools, "is_too_late", lambda *_: True)
     assert await _told(system, sent, 0) == (200, text)
     assert (await _told(system, sent | {"Idempotency-Key": "new"}, 0))[0] == 503
+
+
+async def test_a_retry_of_what_was_turned_away_is_another_try(
+    start_engine: StartEngine, start_system: StartSystem
+) -> None:
+    """It was told to come again."""
+    system = await start_system(await start_engine(slots=1, **ENDLESS), gateway_max_waiting=1)
+    key = {"Idempotency-Key": "turned away", "X-Request-Priority": "LOW"}
+    async with AsyncExitStack() as stack:
+        await occupy(stack, system, "runs")
+        low = asyncio.create_task(_told(system, key, 0))
+        await system.until(idempotent_id("", "turned away"), RequestState.WAITING)
+        await occupy(stack, system, "urgent", X_Request_Priority="HIGH")
+        status, text = await low
+        assert (status, "displaced" in text) == (429, True)
+    await _runs(system, key, "turned away")
+
+
+async def test_a_retry_of_what_timed_out_while_it_waited_is_another_try(
+    start_engine: StartEngine, start_system: StartSystem
+) -> None:
+    system = await start_system(await start_engine(slots=1, **ENDLESS))
+    key = {"Idempotency-Key": "late"}
+    async with AsyncExitStack() as stack:
+        await occupy(stack, system, "runs")
+        assert (await _told(system, key | {"X-Request-Timeout-Ms": "100"}, 0))[0] == 408
+    await _runs(system, key, "late")
+
+
+async def _runs(system: InProcessSystem, headers: dict[str, str], key: str) -> None:
+    asking = asyncio.create_task(_told(system, headers, 0))
+    await system.until(idempotent_id("", key), RequestState.RUNNING)
+    asking.cancel()

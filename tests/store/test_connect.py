@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.topology import MOST_CONNECTIONS
 
 from ..cluster_group import ask_server
-from ..servers import Backend, make_server
+from ..servers import Backend, make_server, server_binary
 
 
 async def test_a_cancelled_command_is_always_cancelled(store: Store) -> None:
@@ -215,3 +216,11 @@ async def test_a_connection_that_was_cut_as_its_answer_came_is_not_asked_again(s
     for connection in server.connection_pool._available_connections:
         connection._writer.transport.abort()  # and nobody has been told of that yet
     assert await server.ping()
+
+
+async def test_a_unix_socket(backend: Backend, tmp_path: Path) -> None:
+    socket = tmp_path / "redis.sock"
+    server = EmbeddedValkey(persist=False, binary=server_binary(backend), options={"unixsocket": str(socket)})
+    async with server, open_store(RedisSettings(url=f"unix://{socket}")) as store:
+        await store.commands.set("here", "1")
+        assert await ask_server(server.port, "GET", "here") == b"1"

@@ -22,6 +22,7 @@ from ..store.steps.accept import (
     accept_batch,
 )
 from ..store.steps.attach import attach
+from ..store.steps.forget_unserved import forget_unserved
 from ..wire.request import NewRequest
 from ..wire.states import Reason
 from .abandoned import AbandonedRequests
@@ -99,6 +100,12 @@ class Acceptor:
             result = await batcher.submit(item)
             if isinstance(result, Accepted):
                 return False
+            if (
+                isinstance(result, Exists)
+                and (idempotent and result.same_body and result.same_tenant)
+                and await forget_unserved(self._store, request)
+            ):
+                result = await batcher.submit(item)
             retry_after_s, hold = self._pools.retry_after_s(request.pool), False
             if isinstance(result, Full):
                 result = await displace_and_accept(
