@@ -42,7 +42,7 @@ def engine_of(system: Up) -> str:
 
 
 def test_the_announced_chat_streams_tokens(system: Up) -> None:
-    assert "model tiny, 1 engine(s)" in system.announced
+    assert "model tiny, 1 of 1 engine" in system.announced
     body = {"model": "tiny", "stream": True, "max_tokens": 3, "messages": [{"role": "user", "content": "Hello"}]}
     request = urllib.request.Request(
         f"{system.url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}

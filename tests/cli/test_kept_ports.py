@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sagellm_control.cli.kept_ports import KeptPorts
+from sagellm_control.embedded import free_port
 
 
 def test_the_same_port_again(tmp_path: Path) -> None:
@@ -17,6 +18,14 @@ def test_the_same_port_again(tmp_path: Path) -> None:
     ports.keep()
     assert KeptPorts(tmp_path).take("valkey") == port
     assert KeptPorts(tmp_path).take("engine") == other
+
+
+def test_a_wanted_port_is_the_same_again(tmp_path: Path) -> None:
+    wanted = free_port()
+    ports = KeptPorts(tmp_path)
+    assert ports.take("valkey", wanted) == wanted
+    ports.keep()
+    assert KeptPorts(tmp_path).take("valkey") == wanted
 
 
 def test_another_port_when_somebody_has_it(tmp_path: Path) -> None:

@@ -73,6 +73,28 @@ def test_signals_at_once_count_as_one(tmp_path: Path) -> None:
     assert "at once." not in up.said.replace("Ctrl-C again stops at once.", "")
 
 
+def test_it_goes_on_and_stops_without_a_terminal(tmp_path: Path) -> None:
+    """The one that it was started from was closed: nothing can be said any more."""
+    up = Up(tmp_path, "--schedulers", "1")
+    terminal, said = os.pipe()
+    up.start(said)
+    os.close(said)
+    try:
+        assert up.gets_ready()
+        os.close(terminal)
+        (worker, *_) = (pid for pid, words in up.children().items() if words.endswith("worker"))
+        count = len(up.children())
+        os.kill(worker, signal.SIGKILL)
+        eventually(lambda: gone(worker) and len(up.children()) == count, "the worker is back")
+        children = up.children()
+        up.process.terminate()
+        assert up.process.wait(60) == 0
+    finally:
+        up.process.kill()
+        up.process.communicate()
+    assert all(map(gone, children))
+
+
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     with Up(tmp_path, "--schedulers", "1") as up, up.start_enqueue("--max-tokens", "100000", "Hello") as asking:
         assert asking.stdout is not None

@@ -61,24 +61,34 @@ class Up:
 
     def __enter__(self) -> Self:
         """Start it and wait until it says that it is ready."""
-        self.process = subprocess.Popen(
-            self._words,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=self.folder,
-            env=clean_environment(**self._settings),
-        )
+        self.start(subprocess.PIPE)
         self._reader = threading.Thread(target=self._read_errors)
         self._reader.start()
+        if self.gets_ready():
+            return self
+        self.__exit__()
+        raise AssertionError(f"up did not get ready:\n{self.said}")
+
+    def gets_ready(self) -> bool:
+        """Wait until it says that it is ready; False: it has ended before."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.announced += line
             if line.startswith("Ctrl-C stops everything"):
-                return self
-        self.__exit__()
-        raise AssertionError(f"up did not get ready:\n{self.said}")
+                return True
+        return False
+
+    def start(self, stderr: int) -> None:
+        """Start it and wait for nothing."""
+        self.process = subprocess.Popen(
+            self._words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            cwd=self.folder,
+            env=clean_environment(**self._settings),
+        )
 
     def __exit__(self, *_: object) -> None:
         """Stop it as a service manager does."""

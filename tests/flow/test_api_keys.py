@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from multidict import CIMultiDict
 
 from sagellm_control.gateway.api_keys import ApiKeysUnreadable, hash_key
 from sagellm_control.gateway.process import serve
@@ -56,6 +57,13 @@ async def test_without_a_valid_key_nothing_is_answered(
     assert error["code"] == "invalid_api_key"
     assert error["type"] == "authentication_error"
     assert (await engine.state())["total_requests"] == 0
+
+
+async def test_two_keys_are_none(system: InProcessSystem) -> None:
+    headers = CIMultiDict([("Authorization", f"Bearer {SEARCH}"), ("Authorization", "Bearer sk-another")])
+    async with system.session.post(system.url + CHAT_PATH, json=chat(), headers=headers) as response:
+        assert response.status == 400
+        assert (await error_of(response))["param"] == "Authorization"
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/metrics"])

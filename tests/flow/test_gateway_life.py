@@ -78,6 +78,26 @@ async def test_who_is_connected_may_still_ask_when_it_stops(
     await serving
 
 
+async def test_a_body_that_is_on_its_way_holds_no_stop_up(start_engine: StartEngine, start_system: StartSystem) -> None:
+    """Nothing of it is received any more: its client is told so, and need not wait until nobody else is waited for."""
+    system = await start_system(await start_engine(), gateways=0)
+    async with asyncio.timeout(30):
+        async with serve(GATEWAY.model_copy(update={"shutdown_s": 60.0}), system.redis) as url:
+            parts = urlsplit(url)
+            reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            await wait_until(lambda: _is_reading(system, url), what="the gateway reads it")
+        answer = await reader.read()
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"gateway_stopping" in answer
+
+
+async def _is_reading(system: InProcessSystem, url: str) -> bool:
+    async with system.session.get(url + "/metrics") as response:
+        return "sagellm_control_gateway_open_requests 1.0" in await response.text()
+
+
 async def _refuses(url: str) -> bool:
     parts = urlsplit(url)
     try:

@@ -68,6 +68,16 @@ async def test_a_key_that_was_used_with_another_body(engine: SimulatedEngine, tw
     assert (await engine.state())["total_requests"] == 1
 
 
+async def test_a_key_that_was_used_at_another_endpoint(engine: SimulatedEngine, system: InProcessSystem) -> None:
+    body = {"model": "simulated-1", "max_tokens": 2, "prompt": "a", "messages": [{"role": "user", "content": "a"}]}
+    found: list[int] = []
+    for path in ("/v1/completions", CHAT_PATH, "/v1/completions"):
+        async with system.session.post(system.url + path, json=body, headers={"Idempotency-Key": "k"}) as response:
+            found.append(response.status)
+    assert found == [200, 422, 200]
+    assert (await engine.state())["total_requests"] == 1
+
+
 async def test_each_user_has_idempotency_keys_of_its_own(engine: SimulatedEngine, system: InProcessSystem) -> None:
     for user in ("anna", "ben"):
         async with post_chat(system, {"Idempotency-Key": "k"}, user=user) as response:
@@ -205,6 +215,16 @@ async def test_a_retry_of_what_timed_out_while_it_waited_is_another_try(
         await occupy(stack, system, "runs")
         assert (await _told(system, key | {"X-Request-Timeout-Ms": "100"}, 0))[0] == 408
     await _runs(system, key, "late")
+
+
+async def test_a_retry_is_told_the_limit_of_a_request_that_has_ended(
+    start_engine: StartEngine, start_system: StartSystem
+) -> None:
+    system = await start_system(await start_engine(**ENDLESS))
+    key = {"Idempotency-Key": "late"}
+    assert (await _told(system, key | {"X-Request-Timeout-Ms": "300"}, 0))[0] == 504
+    status, text = await _told(system, key, 0)
+    assert (status, "The limit was 300 ms." in text) == (504, True), text
 
 
 async def _runs(system: InProcessSystem, headers: dict[str, str], key: str) -> None:

@@ -117,6 +117,7 @@ async def test_what_no_endpoint_sees(
     check(answer, head.encode())
     assert answer.status == status
     assert says in json.loads(answer.body)["error"]["message"]
+    assert "x-request-id: " in answer.head.lower()
     assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
     assert "secret" not in caplog.text + answer.body.decode()
 

@@ -213,3 +213,12 @@ async def test_what_was_submitted_again_is_given_up_like_any_other(pool: PoolDri
     """It lost its record, and counts its attempts from further on; no engine has had it."""
     await pool.accept("a", attempt=2 * ATTEMPTS_APART)
     assert await give_up(pool.store, pool.name, "a", GIVEN_UP) is CancelResult.ENDED
+
+
+async def test_whose_time_passed_before_a_scheduler_read_it_is_told_so(pool: PoolDriver) -> None:
+    await pool.waiting("b")
+    await pool.accept("a")
+    for request_id, says in (("a", "before any scheduler had read it"), ("b", "while it waited for an engine")):
+        assert await cancel(pool.store, pool.name, request_id, Outcome.EXPIRED) is CancelResult.ENDED
+        ending = await pool.ending(request_id)
+        assert (ending.status, says in ending.message) == (408, True), ending.message

@@ -162,6 +162,6 @@ async def _rows_of(store: Store, engine_id: str) -> list[EngineView]:
     views = await list_engines(store)
     found = [view for view in views if view.engine_id == engine_id]
     if not found:
-        known = ", ".join(view.engine_id for view in views) or "none has registered"
+        known = ", ".join(dict.fromkeys(view.engine_id for view in views)) or "none has registered"
         raise click.ClickException(f"there is no engine {engine_id!r}; known: {known}")
     return found

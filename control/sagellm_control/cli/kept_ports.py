@@ -18,8 +18,11 @@ class KeptPorts:
         self._file = folder / FILE
         self._ports = self._read()
 
-    def take(self, name: str) -> int:
-        """The port of the last time if nobody has it now, else a free one."""
+    def take(self, name: str, wanted: int = 0) -> int:
+        """The wanted port; else (0) that of the last time if nobody has it now, else a free one."""
+        if wanted:
+            self._ports[name] = wanted
+            return wanted
         port = self._ports.get(name)
         if not (isinstance(port, int) and 0 < port < 65_536 and _is_free(port)):
             port = self._ports[name] = free_port()

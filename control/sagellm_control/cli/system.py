@@ -63,9 +63,19 @@ class Running:
     redis_url: str
     namespace: str
     engines: list[EngineView]
-    """Those that are READY; maybe none yet."""
-    awaited: list[str]
-    """URLs of engines that are not READY yet."""
+    """Rows of those that are READY, one for each of their models; maybe none yet."""
+    urls: list[str]
+    """Of all engines that were asked for."""
+
+    @property
+    def models(self) -> list[str]:
+        """What is served now."""
+        return sorted({view.pool for view in self.engines})
+
+    @property
+    def ready(self) -> int:
+        """How many of the engines are READY."""
+        return len({view.engine_id for view in self.engines})
 
 
 class System:
@@ -165,7 +175,7 @@ class System:
                 return self._settings.redis.url
         valkey = EmbeddedValkey(
             self._folder / "valkey",
-            port=self._settings.up.valkey_port or self._ports.take("valkey"),
+            port=self._ports.take("valkey", self._settings.up.valkey_port),
             log_file=self._logs_folder / "valkey.log",
         )
         await self._supervisor.start(Stage.STORE, valkey)
@@ -231,7 +241,7 @@ class System:
             redis_url=redis_url,
             namespace=redis.namespace,
             engines=ready,
-            awaited=[] if ready else list(engines),
+            urls=list(engines),
         )
 
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import shlex
 import signal
-from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -65,13 +65,13 @@ def _tell_redis(loaded: Loaded) -> None:
             ]
         )
     where = masked("", loaded.settings.redis.url)
-    click.echo(f"Using Redis at {where} ({origin.name}); no embedded server", err=True)
+    _tell(f"Using Redis at {where} ({origin.name}); no embedded server")
 
 
 async def _up(loaded: Loaded) -> None:
     from .system import System
 
-    system = System(loaded, lambda line: click.echo(line, err=True))
+    system = System(loaded, _tell)
     work = asyncio.create_task(_serve(loaded, system), name="up")
     loop = asyncio.get_running_loop()
     interrupted: float | None = None
@@ -80,11 +80,11 @@ async def _up(loaded: Loaded) -> None:
         nonlocal interrupted
         if interrupted is not None:
             if loop.time() - interrupted > _SAME_SIGNAL_S:
-                click.echo("Stopping at once.", err=True)
+                _tell("Stopping at once.")
                 system.kill()
             return
         interrupted = loop.time()
-        click.echo("Stopping: gateway, worker, schedulers, then the rest. Ctrl-C again stops at once.", err=True)
+        _tell("Stopping: gateway, worker, schedulers, then the rest. Ctrl-C again stops at once.")
         work.cancel()
 
     # SIGHUP: the terminal was closed, and nobody is there to see or to stop us.
@@ -95,30 +95,38 @@ async def _up(loaded: Loaded) -> None:
     except asyncio.CancelledError:
         if interrupted is None:
             raise
-        click.echo("Stopped.", err=True)
+        _tell("Stopped.")
 
 
 async def _serve(loaded: Loaded, system: System) -> None:
-    click.echo(f"Starting in {loaded.settings.up.data_dir.absolute()} …", err=True)
+    _tell(f"Starting in {loaded.settings.up.data_dir.absolute()} …")
     async with system.up() as running:
-        _introduce(running, loaded.settings.gateway.api_keys is not None, click.echo)
+        _introduce(running, loaded.settings.gateway.api_keys is not None)
         if not running.engines:
-            click.echo(f"No engine is ready yet; waiting for {', '.join(running.awaited)}", err=True)
+            _tell(f"No engine is ready yet; waiting for {', '.join(running.urls)}")
             first = (await system.wait_for_engines(running))[0]
-            click.echo(f"Engine {first.engine_id} is ready: {first.pool}, {first.slots} slots", err=True)
+            _tell(f"Engine {first.engine_id} is ready: {first.pool}, {first.slots} slots")
         await asyncio.Event().wait()
 
 
-def _introduce(running: Running, needs_key: bool, say: Callable[[str], None]) -> None:
-    model = running.engines[0].pool if running.engines else "MODEL"
+def _tell(line: str, *, err: bool = True) -> None:
+    """Say it on the terminal, if that is still there: the system goes on, and stops, without one."""
+    with suppress(OSError):
+        click.echo(line, err=err)
+
+
+def _introduce(running: Running, needs_key: bool) -> None:
+    model = running.models[0] if running.models else "MODEL"
+    models = f"model{'s' * (len(running.models) > 1)} {', '.join(running.models) or 'MODEL'}"
+    engines = f"{running.ready} of {len(running.urls)} engine{'s' * (len(running.urls) > 1)}"
     redis = f" --redis-url {masked('', running.redis_url)}"
     if running.namespace != "sagellm":
         redis += f" --redis-namespace {running.namespace}"
     key = "-H 'Authorization: Bearer KEY' " if needs_key else ""
     body = json.dumps({"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello"}]})
-    say(
+    _tell(
         f"""
-Ready: {running.gateway_url}/v1   model {model}, {len(running.engines)} engine(s)
+Ready: {running.gateway_url}/v1   {models}, {engines}
 
 A streamed chat:
   curl -N {running.gateway_url}/v1/chat/completions {key}-H 'Content-Type: application/json' \\
@@ -132,5 +140,6 @@ Figures for Prometheus:
   curl {running.gateway_url}/metrics
 
 Ctrl-C stops everything; what waits is kept.
-"""
+""",
+        err=False,
     )

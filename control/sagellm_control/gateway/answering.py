@@ -65,6 +65,8 @@ class AnswerWriter:
         self._request = request
         self._closing = closing
         self._patience = patience
+        self._limits = patience.limits
+        """One of which may have ended the answer."""
         self._keepalive_s = keepalive_s
         self._headers = headers
         self._numbering = numbering
@@ -95,7 +97,7 @@ class AnswerWriter:
         self._ends(ending)
         if not stream.prepared and not _is_stream(ending) and not always:
             return self._whole(ending, b"")
-        piece = self._numbered(end, _last_piece(ending, self._patience.limits))
+        piece = self._numbered(end, _last_piece(ending, self._limits))
         if not stream.prepared:
             if always and not piece:
                 return self._nothing_left()
@@ -187,7 +189,7 @@ class AnswerWriter:
             if event is not None or time.monotonic() < until:
                 return event
         message = "The request's timeout passed."
-        if self._patience.ends_request:
+        if self._patience.own_limits is None:
             with contextlib.suppress(RedisError, OSError):
                 # While Redis is away nobody can be told; whoever has the request minds its timeout as well.
                 await self._queue.cancel(self._answer.request_id, Outcome.EXPIRED, pool=self._answer.pool)
@@ -196,6 +198,7 @@ class AnswerWriter:
                 return event
         else:
             message = "The time passed for which this retry was to wait; the request itself goes on."
+            self._limits = self._patience.own_limits
         timed_out = Ending(Outcome.EXPIRED, status=504, code=DEADLINE_EXCEEDED, message=message)
         return Event(self._answer.request_id, 0, 0, END, timed_out.encode())
 
@@ -232,7 +235,7 @@ class AnswerWriter:
                 headers["Retry-After"] = str(max(1, round(ending.retry_after_s)))
             headers["Content-Type"] = ending.content_type
             return web.Response(status=ending.status, body=before + ending.body, headers=headers)
-        error = from_ending(ending, self._patience.limits())
+        error = from_ending(ending, self._limits())
         if error.status in COME_BACK and error.retry_after_s is None:
             # Whoever ended it knows nothing of the rate at which the pool drains.
             error.retry_after_s = self._queue.pools.retry_after_s(self._answer.pool)

@@ -15,6 +15,8 @@ class Closing:
     def __init__(self) -> None:
         self._open: set[asyncio.Timeout] = set()
         self._spared: set[asyncio.Timeout] = set()
+        self._reading: set[asyncio.Timeout] = set()
+        self._hears = True
         self.ended = False
         """Nothing is waited for any more."""
 
@@ -57,6 +59,32 @@ class Closing:
             self._spared.discard(limit)
         if self.ended:
             raise GatewayStopping
+
+    @contextmanager
+    def reading(self, limit: asyncio.Timeout) -> Generator[None, None, None]:
+        """What is read from a client in here, and is not there yet when nothing more is received, is not waited for.
+
+        Raises:
+            GatewayStopping: the end has come.
+        """
+        if not self._hears:
+            limit.reschedule(asyncio.get_running_loop().time())
+        self._reading.add(limit)
+        try:
+            yield
+        finally:
+            self._reading.discard(limit)
+            if not limit.expired():
+                limit.reschedule(None)
+        if self.ended:
+            raise GatewayStopping
+
+    def end_reading(self) -> None:
+        """Nothing more is received from any client."""
+        self._hears = False
+        now = asyncio.get_running_loop().time()
+        for limit in self._reading:
+            limit.reschedule(now)
 
     def end(self) -> int:
         """Interrupt what is open, and whatever begins from now on; how many there were."""

@@ -10,7 +10,9 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import RequestPayloadError
 
+from ..wire.trace_context import NO_TRACE
 from .errors import ApiError
+from .request_ids import new_id, write_ids
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ class Connection(web.RequestHandler):
         error = _no_http(exc)
         log.info("%s sent no HTTP request: %s", request.remote, error.message)
         response = error.response()
+        response.headers.update(write_ids(new_id(), NO_TRACE))  # it has sent none that could be read
         response.force_close()
         return response
 

@@ -26,7 +26,7 @@ from .event_ids import EventNumbering
 from .patience import Patience, patience_of_retry
 from .rate_limits import rate_limits, rate_limits_when_full
 from .request_body import RequestBody, read_body
-from .request_headers import RequestHeaders, idempotent_id, read_headers
+from .request_headers import RequestHeaders, idempotent_id, read_headers, value_of
 from .request_ids import name_request, new_id, write_ids
 from .settings import GatewaySettings
 from .time_limits import limits_of_request
@@ -84,11 +84,11 @@ class OpenAIEndpoints:
         """Whose key the request carries; None where no keys are asked for.
 
         Raises:
-            ApiError: 401.
+            ApiError: 401; 400 where it carries several.
         """
         if self._keys is None:
             return None
-        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+        scheme, _, key = (value_of(request.headers, "Authorization") or "").partition(" ")
         caller = self._keys.find(key.strip()) if scheme.lower() == "bearer" else None
         if caller is None:
             raise ApiError(
@@ -105,8 +105,9 @@ class OpenAIEndpoints:
         model, priority, outcome = "", "", "internal_error"
         wanted: _Wanted | None = None
         try:
-            async with self.closing.endable():
-                wanted = await self._read(request, kind)
+            async with self.closing.endable() as limit:
+                with self.closing.reading(limit):
+                    wanted = await self._read(request, kind)
                 model, priority = wanted.body.model, wanted.priority.label
                 submission = await self._submit(request, wanted, kind)
             response, outcome = await self._answer(request, wanted, submission, kind, began)

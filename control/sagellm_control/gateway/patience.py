@@ -15,7 +15,7 @@ from ..client.submission import Submission
 from ..store.connect import Store
 from ..store.views import RequestView, find_requests
 from ..wire.states import RequestState
-from .errors import DEADLINE_EXCEEDED, Limits
+from .errors import Limits
 from .time_limits import limits_of_record
 
 LEAST_WAIT_S = 1.0
@@ -29,9 +29,10 @@ class Patience:
     until: float
     """On the monotonic clock; inf: for ever."""
     limits: Callable[[], Limits]
-    """Asked where one of them may have ended the request."""
-    ends_request: bool = True
-    """It is the request's own timeout; else the request goes on, for whoever else waits or comes back."""
+    """The request's; asked where one of them may have ended it."""
+    own_limits: Callable[[], Limits] | None = None
+    """None: ``until`` is the request's own timeout. Else those of the client, whose time may pass before: the request
+    goes on then, for whoever else waits or comes back."""
 
 
 def patience_by_record(view: RequestView) -> Patience:
@@ -50,11 +51,8 @@ async def patience_of_retry(store: Store, submission: Submission, own: Patience)
         for view in await find_requests(store, submission.request_id):
             if view.pool == submission.pool:
                 return _shorter(patience_by_record(view), own)
-    return replace(own, ends_request=False)
+    return replace(own, own_limits=own.limits)
 
 
 def _shorter(of_request: Patience, own: Patience) -> Patience:
-    if of_request.until <= own.until:
-        return of_request
-    limits = {**of_request.limits(), DEADLINE_EXCEEDED: own.limits()[DEADLINE_EXCEEDED]}
-    return Patience(own.until, lambda: limits, ends_request=False)
+    return of_request if of_request.until <= own.until else replace(of_request, until=own.until, own_limits=own.limits)

@@ -92,6 +92,8 @@ async def serve_from(settings: GatewaySettings, store: Store, *, at_once: bool =
                 listener.close()
                 if runner.server is not None and runner.server.connections:
                     await asyncio.sleep(min(LINGER_S, settings.shutdown_s / 20))
+                # aiohttp drops from here on what it receives.
+                openai.closing.end_reading()
         finally:
             await runner.cleanup()
 

@@ -24,6 +24,7 @@ from .errors import bad_request, unknown_request
 from .event_ids import EventId, EventNumbering
 from .patience import patience_by_record
 from .queue_position import QueuePosition, queue_position
+from .request_headers import value_of
 from .settings import GatewaySettings
 
 LAST_EVENT_ID = "Last-Event-ID"
@@ -67,7 +68,7 @@ class RequestEndpoints:
         """The answer as server-sent events with ids, behind ``Last-Event-ID``; 204: there is nothing behind it."""
         view = await self._find(request)
         after: EventId | None = None
-        if (text := request.headers.get(LAST_EVENT_ID)) is not None:
+        if (text := value_of(request.headers, LAST_EVENT_ID)) is not None:
             try:
                 after = EventId.parse(text)
             except ValueError:

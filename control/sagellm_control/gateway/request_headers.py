@@ -73,24 +73,24 @@ def read_headers(headers: CIMultiDictProxy[str]) -> RequestHeaders:
     if _OURS.isdisjoint(map(str.lower, headers)):
         return _NONE_OF_OURS  # as most clients; each look-up below costs as much as this
     priority = RequestPriority.NORMAL
-    if (text := _value(headers, "X-Request-Priority")) is not None:
+    if (text := value_of(headers, "X-Request-Priority")) is not None:
         try:
             priority = RequestPriority.parse(text)
         except ValueError as error:
             raise bad_request(f"X-Request-Priority: {error}.", "X-Request-Priority") from None
-    request_id = _value(headers, "X-Request-ID")
+    request_id = value_of(headers, "X-Request-ID")
     if request_id is not None and not is_request_id(request_id):
         raise bad_request(f"X-Request-ID must be 1 to {MAX_ID_LENGTH} letters, digits or ._~@=+-", "X-Request-ID")
-    idempotency_key = _value(headers, "Idempotency-Key")
+    idempotency_key = value_of(headers, "Idempotency-Key")
     if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
         raise bad_request("Idempotency-Key must have 1 to 255 characters.", "Idempotency-Key")
     trace = trace_context(headers)
-    trace_id = _value(headers, "X-Trace-ID")
+    trace_id = value_of(headers, "X-Trace-ID")
     if trace_id is not None:
         if not TRACE_ID.fullmatch(trace_id):
             raise bad_request("X-Trace-ID must be 1 to 64 printable characters without spaces.", "X-Trace-ID")
         trace = replace(trace, trace_id=trace_id)
-    session = _value(headers, "X-Session-ID") or ""
+    session = value_of(headers, "X-Session-ID") or ""
     if session and not _SESSION.fullmatch(session):
         raise bad_request("X-Session-ID must be 1 to 128 printable characters without spaces.", "X-Session-ID")
     return RequestHeaders(
@@ -117,7 +117,12 @@ def trace_context(headers: CIMultiDictProxy[str]) -> TraceContext:
     return TraceContext(trace_id, traceparent, read_tracestate(headers.getall("tracestate", ())))
 
 
-def _value(headers: CIMultiDictProxy[str], name: str) -> str | None:
+def value_of(headers: CIMultiDictProxy[str], name: str) -> str | None:
+    """What was sent under a name; None: nothing.
+
+    Raises:
+        ApiError: 400, different values were.
+    """
     values = headers.getall(name, None)
     if values is None:
         return None
@@ -127,7 +132,7 @@ def _value(headers: CIMultiDictProxy[str], name: str) -> str | None:
 
 
 def _flag(headers: CIMultiDictProxy[str], name: str) -> bool:
-    text = _value(headers, name)
+    text = value_of(headers, name)
     if text is not None and text.strip().lower() not in ("true", "false", "1", "0"):
         raise bad_request(f"{name} must be true or false.", name)
     return text is not None and text.strip().lower() in ("true", "1")
@@ -141,14 +146,14 @@ def idempotent_id(tenant: str, key: str) -> str:
 
 
 def _mid_stream_retry(headers: CIMultiDictProxy[str]) -> bool:
-    text = _value(headers, "X-Mid-Stream-Retry")
+    text = value_of(headers, "X-Mid-Stream-Retry")
     if text is not None and text.strip().lower() not in ("auto", "never"):
         raise bad_request("X-Mid-Stream-Retry must be auto or never.", "X-Mid-Stream-Retry")
     return text is None or text.strip().lower() == "auto"
 
 
 def _seconds(headers: CIMultiDictProxy[str], name: str) -> float | None:
-    text = _value(headers, name)
+    text = value_of(headers, name)
     if text is None:
         return None
     match = _MILLISECONDS.fullmatch(text)

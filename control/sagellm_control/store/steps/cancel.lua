@@ -5,8 +5,9 @@
 -- KEYS[8] room   KEYS[9] backlog   KEYS[10] virtual time   KEYS[11] tenants
 -- ARGV[1] now   ARGV[2] id   ARGV[3] the engine that KEYS[7] belongs to   ARGV[4] outcome: cancelled | expired
 -- ARGV[5] payload of the end event; that of 'expired' also says what a busy engine answered
--- ARGV[6] '1': only if it waits, has had no engine yet, and none of the pool is READY
--- ARGV[7] the ticket of the submission that is meant; '': any
+-- ARGV[6] that of one which no scheduler has read yet
+-- ARGV[7] '1': only if it waits, has had no engine yet, and none of the pool is READY
+-- ARGV[8] the ticket of the submission that is meant; '': any
 -- Output: 'unknown' | 'served' (not so: it has or had an engine, or there is one) | 'finished' (it had ended before)
 --   | 'ended' (now) | 'stopping' (its worker has been told) | 'moved' (it is on another engine: read the record and
 --   call again)
@@ -16,10 +17,10 @@ local now, id = clock(ARGV[1]), ARGV[2]
 local r = redis.call('HMGET', record, 'state', 'engine', 'entry', 'attempt', 'cancel', 'priority', 'tenant', 'charge',
   'ticket')
 local state = r[1]
-if not state or (ARGV[7] ~= '' and r[9] ~= ARGV[7]) then return 'unknown' end
+if not state or (ARGV[8] ~= '' and r[9] ~= ARGV[8]) then return 'unknown' end
 if state == 'finished' then return 'finished' end
 local unserved = (state == 'queued' or state == 'waiting') and is_untried(r[4])
-if ARGV[6] == '1' and (redis.call('ZCARD', KEYS[8]) > 0 or not unserved) then return 'served' end
+if ARGV[7] == '1' and (redis.call('ZCARD', KEYS[8]) > 0 or not unserved) then return 'served' end
 if state == 'queued' then
   if r[3] then  -- none where somebody has damaged its pool while it was accepted
     redis.call('XACK', intake, SCHEDULERS, r[3])
@@ -37,7 +38,8 @@ else
 end
 leave_queue(now, {priority = r[6], tenant = r[7], charge = r[8]}, body, KEYS[9], KEYS[10], KEYS[11])
 local attempt, sequence = next_position(output, r[4] or 0)
-local payload = ARGV[4] == 'expired' and with_busy(record, ARGV[5]) or ARGV[5]
+local payload = state == 'queued' and ARGV[6] or ARGV[5]
+if ARGV[4] == 'expired' then payload = with_busy(record, payload) end
 end_request(now, record, body, output, counters, id, attempt, sequence, ARGV[4], payload)
 write_backlog(KEYS[9])
 write_virtual_time()

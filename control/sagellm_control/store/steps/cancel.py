@@ -12,7 +12,7 @@ from ...wire.priority import RequestPriority
 from ...wire.states import Outcome
 from ..connect import Store
 from ..script import Script, is_misplaced
-from .endings import CANCELLED, EXPIRED_WAITING
+from .endings import CANCELLED, EXPIRED_UNREAD, EXPIRED_WAITING
 
 _SCRIPT = Script("cancel")
 
@@ -39,17 +39,24 @@ async def cancel(
     Args:
         ticket: of the submission that is meant: another request of the same id is left alone; empty: any.
     """
-    ending = EXPIRED_WAITING if outcome is Outcome.EXPIRED else CANCELLED
-    return await _cancel(store, pool, request_id, outcome, ending, unserved=False, ticket=ticket)
+    endings = (EXPIRED_WAITING, EXPIRED_UNREAD) if outcome is Outcome.EXPIRED else (CANCELLED, CANCELLED)
+    return await _cancel(store, pool, request_id, outcome, endings, unserved=False, ticket=ticket)
 
 
 async def give_up(store: Store, pool: str, request_id: str, ending: Ending) -> CancelResult:
     """End a request that was held for an engine, if there still is none; ``ending`` has the outcome EXPIRED."""
-    return await _cancel(store, pool, request_id, ending.outcome, ending.encode(), unserved=True)
+    return await _cancel(store, pool, request_id, ending.outcome, (ending.encode(), ending.encode()), unserved=True)
 
 
 async def _cancel(
-    store: Store, pool: str, request_id: str, outcome: Outcome, ending: bytes, *, unserved: bool, ticket: str = ""
+    store: Store,
+    pool: str,
+    request_id: str,
+    outcome: Outcome,
+    endings: tuple[bytes, bytes],
+    *,
+    unserved: bool,
+    ticket: str = "",
 ) -> CancelResult:
     keys = store.keys.pool(pool)
     while True:
@@ -77,7 +84,7 @@ async def _cancel(
             keys.virtual_time,
             keys.tenants,
         ]
-        arguments = [store.now(), request_id, on, outcome, ending, int(unserved), ticket]
+        arguments = [store.now(), request_id, on, outcome, *endings, int(unserved), ticket]
         result = (await _SCRIPT(store, names, arguments)).decode()
         if result != "moved":
             return CancelResult(result)

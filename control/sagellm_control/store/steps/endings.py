@@ -11,6 +11,12 @@ EXPIRED_WAITING = Ending(
     code="deadline_exceeded",
     message="The request's timeout passed while it waited for an engine.",
 ).encode()
+EXPIRED_UNREAD = Ending(
+    Outcome.EXPIRED,
+    status=408,
+    code="deadline_exceeded",
+    message="The request's timeout passed before any scheduler had read it: none runs, or none can.",
+).encode()
 EXPIRED_RUNNING = Ending(
     Outcome.EXPIRED,
     status=504,
