@@ -29,6 +29,15 @@ UNREAD_EVENTS = 256
 """Of an answer that nobody reads yet; what comes beyond is read from the output log when somebody does."""
 
 
+LAST_LOOK_S = 0.5
+"""How long a look at the log may take that is only to make sure: whoever waits for an event must not hang with a server
+that hangs, as it has others to tell that it still waits."""
+
+
+class _Hangs(Exception):
+    """The log could not be read in time."""
+
+
 class Answer:
     """The events of one request behind a position, each once and in order."""
 
@@ -101,14 +110,15 @@ class Answer:
             while not self._events and not self.ended:
                 if self._deaf:
                     raise QueueUnavailable("this client of it has been closed")
-                if self._gap:
-                    async with asyncio.timeout_at(until):
-                        await self._repair()
-                else:
+                if not self._gap:
                     await self._wait_until(until)
+                elif loop.time() < until:
+                    await self._repair(until)
+                else:
+                    raise TimeoutError
         except TimeoutError:
             # Nothing came: make sure that there was nothing.
-            await self._repair()
+            await self._repair(loop.time() + LAST_LOOK_S)
 
     async def _wait_until(self, until: float) -> None:
         """Wait for a push. (``asyncio.timeout`` takes several times as long, as it can end whatever is waited for.)"""
@@ -127,19 +137,28 @@ class Answer:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def _repair(self) -> None:
+    async def _repair(self, until: float) -> None:
         self._gap = False
         try:
-            await self._read_log()
+            await self._take_over(*await self._read_log(until))
+        except _Hangs:
+            self._gap = True
         except (RedisError, OSError) as error:
             # Redis is away. The inbox asks for another look when it is subscribed again.
             log.warning("request %s: its output log cannot be read: %s", self.request_id, error)
 
-    async def _read_log(self) -> None:
+    async def _read_log(self, until: float) -> tuple[bytes | None, list[Event]]:
         record = self._store.keys.pool(self.pool).record(self.request_id)
-        # The state before the log: an end that is written in between is then found in the log.
-        state = await self._store.commands.hget(record, "state")
-        events = await read_output(self._store, self.pool, self.request_id, after=self._last)
+        try:
+            async with asyncio.timeout_at(until):
+                # The state before the log: an end that is written in between is then found in the log.
+                state = await self._store.commands.hget(record, "state")
+                return state, await read_output(self._store, self.pool, self.request_id, after=self._last)
+        except TimeoutError:
+            raise _Hangs from None
+
+    async def _take_over(self, state: bytes | None, events: list[Event]) -> None:
+        # Not to be cut off in the middle: what it submits again would then be taken for something else.
         if not events and state is None:
             events = await self._without_record()
         elif not events and state == RequestState.FINISHED.encode():

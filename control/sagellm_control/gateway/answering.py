@@ -33,6 +33,8 @@ from .queue_position import queue_position
 from .rate_limits import rate_limits
 
 KEEPALIVE_COMMENT = b": waiting\n\n"
+POSITION_WITHIN_S = 0.5
+"""A comment does not wait for longer to say how many are ahead: it is to keep the connection."""
 QUEUE_IS_FULL = 429
 EXPIRE_GRACE_S = 2.0
 """After its timeout a request is cancelled in the queue; this long (s) its own ending may take to come back."""
@@ -214,8 +216,9 @@ class AnswerWriter:
         if self.first_byte_at is not None:
             return KEEPALIVE_COMMENT
         try:
-            place = await queue_position(self._queue, self._answer.pool, self._answer.request_id)
-        except (RedisError, OSError):
+            async with asyncio.timeout(POSITION_WITHIN_S):
+                place = await queue_position(self._queue, self._answer.pool, self._answer.request_id)
+        except (RedisError, OSError):  # TimeoutError is one of these
             return KEEPALIVE_COMMENT
         if place is None:
             return KEEPALIVE_COMMENT
