@@ -22,7 +22,7 @@ from sagellm_control.store.views import list_requests
 from sagellm_workers.attempts import insistence
 
 from ..flow.asking import CHAT_PATH, MODEL, chat, chat_bytes, data, delta_of, error_of, expected_text
-from ..flow.conftest import ENDLESS, StartEngine
+from ..flow.conftest import StartEngine
 from ..flow.in_process import GATEWAY, InProcessSystem, in_process_system
 from ..leaks import delete_namespace
 from ..waiting import wait_until
@@ -95,25 +95,6 @@ async def test_an_outage(slow_and_proxied: InProcessSystem, proxy: TcpProxy, how
     await wait_until(lambda: is_ready(system, True), what="/ready says 200 again")
     assert await whole_text(system, chat("and again", max_tokens=3)) == expected_text("and again", 3)
     await holds(system, 0)
-
-
-async def test_comments_keep_a_stream_while_redis_hangs(
-    start_engine: StartEngine, proxied: RedisSettings, proxy: TcpProxy
-) -> None:
-    """A server that takes what it is sent and says nothing; proxies cut streams that are silent for too long."""
-    engine = await start_engine(**ENDLESS)
-    patient = proxied.model_copy(update={"command_timeout_s": 10.0})
-    gateway = GATEWAY.model_copy(update={"keepalive_s": 0.2})
-    async with in_process_system(patient, [engine.url], gateway=gateway) as system:
-        body = chat("hello", max_tokens=4, stream=True)
-        async with system.session.post(system.url + CHAT_PATH, json=body) as response:
-            await response.content.readline()
-            proxy.lose()
-            async with asyncio.timeout(25):
-                for _ in range(5):
-                    while not (await response.content.readline()).startswith(b":"):
-                        pass
-            proxy.find()
 
 
 async def test_what_ended_while_redis_was_away_is_not_run_again(

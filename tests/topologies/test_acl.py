@@ -104,6 +104,15 @@ async def test_a_wrong_password_is_told_without_the_password(login: RedisSetting
     assert "password" in str(told.value)
 
 
+@pytest.mark.parametrize("taken", ["-eval", "-exists", "-publish", "resetchannels", "resetkeys"])
+async def test_without_the_rights_to_work_a_process_ends_and_says_so(login: RedisSettings, taken: str) -> None:
+    port = urlsplit(login.url).port or 0
+    await ask_server(port, "ACL", "SETUSER", urlsplit(login.url).username, taken)
+    async with open_store(login, check=False) as store:
+        with pytest.raises(StoreUnusable, match="rights"):
+            await store.wait()
+
+
 async def test_a_server_that_evicts_is_refused(backend: Backend) -> None:
     async with make_server(backend) as server:
         await ask_server(server.port, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")

@@ -36,6 +36,9 @@ SERVER_CLOCK = "0"
 
 MINIMUM_SERVER = (7, 0)
 
+_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
+"""How servers say that a script may not run a command; redis-py has no class for it."""
+
 
 class StoreUnusable(Exception):
     """The server is there but must not be used as it is; the text says what to do."""
@@ -96,8 +99,12 @@ class Store:
         """A client of each server that holds keys."""
         return await self.commands.masters() if isinstance(self.commands, ClusterClient) else [self.commands]
 
-    async def check(self) -> None:
+    async def check(self, *, may_work: bool = False) -> None:
         """See that the server is there, new enough, and never evicts.
+
+        Args:
+            may_work: see as well that it lets us run the steps on our own keys, and publish: else a process would
+                start, fail at everything, and try again for ever.
 
         Raises:
             StoreUnreachable: it does not answer.
@@ -106,6 +113,9 @@ class Store:
         try:
             for server in await self.servers():
                 _check(await server.info("server"), await server.info("memory"))
+            if may_work:
+                await self.commands.eval("return redis.call('EXISTS', KEYS[1])", 1, self.keys.pools())
+                await self.commands.publish(self.keys.inbox("nobody"), b"")
         except (RedisError, OSError) as error:
             where = mask_password(self.settings.url)
             if advice := _advice(error):
@@ -113,7 +123,7 @@ class Store:
             raise StoreUnreachable(f"no Redis at {where} ({error}): start one, or set --redis-url") from error
 
     async def wait(self) -> None:
-        """Wait until ``check`` finds the server there.
+        """Wait until the server is there, and lets us work (see ``check``).
 
         Raises:
             StoreUnusable: it is there, and waiting does not make it any better.
@@ -121,7 +131,7 @@ class Store:
         backoff = Backoff()
         while True:
             try:
-                return await self.check()
+                return await self.check(may_work=True)
             except StoreUnreachable as error:
                 log.warning("%s; waiting for it", error)
             await backoff.pause()
@@ -137,7 +147,7 @@ def _advice(error: BaseException) -> str | None:
     match error:
         case AuthenticationError():
             return "put the user and the password of the server into --redis-url, as in redis://USER:PASSWORD@HOST"
-        case NoPermissionError():
+        case ResponseError() if isinstance(error, NoPermissionError) or any(text in str(error) for text in _IN_SCRIPT):
             return "give its user the rights that docs/deploying-redis.md lists"
         case ResponseError() if "DB index" in str(error):
             return "put the number of a database that it has into --redis-url, as in redis://HOST/0"
