@@ -49,10 +49,11 @@ install() {
         "$python" -m venv "$VENV" || die "$python cannot make a virtual environment (on Debian: apt-get install python3.11-venv)"
     fi
     say "Installing sagellm-control${extra:+ and what its ${extra} extra needs} into .venv …"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable "$ROOT${extra:+[$extra]}" ||
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-compile --editable "$ROOT${extra:+[$extra]}" ||
         die "pip failed; its message is above"
-    # pip does not compile what it installs in place, and each of the processes would where none may write what it compiles.
-    "$PYTHON" -m compileall -q "$ROOT/control" "$ROOT/workers"
+    # pip compiles on one core, and nothing of what it installs in place; and each of our processes would compile it all
+    # where none may write it. What does not compile (some package's template, say) nobody imports.
+    "$PYTHON" -m compileall -qq -j 0 "$VENV"/lib/python*/site-packages "$ROOT/control" "$ROOT/workers" || true
     printf '%s' "$wanted" >"$stamp"
     # The dev extra contains all that the project itself needs.
     printf '%s' "$wanted" >"$VENV/.installed"
