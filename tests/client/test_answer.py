@@ -7,7 +7,7 @@ import pytest
 from sagellm_control.client.answer import Answer
 from sagellm_control.store.steps.assign import Placement
 from sagellm_control.store.steps.requeue import Cause
-from sagellm_control.wire.event import Event
+from sagellm_control.wire.event import END, Event
 
 from ..pool_driver import PoolDriver
 
@@ -51,3 +51,13 @@ async def test_not_one_event_of_the_old_attempt_behind_the_new_one(pool: PoolDri
     for event in taken_over[:3]:
         answer.push(event)
     assert await answer.next(0.2) == taken_over[4]
+
+
+async def test_begun_anew_it_is_what_the_log_says(pool: PoolDriver, taken_over: list[Event]) -> None:
+    """The end of another request, which was turned away under this id before, is none of its."""
+    answer = Answer(pool.store, pool.name, "a")
+    answer.read = True
+    answer.push(Event("a", 0, 1, END, b"{}"))
+    answer.begin_anew()
+    got = [await answer.next(0.2) for _ in taken_over]
+    assert (got, answer.ended) == (taken_over, True)

@@ -100,7 +100,7 @@ async def test_with_full_memory_the_prompt_of_an_accepted_request_is_read(own: P
     """Else every place of an engine that decodes would wait for memory, and nothing would end that frees any."""
     await own.engine()
     await own.running("a")
-    prompts = Prompts(own.store, own.name, 1)
+    prompts = Prompts(own.store, own.name)
     async with full(own.store), asyncio.timeout(30):
         await prompts.order(assignment("a")).submit(b"{}")
     assert len((await own.take()).arrivals) == 1

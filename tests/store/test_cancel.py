@@ -12,6 +12,7 @@ from sagellm_control.store.steps.assign import Placement
 from sagellm_control.store.steps.cancel import CancelResult, cancel, give_up
 from sagellm_control.store.steps.endings import CANCELLED, EXPIRED_WAITING
 from sagellm_control.store.steps.engines import retire_engine
+from sagellm_control.store.steps.forget_unserved import forget_unserved
 from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.wire.attempts import ATTEMPTS_APART
 from sagellm_control.wire.event import END, Ending, read_frames
@@ -19,7 +20,7 @@ from sagellm_control.wire.keys import SCHEDULER_GROUP
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.states import EngineState, Outcome
 
-from ..pool_driver import BUSY, PoolDriver
+from ..pool_driver import BUSY, PoolDriver, new_request
 
 GIVEN_UP = Ending(Outcome.EXPIRED, status=503, code="no_engine")
 
@@ -222,3 +223,32 @@ async def test_whose_time_passed_before_a_scheduler_read_it_is_told_so(pool: Poo
         assert await cancel(pool.store, pool.name, request_id, Outcome.EXPIRED) is CancelResult.ENDED
         ending = await pool.ending(request_id)
         assert (ending.status, says in ending.message) == (408, True), ending.message
+
+
+async def test_what_was_held_is_given_up_only_as_the_try_that_it_was(pool: PoolDriver) -> None:
+    """It ended, and the same has been asked again under its id."""
+    await pool.accept("a", ticket="second")
+    assert await give_up(pool.store, pool.name, "a", GIVEN_UP, ticket="first") is CancelResult.UNKNOWN
+    assert await give_up(pool.store, pool.name, "a", GIVEN_UP, ticket="second") is CancelResult.ENDED
+
+
+async def test_what_no_engine_had_is_forgotten_for_another_try(pool: PoolDriver) -> None:
+    await pool.engine(slots=2)
+    await pool.running("ran")
+    await pool.finish("ran")
+    await pool.running("runs")
+    await pool.accept("late", "cancelled")
+    await cancel(pool.store, pool.name, "late", Outcome.EXPIRED)
+    await cancel(pool.store, pool.name, "cancelled")
+    for request_id, body, forgotten in (
+        ("ran", None, False),
+        ("runs", None, False),
+        ("cancelled", None, False),
+        ("late", b"another", False),
+        ("late", None, True),
+        ("late", None, True),  # as after a lost reply
+    ):
+        fields = {} if body is None else {"body": body}
+        assert await forget_unserved(pool.store, new_request(request_id, pool.name, **fields)) is forgotten
+    assert await pool.state("late") is None
+    assert not await pool.store.commands.exists(pool.keys.output("late"))

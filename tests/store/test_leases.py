@@ -195,3 +195,15 @@ async def test_a_wrong_note_of_the_room_heals_with_a_renewal(pool: PoolDriver) -
     await pool.store.commands.zadd(pool.keys.room, {"e1": 0})
     await renew_engine(pool.store, row, [], lease_ms=LEASE_MS)
     assert await pool.room() == {"e1": 2}
+
+
+async def test_a_holder_of_which_nothing_is_noted_is_found_again(pool: PoolDriver) -> None:
+    """Somebody has deleted the lists, and its worker is gone."""
+    row = await pool.engine()
+    await pool.store.commands.delete(pool.keys.leases, pool.keys.engines, pool.keys.room)
+    second = replace(row, worker="w-second")
+    assert await register_engine(pool.store, second, lease_ms=LEASE_MS) == Held("w-e1")
+    assert await lapsed_leases(pool.store, pool.name) == []
+    pool.clock.advance(LEASE_MS)
+    assert await lapsed_leases(pool.store, pool.name) == ["e1"]
+    await pool.second_worker()

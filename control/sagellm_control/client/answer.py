@@ -83,6 +83,12 @@ class Answer:
         self._gap = True
         self._wake()
 
+    def begin_anew(self) -> None:
+        """Forget what has come, and read the log from its beginning."""
+        self._events.clear()
+        self._last = (0, 0)
+        self.check_log()
+
     def deafen(self) -> None:
         """Its client is closed: nothing comes any more."""
         self._deaf = True

@@ -14,6 +14,7 @@ from ..store.steps.accept import AcceptLimits
 from ..store.steps.cancel import give_up
 from ..store.wake import hold_for_pools, wake
 from ..wire.event import Ending
+from ..wire.request import NewRequest
 from ..wire.states import Outcome, Reason
 
 log = logging.getLogger(__name__)
@@ -32,9 +33,10 @@ class HeldRequests:
         self._holds = limits.hold_requests > 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def add(self, pool: str, request_id: str, *, retry_after_s: float) -> None:
+    async def add(self, request: NewRequest, *, retry_after_s: float) -> None:
         """Hold a request that has been accepted, and ask for an engine if nobody has yet."""
-        task = asyncio.create_task(self._hold(pool, request_id, retry_after_s), name=f"hold {request_id}")
+        pool = request.pool
+        task = asyncio.create_task(self._hold(request, retry_after_s), name=f"hold {request.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
@@ -64,7 +66,7 @@ class HeldRequests:
                 log.warning("cannot keep pools without an engine known: %s", error)
             await asyncio.sleep(SAY_EVERY_S)
 
-    async def _hold(self, pool: str, request_id: str, retry_after_s: float) -> None:
+    async def _hold(self, request: NewRequest, retry_after_s: float) -> None:
         await asyncio.sleep(self._hold_s)
         ending = Ending(
             Outcome.EXPIRED,
@@ -75,7 +77,7 @@ class HeldRequests:
         )
         while True:
             try:
-                await give_up(self._store, pool, request_id, ending)
+                await give_up(self._store, request.pool, request.id, ending, ticket=request.ticket)
                 return
             except (RedisError, OSError):
                 await asyncio.sleep(RETRY_S)

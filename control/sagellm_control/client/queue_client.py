@@ -208,8 +208,9 @@ class QueueClient:
             raise
         # Whoever sends a request again holds it as well as who sent it first.
         answer.lost_record = Resubmission(self.store, request, self.limits)
-        if existed:
-            answer.check_log()
+        if existed or idempotent:
+            # What has come so far may be the end of a try before, that was turned away; or only the end of this one.
+            answer.begin_anew()
         return Submission(request.id, pool, existed)
 
     @asynccontextmanager
@@ -294,6 +295,6 @@ class QueueClient:
         if pool := self.inbox.pool_of(request_id):
             return pool
         await self.pools.look()
-        for pool in await self.pools.with_request(request_id):
-            return pool
+        if pools := await self.pools.with_request(request_id):
+            return pools[0]
         raise UnknownRequest(request_id)

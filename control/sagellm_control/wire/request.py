@@ -84,9 +84,8 @@ class NewRequest:
 
     @property
     def fingerprint(self) -> str:
-        """Tells a retry (same bytes, of the same kind) from another request under the same id."""
-        person = b"request" if self.kind == RequestKind.CHAT else self.kind.encode()
-        return hashlib.blake2b(self.body, digest_size=8, person=person).hexdigest()
+        """Tells a retry (same bytes) from another request under the same id."""
+        return hashlib.blake2b(self.body, digest_size=8, person=b"request").hexdigest()
 
     def arrival(self, arrived_ms: float) -> Arrival:
         """What a scheduler would read of it, had it been accepted at this time (server time, ms since the epoch)."""

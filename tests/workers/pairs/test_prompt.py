@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from sagellm_control.store.steps.take import IntakeEntry
+from sagellm_control.store.topology import MOST_CONNECTIONS
 from sagellm_control.wire.assignment import Assignment
 from sagellm_control.wire.event import Ending
 from sagellm_control.wire.states import Outcome
@@ -14,6 +15,7 @@ from sagellm_workers.pairs import prompt as prompt_module
 from sagellm_workers.pairs.prompt import Prompt, Prompts
 
 from ...pool_driver import PoolDriver
+from ...waiting import wait_until
 from ..assignments import assignment
 
 REFUSED = Ending(Outcome.REFUSED, 400, body=b'{"error":{}}')
@@ -31,7 +33,7 @@ async def ordered(pool: PoolDriver, prompts: Prompts) -> tuple[Prompt, IntakeEnt
 
 async def test_its_place_and_its_end_in_one_read(pool: PoolDriver) -> None:
     """A prefilling engine that refuses at once, while the other worker was busy."""
-    prompts = Prompts(pool.store, pool.name, 1)
+    prompts = Prompts(pool.store, pool.name)
     order, entry = await ordered(pool, prompts)
     await pool.engine("reads")
     await pool.admit(pool.admission(entry, engine="reads"))
@@ -47,7 +49,7 @@ async def test_its_place_and_its_end_in_one_read(pool: PoolDriver) -> None:
 
 async def test_one_that_a_failover_lost_has_ended(pool: PoolDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompt_module, "BLOCK_MS", 10)
-    prompts = Prompts(pool.store, pool.name, 1)
+    prompts = Prompts(pool.store, pool.name)
     order, entry = await ordered(pool, prompts)
     request_id = entry.fields["id"]
     await pool.store.commands.delete(pool.keys.record(request_id), pool.keys.body(request_id))
@@ -58,7 +60,14 @@ async def test_one_that_a_failover_lost_has_ended(pool: PoolDriver, monkeypatch:
     await prompts.close()
 
 
-async def test_as_many_wait_at_once_as_the_engine_has_places(pool: PoolDriver) -> None:
-    prompts = Prompts(pool.store, pool.name, 100)
-    assert prompts.reads.connection_pool.max_connections == 100
+async def test_none_stands_in_line_for_the_others(pool: PoolDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many places the engine has, or gets: each waits on a connection of its own."""
+    monkeypatch.setattr(prompt_module, "BLOCK_MS", 3_600_000)
+    prompts, number = Prompts(pool.store, pool.name), 2 * MOST_CONNECTIONS
+    waiting = [asyncio.create_task(prompts.order(assignment(f"r{n}")).meeting_place()) for n in range(number)]
+    connections = prompts.reads.connection_pool._in_use_connections
+    await wait_until(lambda: len(connections) == number, what="all of them wait")
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
     await prompts.close()

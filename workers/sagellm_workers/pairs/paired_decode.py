@@ -28,7 +28,6 @@ from .prompt import Prompt, Prompts
 
 PARTNER_SAYS_WITHIN_S = 1.0
 """How much later than the decoding engine the other one may say what went wrong."""
-_COPIED = ("model", "prefix", "prompt_tokens")
 
 
 class PairedAdapter:

@@ -29,28 +29,25 @@ from .paired_request import PromptOrder
 LIMITS = AcceptLimits(max_waiting=0, without_engine=True, keep_result_ms=60_000)
 """A prompt takes no place of the queue's: its request has one already."""
 BLOCK_MS = 2000
+MOST_AT_ONCE = 10_000
+"""No bound: there are as many as the engine has places, however many those become."""
 _COPIED = ("model", "prefix", "prompt_tokens")
 _GONE = Ending(Outcome.FAILED, message="its record is gone")
 
 
 class Prompts:
-    """The prompts that the requests of one engine have read elsewhere.
+    """The prompts that the requests of one engine have read elsewhere, each waited for on a connection of its own."""
 
-    Args:
-        at_once: most of them; each waits on a connection of its own.
-    """
-
-    def __init__(self, store: Store, pool: str, at_once: int) -> None:
+    def __init__(self, store: Store, pool: str) -> None:
         self.store = store
         self.pool = pool
-        self._at_once = at_once
         self._reads: Any = None
 
     @property
     def reads(self) -> Any:
         """A client for reads that block; apart from that of the assignments, which must not stand in line for them."""
         if self._reads is None:
-            self._reads = self.store.blocking(BLOCK_MS / 1000, at_once=self._at_once)
+            self._reads = self.store.blocking(BLOCK_MS / 1000, at_once=MOST_AT_ONCE)
         return self._reads
 
     def order(self, assignment: Assignment) -> Prompt:

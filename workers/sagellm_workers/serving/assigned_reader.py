@@ -66,7 +66,7 @@ class AssignedReader:
         self._slots = slots or SharedSlots(row.slots)
         self._stream = store.keys.pool(row.pool).assigned(row.engine_id)
         self._client: Any = store.blocking(BLOCK_MS / 1000)
-        self._prompts = Prompts(store, row.pool, row.slots)
+        self._prompts = Prompts(store, row.pool)
         self._attempts: dict[tuple[str, int], Attempt] = {}
         self._held: deque[Attempt] = deque()
         self._ended_keys: OrderedDict[tuple[str, int], None] = OrderedDict()

@@ -15,7 +15,7 @@
 --   proposed engine (0: none), rank, KV tokens, uncached prompt tokens, charge (see read_charge; '': none), number of
 --   optional fields, then that many names and values (tenant, model, stream, timeout_ms, slo_ms, …)
 -- Output: {for each request {'accepted', arrived_ms} | {'assigned', arrived_ms}
---     | {'exists', state, fingerprint, tenant, ticket}
+--     | {'exists', state, fingerprint, tenant, ticket, kind}
 --     | {'full', why (see Reason), number waiting, bytes over the pool's bound, ids of some that are last in line…}
 --     | {'no_engine'}},
 --   number that were ahead of them all, {free places of each engine}, number waiting, number of engines with room,
@@ -106,12 +106,12 @@ for i = 1, tonumber(ARGV[requests_at]) do
   local given = {state = 'queued', kind = kind, priority = priority}
   for j = first, last, 2 do given[ARGV[j]] = ARGV[j + 1] end
   local tenant = given.tenant or ''
-  local known = redis.call('HMGET', record, 'state', 'fingerprint', 'tenant', 'ticket')
+  local known = redis.call('HMGET', record, 'state', 'fingerprint', 'tenant', 'ticket', 'kind')
   local engine = not known[1] and engine_for(choice, kv, charge)
   local full, over
   if not known[1] and (bounded or not engine) and is_served() then full, over = no_room(priority, tenant, #content) end
   if known[1] then
-    answers[i] = {'exists', known[1], known[2] or '', known[3] or '', known[4] or ''}
+    answers[i] = {'exists', known[1], known[2] or '', known[3] or '', known[4] or '', known[5] or ''}
   elseif not engine and not is_served() then
     answers[i] = {'no_engine'}
   elseif full then

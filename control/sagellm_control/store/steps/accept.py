@@ -261,6 +261,6 @@ def _read(answer: list[bytes], request: NewRequest) -> AcceptResult:
                 return Accepted(0.0)
             return Exists(
                 RequestState(answer[1].decode()),
-                same_body=answer[2].decode() == request.fingerprint,
+                same_body=(answer[2].decode(), answer[5].decode()) == (request.fingerprint, request.kind),
                 same_tenant=answer[3].decode() == request.tenant,
             )

@@ -43,9 +43,14 @@ async def cancel(
     return await _cancel(store, pool, request_id, outcome, endings, unserved=False, ticket=ticket)
 
 
-async def give_up(store: Store, pool: str, request_id: str, ending: Ending) -> CancelResult:
-    """End a request that was held for an engine, if there still is none; ``ending`` has the outcome EXPIRED."""
-    return await _cancel(store, pool, request_id, ending.outcome, (ending.encode(), ending.encode()), unserved=True)
+async def give_up(store: Store, pool: str, request_id: str, ending: Ending, *, ticket: str = "") -> CancelResult:
+    """End a request that was held for an engine, if there still is none; ``ending`` has the outcome EXPIRED.
+
+    Args:
+        ticket: as for ``cancel``.
+    """
+    endings = (ending.encode(), ending.encode())
+    return await _cancel(store, pool, request_id, ending.outcome, endings, unserved=True, ticket=ticket)
 
 
 async def _cancel(

@@ -15,7 +15,8 @@ EXPIRED_UNREAD = Ending(
     Outcome.EXPIRED,
     status=408,
     code="deadline_exceeded",
-    message="The request's timeout passed before any scheduler had read it: none runs, or none can.",
+    message="The request's timeout passed before any scheduler had read it: "
+    "more urgent ones came faster than they are read, or none runs.",
 ).encode()
 EXPIRED_RUNNING = Ending(
     Outcome.EXPIRED,

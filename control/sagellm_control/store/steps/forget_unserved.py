@@ -10,8 +10,8 @@ _SCRIPT = Script("forget_unserved")
 
 
 async def forget_unserved(store: Store, request: NewRequest) -> bool:
-    """Forget it, if it was turned away or its time passed while it waited for its first engine; whether that was so.
-    What it was told then is no answer, and may have been to come again."""
+    """Forget it, if it was turned away or its time passed while it waited for its first engine; whether there is none
+    now. What it was told then is no answer, and may have been to come again."""
     keys = store.keys.pool(request.pool)
     names = [keys.record(request.id), keys.output(request.id)]
     return bool(await _SCRIPT(store, names, [request.fingerprint]))

@@ -12,7 +12,12 @@ local row, reservations, assigned, room, waiting, freed, engines, leases = unpac
 local now, engine, worker = clock(ARGV[1]), ARGV[2], ARGV[3]
 local known = redis.call('HMGET', row, 'worker', 'state')
 local holder = known[1] or ''
-if holder ~= '' and holder ~= worker then return {'held', holder} end
+if holder ~= '' and holder ~= worker then
+  -- Whatever somebody has deleted: keepers find it, and see whether its holder renews.
+  redis.call('SADD', engines, engine)
+  redis.call('ZADD', leases, 'NX', now + tonumber(ARGV[4]), engine)
+  return {'held', holder}
+end
 if holder ~= worker then
   -- Nobody holds it from here on, so that an earlier holder can change nothing while its requests are given back.
   redis.call('HSET', row, 'worker', '')
