@@ -6,19 +6,22 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
 import pytest
 from redis.exceptions import RedisError
 
-from sagellm_control.client import QueueClient, QueueUnavailable, presence
+from sagellm_control.client import QueueClient, QueueUnavailable, acceptor, presence, queue_client
 from sagellm_control.client.acceptor import Acceptor
 from sagellm_control.embedded import EmbeddedValkey
+from sagellm_control.store.connect import Store
 from sagellm_control.store.settings import RedisSettings
+from sagellm_control.store.steps.attach import attach
 from sagellm_control.store.steps.listen import announce_listener
 from sagellm_control.store.views import list_requests
+from sagellm_control.wire.states import RequestState
 from sagellm_workers.attempts import insistence
 
 from ..flow.asking import CHAT_PATH, MODEL, chat, chat_bytes, data, delta_of, error_of, expected_text
@@ -136,32 +139,6 @@ async def test_what_waits_for_redis_is_bounded(
             await queue.cancel(submission.request_id)
 
 
-async def test_who_comes_while_redis_is_silent_waits_for_one_answer_only(
-    start_engine: StartEngine, server: EmbeddedValkey
-) -> None:
-    """Not for a second try of his own request, nor for that of one before him."""
-    engine = await start_engine()
-    redis = RedisSettings(url=server.url, command_timeout_s=3, connect_timeout_s=3)
-    async with in_process_system(redis, [engine.url]) as system:
-
-        async def refused_after_s() -> float:
-            began = time.monotonic()
-            async with system.session.post(system.url + CHAT_PATH, json=chat()) as response:
-                assert response.status == 503
-                assert (await error_of(response))["code"] == "queue_unavailable"
-            return time.monotonic() - began
-
-        os.kill(server.pid, signal.SIGSTOP)
-        try:
-            asking = [asyncio.create_task(refused_after_s())]
-            await asyncio.sleep(1)  # the batch of the first is under way: these wait for it
-            asking += [asyncio.create_task(refused_after_s()) for _ in range(3)]
-            assert max(await asyncio.gather(*asking)) < 2 * redis.command_timeout_s
-        finally:
-            os.kill(server.pid, signal.SIGCONT)
-        await wait_until(lambda: is_ready(system, True), what="/ready says 200 again")
-
-
 async def test_a_request_whose_record_was_lost_is_submitted_again(
     slow_and_proxied: InProcessSystem, proxy: TcpProxy
 ) -> None:
@@ -177,9 +154,12 @@ async def test_a_request_whose_record_was_lost_is_submitted_again(
 
 
 async def test_whoever_listens_to_a_lost_request_has_its_answer_too(
-    start_engine: StartEngine, proxied: RedisSettings, proxy: TcpProxy
+    start_engine: StartEngine, proxied: RedisSettings, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At another gateway: one sent the same request again, one asks for the result by its id."""
+    attached = list[str]()
+    for module in (acceptor, queue_client):
+        monkeypatch.setattr(module, "attach", _noting(attached))
     engine = await start_engine(tpot_ms=30)
     async with in_process_system(proxied, [engine.url], gateways=2) as system:
         first, other = system.gateways
@@ -200,16 +180,20 @@ async def test_whoever_listens_to_a_lost_request_has_its_answer_too(
         (request_id,) = [view.request_id for view in await list_requests(system.store)]
         asking.append(asyncio.create_task(ask(other)))
         asking.append(asyncio.create_task(result(f"{other}/v1/requests/{request_id}/result")))
-        record = system.store.keys.pool(MODEL).record(request_id)
-        await wait_until(lambda: _listeners(system, record, 2), what="both gateways listen")
+        await wait_until(lambda: len(attached) == 2, what="both listen")
         await delete_namespace(system.store)
         proxy.cut()
         assert await asyncio.gather(*asking) == [expected_text("lost and found", 30)] * 3
         await holds(system, 0)
 
 
-async def _listeners(system: InProcessSystem, record: str, number: int) -> bool:
-    return len((await system.store.commands.hget(record, "inbox") or b"").split()) == number
+def _noting(attached: list[str]) -> Callable[..., Awaitable[RequestState | None]]:
+    async def noted(store: Store, pool: str, request_id: str, inbox: str) -> RequestState | None:
+        state = await attach(store, pool, request_id, inbox)
+        attached.append(inbox)
+        return state
+
+    return noted
 
 
 async def test_an_answer_that_has_begun_and_lost_its_record_ends_with_an_error(

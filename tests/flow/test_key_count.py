@@ -16,7 +16,7 @@ from .asking import MODEL, chat
 from .conftest import StartEngine, StartSystem
 from .in_process import InProcessSystem
 
-KEPT_MS = 10_000
+KEPT_MS = 6_000
 """Longer than any client is behind its answer, on a busy machine as well."""
 AT_ONCE = 100
 

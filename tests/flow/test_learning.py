@@ -36,7 +36,7 @@ async def test_lengths_are_learned(start_engine: StartEngine, start_system: Star
 
 
 async def test_objectives_met_are_counted(start_engine: StartEngine, start_system: StartSystem) -> None:
-    system = await start_system(await start_engine())
+    system = await start_system(await start_engine(prefill_tokens_per_s=100))
     for slo_ms in ("60000", "1"):
         async with post_chat(system, {"X-SLO-Deadline-Ms": slo_ms}) as response:
             await response.read()
