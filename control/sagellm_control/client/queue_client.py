@@ -62,9 +62,7 @@ class QueueClient:
 
     @classmethod
     @asynccontextmanager
-    async def connect(
-        cls, redis: RedisSettings, limits: AcceptLimits | None = None
-    ) -> AsyncGenerator[QueueClient, None]:
+    async def connect(cls, redis: RedisSettings, limits: AcceptLimits | None = None) -> AsyncGenerator[QueueClient]:
         """A client whose inbox is subscribed.
 
         Raises:
@@ -171,7 +169,6 @@ class QueueClient:
             raise QueueUnavailable(error) from error
         if pool is None:
             raise UnknownModel(model, list(self.pools.models))
-        again = pool in known
         if set(known) - {pool}:
             raise RequestConflict(str(request_id))
         request = NewRequest(
@@ -194,7 +191,7 @@ class QueueClient:
             orphan_grace_ms=orphan_grace_ms,
             **hints,
         )
-        if not again and self.pools.is_too_late(request):
+        if pool not in known and self.pools.is_too_late(request):
             raise TooLate(model, self.pools.wait_s(pool, urgency), self.pools.retry_after_s(pool))
         if orphan_grace_s is not None:
             self._presence.begin()
@@ -247,11 +244,13 @@ class QueueClient:
 
     async def stream(self, request_id: str, *, after: Position | int | str = (0, 0)) -> AsyncGenerator[Event, None]:
         """The events of a request behind a position (see ``read_position``), up to and with its end."""
-        async with self.answer(request_id, after=after) as answer:
-            while not answer.ended:
-                event = await answer.next(IDLE_S)
-                if event is not None:
-                    yield event
+        try:
+            async with self.answer(request_id, after=after) as answer:
+                while not answer.ended:
+                    if (event := await answer.next(IDLE_S)) is not None:
+                        yield event
+        except (RedisError, OSError) as error:
+            raise QueueUnavailable(error) from error
 
     async def result(self, request_id: str) -> Result:
         """The whole answer, once it is there."""
