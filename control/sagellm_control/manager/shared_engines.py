@@ -100,8 +100,8 @@ class SharedEngines:
                 self._own.pop(info.engine_id, None)
                 return
             if self._recorded:
-                ranking = {name: self._recorded[name] for name in ("policy",) if name in self._recorded}
-                await set_policy(store, registration.model_id, ranking, self._recorded)
+                policy = self._recorded.get("policy")
+                await set_policy(store, registration.model_id, {"policy": policy} if policy else {}, self._recorded)
             if own:
                 await self._serve(store, info, registration)
 
