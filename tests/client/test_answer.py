@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from sagellm_control.client.answer import Answer
+from sagellm_control.client import resubmission
+from sagellm_control.client.answer import LOST, Answer
+from sagellm_control.client.resubmission import AwaitedReturn
 from sagellm_control.store.steps.assign import Placement
 from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.wire.event import END, Event
@@ -61,3 +65,32 @@ async def test_begun_anew_it_is_what_the_log_says(pool: PoolDriver, taken_over: 
     answer.begin_anew()
     got = [await answer.next(0.2) for _ in taken_over]
     assert (got, answer.ended) == (taken_over, True)
+
+
+def _listener(pool: PoolDriver) -> Answer:
+    answer = Answer(pool.store, pool.name, "a")
+    answer.read = True
+    answer.lost_record = AwaitedReturn(pool.store, pool.name, "a", "listener")
+    answer.check_log()
+    return answer
+
+
+async def test_a_listener_of_a_lost_request_is_told_in_time_that_nothing_has_come(pool: PoolDriver) -> None:
+    """Whoever reads it has a connection to keep open while the record may come back."""
+    answer = _listener(pool)
+    async with asyncio.timeout(resubmission.RETURNS_WITHIN_S / 2):
+        assert [await answer.next(0.01), await answer.next(0.01)] == [None, None]
+    await pool.engine("e1")
+    await pool.running("a", stream=True)  # whoever holds it has submitted it again
+    await pool.append("a", 1, b"data: 1\n\n")
+    event = await answer.next(5.0)
+    assert (event and event.payload, answer.ended) == (b"data: 1\n\n", False)
+
+
+async def test_a_listener_of_a_request_that_stays_lost_is_told_so(
+    pool: PoolDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resubmission, "RETURNS_WITHIN_S", 0.3)
+    answer = _listener(pool)
+    event = await answer.next(5.0)
+    assert (event and event.payload, answer.ended) == (LOST, True)

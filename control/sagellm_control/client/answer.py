@@ -13,7 +13,7 @@ from ..store.inspect import read_output
 from ..wire.event import END, Ending, Event
 from ..wire.states import Outcome, RequestState
 from .errors import QueueUnavailable
-from .resubmission import AwaitedReturn, Resubmission
+from .resubmission import AwaitedReturn, Resubmission, StillGone
 
 log = logging.getLogger(__name__)
 
@@ -146,8 +146,8 @@ class Answer:
     async def _repair(self, until: float) -> None:
         self._gap = False
         try:
-            await self._take_over(*await self._read_log(until))
-        except _Hangs:
+            await self._take_over(*await self._read_log(until), until)
+        except (_Hangs, StillGone):
             self._gap = True
         except (RedisError, OSError) as error:
             # Redis is away. The inbox asks for another look when it is subscribed again.
@@ -163,10 +163,9 @@ class Answer:
         except TimeoutError:
             raise _Hangs from None
 
-    async def _take_over(self, state: bytes | None, events: list[Event]) -> None:
-        # Not to be cut off in the middle: what it submits again would then be taken for something else.
+    async def _take_over(self, state: bytes | None, events: list[Event], until: float) -> None:
         if not events and state is None:
-            events = await self._without_record()
+            events = await self._without_record(until)
         elif not events and state == RequestState.FINISHED.encode():
             self.ended = True
         for event in events:
@@ -176,9 +175,9 @@ class Answer:
         if state is not None and self.lost_record is not None:
             self.lost_record.seen()
 
-    async def _without_record(self) -> list[Event]:
+    async def _without_record(self, until: float) -> list[Event]:
         if self.lost_record is not None and self.lost_record.possible(handed_out=self._handed_out):
-            attempt = await self.lost_record.restore()
+            attempt = await self.lost_record.restore(until)
             if attempt is not None:
                 # What nobody has read of the attempts before is not part of the answer any more, nor what they still
                 # say.

@@ -24,6 +24,10 @@ RETURNS_WITHIN_S = 10.0
 LOOK_EVERY_S = 0.2
 
 
+class StillGone(Exception):
+    """The record is not there yet, and may come back."""
+
+
 class Resubmission:
     """Holds a request that this process submitted, for as long as its answer is open."""
 
@@ -51,8 +55,9 @@ class Resubmission:
         lost = now - self._alive_at < self._limits.keep_result_ms / 1000
         return lost and not handed_out and self._left_ms(now) >= 0
 
-    async def restore(self) -> int | None:
-        """Submit it again, under its id; the number behind which its attempts are counted."""
+    async def restore(self, until: float) -> int | None:
+        """Submit it again, under its id; the number behind which its attempts are counted. Nothing is broken off at
+        ``until``: the next look would take what was submitted for something else."""
         now = asyncio.get_running_loop().time()
         self._times += 1
         attempt = self._times * ATTEMPTS_APART
@@ -90,16 +95,22 @@ class AwaitedReturn:
         """Whether this listener can go on with another run of the request: only from its start."""
         return not handed_out
 
-    async def restore(self) -> int | None:
-        """Wait for the record to come back, and listen to it again; None: nobody has brought it back."""
+    async def restore(self, until: float) -> int | None:
+        """Wait for the record to come back, and listen to it again; None: nobody has brought it back.
+
+        Raises:
+            StillGone: not by ``until`` (time of the event loop).
+        """
         clock = asyncio.get_running_loop().time
         pool, request_id, inbox = self._where
         if self._gone_since is None:
             self._gone_since = clock()
-        while clock() < self._gone_since + RETURNS_WITHIN_S:
-            if await self._store.commands.exists(self._store.keys.pool(pool).record(request_id)):
-                await attach(self._store, pool, request_id, inbox)
-                self.seen()
-                return 0
-            await asyncio.sleep(LOOK_EVERY_S)
-        return None
+        while not await self._store.commands.exists(self._store.keys.pool(pool).record(request_id)):
+            if clock() >= self._gone_since + RETURNS_WITHIN_S:
+                return None
+            if clock() >= until:
+                raise StillGone
+            await asyncio.sleep(min(LOOK_EVERY_S, max(0.0, until - clock())))
+        await attach(self._store, pool, request_id, inbox)
+        self.seen()
+        return 0
