@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import IO
 
 import pytest
+from redis import Redis
 
 from .conftest import Command
 from .up_process import Up, eventually
@@ -39,6 +40,17 @@ def long_answer(system: Up) -> Generator[tuple[subprocess.Popen[str], IO[str], I
 def engine_of(system: Up) -> str:
     (engine,) = json.loads(system.control("engines", "list", "--model", "tiny", "--json").stdout)
     return engine["engine_id"]
+
+
+def test_an_engine_that_nobody_has_reached_is_listed(system: Up) -> None:
+    engine = {"url": "http://127.0.0.1:9", "reason": "refused", "worker": "host-1", "until_ms": 4e12}
+    with Redis.from_url(system.redis) as server:
+        server.hset("sagellm:awaited", engine["url"], json.dumps(engine))
+        listed = json.loads(system.control("engines", "list", "--json").stdout)
+        table = system.control("engines", "list").stdout
+        server.hdel("sagellm:awaited", engine["url"])
+    assert [(each["state"], each["url"]) for each in listed][1:] == [("AWAITED", engine["url"])]
+    assert re.search(r"AWAITED .* http://127\.0\.0\.1:9 .* refused", table)
 
 
 def test_the_announced_chat_streams_tokens(system: Up) -> None:

@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator
 import orjson
 import pytest
 
+from sagellm_control.embedded.ports import free_port
+from sagellm_control.store.awaited import list_awaited
 from sagellm_control.store.inspect import model_index
 from sagellm_control.wire.states import EngineState
 from sagellm_workers.serving import served_engine
@@ -49,6 +51,17 @@ async def until_rows(system: InProcessSystem, **expected: tuple[str, int]) -> No
         return await rows(system) == named
 
     await wait_until(are, what=f"the rows are {named}")
+
+
+async def awaited(system: InProcessSystem) -> dict[str, str]:
+    return {each.url: each.reason for each in await list_awaited(system.store)}
+
+
+async def until_none_awaited(system: InProcessSystem) -> None:
+    async def is_none() -> bool:
+        return not await awaited(system)
+
+    await wait_until(is_none, what="no engine is awaited")
 
 
 async def until_served(system: InProcessSystem, *names: str) -> None:
@@ -170,8 +183,25 @@ async def test_one_without_the_models_asked_for_is_looked_at_until_it_has_one(
         problem = "it serves none of the models asked for (wanted, or-this); it has: echo-1"
         assert said == [f"waiting for engine {engine.url}: {problem}"]
         assert await rows(system) == {}
+        assert await awaited(system) == {engine.url: problem}
         engine.models = ("echo-1", "wanted")
         await until_rows(system, wanted=("READY", 4))
+        await until_none_awaited(system)
+
+
+async def test_one_that_does_not_answer_is_shown_until_its_worker_stops(
+    start_system: StartSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served_engine, "LOOK_AGAIN_S", HASTY_S)
+    system = await start_system()
+    url = f"http://127.0.0.1:{free_port()}"
+    async with system.worker(url):
+
+        async def is_shown() -> bool:
+            return "cannot be reached" in (await awaited(system)).get(url, "")
+
+        await wait_until(is_shown, what="it is awaited")
+    await until_none_awaited(system)
 
 
 async def test_a_question_without_an_answer_changes_nothing(engine: EchoEngine, start_system: StartSystem) -> None:

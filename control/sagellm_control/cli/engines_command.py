@@ -11,6 +11,7 @@ from .options import REDIS_FLAGS, Loaded, SettingsCommand, takes_settings
 from .tables import print_json, print_table, seconds
 
 if TYPE_CHECKING:
+    from ..store.awaited import AwaitedEngine
     from ..store.connect import Store
     from ..store.settings import RedisSettings
     from ..store.views import EngineView
@@ -38,7 +39,8 @@ def list_(loaded: Loaded, model: str | None, as_json: bool) -> None:
     KV is how many tokens of its KV cache are promised, PACE how many uncached prompt tokens may start on it while
     answers run, SPEED its prompt tokens and the time of a decode step with one answer. LEASE is the time until the
     engine counts as lost if its worker stays silent. NOTE says why an engine is given less than it has slots for, or
-    that its slots are a guess, as it does not say how many it has: give its worker --slots.
+    that its slots are a guess, as it does not say how many it has: give its worker --slots. AWAITED is an engine that
+    its worker has not reached yet, or that has none of the models that it is to have; it has no id before that.
 
     \b
     Examples:
@@ -46,9 +48,9 @@ def list_(loaded: Loaded, model: str | None, as_json: bool) -> None:
       sagellm-control engines list --model my-model
       sagellm-control engines list --json --redis-url redis://queue:6379/0
     """
-    views = asyncio.run(_list(loaded.settings.redis, model))
+    views, awaited = asyncio.run(_list(loaded.settings.redis, model))
     if as_json:
-        print_json(views)
+        print_json([*views, *awaited])
         return
     print_table(
         ("ENGINE", "MODEL", "STATE", "ACTIVE", "SLOTS", "KV", "PACE", "SPEED", "KIND", "ROLE", "URL", "LEASE", "NOTE"),
@@ -69,7 +71,8 @@ def list_(loaded: Loaded, model: str | None, as_json: bool) -> None:
                 view.reason,
             )
             for view in views
-        ],
+        ]
+        + [("-", "-", each.state, *["-"] * 7, each.url, "-", each.reason) for each in awaited],
         empty="No engine has registered. Start a worker: sagellm-control worker --engine URL",
     )
 
@@ -116,13 +119,16 @@ def remove(loaded: Loaded, engine_id: str, as_json: bool) -> None:
         click.echo(f"{engine_id} is removed.")
 
 
-async def _list(redis: RedisSettings, model: str | None) -> list[EngineView]:
+async def _list(redis: RedisSettings, model: str | None) -> tuple[list[EngineView], list[AwaitedEngine]]:
+    from ..store.awaited import list_awaited
     from ..store.connect import open_store
     from ..store.views import list_engines
     from .named_pools import pool_of
 
     async with open_store(redis) as store:
-        return await list_engines(store, await pool_of(store, model) if model else None)
+        if model:
+            return await list_engines(store, await pool_of(store, model)), []
+        return await list_engines(store), await list_awaited(store)
 
 
 async def _drain(redis: RedisSettings, engine_id: str, undo: bool) -> int:

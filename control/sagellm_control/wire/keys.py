@@ -77,6 +77,10 @@ class Keys:
         """Sorted set: the inbox of each gateway under the time (ms) until which it is taken to be alive."""
         return f"{self.namespace}:gateways"
 
+    def awaited(self) -> str:
+        """Hash with a TTL: URL of an engine that has not answered yet -> who looks for it, and why in vain."""
+        return f"{self.namespace}:awaited"
+
     def inbox(self, gateway: str) -> str:
         """Channel: output for the clients of one gateway process."""
         return f"{self.namespace}:inbox:{gateway}"

@@ -53,10 +53,15 @@ def engine_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[
                 kinds=paired_kinds(facts),
                 kv_tokens=kv_tokens // len(wanted),
                 reason=note,
-                worker=f"{socket.gethostname()}-{os.getpid()}",
+                worker=worker_name(),
             )
         )
     return rows
+
+
+def worker_name() -> str:
+    """Of this process, for people: its machine and its process id."""
+    return f"{socket.gethostname()}-{os.getpid()}"
 
 
 def cards_of(facts: EngineFacts, models: Collection[str]) -> tuple[tuple[str, str], ...]:

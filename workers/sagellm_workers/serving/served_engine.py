@@ -20,8 +20,9 @@ from ..adapters.base import EngineAdapter, EngineError, EngineFacts
 from ..adapters.discovery import discover
 from ..http.transport import EngineClient
 from ..settings import WorkerSettings
+from .awaited_note import AwaitedNote
 from .engine_session import EngineSession
-from .rows_of_engine import engine_rows, slots_of
+from .rows_of_engine import engine_rows, slots_of, worker_name
 from .shared_slots import SharedSlots
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ class ServedEngine:
         """By pool."""
         self._looks = 0
         self._told = ""
+        """Why it is waited for; empty: it is not."""
+        self._note = AwaitedNote(store, url, worker_name())
         self._due = asyncio.Event()
         self._looked = asyncio.Event()
         """Set when the next look to begin is over."""
@@ -65,6 +68,7 @@ class ServedEngine:
             await run_until(stop, self._keep_looking(tasks))
             for served in self._served.values():
                 served.ended.set()
+            await self._note.tell("")
 
     async def look_again(self) -> None:
         """It answers again, so it may be another one: returns when it has been surveyed, or soon if that hangs."""
@@ -78,6 +82,7 @@ class ServedEngine:
             looked, self._looked = self._looked, asyncio.Event()
             await self._look(tasks)
             looked.set()
+            await self._note.tell(self._told)
             await is_set_within(self._due, self._settings.survey_interval_s if self._rows else LOOK_AGAIN_S)
 
     async def _look(self, tasks: asyncio.TaskGroup) -> None:
