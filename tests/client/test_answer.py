@@ -7,11 +7,11 @@ import asyncio
 import pytest
 
 from sagellm_control.client import resubmission
-from sagellm_control.client.answer import LOST, Answer
+from sagellm_control.client.answer import LOST, ROLLED_BACK, Answer
 from sagellm_control.client.resubmission import AwaitedReturn
 from sagellm_control.store.steps.assign import Placement
 from sagellm_control.store.steps.requeue import Cause
-from sagellm_control.wire.event import END, Event
+from sagellm_control.wire.event import CHUNK, END, Event
 
 from ..pool_driver import PoolDriver
 
@@ -94,3 +94,78 @@ async def test_a_listener_of_a_request_that_stays_lost_is_told_so(
     answer = _listener(pool)
     event = await answer.next(5.0)
     assert (event and event.payload, answer.ended) == (LOST, True)
+
+
+@pytest.fixture
+async def set_back(pool: PoolDriver) -> tuple[Answer, list[Event]]:
+    """Three events were heard and lost, and the first attempt was made anew: the answer, and what its log has now."""
+    answer = Answer(pool.store, pool.name, "a")
+    answer.read = True
+    for sequence in (1, 2, 3):
+        answer.push(Event("a", 1, sequence, CHUNK, b"data: old %d\n\n" % sequence))
+    await pool.engine("e1")
+    await pool.running("a", stream=True)
+    for sequence in (1, 2, 3, 4):
+        await pool.append("a", sequence, b"data: new %d\n\n" % sequence)
+    return answer, await pool.events("a")
+
+
+async def test_what_was_heard_is_not_gone_on_with_by_another_answer(
+    set_back: tuple[Answer, list[Event]],
+) -> None:
+    answer, _ = set_back
+    heard = [await answer.next(0.2) for _ in range(3)]
+    assert [event and event.payload for event in heard] == [b"data: old %d\n\n" % n for n in (1, 2, 3)]
+    answer.check_log()  # its inbox is subscribed again
+    event = await answer.next(0.2)
+    assert (event and event.payload, answer.ended) == (ROLLED_BACK, True)
+
+
+async def test_what_nobody_has_read_is_forgotten_for_the_answer_that_counts(
+    set_back: tuple[Answer, list[Event]],
+) -> None:
+    answer, log = set_back
+    answer._events.clear()  # pyright: ignore[reportPrivateUsage] - as if none of it had been handed out
+    answer.check_log()
+    assert [await answer.next(0.2) for _ in log] == log
+
+
+async def test_a_beginning_that_is_heard_again_is_looked_into(set_back: tuple[Answer, list[Event]]) -> None:
+    """A subscription may outlive a failover of another node."""
+    answer, log = set_back
+    for _ in range(3):
+        await answer.next(0.2)
+    for event in log:
+        answer.push(event)
+    event = await answer.next(0.2)
+    assert (event and event.payload, answer.ended) == (ROLLED_BACK, True)
+
+
+async def test_another_attempt_behind_a_log_that_is_gone(pool: PoolDriver) -> None:
+    answer = Answer(pool.store, pool.name, "a")
+    answer.read = True
+    answer.push(Event("a", 1, 1, CHUNK, b"data: old\n\n"))
+    await answer.next(0.2)
+    await pool.engine("e1")
+    await pool.running("a", stream=True)
+    await pool.requeue("a", Cause.RETURNED)
+    await pool.assign(Placement("a", 1, "e1"))
+    await pool.append("a", 1, b"data: new\n\n", attempt=2)
+    for event in await pool.events("a"):
+        answer.push(event)
+    event = await answer.next(0.2)
+    assert (event and event.payload, answer.ended) == (ROLLED_BACK, True)
+
+
+@pytest.mark.parametrize("gone", [1, 2])
+async def test_a_log_with_a_hole_is_no_answer(pool: PoolDriver, taken_over: list[Event], gone: int) -> None:
+    """A failover had lost it, and the worker wrote on."""
+    await pool.store.commands.xdel(pool.keys.output("a"), f"1-{gone}")
+    answer = Answer(pool.store, pool.name, "a")
+    answer.read = True
+    answer.check_log()
+    got: list[Event] = []
+    while not answer.ended and (event := await answer.next(0.2)) is not None:
+        got.append(event)
+    assert got[:-1] == taken_over[: gone - 1]
+    assert got[-1].payload == ROLLED_BACK

@@ -10,18 +10,26 @@ from redis.exceptions import RedisError
 
 from ..store.connect import Store
 from ..store.inspect import read_output
-from ..wire.event import END, Ending, Event
+from ..wire.event import END, Ending, Event, Position, is_unbroken
 from ..wire.states import Outcome, RequestState
 from .errors import QueueUnavailable
 from .resubmission import AwaitedReturn, Resubmission, StillGone
 
 log = logging.getLogger(__name__)
 
+_FINISHED = RequestState.FINISHED.encode()
+
 LOST = Ending(
     Outcome.FAILED,
     status=503,
     code="request_lost",
     message="The request is gone from the queue; send it again.",
+).encode()
+ROLLED_BACK = Ending(
+    Outcome.FAILED,
+    status=503,
+    code="request_lost",
+    message="Redis has lost a part of the answer, as a failover or a crash may; send the request again.",
 ).encode()
 
 
@@ -46,7 +54,9 @@ class Answer:
         self.request_id = request_id
         self._store = store
         self._events: deque[Event] = deque()
-        self._last = after
+        self._start = self._last = after
+        self._last_payload: bytes | None = None
+        """Of the event at that position; None: it was not read here."""
         self._gap = False
         self._deaf = False
         """Whether its client has been closed."""
@@ -65,18 +75,24 @@ class Answer:
         """An event has been published."""
         attempt, sequence = self._last
         if event.position <= self._last:
+            if event.sequence == 1:
+                self.check_log()  # it has begun before: a failover may have taken that back
             return
         # Only the log tells whether the attempt before has said more than what came here.
         begins = self._last == (0, 0) and event.position == (1, 1)
         if not self.read and len(self._events) >= UNREAD_EVENTS:
             self._gap = True
             return
-        if begins or event.position == (attempt, sequence + 1):
-            self._last = event.position
-            self._events.append(event)
+        # While the log is to be looked at, it has what comes meanwhile, and tells whether it goes on from the last.
+        if not self._gap and (begins or event.position == (attempt, sequence + 1)):
+            self._take(event)
         else:
             self._gap = True
         self._wake()
+
+    def _take(self, event: Event) -> None:
+        self._last, self._last_payload = event.position, event.payload
+        self._events.append(event)
 
     def check_log(self) -> None:
         """Something may have been missed."""
@@ -86,7 +102,7 @@ class Answer:
     def begin_anew(self) -> None:
         """Forget what has come, and read the log from its beginning."""
         self._events.clear()
-        self._last = (0, 0)
+        self._last, self._last_payload = self._start, None
         self.check_log()
 
     def deafen(self) -> None:
@@ -145,35 +161,62 @@ class Answer:
 
     async def _repair(self, until: float) -> None:
         self._gap = False
+        heard, payload = self._last, self._last_payload
         try:
-            await self._take_over(*await self._read_log(until), until)
+            state, events = await self._read_log(heard, until)
+            if heard[1]:
+                # It goes on from what was heard only if it has that.
+                if events and events[0].position == heard and payload in (None, events[0].payload):
+                    del events[0]
+                elif events or state not in (None, _FINISHED):
+                    self._give_up_history()
+                    return
+            await self._take_over(state, events, until)
         except (_Hangs, StillGone):
             self._gap = True
         except (RedisError, OSError) as error:
             # Redis is away. The inbox asks for another look when it is subscribed again.
             log.warning("request %s: its output log cannot be read: %s", self.request_id, error)
 
-    async def _read_log(self, until: float) -> tuple[bytes | None, list[Event]]:
+    async def _read_log(self, heard: Position, until: float) -> tuple[bytes | None, list[Event]]:
+        """The record's state, and the events from the one that was heard last on."""
+        attempt, sequence = heard
         record = self._store.keys.pool(self.pool).record(self.request_id)
         try:
             async with asyncio.timeout_at(until):
                 # The state before the log: an end that is written in between is then found in the log.
                 state = await self._store.commands.hget(record, "state")
-                return state, await read_output(self._store, self.pool, self.request_id, after=self._last)
+                after = (attempt, max(0, sequence - 1))
+                return state, await read_output(self._store, self.pool, self.request_id, after=after)
         except TimeoutError:
             raise _Hangs from None
 
     async def _take_over(self, state: bytes | None, events: list[Event], until: float) -> None:
         if not events and state is None:
             events = await self._without_record(until)
-        elif not events and state == RequestState.FINISHED.encode():
+        elif not events and state == _FINISHED:
             self.ended = True
         for event in events:
             if event.position > self._last:
-                self._last = event.position
-                self._events.append(event)
+                if not is_unbroken([event], self._last):
+                    self._end(ROLLED_BACK)
+                    break
+                self._take(event)
         if state is not None and self.lost_record is not None:
             self.lost_record.seen()
+
+    def _give_up_history(self) -> None:
+        # The record was set back, and what was heard is not what it has: only who has handed out nothing begins anew.
+        log.warning("request %s: its output log is not what it was", self.request_id)
+        if self._handed_out:
+            self._events.clear()
+            self._end(ROLLED_BACK)
+        else:
+            self.begin_anew()
+
+    def _end(self, payload: bytes) -> None:
+        attempt, sequence = self._last
+        self._take(Event(self.request_id, attempt, sequence + 1, END, payload))
 
     async def _without_record(self, until: float) -> list[Event]:
         if self.lost_record is not None and self.lost_record.possible(handed_out=self._handed_out):
@@ -182,7 +225,7 @@ class Answer:
                 # What nobody has read of the attempts before is not part of the answer any more, nor what they still
                 # say.
                 self._events.clear()
-                self._last = max(self._last, (attempt, 0))
+                self._start = self._last = max(self._last, (attempt, 0))
                 return []
         attempt, sequence = self._last
         return [Event(self.request_id, attempt, sequence + 1, END, LOST)]

@@ -17,8 +17,6 @@ from ..wire.request import NewRequest
 
 log = logging.getLogger(__name__)
 
-WITHOUT_LIMIT = 2**53
-"""It had been accepted, so it is not refused now because others wait."""
 RETURNS_WITHIN_S = 10.0
 """Gateways look for what they hold each few seconds: a record that is gone for longer is held by nobody."""
 LOOK_EVERY_S = 0.2
@@ -63,8 +61,9 @@ class Resubmission:
         attempt = self._times * ATTEMPTS_APART
         again = replace(self._request, attempt=attempt, timeout_ms=self._left_ms(now))
         log.warning("request %s: its record was lost; it is submitted again", again.id)
-        limits = replace(self._limits, max_waiting=WITHOUT_LIMIT, without_engine=True)
-        (result,) = await accept(self._store, again.pool, [again], limits)
+        # It had been accepted, so it is not refused now: not because others wait, nor because memory is full.
+        limits = AcceptLimits(max_waiting=0, without_engine=True, keep_result_ms=self._limits.keep_result_ms)
+        (result,) = await accept(self._store, again.pool, [again], limits, owed=True)
         if isinstance(result, Exists):
             # Whoever holds it too did the same, a moment before.
             await attach(self._store, again.pool, again.id, again.inbox)

@@ -11,6 +11,7 @@ The output log holds the same events under the entry id ``<attempt>-<sequence>``
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +73,17 @@ class Event:
 Position = tuple[int, int]
 """Attempt and sequence of an event. Events are numbered from (1, 1) on."""
 _POSITION = re.compile(r"(\d{1,9})-(\d{1,9})", re.ASCII)
+
+
+def is_unbroken(events: Iterable[Event], behind: Position = (0, 0)) -> bool:
+    """Whether these are the events of a log right behind a position: each is the next of its attempt, or the first of
+    a later one. A failover may leave a log without what it had not replicated, and what came afterwards behind it."""
+    attempt, sequence = behind
+    for event in events:
+        if event.position != (attempt, sequence + 1) and not (event.attempt > attempt and event.sequence == 1):
+            return False
+        attempt, sequence = event.position
+    return True
 
 
 def read_position(after: Position | int | str) -> Position:

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from sagellm_control.store.connect import Store
+from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.wire.engine import EngineRow
 from sagellm_workers.adapters.base import EngineCall, EngineReply
 from sagellm_workers.attempts.outbox import Outbox
@@ -124,3 +126,26 @@ async def test_a_wish_to_cancel_that_is_garbage_stops_nothing_else(store: Store,
         await store.commands.xadd(pool.keys.assigned("e1"), {"id": "x", "attempt": "1", "cancel": b"\xff"})
         await pool.assigned("a", stream=True)
         await wait_until(lambda: engine.calls == ["a"], what="it runs")
+
+
+async def test_an_answer_of_which_a_part_was_lost_is_not_gone_on_with(store: Store, pool: PoolDriver) -> None:
+    """A failover may leave a log with a hole."""
+    engine = InstantEngine()
+    await pool.engine("e1")
+    row = await pool.engine("e2")
+    await pool.running("a", stream=True, continuable=True)
+    for sequence in (1, 2, 3):
+        await pool.append("a", sequence, b"data: %d\n\n" % sequence)
+    await store.commands.xdel(pool.keys.output("a"), "1-2")
+    await pool.requeue("a", Cause.LAPSED)
+    async with reading(store, row, engine) as outbox:
+        await pool.assign(Placement("a", 1, "e2"))
+        writing = asyncio.create_task(outbox.run())
+
+        async def is_finished() -> bool:
+            return await pool.state("a") == "finished"
+
+        await wait_until(is_finished, what="it ends")
+        writing.cancel()
+        await asyncio.wait([writing])
+    assert ((await pool.ending("a")).code, engine.calls) == ("request_lost", [])

@@ -17,10 +17,10 @@ from sagellm_control.store.steps.engines import is_groupless, restore_group
 from sagellm_control.store.stream_answer import stream_entries
 from sagellm_control.wire.assignment import Assignment, CancelNotice, read_assigned
 from sagellm_control.wire.engine import EngineRow
+from sagellm_control.wire.event import is_unbroken
 from sagellm_control.wire.keys import WORKER_GROUP
 from sagellm_control.wire.states import RESERVATIONS, Outcome, Stage
 
-from .. import metrics
 from ..adapters.base import EngineAdapter
 from ..attempts.attempt import Attempt
 from ..attempts.insistence import is_final
@@ -30,6 +30,7 @@ from ..observation.observation import EngineObservation
 from ..pairs.paired_decode import PairedAdapter
 from ..pairs.paired_prefill import PromptAttempt
 from ..pairs.prompt import Prompts
+from .attempt_metrics import AttemptMetrics
 from .shared_slots import SharedSlots
 
 log = logging.getLogger(__name__)
@@ -74,11 +75,7 @@ class AssignedReader:
         self._draining = False
         self._none_left = asyncio.Event()
         self._none_left.set()
-        labels = (row.pool, row.engine_id)
-        self._running_gauge = metrics.RUNNING.labels(*labels)
-        self._ttft = metrics.ENGINE_TTFT.labels(*labels)
-        self._ttft_error = metrics.TTFT_ERROR.labels(*labels)
-        self._duration = metrics.ENGINE_DURATION.labels(*labels)
+        self._metrics = AttemptMetrics(row)
         self.on_ended: Callable[[str], None] = _ignore
         """Called with the result of each attempt that has ended."""
 
@@ -199,7 +196,7 @@ class AssignedReader:
 
     def _start(self, attempt: Attempt, tasks: asyncio.TaskGroup) -> None:
         self._running += 1
-        self._running_gauge.set(self._running)
+        self._metrics.running.set(self._running)
         task = tasks.create_task(self._run(attempt), name=f"run {attempt.assignment.request_id}")
         # A callback, as a task that is cancelled before its first step never enters its own code.
         task.add_done_callback(lambda _task: self._ended(attempt))
@@ -225,7 +222,10 @@ class AssignedReader:
             else:
                 pool, request_id = self._row.pool, assignment.request_id
                 given = await self._insist(lambda: read_output(self._store, pool, request_id))
-                await attempt.run(body, [event.payload for event in given])
+                if is_unbroken(given):
+                    await attempt.run(body, [event.payload for event in given])
+                else:
+                    attempt.end(Outcome.FAILED, 503, "request_lost", "Redis has lost a part of the answer.")
         except Exception:
             # A bug of ours must not take the other attempts down with it.
             log.exception("request %s: attempt %d failed unexpectedly", *attempt.key)
@@ -238,7 +238,9 @@ class AssignedReader:
             self._ended_keys.popitem(last=False)
         self._running -= 1
         self._forget(attempt)
-        self._observe(attempt)
+        self._metrics.running.set(self._running)
+        self._metrics.ended(attempt)
+        self.on_ended(attempt.result)
         self._slots.give_back()
 
     async def _insist(self, read: Callable[[], Awaitable[Found]]) -> Found:
@@ -271,21 +273,6 @@ class AssignedReader:
         self._attempts.pop(attempt.key, None)
         if not self._attempts:
             self._none_left.set()
-
-    def _observe(self, attempt: Attempt) -> None:
-        self._running_gauge.set(self._running)
-        self._duration.observe(attempt.duration_s)
-        if attempt.watch.first_byte_s is not None:
-            self._ttft.observe(attempt.watch.first_byte_s)
-            if attempt.watch.predicted_first_s is not None:
-                self._ttft_error.observe(abs(attempt.watch.first_byte_s - attempt.watch.predicted_first_s))
-        a = attempt.assignment
-        queued_s = max(0.0, (a.assigned_ms - a.arrived_ms) / 1000)
-        metrics.QUEUE_DURATION.labels(self._row.pool, a.priority.label).observe(queued_s)
-        metrics.ATTEMPTS.labels(self._row.pool, self._row.engine_id, attempt.result).inc()
-        if attempt.takeover is not None:
-            metrics.TAKEOVERS.labels(self._row.pool, self._row.engine_id, attempt.result).inc()
-        self.on_ended(attempt.result)
 
 
 async def _engine_calls_first() -> None:
