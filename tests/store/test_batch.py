@@ -112,3 +112,21 @@ async def test_one_that_left_before_a_write_failed_is_told_too() -> None:
         await asyncio.sleep(0)
         write.gate.release()
     assert told == [(1, None)]
+
+
+async def test_one_that_leaves_in_the_turn_in_which_it_is_answered_is_told_too() -> None:
+    write = SlowWriter()
+    told: list[tuple[int, int | None]] = []
+    async with Batcher(write, limit=9, abandoned=lambda item, answer: told.append((item, answer))) as batcher:
+
+        async def answered_first() -> None:
+            await batcher.submit(1)
+            leaving.cancel()  # whose answer is there, and who has not gone on yet
+
+        first = asyncio.create_task(answered_first())
+        leaving = asyncio.create_task(batcher.submit(2))
+        write.gate.release()
+        await first
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+    assert (write.batches, told) == ([[1, 2]], [(2, 20)])

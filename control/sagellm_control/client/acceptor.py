@@ -117,7 +117,7 @@ class Acceptor:
             match result:
                 case Accepted():
                     if hold:
-                        await self._held.add(request, retry_after_s=retry_after_s)
+                        self._held.add(request, retry_after_s=retry_after_s)
                     return False
                 case Full(waiting, reason) if not hold:
                     raise QueueFull(model, waiting, retry_after_s, reason, limit=self._bound(reason, request))

@@ -33,12 +33,14 @@ class HeldRequests:
         self._holds = limits.hold_requests > 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def add(self, request: NewRequest, *, retry_after_s: float) -> None:
-        """Hold a request that has been accepted, and ask for an engine if nobody has yet."""
-        pool = request.pool
-        task = asyncio.create_task(self._hold(request, retry_after_s), name=f"hold {request.id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def add(self, request: NewRequest, *, retry_after_s: float) -> None:
+        """Hold a request that has been accepted, and ask for an engine if nobody has yet; nothing waits for that."""
+        for held in (self._wake(request.pool), self._hold(request, retry_after_s)):
+            task = asyncio.create_task(held, name=f"hold {request.id}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _wake(self, pool: str) -> None:
         try:
             if await wake(self._store, pool, every_ms=int(self._hold_s * 1000)):
                 log.info("pool %s: requests are held, and an engine was asked for", pool)

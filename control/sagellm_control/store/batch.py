@@ -49,7 +49,17 @@ class Batcher(Generic[Item, Answer]):
         self._pending.append((item, answer))
         if self._writer is None:
             self._writer = asyncio.create_task(self._drain(), name="batch-writer")
-        return await answer
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if not answer.cancelled():
+                # It was answered in the very turn in which its submitter was cancelled: nobody else has the answer.
+                self._tell_abandoned(item, None if answer.exception() else answer.result())
+            raise
+
+    def _tell_abandoned(self, item: Item, answer: Answer | None) -> None:
+        if self._abandoned is not None:
+            self._abandoned(item, answer)
 
     async def _drain(self) -> None:
         try:
@@ -65,13 +75,13 @@ class Batcher(Generic[Item, Answer]):
                     for item, future in batch:
                         if not future.done():
                             future.set_exception(error)
-                        elif self._abandoned is not None:
-                            self._abandoned(item, None)
+                        else:
+                            self._tell_abandoned(item, None)
                     continue
                 for (item, future), answer in zip(batch, answers, strict=True):
                     if not future.done():
                         future.set_result(answer)
-                    elif self._abandoned is not None:
-                        self._abandoned(item, answer)
+                    else:
+                        self._tell_abandoned(item, answer)
         finally:
             self._writer = None
