@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -9,8 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sagellm_control.client.prompt_prefix import MOST_PARTS, prefix_blocks
+from sagellm_control.gateway import request_body
 from sagellm_control.gateway.errors import ApiError
-from sagellm_control.gateway.request_body import LONGEST_TENANT, RequestBody, read_body, tenant_name
+from sagellm_control.gateway.request_body import (
+    LONGEST_TENANT,
+    MOST_CONTAINERS,
+    RequestBody,
+    read_body,
+    tenant_name,
+)
 from sagellm_control.wire.states import RequestKind
 
 CHAT, COMPLETION, EMBEDDING = RequestKind.CHAT, RequestKind.COMPLETION, RequestKind.EMBEDDING
@@ -114,6 +123,39 @@ def test_a_body_that_is_no_utf_8_is_told_where() -> None:
 def test_deep_nesting_does_not_break_the_estimate(depth: int) -> None:
     raw = b'{"model":"m","messages":[{"role":"user","content":' + b"[" * depth + b"]" * depth + b"}]}"
     assert read_body(raw, CHAT).prompt_tokens == 1
+
+
+class Looked(list[Any]):
+    """Counts how many of its parts are looked at."""
+
+    def __init__(self, part: Any, times: int) -> None:
+        super().__init__([part] * times)
+        self.parts = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for part in super().__iter__():
+            self.parts += 1
+            yield part
+
+
+@pytest.mark.parametrize("part", [[], "", {}, None, [[]], {"text": ""}], ids=str)
+def test_of_a_prompt_of_very_many_parts_no_more_are_looked_at(part: Any) -> None:
+    """Meanwhile nobody else is served."""
+    prompt = Looked(part, 10 * MOST_PARTS)
+    assert request_body._characters([prompt], 77) == 77  # pyright: ignore[reportPrivateUsage]
+    assert prompt.parts <= MOST_PARTS + 1
+    assert prefix_blocks("m", {"prompt": prompt}) == ()
+    assert prompt.parts <= 2 * MOST_PARTS + 2
+
+
+def test_more_lists_and_objects_than_any_prompt_has_are_refused() -> None:
+    raw = b'{"model":"m","prompt":[' + b"[],{}," * (MOST_CONTAINERS // 2) + b"7]}"
+    with pytest.raises(ApiError, match="more than 500,000 lists and objects"):
+        read_body(raw, COMPLETION)
+
+
+def test_token_ids_are_counted_without_looking_at_each() -> None:
+    assert _read(EMBEDDING, input=[[7] * 1000] * 1000).prompt_tokens == 1_000_000
 
 
 _VALUES = st.recursive(

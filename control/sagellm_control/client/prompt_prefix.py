@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, cast
 
 import orjson
@@ -18,6 +19,8 @@ MOST_BLOCKS = 64
 """Of one prompt: what is shared beyond 32,000 tokens is on the engine that has the beginning."""
 DEEPEST_CONTENT = 3
 """A list of prompts, each a list of tokens, is the deepest that any API has."""
+MOST_PARTS = 20_000
+"""Of one prompt that are looked at: a body of many small lists has millions, and nobody else is served meanwhile."""
 HASH_BYTES = 6
 """48 bits: among a million blocks two that differ are taken for equal once in 500 runs, and then cost a prefill."""
 
@@ -44,7 +47,7 @@ def prefix_blocks(model: str, body: dict[str, Any]) -> tuple[str, ...]:
 def _beginning(body: dict[str, Any]) -> str:
     pieces: list[str] = []
     left = MOST_BLOCKS * BLOCK_CHARACTERS
-    for piece in _pieces(body):
+    for piece in islice(_pieces(body), MOST_PARTS):
         pieces.append(piece[:left])
         left -= len(pieces[-1])
         if left <= 0:
@@ -66,12 +69,14 @@ def _pieces(body: dict[str, Any]) -> Iterator[str]:
 
 
 def _texts(content: Any, depth: int = 0) -> Iterator[str]:
+    # Each part gives something, if it is nothing: so their number can be bounded.
     match content:
         case str():
             yield content
         case int():
             yield f"{content} "  # a prompt may be given as token ids
         case list() if depth <= DEEPEST_CONTENT:
+            yield ""
             for part in cast("list[Any]", content):
                 yield from _texts(part, depth + 1)
         case {"text": str(text)}:
@@ -79,7 +84,7 @@ def _texts(content: Any, depth: int = 0) -> Iterator[str]:
         case {"image_url": {"url": str(url)}}:
             yield url[:BLOCK_CHARACTERS]  # an image in the text would be megabytes
         case _:
-            return
+            yield ""
 
 
 def _dumped(value: Any) -> Iterator[str]:

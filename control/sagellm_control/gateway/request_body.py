@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, cast
 
 import orjson
 
 from ..client.continuable import may_continue
-from ..client.prompt_prefix import BLOCK_CHARACTERS, DEEPEST_CONTENT, prefix_blocks
+from ..client.prompt_prefix import BLOCK_CHARACTERS, DEEPEST_CONTENT, MOST_PARTS, prefix_blocks
 from ..wire.states import RequestKind
 from .errors import bad_request
 
 CHARACTERS_A_TOKEN = 4
 """A coarse estimate; engines count for themselves."""
+MOST_CONTAINERS = 500_000
+"""Lists and objects in a body. To make so many takes a second in which nobody else is served; no prompt has them."""
 LONGEST_MODEL = 256
 LONGEST_TENANT = 64
 
@@ -42,6 +46,8 @@ def read_body(raw: bytes, kind: RequestKind) -> RequestBody:
     Raises:
         ApiError: 400, names the field and what is allowed.
     """
+    if len(raw) > MOST_CONTAINERS and raw.count(b"[") + raw.count(b"{") > MOST_CONTAINERS:
+        raise bad_request(f"The body has more than {MOST_CONTAINERS:,} lists and objects.", None, "invalid_json")
     try:
         parsed: Any = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -61,11 +67,11 @@ def read_body(raw: bytes, kind: RequestKind) -> RequestBody:
         raise bad_request("stream must be true or false.", "stream")
     match kind:
         case RequestKind.CHAT:
-            characters = _read_messages(body.get("messages"))
+            content = _read_messages(body.get("messages"))
         case RequestKind.COMPLETION:
-            characters = _read_prompt(body.get("prompt"), "prompt")
+            content = _read_prompt(body.get("prompt"), "prompt")
         case RequestKind.EMBEDDING:
-            characters = _read_prompt(body.get("input"), "input")
+            content = _read_prompt(body.get("input"), "input")
         case RequestKind.RESERVATION | RequestKind.VECTOR_RESERVATION:
             raise bad_request("A reservation is made by a program, not over HTTP.", "model")
     user = body.get("user")
@@ -76,7 +82,7 @@ def read_body(raw: bytes, kind: RequestKind) -> RequestBody:
         model=model,
         stream=streams,
         user=tenant_name(user or ""),
-        prompt_tokens=max(1, characters // CHARACTERS_A_TOKEN),
+        prompt_tokens=max(1, _characters(content, len(raw)) // CHARACTERS_A_TOKEN),
         max_tokens=_count(body, "max_completion_tokens") or _count(body, "max_tokens"),
         continuable=streams and may_continue(kind, body),
         # A prompt of less than a block has none.
@@ -91,37 +97,47 @@ def tenant_name(user: str) -> str:
     return hashlib.blake2b(user.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
-def _read_messages(messages: Any) -> int:
+def _read_messages(messages: Any) -> list[Any]:
     if not isinstance(messages, list) or not messages:
         raise bad_request("messages must be a list with at least one message.", "messages", _missing(messages))
-    characters = 0
+    contents: list[Any] = []
     for i, message in enumerate(cast("list[Any]", messages)):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise bad_request(f"messages[{i}] must be an object with a role.", f"messages[{i}].role")
-        characters += _characters(message.get("content"))
-    return characters
+        contents.append(message.get("content"))
+    return contents
 
 
-def _read_prompt(prompt: Any, name: str) -> int:
+def _read_prompt(prompt: Any, name: str) -> list[Any]:
     if isinstance(prompt, str) or (isinstance(prompt, list) and prompt):
-        return _characters(cast("str | list[Any]", prompt))
+        return [prompt]
     raise bad_request(f"{name} must be a string or a list with at least one item.", name, _missing(prompt))
 
 
-def _characters(content: Any, depth: int = 0) -> int:
-    if depth > DEEPEST_CONTENT:
-        return 0
+def _characters(contents: Iterable[Any], of_many: int) -> int:
+    """Of all contents together; ``of_many`` where they have more parts than are looked at."""
+    sizes = list(islice(chain.from_iterable(map(_sizes, contents)), MOST_PARTS + 1))
+    return sum(sizes) if len(sizes) <= MOST_PARTS else of_many
+
+
+def _sizes(content: Any, depth: int = 0) -> Iterator[int]:
     match content:
         case str():
-            return len(content)
+            yield len(content)
         case int():
-            return CHARACTERS_A_TOKEN  # a prompt may be given as token ids
-        case list():
-            return sum(_characters(part, depth + 1) for part in cast("list[Any]", content))
+            yield CHARACTERS_A_TOKEN  # a prompt may be given as token ids
+        case list() if depth <= DEEPEST_CONTENT:
+            parts = cast("list[Any]", content)
+            if parts and isinstance(parts[0], int):
+                yield CHARACTERS_A_TOKEN * len(parts)
+                return
+            yield 0
+            for part in parts:
+                yield from _sizes(part, depth + 1)
         case {"text": str(text)}:
-            return len(text)
+            yield len(text)
         case _:
-            return 0
+            yield 0
 
 
 def _count(body: dict[str, Any], name: str) -> int:
