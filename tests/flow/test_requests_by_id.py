@@ -109,6 +109,14 @@ async def test_a_whole_answer_as_events_and_an_error_as_an_event(system: InProce
         assert (response.status, await response.json()) == (400, answer)
 
 
+@pytest.mark.parametrize("part", ["/events", "/result"])
+async def test_no_answer_is_waited_for_to_be_thrown_away(system: InProcessSystem, part: str) -> None:
+    async with system.session.post(system.url + CHAT_PATH, json=chat(max_tokens=3)) as response:
+        request_id = response.headers["X-Request-ID"]
+    async with system.session.head(requests(system, request_id, part)) as response:
+        assert (response.status, response.headers["Allow"]) == (405, "GET")
+
+
 async def test_a_result_whose_output_is_gone_is_unknown(system: InProcessSystem) -> None:
     """Both expire at once, and not both are gone when one is."""
     request_id, _ = await ask(system, tokens=2)

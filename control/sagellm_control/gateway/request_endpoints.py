@@ -43,8 +43,9 @@ class RequestEndpoints:
         return [
             web.get("/v1/requests/{id}", self.status),
             web.delete("/v1/requests/{id}", self.cancel),
-            web.get("/v1/requests/{id}/events", self.events),
-            web.get("/v1/requests/{id}/result", self.result),
+            # Not to be asked by HEAD, which would wait for the whole answer to throw it away.
+            web.get("/v1/requests/{id}/events", self.events, allow_head=False),
+            web.get("/v1/requests/{id}/result", self.result, allow_head=False),
             web.get("/v1/requests/{id}/explain", self.explain),
         ]
 
