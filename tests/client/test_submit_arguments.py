@@ -40,6 +40,8 @@ def test_a_class(given: object) -> None:
         ({"tpot_slo_ms": 1.5}, r"^tpot_slo_ms must be a whole number .*, not 1.5$"),
         ({"queue_ttl_ms": 10**15}, r"^queue_ttl_ms must be a whole number "),
         ({"tenant": None}, r"^tenant must be text, not None$"),
+        ({"tenant": "\ud800"}, r"^tenant must be text that UTF-8 can say, not '\\ud800'$"),
+        ({"prefix": ("ab", "\ud800")}, r"^prefix\[1\] must be text that UTF-8 can say"),
         ({"trace": "t-1"}, r"^trace must be a TraceContext, not 't-1'$"),
         ({"trace": TraceContext("t", cast(str, 1))}, r"^trace.traceparent must be text, not 1$"),
         ({"session": 1}, r"^session must be text, not 1$"),

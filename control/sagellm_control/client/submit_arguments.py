@@ -76,6 +76,10 @@ def check_texts(**given: object) -> None:
     for name, value in given.items():
         if not isinstance(value, str):
             raise ValueError(f"{name} must be text, not {value!r}")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{name} must be text that UTF-8 can say, not {value!r}") from None
 
 
 def check_trace(trace: object) -> None:
@@ -106,6 +110,7 @@ def check_hints(hints: Mapping[str, Any]) -> None:
             case "prefix":
                 if not isinstance(value, tuple) or not {str}.issuperset(map(type, cast("tuple[object]", value))):
                     raise ValueError(f"prefix must be a tuple of the hashes of the prompt's blocks, not {value!r}")
+                check_texts(**{f"prefix[{i}]": block for i, block in enumerate(cast("tuple[str]", value))})
             case "reject_late":
                 if not isinstance(value, bool):
                     raise ValueError(f"reject_late must be True or False, not {value!r}")
