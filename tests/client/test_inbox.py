@@ -31,3 +31,14 @@ async def test_an_answer_that_is_whole_at_once_is_kept_for_its_submitter(
     assert inbox.pool_of("read") == "pool"
     assert await read.next(0.0) is not None
     assert read.ended
+
+
+async def test_nobody_reads_an_answer_whose_submitter_does_not_know_yet_that_it_is_one(store: Store) -> None:
+    """It may turn out to be another's, of which a part has gone by: then its submitter begins anew."""
+    inbox = Inbox(store)
+    answer = Answer(store, "pool", "r")
+    answer.accepted = False
+    inbox.open(answer)
+    assert inbox.find_unread("r", "pool") is None
+    answer.accepted = True
+    assert inbox.find_unread("r", "pool") is answer

@@ -190,20 +190,22 @@ async def test_a_retry_gets_its_answer_however_long_the_queue_is(
     assert (await _told(system, sent | {"Idempotency-Key": "new"}, 0))[0] == 503
 
 
+@pytest.mark.parametrize("header", ["Idempotency-Key", "X-Request-ID"])
 async def test_a_retry_of_what_was_turned_away_is_another_try(
-    start_engine: StartEngine, start_system: StartSystem
+    header: str, start_engine: StartEngine, start_system: StartSystem
 ) -> None:
     """It was told to come again."""
     system = await start_system(await start_engine(slots=1, **ENDLESS), gateway_max_waiting=1)
-    key = {"Idempotency-Key": "turned away", "X-Request-Priority": "LOW"}
+    key = {header: "turned-away", "X-Request-Priority": "LOW"}
+    request_id = idempotent_id("", "turned-away") if header == "Idempotency-Key" else "turned-away"
     async with AsyncExitStack() as stack:
         await occupy(stack, system, "runs")
         low = asyncio.create_task(_told(system, key, 0))
-        await system.until(idempotent_id("", "turned away"), RequestState.WAITING)
+        await system.until(request_id, RequestState.WAITING)
         await occupy(stack, system, "urgent", X_Request_Priority="HIGH")
         status, text = await low
         assert (status, "displaced" in text) == (429, True)
-    await _runs(system, key, "turned away")
+    await _runs(system, key, request_id)
 
 
 async def test_a_retry_of_what_timed_out_while_it_waited_is_another_try(
@@ -214,7 +216,7 @@ async def test_a_retry_of_what_timed_out_while_it_waited_is_another_try(
     async with AsyncExitStack() as stack:
         await occupy(stack, system, "runs")
         assert (await _told(system, key | {"X-Request-Timeout-Ms": "100"}, 0))[0] == 408
-    await _runs(system, key, "late")
+    await _runs(system, key, idempotent_id("", "late"))
 
 
 async def test_a_retry_is_told_the_limit_of_a_request_that_has_ended(
@@ -227,7 +229,7 @@ async def test_a_retry_is_told_the_limit_of_a_request_that_has_ended(
     assert (status, "The limit was 300 ms." in text) == (504, True), text
 
 
-async def _runs(system: InProcessSystem, headers: dict[str, str], key: str) -> None:
+async def _runs(system: InProcessSystem, headers: dict[str, str], request_id: str) -> None:
     asking = asyncio.create_task(_told(system, headers, 0))
-    await system.until(idempotent_id("", key), RequestState.RUNNING)
+    await system.until(request_id, RequestState.RUNNING)
     asking.cancel()

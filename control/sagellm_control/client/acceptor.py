@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -77,8 +77,14 @@ class Acceptor:
         self._waiting_bytes = 0
         self._batchers: dict[tuple[str, bool], Batcher[Item, AcceptResult]] = {}
 
-    async def accept(self, request: NewRequest, model: str, *, idempotent: bool) -> bool:
+    async def accept(
+        self, request: NewRequest, model: str, *, idempotent: bool, anew: Callable[[], None] = lambda: None
+    ) -> bool:
         """Put a request into its pool's queue; whether it was there before.
+
+        Args:
+            anew: called when what is known of a request of this id is forgotten, as it was turned away before any
+                engine had it.
 
         Raises:
             NoEngineReady, QueueFull, RequestConflict.
@@ -90,11 +96,11 @@ class Acceptor:
             raise QueueUnavailable(f"{self._waiting_bytes >> 20} MiB of requests wait for Redis already")
         self._waiting_bytes += len(request.body)
         try:
-            return await self._accept(request, model, idempotent=idempotent)
+            return await self._accept(request, model, idempotent, anew)
         finally:
             self._waiting_bytes -= len(request.body)
 
-    async def _accept(self, request: NewRequest, model: str, *, idempotent: bool) -> bool:
+    async def _accept(self, request: NewRequest, model: str, idempotent: bool, anew: Callable[[], None]) -> bool:
         batcher, item = self._batcher(request.pool, False), (request, idempotent)
         try:
             result = await batcher.submit(item)
@@ -102,9 +108,10 @@ class Acceptor:
                 return False
             if (
                 isinstance(result, Exists)
-                and (idempotent and result.same_body and result.same_tenant)
+                and (result.same_body and result.same_tenant)
                 and await forget_unserved(self._store, request)
             ):
+                anew()
                 result = await batcher.submit(item)
             retry_after_s, hold = self._pools.retry_after_s(request.pool), False
             if isinstance(result, Full):

@@ -66,6 +66,8 @@ class Answer:
         """Whether the reader has had an event, here or before."""
         self.lost_record: Resubmission | AwaitedReturn | None = None
         """What to do if the record is gone; None: nothing."""
+        self.accepted = True
+        """Whether its request is known to be in the queue; until then nobody but its submitter may read it."""
         self.read = False
         """Whether somebody reads it; until then only so much is kept (see ``UNREAD_EVENTS``)."""
         self.ended = False

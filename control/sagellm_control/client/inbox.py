@@ -72,7 +72,8 @@ class Inbox:
         """An open answer of this request (in this pool, if one is named) that nobody reads yet."""
         if pool is not None and pool != self.pool_of(request_id):
             return None
-        return next((answer for answer in self._answers.get(request_id, ()) if not answer.read), None)
+        answers = self._answers.get(request_id, ())
+        return next((answer for answer in answers if answer.accepted and not answer.read), None)
 
     async def run(self) -> None:
         """Listen until cancelled; a lost connection is made again and what was missed is read from the logs. Whoever

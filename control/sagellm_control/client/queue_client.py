@@ -197,17 +197,18 @@ class QueueClient:
             self._presence.begin()
         # Before the request is there, so that not even its first event can be missed.
         answer = Answer(self.store, pool, request.id)
+        answer.accepted = False
         self.inbox.open(answer)
         try:
-            existed = await self._acceptor.accept(request, model, idempotent=idempotent)
+            existed = await self._acceptor.accept(request, model, idempotent=idempotent, anew=answer.begin_anew)
         except BaseException:
             self.inbox.close(answer)
             raise
         # Whoever sends a request again holds it as well as who sent it first.
         answer.lost_record = Resubmission(self.store, request, self.limits)
-        if existed or idempotent:
-            # What has come so far may be the end of a try before, that was turned away; or only the end of this one.
-            answer.begin_anew()
+        if existed:
+            answer.begin_anew()  # what has come since it was opened may be only the end
+        answer.accepted = True
         return Submission(request.id, pool, existed)
 
     @asynccontextmanager
