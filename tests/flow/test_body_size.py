@@ -12,6 +12,9 @@ from urllib.parse import urlsplit
 import orjson
 import pytest
 
+from sagellm_control.gateway.metrics import open_requests
+
+from ..waiting import wait_until
 from .asking import CHAT_PATH, chat_bytes, error_of
 from .conftest import SimulatedEngine, StartEngine, StartSystem
 from .in_process import InProcessSystem
@@ -104,3 +107,15 @@ async def test_a_compressed_body(system: InProcessSystem, caplog: pytest.LogCapt
         "The body cannot be read: Can not decode content-encoding: gzip.",
     )
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_a_body_that_is_no_http_from_its_middle_on_is_answered(system: InProcessSystem) -> None:
+    """Not waited for: what does not come in one piece with its head is refused while a handler reads the body."""
+    async with _connection(system.url) as (reader, writer):
+        writer.write(f"{HEAD}Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n".encode())
+        await wait_until(lambda: open_requests.number == 1, what="its body is read")
+        writer.write(b'{"no":"chunk"}')
+        async with asyncio.timeout(20):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        assert head.startswith("HTTP/1.1 400 "), head
+    await wait_until(lambda: open_requests.number == 0, what="nobody waits for the rest")

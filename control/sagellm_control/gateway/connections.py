@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
-from aiohttp.web_protocol import RequestPayloadError
+from aiohttp.web_protocol import RequestPayloadError, _ErrInfo  # pyright: ignore[reportPrivateUsage]
 
 from ..wire.trace_context import NO_TRACE
 from .errors import ApiError
@@ -29,6 +29,16 @@ class Connection(web.RequestHandler):
     """One connection. What reaches no endpoint is refused in OpenAI's form too, and is no error in our log."""
 
     __slots__ = ()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come. Where they are no HTTP from the middle of a body on, it ends there: aiohttp's parser only
+        queues the error behind the request, which would wait for the rest of its body for ever."""
+        super().data_received(data)
+        request = self._current_request
+        if request is not None and self._messages and isinstance(self._messages[-1][0], _ErrInfo):
+            body = request.content
+            if not body.is_eof() and body.exception() is None:
+                body.set_exception(RequestPayloadError(self._messages[-1][0].message))
 
     def handle_error(
         self,
