@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from sagellm_control.client import answer as answer_module
 from sagellm_control.client import resubmission
 from sagellm_control.client.answer import LOST, ROLLED_BACK, Answer
 from sagellm_control.client.resubmission import AwaitedReturn
@@ -169,3 +170,26 @@ async def test_a_log_with_a_hole_is_no_answer(pool: PoolDriver, taken_over: list
         got.append(event)
     assert got[:-1] == taken_over[: gone - 1]
     assert got[-1].payload == ROLLED_BACK
+
+
+async def test_of_an_answer_whose_reader_does_not_keep_up_only_so_much_is_kept(
+    pool: PoolDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer_module, "MOST_EVENTS", 4)
+    await pool.engine("e1")
+    await pool.running("a", stream=True)
+    for sequence in range(1, 31):
+        await pool.append("a", sequence, b"data: %d\n\n" % sequence)
+    await pool.finish("a", 31)
+    log = await pool.events("a")
+    answer = Answer(pool.store, pool.name, "a")
+    answer.read = True
+    kept: list[int] = []
+    for event in log:
+        answer.push(event)
+        kept.append(len(answer._events))  # pyright: ignore[reportPrivateUsage]
+    got: list[Event] = []
+    while not answer.ended and (event := await answer.next(5.0)) is not None:
+        got.append(event)
+        kept.append(len(answer._events))  # pyright: ignore[reportPrivateUsage]
+    assert (got, max(kept)) == (log, 4)

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from sagellm_control.gateway.answering import _last_piece  # pyright: ignore[reportPrivateUsage] - the subject
+from sagellm_control.gateway.last_piece import last_piece
 from sagellm_control.wire.event import Ending
 from sagellm_control.wire.states import Outcome
 
@@ -16,7 +16,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def _piece(ending: Ending) -> bytes:
-    return _last_piece(ending, dict)
+    return last_piece(ending, dict)
 
 
 def _error_of(piece: bytes) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def test_any_other_ending_is_an_error_event(outcome: Outcome) -> None:
 
 def test_the_error_event_names_the_limit_and_its_header() -> None:
     ending = Ending(Outcome.EXPIRED, 504, code="deadline_exceeded", message="It passed.")
-    error = _error_of(_last_piece(ending, lambda: {"deadline_exceeded": ("X-Some is 5.", "X-Some")}))
+    error = _error_of(last_piece(ending, lambda: {"deadline_exceeded": ("X-Some is 5.", "X-Some")}))
     assert (error["message"], error["param"]) == ("It passed. X-Some is 5.", "X-Some")
 
 

@@ -33,9 +33,9 @@ ROLLED_BACK = Ending(
 ).encode()
 
 
-UNREAD_EVENTS = 256
-"""Of an answer that nobody reads yet; what comes beyond is read from the output log when somebody does."""
-
+MOST_EVENTS = 256
+"""That are kept of an answer whose reader does not keep up, or is not there yet; what comes beyond is read from the
+output log when there is room for it."""
 
 LAST_LOOK_S = 0.5
 """How long a look at the log may take that is only to make sure: whoever waits for an event must not hang with a server
@@ -69,7 +69,7 @@ class Answer:
         self.accepted = True
         """Whether its request is known to be in the queue; until then nobody but its submitter may read it."""
         self.read = False
-        """Whether somebody reads it; until then only so much is kept (see ``UNREAD_EVENTS``)."""
+        """Whether somebody reads it."""
         self.ended = False
         """Whether the end has been handed out, or lies before the position asked for."""
 
@@ -82,7 +82,7 @@ class Answer:
             return
         # Only the log tells whether the attempt before has said more than what came here.
         begins = self._last == (0, 0) and event.position == (1, 1)
-        if not self.read and len(self._events) >= UNREAD_EVENTS:
+        if len(self._events) >= MOST_EVENTS:
             self._gap = True
             return
         # While the log is to be looked at, it has what comes meanwhile, and tells whether it goes on from the last.
@@ -166,6 +166,7 @@ class Answer:
         heard, payload = self._last, self._last_payload
         try:
             state, events = await self._read_log(heard, until)
+            self._gap = self._gap or len(events) == MOST_EVENTS  # then there may be more
             if heard[1]:
                 # It goes on from what was heard only if it has that.
                 if events and events[0].position == heard and payload in (None, events[0].payload):
@@ -189,7 +190,8 @@ class Answer:
                 # The state before the log: an end that is written in between is then found in the log.
                 state = await self._store.commands.hget(record, "state")
                 after = (attempt, max(0, sequence - 1))
-                return state, await read_output(self._store, self.pool, self.request_id, after=after)
+                events = await read_output(self._store, self.pool, self.request_id, after=after, count=MOST_EVENTS)
+                return state, events
         except TimeoutError:
             raise _Hangs from None
 

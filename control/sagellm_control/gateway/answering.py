@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
-from collections.abc import Callable
 
-import orjson
 from aiohttp import web
 from redis.exceptions import RedisError
 
 from ..client.answer import Answer
 from ..client.errors import UnknownRequest
 from ..client.queue_client import QueueClient
-from ..wire.event import CHUNK, END, EVENT_STREAM, Ending, Event
+from ..wire.event import CHUNK, END, Ending, Event
 from ..wire.states import Outcome
 from .closing import Closing
 from .errors import (
@@ -23,10 +22,10 @@ from .errors import (
     GATEWAY_STOPPING,
     STOPPING_RETRY_S,
     GatewayStopping,
-    Limits,
     from_ending,
 )
 from .event_ids import EventNumbering
+from .last_piece import holds_output, is_stream, last_piece
 from .metrics import WAIT_ERROR
 from .patience import Patience
 from .queue_position import queue_position
@@ -38,6 +37,9 @@ POSITION_WITHIN_S = 0.5
 QUEUE_IS_FULL = 429
 EXPIRE_GRACE_S = 2.0
 """After its timeout a request is cancelled in the queue; this long (s) its own ending may take to come back."""
+
+CUT_AFTER_S = EXPIRE_GRACE_S + 3.0
+"""So long (s) after its timeout the connection of a client is cut that has not read what it was sent."""
 
 _STREAM_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -88,6 +90,21 @@ class AnswerWriter:
             always: an error is an event of the stream even if nothing came before it.
         """
         stream = _Stream(headers=_STREAM_HEADERS | self._headers)  # made while the engine works
+        if math.isinf(self._patience.until):
+            return await self._write_stream(stream, always)
+        left_s = max(0.0, self._patience.until - time.monotonic())
+        # Who reads no more is not waited for, or it could keep its connection and the answer for as long as it likes.
+        cut = asyncio.get_running_loop().call_later(left_s + CUT_AFTER_S, self._cut)
+        try:
+            return await self._write_stream(stream, always)
+        finally:
+            cut.cancel()
+
+    def _cut(self) -> None:
+        if (transport := self._request.transport) is not None:
+            transport.abort()
+
+    async def _write_stream(self, stream: web.StreamResponse, always: bool) -> web.StreamResponse:
         try:
             async with self._closing.endable() as limit:
                 end = await self._pass_on(stream, limit)
@@ -97,9 +114,9 @@ class AnswerWriter:
             return stream if stream.prepared else self._nothing_left()
         ending = Ending.decode(end.payload)
         self._ends(ending)
-        if not stream.prepared and not _is_stream(ending) and not always:
+        if not stream.prepared and not is_stream(ending) and not always:
             return self._whole(ending, b"")
-        piece = self._numbered(end, _last_piece(ending, self._limits))
+        piece = self._numbered(end, last_piece(ending, self._limits))
         if not stream.prepared:
             if always and not piece:
                 return self._nothing_left()
@@ -232,7 +249,7 @@ class AnswerWriter:
             WAIT_ERROR.labels(self._answer.pool, came).observe(abs(began_at - self._expected_at))
 
     def _whole(self, ending: Ending, before: bytes) -> web.Response:
-        if ending.outcome in _BODILESS or (ending.body and not _holds_output(ending)):
+        if ending.outcome in _BODILESS or (ending.body and not holds_output(ending)):
             headers = dict(self._headers)
             if ending.retry_after_s is not None:
                 headers["Retry-After"] = str(max(1, round(ending.retry_after_s)))
@@ -255,37 +272,3 @@ class _Stream(web.StreamResponse):
     # The headers leave with what is written first, as there is something to write: one packet, and one wake-up of the
     # client. (So it is with every other response of aiohttp's.)
     _send_headers_immediately = False
-
-
-def _is_stream(ending: Ending) -> bool:
-    return ending.outcome is Outcome.COMPLETED and ending.content_type.startswith(EVENT_STREAM)
-
-
-def _last_piece(ending: Ending, limits: Callable[[], Limits]) -> bytes:
-    """What a stream that has begun ends with: the last chunk, or an error event and no ``[DONE]``."""
-    if _is_stream(ending):
-        return ending.body
-    if ending.outcome is Outcome.COMPLETED:
-        return b"data: " + ending.body.replace(b"\n", b" ") + b"\n\n"
-    if _holds_output(ending):
-        return ending.body + _error_event(ending, limits())
-    return _engine_error_event(ending.body) or _error_event(ending, limits())
-
-
-def _holds_output(ending: Ending) -> bool:
-    """Whether the body is output that was still on its way, and not an engine's error."""
-    return ending.outcome in (Outcome.CANCELLED, Outcome.EXPIRED) or ending.content_type.startswith(EVENT_STREAM)
-
-
-def _engine_error_event(body: bytes) -> bytes | None:
-    try:
-        engine_error = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(engine_error, dict) or "error" not in engine_error:
-        return None
-    return b"data: " + orjson.dumps(engine_error) + b"\n\n"
-
-
-def _error_event(ending: Ending, limits: Limits) -> bytes:
-    return b"data: " + from_ending(ending, limits).body() + b"\n\n"
