@@ -50,6 +50,28 @@ async def test_more_output_than_a_pipe_holds(bench: Bench) -> None:
     assert bench.log.path.read_text().endswith("line 19999\n")
 
 
+async def test_a_full_disk_does_not_stop_its_output(bench: Bench, tmp_path: Path) -> None:
+    full = tmp_path / "full.log"
+    full.symlink_to("/dev/full")
+    bench.log = LogFile(full)
+    child = bench.child("for n in range(20000): print('line', n)")
+    await child.start()
+    assert await child.wait() == 0
+    assert "No space left on device" in bench.told[0]
+    assert bench.told[1:] == [f"dummy | line {n}" for n in range(20000)]
+
+
+async def test_a_pipe_that_breaks_does_not_hide_its_end(bench: Bench) -> None:
+    child = bench.child("import time; time.sleep(1000)")
+    await child.start()
+    assert child._process is not None
+    assert child._process.stdout is not None
+    child._process.stdout.set_exception(OSError("broken"))
+    child.kill()
+    assert await child.wait() == -signal.SIGKILL
+    assert bench.told == ["dummy: its output cannot be read any more: broken"]
+
+
 async def test_it_has_a_session_of_its_own(bench: Bench) -> None:
     child = bench.child("import os; print(os.getsid(0) == os.getpid())")
     await child.start()

@@ -57,3 +57,36 @@ def test_a_large_file_is_put_aside(log: LogFile, monkeypatch: pytest.MonkeyPatch
     log.write(ERROR)
     assert log.path.read_bytes() == ERROR
     assert log.path.with_name("worker.log.1").read_bytes() == INFO * 3
+
+
+def test_what_cannot_be_written_is_dropped_and_said_once(tmp_path: Path) -> None:
+    path = tmp_path / "worker.log"
+    path.symlink_to("/dev/full")
+    log = LogFile(path)
+    assert log.write(ERROR) == [
+        f"{path} cannot be written (No space left on device): what comes is not in it",
+        ERROR.decode().strip(),
+    ]
+    assert log.write(INFO + ERROR) == [ERROR.decode().strip()]
+    path.unlink()
+    assert log.write(INFO) == [f"{path} is written again"]
+    assert log.write(INFO) == []
+    log.close()
+    assert path.read_bytes() == INFO * 2
+    assert log.last_lines() == [line.decode().strip() for line in (ERROR, INFO, ERROR, INFO, INFO)]
+
+
+def test_a_large_file_that_cannot_be_put_aside_ends_nothing(log: LogFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_file, "KEEP_BYTES", 100)
+    aside = log.path.with_name("worker.log.1")
+    aside.mkdir()
+    log.write(INFO * 3)
+    for shown in (1, 0):
+        assert len(log.write(INFO)) == shown
+    aside.rmdir()
+    assert log.write(INFO) == [f"{log.path} is written again"]
+
+
+def test_a_line_that_looks_like_json_of_endless_depth_is_shown(log: LogFile) -> None:
+    line = '{"a":' * 1500
+    assert log.write(line.encode() + b"\n") == [line]

@@ -73,8 +73,11 @@ class Child:
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
-        while output := await process.stdout.read(_READ_BYTES):
-            self._show(self._log.write(output))
+        try:
+            while output := await process.stdout.read(_READ_BYTES):
+                self._show(self._log.write(output))
+        except OSError as error:
+            self._tell(f"{self.name}: its output cannot be read any more: {error}")
 
     def _show(self, lines: list[str]) -> None:
         for line in lines:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +24,29 @@ _LOUD = ("warning", "error", "critical")
 
 
 class LogFile:
-    """Takes a child's output: all of it to the file, and the lines that matter back."""
+    """Takes a child's output: all of it to the file, and the lines that matter back.
+
+    What the file does not take, as on a full disk, is dropped and said once: a pipe that nobody reads stops the child.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._file = path.open("ab")
+        self._file: FileIO | None = None
+        self._drops = False
         self._partial = b""
         self._last: deque[str] = deque(maxlen=LAST_LINES)
         self._loud = True
 
     def write(self, output: bytes) -> list[str]:
         """Write it down; the lines that are warnings, errors, or no log records at all (a traceback, say)."""
-        if self._file.tell() > KEEP_BYTES:
-            self._file.close()
-            self.path.replace(self.path.with_name(f"{self.path.name}.1"))
-            self._file = self.path.open("ab")
-        self._file.write(output)
-        self._file.flush()
+        said = self._keep(output)
         *lines, self._partial = (self._partial + output).split(b"\n")
         if len(self._partial) > _LINE_BYTES:
             lines.append(self._partial)
             self._partial = b""
-        return [text for line in lines if self._deserves(text := line[:_LINE_BYTES].decode(errors="replace"))]
+        texts = (line[:_LINE_BYTES].decode(errors="replace") for line in lines)
+        return said + [text for text in texts if self._deserves(text)]
 
     def end_of_output(self) -> list[str]:
         """The process has ended: its last line counts even without a line feed."""
@@ -57,7 +59,31 @@ class LogFile:
 
     def close(self) -> None:
         """No more output comes."""
-        self._file.close()
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):
+                file.close()
+
+    def _keep(self, output: bytes) -> list[str]:
+        """Write it down; what there is to say of that."""
+        try:
+            self._file = self._file or self._opened()
+            if self._file.tell() > KEEP_BYTES:
+                self._file.close()
+                self.path.replace(self.path.with_name(f"{self.path.name}.1"))
+                self._file = self._opened()
+            while output:
+                output = output[self._file.write(output) :]
+        except OSError as error:
+            self.close()
+            known, self._drops = self._drops, True
+            return [] if known else [f"{self.path} cannot be written ({error.strerror}): what comes is not in it"]
+        known, self._drops = self._drops, False
+        return [f"{self.path} is written again"] if known else []
+
+    def _opened(self) -> FileIO:
+        # Not buffered: what could not be written must not come back with the next output, or when it is closed.
+        return self.path.open("ab", buffering=0)
 
     def _deserves(self, line: str) -> bool:
         if not line.strip():
@@ -74,7 +100,7 @@ def _level(line: str) -> str | None:
     if line.startswith("{"):
         try:
             record: Any = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         level = record.get("level") if isinstance(record, dict) else None
         return level if isinstance(level, str) else None
