@@ -1,10 +1,22 @@
-"""Waiting for an event for no longer than so long."""
+"""Which signals stop a command; waiting for an event for no longer than so long."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
 
-from sagellm_control.stopping import is_set_within
+from sagellm_control.stopping import is_set_within, terminal_signals
+
+
+def test_a_closed_terminal_stops_a_command_unless_it_is_to_go_on_without() -> None:
+    inherited = signal.getsignal(signal.SIGHUP)
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        assert terminal_signals() == (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        assert terminal_signals() == (signal.SIGINT, signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGHUP, inherited)
 
 
 async def test_an_event_is_waited_for_and_no_longer_than_asked() -> None:

@@ -9,6 +9,16 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 
+def terminal_signals() -> tuple[signal.Signals, ...]:
+    """What stops a command that runs in a terminal.
+
+    SIGHUP: the terminal was closed, and nobody is there to see or to stop it; unless it was started so that it goes on
+    without one (``nohup``).
+    """
+    stops = (signal.SIGINT, signal.SIGTERM)
+    return stops if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (*stops, signal.SIGHUP)
+
+
 @asynccontextmanager
 async def stop_requested() -> AsyncGenerator[asyncio.Event, None]:
     """An event that is set by SIGTERM or SIGINT; the handlers are removed at the end."""

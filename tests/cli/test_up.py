@@ -74,14 +74,19 @@ def test_signals_at_once_count_as_one(tmp_path: Path) -> None:
 
 
 def test_it_goes_on_and_stops_without_a_terminal(tmp_path: Path) -> None:
-    """The one that it was started from was closed: nothing can be said any more."""
+    """The one that ``nohup`` started it from was closed: nothing can be said any more."""
     up = Up(tmp_path, "--schedulers", "1")
     terminal, said = os.pipe()
-    up.start(said)
+    inherited = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        up.start(said)
+    finally:
+        signal.signal(signal.SIGHUP, inherited)
     os.close(said)
     try:
         assert up.gets_ready()
         os.close(terminal)
+        up.process.send_signal(signal.SIGHUP)
         (worker, *_) = (pid for pid, words in up.children().items() if words.endswith("worker"))
         count = len(up.children())
         os.kill(worker, signal.SIGKILL)

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import secrets
 import shutil
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..stopping import terminal_signals
 from .exit_codes import INTERRUPTED
 from .failures import Problems
 from .flag_types import NewFile, Number, write_text
@@ -126,7 +126,7 @@ async def _run(plan: ChaosPlan, folder: Path) -> ChaosReport | None:
             click.echo("Stopping all processes in order …", err=True)
             work.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in terminal_signals():
         loop.add_signal_handler(number, stop)
     try:
         return await work

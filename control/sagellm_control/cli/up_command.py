@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
-import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
 
 from ..settings import masked
+from ..stopping import terminal_signals
 from .failures import BadSettings
 from .options import LOG_FLAGS, REDIS_FLAGS, FlagsOf, Loaded, SettingsCommand, takes_settings
 
@@ -87,8 +87,7 @@ async def _up(loaded: Loaded) -> None:
         _tell("Stopping: gateway, worker, schedulers, then the rest. Ctrl-C again stops at once.")
         work.cancel()
 
-    # SIGHUP: the terminal was closed, and nobody is there to see or to stop us.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in terminal_signals():
         loop.add_signal_handler(number, stop)
     try:
         await work
