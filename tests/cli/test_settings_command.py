@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from sagellm_control.settings import env_name, load_settings
+from sagellm_control.settings import env_name, load_settings, sections
 
 from .conftest import Command
 
@@ -24,7 +25,22 @@ def test_the_output_is_a_toml_file_that_means_the_same(
     monkeypatch.delenv(env_name("gateway", "host"))
     assert tomllib.loads(text)["worker"]["engine"] == ["http://a:1", "http://b:2"]
     (tmp_path / "all.toml").write_text(text)
-    assert load_settings(config=tmp_path / "all.toml").settings.model_dump() == before.model_dump()
+    loaded = load_settings(config=tmp_path / "all.toml")
+    assert loaded.settings.model_dump() == before.model_dump()
+    assert loaded.origins.keys() == {("worker", "engine"), ("gateway", "host")}, "a default is nobody's choice"
+
+
+def test_every_setting_is_shown_and_its_line_is_what_a_file_may_say(tmp_path: Path, command: Command) -> None:
+    text = command("settings").output
+    assert tomllib.loads(text) == {section: {} for section in sections()}
+    defaults = load_settings().settings.model_dump(mode="json")
+    spoken = re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE)
+    (tmp_path / "spoken.toml").write_text(spoken)
+    assert load_settings(config=tmp_path / "spoken.toml").settings.model_dump(mode="json") == defaults
+    unset = {(section, field) for section, fields in defaults.items() for field in fields if fields[field] is None}
+    said = {(section, field) for section, fields in tomllib.loads(spoken).items() for field in fields}
+    assert said | unset == {(section, field) for section, fields in defaults.items() for field in fields}
+    assert all(f"# {field} is not set" in text for _, field in unset)
 
 
 def test_sources_and_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:

@@ -21,7 +21,7 @@ def settings(loaded: Loaded, as_json: bool) -> None:
     """Show all settings: value, where it comes from, and what it means.
 
     A flag wins over the environment, that over the TOML file, that over the default. Secrets are not shown.
-    What is printed can be put into a TOML file (sagellm-control.toml) as it is.
+    What is printed can be put into a TOML file (sagellm-control.toml) as it is: defaults are commented out.
 
     \b
     Examples:
@@ -39,7 +39,7 @@ def settings(loaded: Loaded, as_json: bool) -> None:
             limits = limits_of(model.model_fields[field])
             click.echo(f"\n# {facts['description']}" + (f" ({limits})" if limits else ""))
             click.echo(f"# {env_name(section, field)}; from: {facts['source']}")
-            click.echo(_toml_line(field, facts["value"]))
+            click.echo(_toml_line(field, facts["value"], chosen=(section, field) in loaded.origins))
 
 
 def _values(loaded: Loaded, section: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -58,11 +58,12 @@ def _values(loaded: Loaded, section: str) -> Iterator[tuple[str, dict[str, Any]]
         )
 
 
-def _toml_line(field: str, shown: Any) -> str:
+def _toml_line(field: str, shown: Any, *, chosen: bool) -> str:
     if shown is None:
         return f"# {field} is not set"
-    hidden = "# " if "***" in str(shown) else ""
-    return f"{hidden}{field} = {_toml(shown)}"
+    # A default that stood in a file would count as chosen: ``up`` would look for that Redis and start none.
+    silent = "" if chosen and "***" not in str(shown) else "# "
+    return f"{silent}{field} = {_toml(shown)}"
 
 
 def _toml(value: Any) -> str:
