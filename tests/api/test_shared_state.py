@@ -15,9 +15,11 @@ from sagellm_protocol import ErrorCode
 from sagellm_control import ControlPlaneManager, EngineState, RequestStatus
 from sagellm_control.manager import promised, shared_engines
 from sagellm_control.manager.backend import TOO_LATE
-from sagellm_control.store.connect import open_store
+from sagellm_control.store.connect import Store, open_store
 from sagellm_control.store.settings import RedisSettings
+from sagellm_control.store.steps.engines import drain_engine, register_engine
 from sagellm_control.store.views import list_engines
+from sagellm_control.wire.engine import EngineRow
 from sagellm_workers.attempts import reservation
 
 from ..waiting import wait_until
@@ -69,6 +71,42 @@ async def test_a_held_engine_has_one_worker(
         views = await list_engines(store)
     assert sorted(view.engine_id for view in views) == names
     assert len({view.worker for view in views}) == len(names), "each has a session of its own"
+
+
+async def test_an_engine_that_is_registered_again_at_once_takes_requests_again(
+    planes: tuple[Plane, Plane], start_engine: StartEngine
+) -> None:
+    here, there = planes
+    engine = await start_engine()
+    here.register("e1", engine)
+    await there.ready("e1")
+    here.manager.unregister_engine("e1")
+    here.register("e1", engine)
+    assert (await here.manager.schedule_request("r", "t", "simulated-1")).reason, "all is written"
+    here.manager.complete_request("r", "e1")
+    await here.ready("e1")
+    await there.ready("e1")
+    assert (await there.manager.execute_request(a_request())).error is None
+
+
+async def test_what_drains_since_it_was_unregistered_is_not_back_on_the_board(
+    planes: tuple[Plane, Plane], store: Store
+) -> None:
+    here, _ = planes
+    engines = here.manager._backend._engines  # type: ignore[attr-defined]
+    row = EngineRow("e1", "m", "http://127.0.0.1:1", "openai", 1, ("m",), state=EngineState.READY, worker="slow")
+    await register_engine(store, row, lease_ms=3_600_000)
+    await here.ready("e1")
+    here.manager.unregister_engine("e1")
+    await engines.flush(store)
+    await engines.refresh(store)
+    assert here.manager.list_engines() == []
+    here.manager.register_engine("e1", "m", "127.0.0.1", 1)
+    await here.ready("e1")
+    here.manager.unregister_engine("e1")
+    await engines.flush(store)
+    await drain_engine(store, "m", "e1", drain=False)  # as somebody who runs its worker may
+    await here.ready("e1")
 
 
 async def test_the_places_of_a_program_that_died_are_given_back(

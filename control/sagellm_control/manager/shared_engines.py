@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -14,7 +13,6 @@ from urllib.parse import urlsplit
 
 from redis.exceptions import RedisError
 
-from ..engine_access import engine_session
 from ..store.connect import Store
 from ..store.registrations import announce_pool, register, registrations, replace, say_alive, unregister
 from ..store.steps.engines import drain_engine, remove_engine
@@ -27,6 +25,7 @@ from .arguments import engine_state
 from .as_json import as_json
 from .board import EngineBoard
 from .engine_adapters import EngineAdapters
+from .engine_objects import EngineObjects
 from .promised import PromisedEngines
 
 log = logging.getLogger(__name__)
@@ -51,7 +50,6 @@ class SharedEngines:
     ) -> None:
         self.manager_id = manager_id
         self.board = board
-        self._adapters = adapters
         self._room = room
         self._recorded = recorded
         self._writes: list[Write] = []
@@ -60,8 +58,9 @@ class SharedEngines:
         self._own: dict[str, Registration] = {}
         """What was registered here."""
         self._overrides: dict[str, str] = {}
-        self._served: dict[str, tuple[asyncio.Event, asyncio.Task[None]]] = {}
-        """Engine objects of this process."""
+        self._gone: set[str] = set()
+        """What was unregistered here and still drains."""
+        self._objects = EngineObjects(manager_id, adapters)
         self.promised = PromisedEngines(board)
         self._flushing = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -102,8 +101,10 @@ class SharedEngines:
             if self._recorded:
                 policy = self._recorded.get("policy")
                 await set_policy(store, registration.model_id, {"policy": policy} if policy else {}, self._recorded)
+            # It may have been unregistered a moment ago, and its worker not have noticed.
+            await drain_engine(store, registration.model_id, info.engine_id, drain=False)
             if own:
-                await self._serve(store, info, registration)
+                await self._objects.serve(store, info, registration)
 
         self._say(write)
 
@@ -113,15 +114,15 @@ class SharedEngines:
         pool = self.board.model_of(engine_id)  # programs may have written another model on it since
         self._own.pop(engine_id, None)
         self._overrides.pop(engine_id, None)
+        self._gone.add(engine_id)
         self.promised.forget(engine_id)
         info.watch(None)
 
         async def write(store: Store) -> None:
-            await unregister(store, pool, engine_id)
-            if (served := self._served.pop(engine_id, None)) is not None:
-                served[0].set()
-                await asyncio.wait({served[1]})
+            # In this order, as whoever registers it anew, here or elsewhere, takes the drain back.
             await drain_engine(store, pool, engine_id)
+            await unregister(store, pool, engine_id)
+            await self._objects.end(engine_id)
             await remove_engine(store, pool, engine_id)
 
         self._say(write)
@@ -166,13 +167,6 @@ class SharedEngines:
                     log.exception("what was said of an engine cannot be written")
                 del self._writes[0]
 
-    async def _serve(self, store: Store, info: EngineInfo, registration: Registration) -> None:
-        adapter = await self._adapters.find(info)
-        session = await engine_session(store, adapter, registration, f"{socket.gethostname()}-{self.manager_id}")
-        ended = asyncio.Event()
-        task = asyncio.create_task(session.serve(ended), name=f"serve {info.engine_id}")
-        self._served[info.engine_id] = (ended, task)
-
     # What becomes of them
 
     @asynccontextmanager
@@ -188,11 +182,7 @@ class SharedEngines:
             self.promised.clear()
             with suppress(RedisError, OSError):
                 await self.flush(store)
-            served, self._served = list(self._served.items()), {}
-            for _, (ended, _) in served:
-                ended.set()
-            if served:
-                await asyncio.wait({task for _, (_, task) in served})
+            await self._objects.end_all()
 
     async def _follow(self, store: Store) -> None:
         looks = 0
@@ -221,6 +211,7 @@ class SharedEngines:
         if self._writes or self._said != said:
             return  # what was read may be older than what has been said
         self._read_at = began
+        self._gone = {name for name in self._gone if name in rows and rows[name].state is not EngineState.READY}
         board = self.board
         for engine_id in [name for name in board.engines if name not in registered and name not in rows]:
             board.engines[engine_id].watch(None)
@@ -231,7 +222,7 @@ class SharedEngines:
                 self._add(_from_registration(item))
             self._take_over(board.engines[engine_id], rows.get(engine_id), item.state)
         for engine_id, view in rows.items():
-            if engine_id not in registered:
+            if engine_id not in registered and engine_id not in self._gone:
                 if engine_id not in board.engines:
                     self._add(_from_row(view))
                 self._take_over(board.engines[engine_id], view, "")
