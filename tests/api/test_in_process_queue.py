@@ -10,6 +10,7 @@ import pytest
 from sagellm_protocol import ErrorCode
 
 from sagellm_control import ControlPlaneManager, RequestStatus
+from sagellm_control.manager import local_backend
 from sagellm_control.scheduler.estimates import PRIOR_TOKENS
 from sagellm_control.scheduler.forecast import Forecast
 from sagellm_control.scheduler.open_engines import OpenEngines
@@ -222,3 +223,24 @@ async def test_a_request_says_that_it_is_no_use_late() -> None:
     assert response.error is not None
     assert response.error.code is ErrorCode.DEADLINE_EXCEEDED
     assert response.error.message == "The objective of 1 ms for the first token cannot be met"
+
+
+async def test_who_waits_is_told_when_probes_lose_the_last_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_backend, "NO_ENGINE_GRACE_S", 0.02)
+    manager = ControlPlaneManager(health_check_interval_s=0.01)
+    metadata = {"pre_verified_healthy": True, "max_concurrent_requests": 1}
+    manager.register_engine("e1", MODEL, "127.0.0.1", 1, metadata=metadata)
+    assert (await manager.schedule_request("first", "t", MODEL)).is_scheduled
+    assert (await manager.schedule_request("wish", "t", MODEL)).status is RequestStatus.QUEUED
+    asks = asyncio.create_task(manager.execute_request(a_request()))
+    await wait_until(lambda: manager.get_load()[0].waiting == 2, what="both wait")
+    await manager.start()
+    try:
+        decision = await manager.wait_scheduled("wish", 30)
+        assert decision is not None
+        assert decision.reason == f"No healthy engines available for model {MODEL}"
+        error = (await asks).error
+        assert error is not None
+        assert error.code is ErrorCode.UNAVAILABLE
+    finally:
+        await manager.stop()

@@ -73,7 +73,7 @@ class LocalBackend:
         if queue is None:
             # An order may remember what it has seen of a model, so that each has its own.
             policy = LocalPolicy(make_policy(self._policy), make_strategy(self._strategy))
-            queue = self._queues[info.model_id] = ModelQueue(info.model_id, policy, self.misses)
+            queue = self._queues[info.model_id] = ModelQueue(info.model_id, policy, self.misses, self._tidy)
         self._queue_of[info.engine_id] = queue
         queue.add(info, room, kv_tokens)
         if self.lifecycle is not None:
@@ -82,16 +82,12 @@ class LocalBackend:
     def unregister(self, info: EngineInfo) -> None:
         if self.lifecycle is not None:
             self.lifecycle.unregister(info.engine_id)
-        queue = self._queue_of.pop(info.engine_id)
-        queue.remove(info)
+        self._queue_of.pop(info.engine_id).remove(info)
         self._wishes.forget_engine(info.engine_id)
         self.adapters.forget(info.engine_id)
-        self._tidy(queue)
 
     def set_state(self, info: EngineInfo, state: EngineState) -> None:
         info.state = state
-        if state != EngineState.READY:
-            self._tidy(self._queue_of[info.engine_id])
 
     # Wishes
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from ..engine_access import EngineObservation
 from ..scheduler.engine_load import EngineRoom, Reservation
@@ -38,12 +38,19 @@ LONGEST_INTERVAL_S = 60.0
 
 
 class ModelQueue:
-    """The line of one model."""
+    """The line of one model. ``closed``: told each time that an engine takes nothing more, whatever closed it."""
 
-    def __init__(self, model: str, policy: LocalPolicy, misses: Misses) -> None:
+    def __init__(
+        self,
+        model: str,
+        policy: LocalPolicy,
+        misses: Misses,
+        closed: Callable[[ModelQueue], None] = lambda _queue: None,
+    ) -> None:
         self.model = model
         self._policy = policy
         self._misses = misses
+        self._closed = closed
         self._engines = OpenEngines()
         self._head = HeadOfLine(policy, self._engines)
         self._speeds = EngineSpeeds()
@@ -105,6 +112,7 @@ class ModelQueue:
         del self._infos[info.engine_id], self._rows[info.engine_id], self._kv_held[info.engine_id]
         self._speeds.forget(info.engine_id)
         self._engines.forget(info.engine_id)
+        self._closed(self)
 
     def _changed(self, info: EngineInfo, name: str) -> None:
         if name in ("state", "active_requests"):
@@ -120,6 +128,7 @@ class ModelQueue:
             self.serve()
         else:
             self._engines.close(info.engine_id)
+            self._closed(self)
 
     def engine(self, engine_id: str) -> EngineInfo:
         """An engine that has been added."""
