@@ -15,9 +15,15 @@ from sagellm_protocol import (
     StreamEventStart,
 )
 
-from sagellm_control import LocalEngineClient
+from sagellm_control import ControlPlaneManager, LocalEngineClient
+from sagellm_control.manager import shared_engines
+from sagellm_control.store.connect import Store
+from sagellm_control.store.registrations import register, registrations, say_alive, say_gone, unregister
+from sagellm_control.store.settings import RedisSettings
+from sagellm_control.wire.registration import Registration
 
-from .conftest import StartPlane, a_request
+from ..waiting import wait_until
+from .conftest import Mode, Plane, StartPlane, a_request, schedulers_and_workers
 
 
 class LocalEngine:
@@ -71,6 +77,65 @@ async def test_an_engine_object_is_scheduled_like_any_other(start_plane: StartPl
     assert (end.content, end.output_tokens, end.error) == ("Hi there", [1, 2], None)
     with pytest.raises(TypeError, match="engine_instance"):
         plane.manager.register_engine("no", "m", "local", 0, metadata={"engine_instance": object()})
+
+
+async def test_an_engine_object_is_served_again_when_its_manager_is(start_plane: StartPlane) -> None:
+    plane, engine = await start_plane(), LocalEngine()
+    plane.manager.register_engine("local-1", "m", "local", 0, metadata={"engine_instance": engine})
+    for _ in range(2):
+        await plane.ready("local-1")
+        assert (await plane.manager.execute_request(a_request(model="m"))).error is None
+        await plane.manager.stop()
+        await plane.manager.start()
+    assert len(engine.seen) == 2
+
+
+@pytest.mark.parametrize("when", ["before it starts", "after it has started"])
+async def test_a_program_that_is_started_again_serves_its_engine_object(
+    redis_settings: RedisSettings, store: Store, when: str
+) -> None:
+    await register(store, Registration("local-1", "m", "local", 0, server="a program that was killed"))
+    async with schedulers_and_workers(redis_settings):
+        for _ in range(2):
+            manager = ControlPlaneManager(redis_url=redis_settings.url, namespace=redis_settings.namespace)
+            engine, plane = LocalEngine(), Plane(manager, Mode.SHARED)
+            if when == "after it has started":
+                await manager.start()
+            manager.register_engine("local-1", "m", "local", 0, metadata={"engine_instance": engine})
+            await manager.start()
+            with pytest.raises(ValueError, match="already registered"):
+                manager.register_engine("local-1", "m", "local", 0, metadata={"engine_instance": engine})
+            await plane.ready("local-1")
+            assert (await manager.execute_request(a_request(model="m"))).error is None
+            assert len(engine.seen) == 1
+            await manager.stop()
+        await unregister(store, "m", "local-1")
+
+
+async def test_an_id_that_another_process_serves_is_free_when_that_has_gone(
+    redis_settings: RedisSettings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_engines, "ALIVE_EVERY", 1)
+    await say_alive(store, "other")
+    await register(store, Registration("local-1", "m", "local", 0, server="other"))
+    await register(store, Registration("local-2", "m", "local", 0, server="other"))
+    metadata = {"engine_instance": LocalEngine()}
+    async with schedulers_and_workers(redis_settings):
+        manager = ControlPlaneManager(redis_url=redis_settings.url, namespace=redis_settings.namespace)
+        manager.register_engine("local-1", "m", "local", 0, metadata=metadata)
+        await manager.start()
+        with pytest.raises(ValueError, match="already registered"):
+            manager.register_engine("local-2", "m", "local", 0, metadata=metadata)
+        assert {item.server for item in await registrations(store)} == {"other"}
+        await say_gone(store, "other")
+        plane = Plane(manager, Mode.SHARED)
+        await plane.ready("local-1")
+        await wait_until(lambda: "local-2" in manager._backend.board.abandoned, what="the other one is free too")
+        manager.register_engine("local-2", "m", "local", 0, metadata=metadata)
+        await plane.ready("local-1", "local-2")
+        for name in ("local-1", "local-2"):
+            manager.unregister_engine(name)
+        await manager.stop()
 
 
 async def test_the_client_of_an_engine_object() -> None:

@@ -17,6 +17,8 @@ class EngineBoard:
 
     def __init__(self) -> None:
         self.engines: dict[str, EngineInfo] = {}
+        self.abandoned: set[str] = set()
+        """Objects of a process that has gone: whoever has one of that id registers it anew."""
         self._models: dict[str, dict[str, EngineInfo]] = {}
         self._model_of: dict[str, str] = {}
         self._turn = 0
@@ -29,6 +31,7 @@ class EngineBoard:
 
     def remove(self, engine_id: str) -> EngineInfo | None:
         """Forget an engine; None: there is no such engine."""
+        self.abandoned.discard(engine_id)
         info = self.engines.pop(engine_id, None)
         if info is not None:
             model = self._model_of.pop(engine_id)

@@ -42,7 +42,8 @@ class EngineRegistry:
         """
         if metadata is not None and not isinstance(metadata, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"metadata must be a dict, not {metadata!r}")
-        if engine_id in self._backend.board.engines:
+        board = self._backend.board
+        if engine_id in board.engines and engine_id not in board.abandoned:
             raise ValueError(f"Engine {engine_id} already registered")
         info = EngineInfo(
             engine_id=engine_id,
@@ -52,11 +53,13 @@ class EngineRegistry:
             engine_kind=engine_kind,
             metadata=metadata if metadata is not None else {},
         )
-        self._backend.board.add(info)
+        if (left_behind := board.remove(engine_id)) is not None:
+            left_behind.watch(None)
+        board.add(info)
         try:
             self._backend.register(info)
         except BaseException:
-            self._backend.board.remove(engine_id)
+            board.remove(engine_id)
             raise
         return info
 

@@ -9,12 +9,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 from redis.exceptions import RedisError
 
 from ..store.connect import Store
-from ..store.registrations import announce_pool, register, registrations, replace, say_alive, unregister
+from ..store.registrations import announce_pool, is_alive, register, registrations, replace, say_alive, unregister
 from ..store.steps.engines import drain_engine, remove_engine
 from ..store.steps.policy import set_policy
 from ..store.trouble import log_trouble
@@ -26,6 +25,7 @@ from .as_json import as_json
 from .board import EngineBoard
 from .engine_adapters import EngineAdapters
 from .engine_objects import EngineObjects
+from .engines_of_others import from_registration, from_row
 from .promised import PromisedEngines
 
 log = logging.getLogger(__name__)
@@ -93,10 +93,13 @@ class SharedEngines:
             self.promised.add(info.engine_id)
 
         async def write(store: Store) -> None:
+            if own:
+                await say_alive(store, self.manager_id)  # first, or it could be taken for left behind
             other = await register(store, registration)
             if other is not None:
                 log.error("engine %s: registered before, at %s; that stays", info.engine_id, other.url)
-                self._own.pop(info.engine_id, None)
+                if not (own and other.server):  # else it is served here when that process is gone
+                    self._own.pop(info.engine_id, None)
                 return
             if self._recorded:
                 policy = self._recorded.get("policy")
@@ -143,6 +146,18 @@ class SharedEngines:
 
         self._say(write)
 
+    def _claim_objects(self) -> None:
+        """Engine objects that are not served: this manager was stopped, or another process that has died served one."""
+        for info in [self.board.engines[engine_id] for engine_id in self._own if engine_id in self.board.engines]:
+            registration = self._own[info.engine_id]
+
+            async def write(store: Store, info: EngineInfo = info, registration: Registration = registration) -> None:
+                if self._own.get(info.engine_id) is registration:
+                    await self._objects.claim(store, info, registration)
+
+            if registration.server and not self._objects.serves(info.engine_id):
+                self._say(write)
+
     def _changed(self, info: EngineInfo, name: str) -> None:
         if name == "state":
             self.set_state(info, engine_state(info.state))
@@ -182,12 +197,14 @@ class SharedEngines:
             self.promised.clear()
             with suppress(RedisError, OSError):
                 await self.flush(store)
-            await self._objects.end_all()
+            await self._objects.end_all(store)
 
     async def _follow(self, store: Store) -> None:
         looks = 0
         while True:
             try:
+                if looks % ALIVE_EVERY == 0 and not self._writes:
+                    self._claim_objects()
                 await self.flush(store)
                 await self.refresh(store)
                 if looks % ALIVE_EVERY == 0:
@@ -208,23 +225,26 @@ class SharedEngines:
         began, said = asyncio.get_running_loop().time(), self._said
         registered = {item.engine_id: item for item in await registrations(store)}
         rows = {view.engine_id: view for view in await list_engines(store)}
+        others = {item.server for item in registered.values()} - {"", self.manager_id}
+        dead = {server for server in others if not await is_alive(store, server)}
         if self._writes or self._said != said:
             return  # what was read may be older than what has been said
         self._read_at = began
         self._gone = {name for name in self._gone if name in rows and rows[name].state is not EngineState.READY}
         board = self.board
+        board.abandoned = {item.engine_id for item in registered.values() if item.server in dead}
         for engine_id in [name for name in board.engines if name not in registered and name not in rows]:
             board.engines[engine_id].watch(None)
             board.remove(engine_id)
             self._own.pop(engine_id, None)
         for engine_id, item in registered.items():
             if engine_id not in board.engines:
-                self._add(_from_registration(item))
+                self._add(from_registration(item))
             self._take_over(board.engines[engine_id], rows.get(engine_id), item.state)
         for engine_id, view in rows.items():
             if engine_id not in registered and engine_id not in self._gone:
                 if engine_id not in board.engines:
-                    self._add(_from_row(view))
+                    self._add(from_row(view))
                 self._take_over(board.engines[engine_id], view, "")
 
     def _add(self, info: EngineInfo) -> None:
@@ -258,34 +278,3 @@ def _check(registration: Registration) -> None:
         if not isinstance(value := getattr(registration, name), str):
             raise TypeError(f"{name} must be a string where the state is shared, not {value!r}")
     as_json({name: getattr(registration, name) for name in Registration.__slots__})
-
-
-def _from_registration(item: Registration) -> EngineInfo:
-    return EngineInfo(
-        item.engine_id,
-        item.model_id,
-        item.host,
-        item.port,
-        engine_kind=item.engine_kind,
-        created_at=_time(item.created_at),
-        metadata=dict(item.metadata),
-    )
-
-
-def _time(text: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:  # others may have written anything, or nothing
-        return datetime.now(UTC)
-
-
-def _from_row(view: EngineView) -> EngineInfo:
-    parts = urlsplit(view.url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    return EngineInfo(
-        view.engine_id,
-        view.pool,
-        parts.hostname or "",
-        port,
-        metadata={"url": view.url, "max_concurrent_requests": view.slots},
-    )

@@ -15,14 +15,21 @@ ALIVE_S = 10
 
 
 async def register(store: Store, registration: Registration) -> Registration | None:
-    """Register an engine, and make its pool known; what stands there instead, if the id is taken."""
+    """Register an engine, and make its pool known; what stands there instead, if the id is taken.
+
+    What a process served itself has gone with it, so that its id is free.
+    """
     keys = store.keys.pool(registration.model_id)
     taken = not await store.commands.hsetnx(keys.registrations, registration.engine_id, registration.encode())
     known = await store.commands.hget(keys.registrations, registration.engine_id) if taken else None
     await announce_pool(store, registration.model_id)
     if known is None or known == registration.encode():
         return None
-    return Registration.decode(known)
+    other = Registration.decode(known)
+    if other.server and not await is_alive(store, other.server):
+        await replace(store, registration)
+        return None
+    return other
 
 
 async def replace(store: Store, registration: Registration) -> None:
@@ -57,6 +64,11 @@ async def registrations(store: Store) -> list[Registration]:
 async def say_alive(store: Store, holder: str) -> None:
     """The process lives, and with it the reservations that it made."""
     await store.commands.set(store.keys.holder(holder), "1", ex=ALIVE_S)
+
+
+async def say_gone(store: Store, holder: str) -> None:
+    """The process ends, or holds nothing more: nobody has to wait until it is taken for gone."""
+    await store.commands.delete(store.keys.holder(holder))
 
 
 async def is_alive(store: Store, holder: str) -> bool:
