@@ -21,7 +21,7 @@ from sagellm_workers.adapters.base import (
 from sagellm_workers.adapters.chunks import WholeBody
 from sagellm_workers.adapters.discovery import ADAPTERS, adapter_for, facts_of, kind_of
 from sagellm_workers.adapters.engine_http import retry_after_s
-from sagellm_workers.adapters.sagellm_reply import WRONG_VECTORS
+from sagellm_workers.adapters.sagellm_reply import DONE, WRONG_VECTORS, error_of
 from sagellm_workers.adapters.sse import data_of
 from sagellm_workers.attempts.prefill_decode import NotSeparable, Stale, read_prefill, staged_call
 from sagellm_workers.http.transport import EngineClient as EngineHttpClient
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADAPTERS",
+    "DONE",
     "WRONG_VECTORS",
     "AnswerWatch",
     "CannotContinue",
@@ -59,6 +60,7 @@ __all__ = [
     "data_of",
     "engine_http_client",
     "engine_session",
+    "error_of",
     "kind_of",
     "read_prefill",
     "retry_after_s",

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from sagellm_protocol import (
+    Error,
+    ErrorCode,
     Metrics,
     Request,
     Response,
@@ -31,8 +33,10 @@ class LocalEngine:
 
     engine_id = "local-1"
 
-    def __init__(self) -> None:
+    def __init__(self, error: Error | None = None) -> None:
         self.seen: list[Request] = []
+        self.ends: dict[str, Any] = {"metrics": _metrics(), "finish_reason": "error" if error else "stop"}
+        self.ends |= {"output_tokens": [1, 2], "error": error}
 
     async def execute(self, request: Request) -> Response:
         self.seen.append(request)
@@ -40,18 +44,17 @@ class LocalEngine:
             request_id=request.request_id,
             trace_id=request.trace_id,
             output_text="Hi there",
-            output_tokens=[1, 2],
-            finish_reason="stop",
-            metrics=_metrics(),
+            **self.ends,
         )
 
     async def stream(self, request: Request) -> AsyncIterator[Any]:
+        self.seen.append(request)
         ids: dict[str, Any] = {"engine_id": self.engine_id}
         ids |= {"request_id": request.request_id, "trace_id": request.trace_id}
         yield StreamEventStart(**ids, prompt_tokens=3)
         yield StreamEventDelta(**ids, content="Hi ", content_tokens=[1])
         yield StreamEventDelta(**ids, content="there", content_tokens=[2])
-        yield StreamEventEnd(**ids, content="Hi there", output_tokens=[1, 2], finish_reason="stop", metrics=_metrics())
+        yield StreamEventEnd(**ids, content="Hi there", **self.ends)
 
     async def health_check(self) -> bool:
         return True
@@ -77,6 +80,24 @@ async def test_an_engine_object_is_scheduled_like_any_other(start_plane: StartPl
     assert (end.content, end.output_tokens, end.error) == ("Hi there", [1, 2], None)
     with pytest.raises(TypeError, match="engine_instance"):
         plane.manager.register_engine("no", "m", "local", 0, metadata={"engine_instance": object()})
+
+
+@pytest.mark.parametrize("code", [ErrorCode.KV_TRANSFER_FAILED, ErrorCode.UNAVAILABLE])
+@pytest.mark.parametrize("retryable", [True, False])
+async def test_the_error_of_an_engine_object_reaches_the_caller(
+    start_plane: StartPlane, code: ErrorCode, retryable: bool
+) -> None:
+    plane, error = await start_plane(), Error(code=code, message="kv lost", retryable=retryable)
+    engine = LocalEngine(error)
+    plane.manager.register_engine("local-1", "m", "local", 0, metadata={"engine_instance": engine})
+    await plane.ready("local-1")
+    assert (await plane.manager.execute_request(a_request(model="m"))).error == error
+    assert (len(engine.seen) > 1) == retryable
+    engine.seen.clear()
+    *_, end = [event async for event in plane.manager.stream_request(a_request("r-2", model="m"))]
+    assert isinstance(end, StreamEventEnd)
+    assert end.error == error
+    assert len(engine.seen) == 1, "a stream that has begun ends with it"
 
 
 async def test_an_engine_object_is_served_again_when_its_manager_is(start_plane: StartPlane) -> None:

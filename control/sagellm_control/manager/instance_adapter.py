@@ -11,7 +11,7 @@ import orjson
 from pydantic import ValidationError
 from sagellm_protocol import Request, Response
 
-from ..engine_access import EngineBroken, EngineCall, EngineFacts, EngineReply, WholeBody
+from ..engine_access import DONE, EngineBroken, EngineCall, EngineFacts, EngineReply, WholeBody, error_of
 from ..local_engine_client import LocalEngine
 
 _JSON = "application/json"
@@ -69,10 +69,8 @@ class InstanceAdapter:
             response = await self._engine.execute(request)
         except Exception as error:
             raise EngineBroken(f"engine {self._engine.engine_id} raised {error!r}") from error
-        if response.error is not None:
-            yield _refusal(500, response.error.message, response.error.code)
-            return
-        yield EngineReply(200, _JSON, None, WholeBody(orjson.dumps(_reply(call, response))))
+        status, body = _failure(response) or (200, _reply(call, response))
+        yield EngineReply(status, _JSON, None, WholeBody(orjson.dumps(body)))
 
     async def _vectors(self, body: dict[str, Any]) -> EngineReply:
         embed = getattr(self._engine, "embed", None)
@@ -93,12 +91,9 @@ class InstanceAdapter:
                         yield _line(_extra(prompt_tokens=event.prompt_tokens))
                     case "delta":
                         yield _line(_choice(call, event.content) | _extra(content_tokens=event.content_tokens))
-                    case _ if event.error is not None:
-                        error = {"message": event.error.message, "code": event.error.code}
-                        yield _line({"error": error})
                     case _:
-                        yield _line(_last(call, event))
-                        yield b"data: [DONE]\n\n"
+                        _, last = _failure(event) or (200, _last(call, event))
+                        yield _line(last) + DONE
         except Exception as error:
             raise EngineBroken(f"engine {self._engine.engine_id} raised {error!r}") from error
 
@@ -141,6 +136,12 @@ def _last(call: EngineCall, event: Any) -> dict[str, Any]:
     }
 
 
+def _failure(said: Any) -> tuple[int, dict[str, Any]] | None:
+    """Status and OpenAI error of a response or end event that tells of a failure, as of an engine on sageLLM's wire."""
+    error = said.error.model_dump(mode="json") if said.error is not None else None
+    return error_of({"error": error, "finish_reason": said.finish_reason})
+
+
 def _choice(call: EngineCall, text: str, finish_reason: str | None = None) -> dict[str, Any]:
     piece: dict[str, Any] = {"delta": {"content": text}} if call.kind == "chat" else {"text": text}
     return {"choices": [{"index": 0, "finish_reason": finish_reason, **piece}]}
@@ -154,6 +155,6 @@ def _line(fields: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(fields) + b"\n\n"
 
 
-def _refusal(status: int, message: str, code: object = None) -> EngineReply:
-    body = orjson.dumps({"error": {"message": message, "code": code}})
+def _refusal(status: int, message: str) -> EngineReply:
+    body = orjson.dumps({"error": {"message": message, "code": None}})
     return EngineReply(status, _JSON, None, WholeBody(body))
