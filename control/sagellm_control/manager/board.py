@@ -17,6 +17,8 @@ class EngineBoard:
 
     def __init__(self) -> None:
         self.engines: dict[str, EngineInfo] = {}
+        self.kinds: dict[str, list[str]] = {}
+        """What engines take that no program has registered, as their workers say; empty: whatever comes."""
         self.abandoned: set[str] = set()
         """Objects of a process that has gone: whoever has one of that id registers it anew."""
         self._models: dict[str, dict[str, EngineInfo]] = {}
@@ -65,17 +67,17 @@ class EngineBoard:
         least = min((other.active_requests for other in others), default=0)
         return LEAST_LOADED if info.active_requests <= least else otherwise
 
-    def embedding(self) -> list[EngineInfo]:
-        """The engines that make vectors."""
-        return [info for info in self.engines.values() if makes_vectors(info)]
-
     def embedding_model(self, model_id: str) -> str:
-        """The model to ask for vectors; of ``default`` that of the least loaded engine, of each in turn among equals.
+        """The model to ask for vectors; of ``default`` that of the least loaded engine, of each in turn among equals,
+        and of those that take whatever comes only where none is said to make vectors.
 
         Raises:
             ValueError: there is no such engine, or none is READY.
         """
-        able = [info for info in self.embedding() if model_id in ("default", info.model_id)]
+        asked = [info for info in self.engines.values() if model_id in ("default", info.model_id)]
+        able = [info for info in asked if self._makes_vectors(info)]
+        if not able or model_id != "default":
+            able += [info for info in asked if self.kinds.get(info.engine_id) == []]
         if not able:
             of_model = "" if model_id == "default" else f" for model {model_id}"
             raise ValueError(f"No embedding engines available{of_model}")
@@ -85,6 +87,10 @@ class EngineBoard:
         self._turn += 1
         turn = self._turn % len(ready)
         return min(ready[turn:] + ready[:turn], key=lambda info: info.active_requests).model_id
+
+    def _makes_vectors(self, info: EngineInfo) -> bool:
+        kinds = self.kinds.get(info.engine_id) or kinds_of(info.engine_kind, instance_type_of(info.metadata))
+        return RequestKind.EMBEDDING in kinds
 
     def status(self) -> dict[str, Any]:
         """What ``get_status`` says of the engines."""
@@ -97,11 +103,6 @@ class EngineBoard:
             "models": list(self._models),
             "engine_types": dict(types),
         }
-
-
-def makes_vectors(info: EngineInfo) -> bool:
-    """Whether the engine takes embedding requests."""
-    return RequestKind.EMBEDDING in kinds_of(info.engine_kind, instance_type_of(info.metadata))
 
 
 def room_of(info: EngineInfo, default: int = DEFAULT_ROOM) -> int:

@@ -232,6 +232,7 @@ class SharedEngines:
         self._read_at = began
         self._gone = {name for name in self._gone if name in rows and rows[name].state is not EngineState.READY}
         board = self.board
+        board.kinds = {name: view.kinds for name, view in rows.items() if name not in registered}
         board.abandoned = {item.engine_id for item in registered.values() if item.server in dead}
         for engine_id in [name for name in board.engines if name not in registered and name not in rows]:
             board.engines[engine_id].watch(None)

@@ -37,6 +37,8 @@ class EngineView(BaseModel):
     active: int
     """Requests that hold a place on it."""
     models: list[str]
+    kinds: list[str] = []
+    """Kinds of request that it takes, see ``RequestKind``; empty: every kind."""
     kv_tokens: int
     """That its KV cache holds; 0: not known."""
     kv_held: int
@@ -97,6 +99,7 @@ async def list_engines(store: Store, only_pool: str | None = None) -> list[Engin
                     slots=row.slots,
                     active=active,
                     models=list(row.models),
+                    kinds=list(row.kinds),
                     kv_tokens=row.kv_tokens,
                     kv_held=row.kv_held,
                     pace_tps=row.pace_tps,
