@@ -52,7 +52,7 @@ async def test_what_a_lost_worker_held_goes_back_at_its_old_rank(pool: PoolDrive
     assert await pool.waiting_ids() == ["a", "between", "b"]
     for request_id in ("a", "b"):
         record = await pool.record(request_id)
-        assert (record["excluded"], record["lapses"], record["failures"]) == ("e1", "1", "0")
+        assert (record["lapses"], record["failures"], "excluded" in record) == ("1", "0", False)
     (row,) = await engine_rows(pool.store, pool.name, ["e1"])
     assert (row.state, row.worker, row.reason) == (EngineState.ERROR, "", "its worker's lease lapsed")
     assert (await pool.holds(), await pool.room(), await pool.assigned_entries()) == (set(), {}, [])

@@ -17,6 +17,7 @@ NAMES = {
     KEYS.models(): "sagellm:models",
     KEYS.wake(): "sagellm:wake",
     KEYS.gateways(): "sagellm:gateways",
+    KEYS.awaited(): "sagellm:awaited",
     KEYS.inbox("g1"): "sagellm:inbox:g1",
     KEYS.holder("h1"): "sagellm:holder:h1",
     POOL.prefix: "sagellm:{qwen2.5-7b}",

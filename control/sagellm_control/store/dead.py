@@ -49,7 +49,7 @@ class DeadLetter(BaseModel):
     lapses: int = 0
     """Attempts whose worker was lost."""
     engines: list[str] = []
-    """Those that it was tried on and that it excluded, and the last one."""
+    """Those on which an attempt went wrong, and the last one."""
     errors: list[str] = []
     """``ATTEMPT ENGINE WHAT``, oldest first."""
     body_bytes: int = 0
@@ -170,15 +170,16 @@ def _read(pool: str, entry: bytes, raw: dict[bytes, bytes], now: float) -> DeadL
     if record is None:
         letter.record = fields
         return letter
-    tried = [*record.get("excluded", "").split(), *([record["engine"]] if record.get("engine") else [])]
+    errors = record.get("errors", "").splitlines()
+    tried = [*(words[1] for line in errors if len(words := line.split(" ", 2)) > 1), record.get("engine", "")]
     level = record.get("priority", "")
     letter.record = record
     letter.kind, letter.tenant = record.get("kind", ""), record.get("tenant", "")
     letter.priority = RequestPriority(int(level)).label if level in _LEVELS else level
     letter.deliveries = _count(record, "attempt")
     letter.failures, letter.lapses = _count(record, "failures"), _count(record, "lapses")
-    letter.engines = list(dict.fromkeys(tried))
-    letter.errors = record.get("errors", "").splitlines()
+    letter.engines = list(dict.fromkeys(filter(None, tried)))
+    letter.errors = errors
     letter.body_bytes = len(body or b"")
     letter.can_retry = bool(body) and letter.kind in _KINDS and level in _LEVELS
     return letter

@@ -11,8 +11,8 @@
 --   window of 10 s (no fewer than the engine has slots; 0: none)   ARGV[12] for how long (ms) a request waits for busy
 --   engines, from the first that was   ARGV[13] number of requests
 -- then for each: id, attempt ('': the current one), cause, payload of the end event "failed"
---   cause: 'failed' (counts as a failure, the engine is excluded: the last of those) | 'lapsed' (counts as a lapse, the
---   engine is excluded) | 'busy' (the engine asked for a pause: counts as nothing at first, and as 'failed' when the
+--   cause: 'failed' (counts as a failure, the engine is excluded: the last of those) | 'lapsed' (counts as a lapse: the
+--   first is the worker's, from the second on the engine is excluded) | 'busy' (the engine asked for a pause: counts as nothing at first, and as 'failed' when the
 --   request has waited for long enough) | 'returned' (given back untouched: counts as nothing) | 'stale' (what another
 --   engine has read of it is of no use any more: counts as nothing)
 -- Output, for each request: 'waiting' | 'lost' | the outcome with which it ended
@@ -81,8 +81,7 @@ for i = 1, tonumber(ARGV[13]) do
     if cause == 'busy' then cause = judge_busy(record, failed_payload) end
     local failures = increase(record, 'failures', cause == 'failed' and 1 or 0)
     local lapses = increase(record, 'lapses', cause == 'lapsed' and 1 or 0)
-    local blamed = cause == 'failed' or cause == 'lapsed'
-    if blamed then
+    if cause == 'failed' or cause == 'lapsed' then
       note_error(record, r[3], engine, cause == 'failed' and failed_payload or 'its worker was lost')
     end
     local last = redis.call('XREVRANGE', output, '+', '-', 'COUNT', 1)[1]
@@ -110,7 +109,9 @@ for i = 1, tonumber(ARGV[13]) do
         redis.call('HDEL', record, 'stage', 'transfer', 'prefilled_ms')
       end
       if last then redis.call('HSET', record, 'after', last[1]) end
-      if blamed then exclude(record, r[9], engine) end
+      -- A worker that is lost takes along what all of its engines run. Each of those is as good as before once there is
+      -- a worker again, and what it held would wait behind what came later for others to have room.
+      if cause == 'failed' or (cause == 'lapsed' and lapses > 1) then exclude(record, r[9], engine) end
       increase(counters, 'requeued', 1)
       results[i] = 'waiting'
     end

@@ -41,7 +41,7 @@ class Cause(StrEnum):
     FAILED = "failed"
     """The engine failed it: counts, and the engine is excluded."""
     LAPSED = "lapsed"
-    """Its worker was lost: counted apart, and the engine is excluded."""
+    """Its worker was lost: counted apart. The first is the worker's, from the second on the engine is excluded."""
     BUSY = "busy"
     """The engine asked to be left alone for a while: counts as FAILED only after the patience with busy engines."""
     RETURNED = "returned"
