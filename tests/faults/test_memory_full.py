@@ -18,6 +18,8 @@ from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.steps.accept import Accepted, Proposal
 from sagellm_control.store.steps.assign import Placement
 from sagellm_control.store.steps.listen import announce_listener, note_orphan
+from sagellm_control.store.steps.say_alive import is_alive, say_alive
+from sagellm_workers.attempts.reservation import Holder
 from sagellm_workers.pairs.prompt import Prompts
 
 from ..clock import Clock
@@ -89,11 +91,28 @@ async def test_with_full_memory_every_other_step_goes_on(own: PoolDriver) -> Non
         assert await own.requeue("b") == "waiting"
         await announce_listener(own.store, "gateway", 1000)
         await note_orphan(own.store, own.name, "c", own.clock.now_ms)
+        await say_alive(own.store, "program")
+        assert await is_alive(own.store, "program")
         # A worker and a scheduler that start now are what makes room again.
         await own.engine("e2")
         scheduler = PoolScheduler(own.store, own.name, "late", SchedulerSettings(policy="fifo"))
         await scheduler.prepare()
     assert await own.counters() == {"accepted": 4, "completed": 1, "requeued": 1}
+
+
+async def test_who_cannot_say_that_it_lives_is_not_gone(own: PoolDriver) -> None:
+    """A server whose replicas are gone can be read and takes no writes."""
+    holder = Holder(own.store, "program", monotonic=lambda: own.clock.now_ms / 1000)
+    assert not await holder.has_gone()
+    await own.store.commands.config_set("min-replicas-to-write", 1)
+    with pytest.raises(RedisError, match="NOREPLICAS"):
+        await say_alive(own.store, "program")
+    own.clock.advance(60_000)
+    assert not await holder.has_gone()
+    await own.store.commands.config_set("min-replicas-to-write", 0)
+    assert not await holder.has_gone()
+    own.clock.advance(60_000)
+    assert await holder.has_gone()
 
 
 async def test_with_full_memory_the_prompt_of_an_accepted_request_is_read(own: PoolDriver) -> None:

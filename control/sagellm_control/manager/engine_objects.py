@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import suppress
-
-from redis.exceptions import RedisError
 
 from ..engine_access import engine_session
 from ..store.connect import Store
-from ..store.registrations import register, say_gone
+from ..store.registrations import register
 from ..types import EngineInfo
 from ..wire.registration import Registration
 from .engine_adapters import EngineAdapters
@@ -48,11 +45,9 @@ class EngineObjects:
         """Drain one, if it is served."""
         await self._end([engine_id])
 
-    async def end_all(self, store: Store) -> None:
-        """Drain all; what this process registered is free for others."""
+    async def end_all(self) -> None:
+        """Drain all."""
         await self._end(list(self._served))
-        with suppress(RedisError, OSError):  # it is taken for gone soon
-            await say_gone(store, self._manager_id)
 
     async def _end(self, engine_ids: list[str]) -> None:
         for ended, _ in (served := [self._served.pop(name) for name in engine_ids if self.serves(name)]):

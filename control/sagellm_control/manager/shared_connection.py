@@ -10,6 +10,7 @@ from ..store.steps.accept import AcceptLimits
 from .open_while_used import OpenWhileUsed
 from .shared_engines import SharedEngines
 from .shared_wishes import SharedWishes
+from .sign_of_life import said_alive
 
 
 class SharedConnection:
@@ -36,6 +37,7 @@ class SharedConnection:
             uses = OpenWhileUsed(stack.pop_all().aclose)
         wishes, ends = SharedWishes(queue, engines), AsyncExitStack()
         ends.push_async_callback(uses.give_up)
+        await ends.enter_async_context(said_alive(queue.store, engines.manager_id))
         await ends.enter_async_context(engines.followed(queue.store))
         ends.push_async_callback(wishes.close)
         return cls(queue, wishes, ends, uses)

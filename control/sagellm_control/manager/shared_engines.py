@@ -13,9 +13,10 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from ..store.connect import Store
-from ..store.registrations import announce_pool, is_alive, register, registrations, replace, say_alive, unregister
+from ..store.registrations import announce_pool, register, registrations, replace, unregister
 from ..store.steps.engines import drain_engine, remove_engine
 from ..store.steps.policy import set_policy
+from ..store.steps.say_alive import is_alive, say_alive
 from ..store.trouble import log_trouble
 from ..store.views import EngineView, list_engines
 from ..types import EngineInfo, EngineState
@@ -32,8 +33,8 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.2
 """How old the board may be."""
-ALIVE_EVERY = 10
-"""Looks between two signs of life."""
+ANNOUNCE_EVERY = 10
+"""Looks after which the pools of its engines are made known again."""
 
 
 Write = Callable[[Store], Awaitable[None]]
@@ -197,18 +198,17 @@ class SharedEngines:
             self.promised.clear()
             with suppress(RedisError, OSError):
                 await self.flush(store)
-            await self._objects.end_all(store)
+            await self._objects.end_all()
 
     async def _follow(self, store: Store) -> None:
         looks = 0
         while True:
             try:
-                if looks % ALIVE_EVERY == 0 and not self._writes:
+                if looks % ANNOUNCE_EVERY == 0 and not self._writes:
                     self._claim_objects()
                 await self.flush(store)
                 await self.refresh(store)
-                if looks % ALIVE_EVERY == 0:
-                    await say_alive(store, self.manager_id)
+                if looks % ANNOUNCE_EVERY == 0:
                     for model in {registration.model_id for registration in self._own.values()}:
                         await announce_pool(store, model)
                 looks += 1

@@ -7,11 +7,9 @@ import logging
 from ..wire.registration import Registration
 from .connect import Store
 from .inspect import list_pools
+from .steps.say_alive import is_alive
 
 log = logging.getLogger(__name__)
-
-ALIVE_S = 10
-"""A process that holds reservations is taken for gone when it has not said otherwise for so long (s)."""
 
 
 async def register(store: Store, registration: Registration) -> Registration | None:
@@ -59,18 +57,3 @@ async def registrations(store: Store) -> list[Registration]:
             except ValueError as error:
                 log.error("pool %s: the registration of engine %r cannot be read: %s", pool, engine_id, error)
     return sorted(found, key=lambda registration: (registration.created_at, registration.engine_id))
-
-
-async def say_alive(store: Store, holder: str) -> None:
-    """The process lives, and with it the reservations that it made."""
-    await store.commands.set(store.keys.holder(holder), "1", ex=ALIVE_S)
-
-
-async def say_gone(store: Store, holder: str) -> None:
-    """The process ends, or holds nothing more: nobody has to wait until it is taken for gone."""
-    await store.commands.delete(store.keys.holder(holder))
-
-
-async def is_alive(store: Store, holder: str) -> bool:
-    """Whether the process has said so lately."""
-    return bool(await store.commands.exists(store.keys.holder(holder)))
