@@ -10,7 +10,7 @@ import pytest
 
 from sagellm_control.keeper import lapses
 from sagellm_control.store.connect import Store
-from sagellm_control.store.inspect import lapsed_leases
+from sagellm_control.store.inspect import Leases, read_leases
 from sagellm_control.store.settings import RedisSettings
 
 from ..clock import Clock
@@ -30,15 +30,15 @@ async def test_workers_have_time_to_come_back(
     away: list[float] = []
     looks = 0
 
-    async def look(store: Store, name: str) -> list[str]:
+    async def look(store: Store, name: str) -> Leases:
         nonlocal looks
         looks += 1
         if looks == 1:
             away.append(time.monotonic())
             raise ConnectionError("Redis is away")
-        return await lapsed_leases(store, name)
+        return await read_leases(store, name)
 
-    monkeypatch.setattr(lapses, "lapsed_leases", look)
+    monkeypatch.setattr(lapses, "read_leases", look)
     update = {"command_timeout_s": PATIENCE_S / 2, "connect_timeout_s": PATIENCE_S / 2}
     other = replace(pool, store=Store(redis_settings.model_copy(update=update), now=clock))
     keeping = asyncio.create_task(lapses.LapseKeeper(other.store, pool.name).run())

@@ -28,7 +28,7 @@ def lapses(pool: PoolDriver) -> float:
 
 @pytest.fixture
 def keeper(pool: PoolDriver) -> LapseKeeper:
-    return LapseKeeper(pool.store, pool.name)
+    return LapseKeeper(pool.store, pool.name, monotonic=lambda: pool.clock.now_ms / 1000)
 
 
 async def test_a_living_worker_keeps_everything(pool: PoolDriver, keeper: LapseKeeper) -> None:
@@ -188,3 +188,40 @@ async def test_a_lease_that_is_renewed_after_a_stall_is_not_taken(pool: PoolDriv
     assert await pool.state("a") == "running"
     assert await keeper.look_twice() == 1
     assert await pool.state("a") == "waiting"
+
+
+@pytest.mark.parametrize("step_ms", [LEASE_MS, 3_600_000])
+async def test_a_clock_that_is_set_forward_takes_nothing_from_the_living(pool: PoolDriver, step_ms: float) -> None:
+    moment_s = 0.0
+    keeper = LapseKeeper(pool.store, pool.name, monotonic=lambda: moment_s)
+    rows = [await pool.engine(engine) for engine in ("lives", "is-lost")]
+    await pool.running("a", engine="lives")
+    await pool.running("b", engine="is-lost")
+    assert await keeper.look_twice() == 0
+    pool.clock.advance(step_ms)
+    for _ in range(7):
+        assert await keeper.look_twice() == 0
+        pool.clock.advance(500)
+        moment_s += 0.5
+    assert await renew_engine(pool.store, rows[0], [("a", 1)], lease_ms=LEASE_MS) is not None
+    given_back = 0
+    while moment_s < LEASE_MS / 1000 + 1 and not given_back:
+        pool.clock.advance(500)
+        moment_s += 0.5
+        given_back = await keeper.look_twice()
+    assert (given_back, await pool.state("a"), await pool.state("b")) == (1, "running", "waiting")
+
+
+async def test_a_slow_keeper_and_a_clock_that_is_set_back_make_no_lapse_slower(pool: PoolDriver) -> None:
+    moment_s = 0.0
+    keeper = LapseKeeper(pool.store, pool.name, monotonic=lambda: moment_s)
+    row = await pool.engine()
+    await pool.running("a")
+    for server_ms, own_s in ((60_000, 60.0), (-3_600_000, 0.0), (500, 0.5)):
+        assert await keeper.look_twice() == 0
+        pool.clock.advance(server_ms)
+        moment_s += own_s
+        assert await renew_engine(pool.store, row, [("a", 1)], lease_ms=LEASE_MS) is not None
+    pool.clock.advance(LEASE_MS)
+    moment_s += LEASE_MS / 1000
+    assert [await keeper.look_twice(), await keeper.look_twice()] == [0, 1]

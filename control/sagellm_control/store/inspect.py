@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, Field
 
@@ -127,11 +127,31 @@ async def clock_of(store: Store, key: str) -> float:
     return int(seconds) * 1000 + int(micros) / 1000
 
 
+class Leases(NamedTuple):
+    """The leases of a pool's engines, as they are at one moment."""
+
+    now_ms: float
+    """The server's clock."""
+    lapsed: list[str]
+    """Engines whose worker's lease has lapsed and that nobody has retired yet."""
+    longest_ms: float
+    """What is left of the lease that runs longest; 0: none runs."""
+
+
+async def read_leases(store: Store, pool: str) -> Leases:
+    """The pool's leases now."""
+    now, key = await server_ms(store, pool), store.keys.pool(pool).leases
+    pipe = store.commands.pipeline(transaction=False)
+    pipe.zrangebyscore(key, "-inf", now)
+    pipe.zrange(key, -1, -1, withscores=True)
+    lapsed, last = await pipe.execute()
+    longest = max((float(until) - now for _, until in last), default=0.0)
+    return Leases(now, [read_name(name) for name in lapsed], max(0.0, longest))
+
+
 async def lapsed_leases(store: Store, pool: str) -> list[str]:
     """Engines whose worker's lease has lapsed and that nobody has retired yet."""
-    now = await server_ms(store, pool)
-    keys = store.keys.pool(pool)
-    return [read_name(name) for name in await store.commands.zrangebyscore(keys.leases, "-inf", now)]
+    return (await read_leases(store, pool)).lapsed
 
 
 async def read_output(
