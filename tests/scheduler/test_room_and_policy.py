@@ -39,6 +39,19 @@ async def test_an_engine_that_its_pace_closed_opens_by_time(pool: PoolDriver) ->
     assert metric(pool, "missed_wakeups") == 0
 
 
+async def test_an_engine_that_its_pace_closed_opens_also_if_the_clock_is_set_back(pool: PoolDriver) -> None:
+    row = await pool.engine(slots=8, pace_tps=1000.0)
+    async with schedulers(pool, sweep_s=0.05):
+        await pool.accept("a", **PROMPT)
+        await until_held(pool, "e1", "a")
+        await pool.accept("b", **PROMPT)
+        await until_waiting(pool, "b")
+        pool.clock.advance(-3_600_000)
+        await renew_engine(pool.store, row, [("a", 1)], lease_ms=LEASE_MS)
+        pool.clock.advance(1)
+        await until_held(pool, "e1", "a", "b")
+
+
 async def test_an_engine_that_gets_a_pace_while_it_serves_opens_by_time_too(pool: PoolDriver) -> None:
     await pool.engine(slots=8)
     async with schedulers(pool) as (scheduler,):

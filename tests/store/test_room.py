@@ -131,6 +131,22 @@ async def test_a_raised_pace_is_announced_by_the_renewal(pool: PoolDriver) -> No
     assert await pool.room() == {"e1": 7}
 
 
+async def test_a_clock_that_is_set_back_keeps_nothing_closed(pool: PoolDriver) -> None:
+    await pool.engine(slots=8, pace_tps=1000.0)
+    await place(pool, "a", uncached=500)
+    await pool.waiting("b")
+    await renew(pool)
+    assert (await pool.assign(Placement("b", 0, "e1", 0, 100))).results == ["stale"]
+    pool.clock.advance(-3_600_000)
+    assert (await pool.assign(Placement("b", 0, "e1", 0, 100))).results == ["stale"]
+    await renew(pool)
+    pool.clock.advance(1)
+    assert (await room(pool.store, pool.name))["e1"].paced_until_ms == pool.clock.now_ms
+    done = await pool.assign(Placement("b", 0, "e1", 0, 100))
+    assert done.results == ["assigned"]
+    assert done.room.notes["e1"].paced_until_ms == pool.clock.now_ms + 100
+
+
 async def test_an_engines_row_shows_what_its_worker_learned(pool: PoolDriver) -> None:
     await pool.engine(slots=8, kv_tokens=1000)
     await renew(pool, pace_tps=1234.5)

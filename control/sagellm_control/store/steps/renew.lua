@@ -10,8 +10,11 @@
 
 local row, reservations, room, waiting, freed, leases = unpack(KEYS, 1, 6)
 local now, engine = clock(ARGV[1]), ARGV[2]
-local r = redis.call('HMGET', row, 'worker', 'state', 'drain')
+local r = redis.call('HMGET', row, 'worker', 'state', 'drain', 'seen_ms', 'paced_until_ms')
 if r[1] ~= ARGV[3] then return false end
+-- A clock that was set back would keep the engine closed for as long as that. It opens by time and not at once: so
+-- schedulers hear that the time that they know of is no more.
+if r[5] and now < number(r[4], now) then redis.call('HSET', row, 'paced_until_ms', ms(now + 1)) end
 redis.call('ZADD', leases, now + tonumber(ARGV[4]), engine)
 local state = ARGV[5]
 if r[3] and state == 'READY' then state = 'DRAINING' end
