@@ -5,6 +5,7 @@ from __future__ import annotations
 from sagellm_control.store.steps.admit import Admission, Rules, admit
 from sagellm_control.store.steps.assign import Placement
 from sagellm_control.store.steps.cancel import cancel
+from sagellm_control.store.steps.condemn import condemn
 from sagellm_control.store.steps.finish import Finish, finish
 from sagellm_control.store.steps.policy import set_policy
 from sagellm_control.store.steps.rank import Charge
@@ -46,6 +47,16 @@ async def test_tenants_take_turns_however_many_requests_one_has(pool: PoolDriver
     await arrive(pool, rules, "small", "s1", "s2")
     assert await pool.waiting_ids() == ["b1", "s1", "b2", "s2", "b3", "b4"]
     assert await starts(pool) == {"busy": 400.0, "small": 200.0}
+
+
+async def test_who_is_given_up_was_not_served(pool: PoolDriver) -> None:
+    """Else its tenant would have something waiting for ever, and keep whatever lead it has."""
+    rules = await fair_pool(pool)
+    await arrive(pool, rules, "busy", "b1", "b2")
+    await arrive(pool, rules, "poisoned", "p1")
+    assert await condemn(pool.store, pool.name, "p1", "a reason")
+    assert await starts(pool) == {"busy": 200.0, "poisoned": 0.0}
+    assert b"ranked/poisoned" not in await pool.store.commands.hgetall(pool.keys.backlog)
 
 
 async def test_who_was_idle_is_lifted_to_the_virtual_time(pool: PoolDriver) -> None:

@@ -20,5 +20,7 @@ async def condemn(store: Store, pool: str, request_id: str, why: str) -> bool:
         keys.counters,
         keys.dead,
         keys.backlog,
+        keys.virtual_time,
+        keys.tenants,
     ]
     return await _SCRIPT(store, names, [store.now(), request_id, why, UNREADABLE]) == b"dead"
