@@ -207,6 +207,18 @@ async def test_an_entry_without_a_record_is_garbage(pool: PoolDriver) -> None:
     await pool.store.commands.delete(pool.keys.record("a"), pool.keys.body("a"))
     assert (await pool.admit(admission)).results == ["dead"]
     assert (await pool.dead())[0]["reason"] == "no record of this request"
+    assert await pool.counters() == {"accepted": 1, "garbage": 1}, "it may never have been accepted"
+
+
+async def test_one_that_was_accepted_and_lost_its_record_is_counted_as_lost(pool: PoolDriver) -> None:
+    await pool.accept("a", "b", tenant="t")
+    admissions = [pool.admission(entry) for entry in (await pool.take()).arrivals]
+    await pool.store.commands.delete(pool.keys.record("a"))
+    assert (await pool.admit(admissions[0])).results == ["dead"]
+    assert not await pool.store.commands.exists(pool.keys.body("a"))
+    assert await pool.counters() == {"accepted": 2, "garbage": 1, "lost": 1}
+    await cancel(pool.store, pool.name, "b")
+    assert not await pool.store.commands.exists(pool.keys.backlog), "neither waits any more"
 
 
 @pytest.mark.parametrize("state", ["queued", "waiting", "assigned", "running", "finished"])

@@ -138,6 +138,17 @@ async def test_one_whose_record_is_gone_leaves_the_waiting_set(pool: PoolDriver)
     await pool.store.commands.delete(pool.keys.record("a"), pool.keys.body("a"))
     assert (await pool.assign(Placement("a", 0, "e1"), Placement("b", 0, "e1"))).results == ["gone", "assigned"]
     assert await pool.waiting_ids() == []
+    assert await pool.counters() == {"accepted": 2, "lost": 1}
+
+
+async def test_nothing_is_kept_of_one_whose_record_is_gone(pool: PoolDriver) -> None:
+    await pool.engine()
+    await pool.waiting("a")
+    await pool.store.commands.delete(pool.keys.record("a"))
+    for _ in range(2):
+        assert (await pool.assign(Placement("a", 0, "e1"))).results == ["gone"]
+    assert not await pool.store.commands.exists(pool.keys.body("a"))
+    assert await pool.counters() == {"accepted": 1, "lost": 1}
 
 
 async def test_sent_again_it_changes_nothing(pool: PoolDriver) -> None:

@@ -32,6 +32,15 @@ async def test_it_is_buried_and_ends(pool: PoolDriver) -> None:
     assert len(await pool.dead()) == 1
 
 
+async def test_nothing_is_kept_of_one_whose_record_is_gone(pool: PoolDriver) -> None:
+    await waiting(pool, "a")
+    await pool.store.commands.delete(pool.keys.record("a"))
+    for _ in range(2):
+        assert not await condemn(pool.store, pool.name, "a", "a reason")
+    assert not await pool.store.commands.exists(pool.keys.body("a"))
+    assert await pool.counters() == {"accepted": 1, "lost": 1}
+
+
 async def test_what_does_not_wait_is_left_alone(pool: PoolDriver) -> None:
     await pool.engine()
     await pool.running("a")

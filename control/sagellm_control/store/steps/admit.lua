@@ -30,12 +30,16 @@ local head = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
 local head_rank = head[2] and tonumber(head[2])
 if by_start then read_virtual_time(now, KEYS[12], KEYS[13], KEYS[10], tonumber(ARGV[5])) end
 
+-- Returns the fields of the entry, as far as they are kept.
 local function bury(level, entry, id, reason)
   local found = redis.call('XRANGE', KEYS[5 + level], entry, entry)[1]
   local copy = {'XADD', dead, 'MAXLEN', '~', DEAD_KEPT, '*', 'reason', reason, 'request', id}
   -- No more of a garbage entry than an operator needs to recognise it.
   for j = 1, math.min(#(found and found[2] or {}), 64) do copy[#copy + 1] = string.sub(found[2][j], 1, 1024) end
   redis.call(unpack(copy))
+  local fields = {}
+  for j = 11, #copy, 2 do fields[copy[j]] = copy[j + 1] end
+  return fields
 end
 
 -- What stands in the way of an arrival; nil: nothing does.
@@ -59,9 +63,13 @@ local function dealt_with(a, known)
     if known.state and #redis.call('XRANGE', KEYS[5 + a.level], a.entry, a.entry) == 0 then
       return 'gone'  -- cancelled, or dealt with, after this scheduler had read it
     end
-    bury(a.level, a.entry, a.id,
+    local fields = bury(a.level, a.entry, a.id,
       known.state and 'an earlier entry of this request exists' or 'no record of this request')
     increase(counters, 'garbage', 1)
+    if not known.state and redis.call('EXISTS', body) == 1 then  -- else it may never have been accepted
+      leave_queue(now, {priority = a.level, tenant = fields.tenant}, body, KEYS[10], KEYS[12], KEYS[13])
+      forget_lost(body, output, counters)
+    end
     return 'dead'
   elseif known.timeout_at and now >= known.timeout_at then
     end_it('expired', ARGV[3])

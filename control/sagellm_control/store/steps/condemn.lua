@@ -9,6 +9,7 @@ local record, body, output, waiting, counters, dead, backlog = unpack(KEYS, 1, 7
 local now, id = clock(ARGV[1]), ARGV[2]
 if redis.call('ZREM', waiting, id) == 0 then return 'gone' end
 local known = read_record(record)
+if not known.state then forget_lost(body, output, counters) end
 if not known.state or known.state == 'finished' then return 'gone' end
 bury_request(dead, record, body, id, ARGV[3])
 known.priority = known.priority or ''
