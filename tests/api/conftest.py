@@ -143,3 +143,20 @@ def a_request(request_id: str = "r-1", model: str = "simulated-1", **fields: Any
     """A request of the protocol."""
     given: dict[str, Any] = {"prompt": "Hello there", "max_tokens": 5, "stream": False, **fields}
     return Request(request_id=request_id, trace_id="t-1", model=model, **given)
+
+
+@pytest.fixture
+async def planes(redis_settings: RedisSettings) -> AsyncGenerator[tuple[Plane, Plane], None]:
+    """Two managers on one server, with a scheduler and two workers that adopt."""
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(schedulers_and_workers(redis_settings, workers=2))
+        made: list[Plane] = []
+        for _ in range(2):
+            manager = ControlPlaneManager(redis_url=redis_settings.url, namespace=redis_settings.namespace)
+            made.append(Plane(manager, Mode.SHARED))
+            await made[-1].manager.start()
+            stack.push_async_callback(made[-1].manager.stop)
+        yield made[0], made[1]
+        for plane in made:
+            for info in plane.manager.list_engines():
+                plane.manager.unregister_engine(info.engine_id)

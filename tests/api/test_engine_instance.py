@@ -20,8 +20,9 @@ from sagellm_protocol import (
 from sagellm_control import ControlPlaneManager, LocalEngineClient
 from sagellm_control.manager import shared_engines
 from sagellm_control.store.connect import Store
-from sagellm_control.store.registrations import register, registrations, say_alive, say_gone, unregister
+from sagellm_control.store.registrations import register, registrations, unregister
 from sagellm_control.store.settings import RedisSettings
+from sagellm_control.store.steps.say_alive import say_alive, say_gone
 from sagellm_control.wire.registration import Registration
 
 from ..waiting import wait_until

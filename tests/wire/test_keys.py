@@ -87,7 +87,8 @@ def test_each_key_of_a_pool_has_the_type_that_is_said_of_it() -> None:
 
 
 def test_all_keys_of_a_pool_have_one_hash_tag() -> None:
-    shared = {KEYS.pools(), KEYS.models(), KEYS.wake(), KEYS.gateways(), KEYS.inbox("g1"), KEYS.holder("h1")}
+    shared = {KEYS.pools(), KEYS.models(), KEYS.wake(), KEYS.gateways(), KEYS.awaited()}
+    shared |= {KEYS.inbox("g1"), KEYS.holder("h1")}
     for name in set(NAMES) - shared:
         assert name[name.index("{") + 1 : name.index("}")] == "qwen2.5-7b"
 

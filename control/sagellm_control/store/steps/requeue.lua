@@ -12,9 +12,9 @@
 --   engines, from the first that was   ARGV[13] number of requests
 -- then for each: id, attempt ('': the current one), cause, payload of the end event "failed"
 --   cause: 'failed' (counts as a failure, the engine is excluded: the last of those) | 'lapsed' (counts as a lapse: the
---   first is the worker's, from the second on the engine is excluded) | 'busy' (the engine asked for a pause: counts as nothing at first, and as 'failed' when the
---   request has waited for long enough) | 'returned' (given back untouched: counts as nothing) | 'stale' (what another
---   engine has read of it is of no use any more: counts as nothing)
+--   first is the worker's, from the second on the engine is excluded) | 'busy' (the engine asked for a pause: counts as
+--   nothing at first, and as 'failed' when the request has waited for long enough) | 'returned' (given back untouched:
+--   counts as nothing) | 'stale' (what another engine has read of it is of no use any more: counts as nothing)
 -- Output, for each request: 'waiting' | 'lost' | the outcome with which it ended
 --
 -- One that has given output goes back only if its record says that another attempt may continue it. The field
