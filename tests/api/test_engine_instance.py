@@ -137,7 +137,7 @@ async def test_a_program_that_is_started_again_serves_its_engine_object(
 async def test_an_id_that_another_process_serves_is_free_when_that_has_gone(
     redis_settings: RedisSettings, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_engines, "ALIVE_EVERY", 1)
+    monkeypatch.setattr(shared_engines, "ANNOUNCE_EVERY", 1)
     await say_alive(store, "other")
     await register(store, Registration("local-1", "m", "local", 0, server="other"))
     await register(store, Registration("local-2", "m", "local", 0, server="other"))
