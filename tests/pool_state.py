@@ -158,7 +158,8 @@ def leaking_room(state: PoolState) -> list[str]:
         }
         if engine.reservations != owners:
             found.append(f"{name}: reserved for {engine.reservations}, owned by {owners}")
-        free = engine.capacity - len(engine.reservations) if engine.row.get("state") == EngineState.READY else None
+        places = min(engine.capacity, int(engine.row.get("limit") or engine.capacity))
+        free = places - len(engine.reservations) if engine.row.get("state") == EngineState.READY else None
         if state.room.get(name) not in notes_allowed(engine, free):
             found.append(f"{name}: noted as {state.room.get(name)} free, has {free}")
     return found

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sagellm_control.scheduler import engine_watch as module
 from sagellm_control.scheduler.engine_watch import EngineWatch
 from sagellm_control.scheduler.estimates import names_of
-from sagellm_control.store.steps.engines import retire_engine
+from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.engines import renew_engine, retire_engine
 from sagellm_control.wire.states import EngineState
 
-from ..pool_driver import PoolDriver
+from ..pool_driver import LEASE_MS, PoolDriver
 
 PREFIX = tuple(f"block-{n}" for n in range(4))
 
@@ -35,6 +38,20 @@ async def test_an_engine_that_has_gone_is_forgotten_after_a_while(
     await pool.engine("e1")
     await watch.read(all_rows=True)
     assert watch.engines.ready == 2
+
+
+async def test_what_an_engine_with_bounds_holds_is_read_with_its_room(pool: PoolDriver) -> None:
+    row = await pool.engine(slots=8, kv_tokens=10_000, limit=2)
+    watch = EngineWatch(pool.store, pool.name)
+    await watch.read(all_rows=True)
+    load = watch.engines.load_of("e1")
+    assert load is not None
+    assert (load.free, load.requests, load.kv_held) == (2, 0, 0)
+    await pool.waiting("a")
+    await pool.assign(Placement("a", 0, "e1", kv_tokens=700))
+    await renew_engine(pool.store, replace(row, limit=4), [("a", 1)], lease_ms=LEASE_MS)
+    await watch.read()
+    assert (load.free, load.requests, load.kv_held) == (3, 1, 700)
 
 
 async def test_very_many_lengths_are_read_less_often(pool: PoolDriver, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,6 +84,28 @@ async def test_smaller_ones_pass_one_that_does_not_fit_and_not_for_ever(pool: Po
     assert violations(await read_state(pool.store, pool.keys)) == []
 
 
+async def test_kv_room_that_came_free_is_known_before_somebody_is_left_waiting(pool: PoolDriver) -> None:
+    await pool.engine(slots=8, kv_tokens=100_000)
+    async with schedulers(pool):
+        await pool.accept("small", prompt_tokens=1000, max_tokens=1)
+        await pool.accept("large", prompt_tokens=90_000, max_tokens=1)
+        await until_held(pool, "e1", "small", "large")
+        await pool.accept("next", prompt_tokens=60_000, max_tokens=1)
+        await until_waiting(pool, "next")
+        await pool.finish("large")
+        await until_held(pool, "e1", "small", "next")
+
+
+async def test_an_engine_that_recovers_and_runs_nothing_takes_whatever_the_pace(pool: PoolDriver) -> None:
+    await pool.engine(slots=8, limit=1, pace_tps=1.0)
+    async with schedulers(pool):
+        await pool.accept("a", "b", **PROMPT)
+        await until_held(pool, "e1", "a")
+        await until_waiting(pool, "b")
+        await pool.finish("a")
+        await until_held(pool, "e1", "b")
+
+
 async def test_what_is_late_steps_back_behind_what_is_not(pool: PoolDriver) -> None:
     await pool.engine()
     async with schedulers(pool):

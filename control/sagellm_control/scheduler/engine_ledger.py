@@ -93,7 +93,7 @@ class EngineLedger:
             if self.kinds_matter:
                 self._kinds.update(*self._taken_kinds)
             if load is not None:
-                load.row = row
+                load.row, load.places = row, row.places
                 self._add(load)
 
     def refresh(self, room: Mapping[str, int | EngineRoom]) -> None:
@@ -136,7 +136,7 @@ class EngineLedger:
 
     def _set_free(self, load: EngineLoad, free: int) -> None:
         # Written out: with each request it runs twice.
-        whole, before = load.row.slots + load.row.prefetch, load.free
+        whole, before = load.places, load.free
         had, has = (whole - before if before < whole else 0), (whole - free if free < whole else 0)
         self.requests += has - had
         if load.open:

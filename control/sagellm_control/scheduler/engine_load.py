@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..wire.engine import EngineRole, EngineRow
 from .forecast import Forecast
@@ -31,6 +31,8 @@ class EngineLoad:
 
     row: EngineRow
     free: int
+    places: int = field(init=False)
+    """Its row's: kept, as they are asked for with each request."""
     kv_held: float = 0.0
     paced_until_ms: float = 0.0
     prefill_until_ms: float = 0.0
@@ -40,10 +42,13 @@ class EngineLoad:
     recent: float = 0.0
     """What it was handed lately, on the scale of ``RecentWork``; 0: not counted yet."""
 
+    def __post_init__(self) -> None:
+        self.places = self.row.places
+
     @property
     def requests(self) -> int:
         """On it, or on their way to it."""
-        held = self.row.slots + self.row.prefetch - self.free
+        held = self.places - self.free
         return held if held > 0 else 0  # (for each request seven times: ``max`` takes ten times as long)
 
     @property

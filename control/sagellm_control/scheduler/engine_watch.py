@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from ..store.connect import Store
-from ..store.inspect import engine_rows, room
+from ..store.inspect import engine_bounds, engine_rows, room
 from ..store.steps.room_note import RoomAfter, RoomNote
 from ..wire.keys import read_name
 from .engine_load import EngineRoom
@@ -52,16 +53,28 @@ class EngineWatch:
         """Take over the room of all engines, and the rows of those that are not known yet (or of all)."""
         notes = await room(self._store, self.pool)
         wanted = [engine for engine, note in notes.items() if all_rows or self._row_is_old(engine, note)]
-        if wanted:
-            rows = await engine_rows(self._store, self.pool, wanted)
-            self.engines.learn(rows)
-            for row in rows:
-                if row.kv_tokens and row.engine_id in notes:
-                    notes[row.engine_id].kv_held = row.kv_held
+        rows = await engine_rows(self._store, self.pool, wanted)
+        self.engines.learn(rows)
+        held = {row.engine_id: row.kv_held for row in rows if row.kv_tokens}
+        if not all_rows:
+            held |= await self._read_bounds([engine for engine, note in notes.items() if note.free > 0])
         if all_rows:
             self.rows_read_at = time.monotonic()
             self._forget_absent(notes.keys())
-        self.engines.refresh({engine: self._room(engine, note) for engine, note in notes.items()})
+        self.engines.refresh({engine: self._room(engine, note, held.get(engine)) for engine, note in notes.items()})
+
+    async def _read_bounds(self, engines: Sequence[str]) -> dict[str, int]:
+        # Free places alone tell neither whether a request fits, nor whether an engine with a pace runs anything.
+        loads = [load for engine in engines if (load := self.engines.load_of(engine))]
+        bounded = [load.row.engine_id for load in loads if load.row.kv_tokens or load.row.pace_tps]
+        held: dict[str, int] = {}
+        for engine, (kv_held, limit) in (await engine_bounds(self._store, self.pool, bounded)).items():
+            if load := self.engines.load_of(engine):
+                if load.row.kv_tokens:
+                    held[engine] = kv_held
+                if load.row.limit != limit:
+                    self.engines.learn([replace(load.row, limit=limit)])
+        return held
 
     async def sweep(self) -> None:
         """Read everything that changes by itself."""
@@ -126,10 +139,10 @@ class EngineWatch:
         # It has been given a pace since.
         return note.paced_until_ms is not None and load is not None and not load.row.pace_tps
 
-    def _room(self, engine: str, note: RoomNote) -> EngineRoom:
+    def _room(self, engine: str, note: RoomNote, kv_held: int | None = None) -> EngineRoom:
         free = note.free
         if note.kv_held is None and note.paced_until_ms is not None:
             # From the note in the room, which tells of a paced engine only when it opens.
             load = self.engines.load_of(engine)
             free = max(1, load.free) if load else 1
-        return EngineRoom(free, note.kv_held, note.paced_until_ms)
+        return EngineRoom(free, note.kv_held if kv_held is None else kv_held, note.paced_until_ms)

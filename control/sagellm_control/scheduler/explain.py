@@ -165,7 +165,7 @@ def _considered(
     elif row.engine_id in arrival.excluded:
         why = "it has failed this request"
     elif load.free <= 0:
-        why = f"all of its {row.slots + row.prefetch} places are taken"
+        why = f"all of its {row.places} places are taken"
     elif load.is_paced(now_ms):
         why = f"its pace keeps it closed for another {(load.paced_until_ms - now_ms) / 1000:.2f} s"
     elif not load.fits(forecast):

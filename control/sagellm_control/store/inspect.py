@@ -112,6 +112,22 @@ async def engine_rows(store: Store, pool: str, engines: Sequence[str]) -> list[E
     return found
 
 
+async def engine_bounds(store: Store, pool: str, engines: Sequence[str]) -> dict[str, tuple[int, int | None]]:
+    """Engine -> what of its row changes with its requests and while it recovers: ``kv_held`` and ``limit``. One whose
+    row is none is left out."""
+    keys = store.keys.pool(pool)
+    pipe = store.commands.pipeline(transaction=False)
+    for engine in engines:
+        pipe.hmget(keys.engine(engine), "kv_held", "limit")
+    rows: list[list[bytes | None] | Exception] = await pipe.execute(raise_on_error=False) if engines else []
+    bounds: dict[str, tuple[int, int | None]] = {}
+    for engine, row in zip(engines, rows, strict=True):
+        if not isinstance(row, Exception):
+            held, limit = (int(text) if text and text.isdigit() else None for text in row)
+            bounds[engine] = held or 0, limit
+    return bounds
+
+
 async def server_ms(store: Store, pool: str) -> float:
     """The clock by which the pool's times were written, in ms since the epoch: its server's."""
     return await clock_of(store, store.keys.pool(pool).leases)

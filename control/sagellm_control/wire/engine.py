@@ -85,6 +85,12 @@ class EngineRow:
     """It fails so many requests that it would be left alone if another engine took them."""
 
     @property
+    def places(self) -> int:
+        """Requests that it may hold."""
+        places = self.slots + self.prefetch
+        return places if self.limit is None else min(places, self.limit)
+
+    @property
     def is_paired(self) -> bool:
         """Whether it holds a request together with another engine, one for the prompt and one for the answer, as
         SGLang's engines with a ``--disaggregation-mode`` do."""
