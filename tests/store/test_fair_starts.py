@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from sagellm_control.store.steps.admit import Admission, Rules, admit
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Late, Placement
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.condemn import condemn
+from sagellm_control.store.steps.displace import displace
+from sagellm_control.store.steps.expire import expire_waiting
 from sagellm_control.store.steps.finish import Finish, finish
 from sagellm_control.store.steps.policy import set_policy
 from sagellm_control.store.steps.rank import Charge
+from sagellm_control.wire.priority import RequestPriority
 
 from ..pool_driver import DONE, PoolDriver
 
@@ -138,6 +145,43 @@ async def test_what_never_ran_is_not_charged(pool: PoolDriver) -> None:
     await arrive(pool, rules, "a", "1", "2")
     await cancel(pool.store, pool.name, "2")
     assert await starts(pool) == {"a": 100.0}
+
+
+async def test_what_was_ranked_on_another_clock_does_not_move_that_of_now(pool: PoolDriver) -> None:
+    rules = await fair_pool(pool, slots=4)
+    await arrive(pool, rules, "busy", "b1", "b2", "b3", charge=3_600_000.0)
+    rules = replace(rules, epoch=await set_policy(pool.store, pool.name, {"output_weight": "3"}, {}))
+    await arrive(pool, rules, "small", "s1")
+    began = await pool.store.commands.get(pool.keys.virtual_time)
+    assert await pool.waiting_ids() == ["b1", "s1", "b2", "b3"]
+    served = await pool.assign(*(Placement(request_id, 0, "e1") for request_id in ("b1", "s1", "b2", "b3")))
+    assert served.results == ["assigned"] * 4
+    assert await pool.store.commands.get(pool.keys.virtual_time) == began
+    assert await starts(pool) == {"small": 100.0}
+    await arrive(pool, rules, "busy", "b4")
+    assert await starts(pool) == {"small": 100.0, "busy": 100.0}, "nothing counts as waiting that does not"
+
+
+@pytest.mark.parametrize("how", ["cancelled", "displaced", "expired", "refused"])
+async def test_what_was_charged_on_another_clock_gets_nothing_back_from_that_of_now(pool: PoolDriver, how: str) -> None:
+    rules = await fair_pool(pool)
+    await arrive(pool, rules, "busy", "b1", charge=3_600_000.0)
+    rules = replace(rules, epoch=await set_policy(pool.store, pool.name, {"output_weight": "3"}, {}))
+    await arrive(pool, rules, "busy", "b2")
+    match how:
+        case "cancelled":
+            await cancel(pool.store, pool.name, "b1")
+        case "displaced":
+            assert await displace(pool.store, pool.name, RequestPriority.HIGH, ["b1"], retry_after_s=1) == ["b1"]
+        case "expired":
+            await pool.store.commands.hset(pool.keys.record("b1"), "queue_ttl_ms", "1")
+            await pool.store.commands.zadd(pool.keys.expiries, {"b1": pool.clock.now_ms})
+            assert (await expire_waiting(pool.store, pool.name)).of_class == 1
+        case _:
+            refused = await pool.assign(Placement("b1", 0, None, late=Late.REFUSE))
+            assert refused.results == ["refused"]
+    assert await pool.state("b1") == "finished"
+    assert await starts(pool) == {"busy": 100.0}
 
 
 async def test_sent_again_nothing_is_charged_twice(pool: PoolDriver) -> None:

@@ -46,7 +46,7 @@ end
 local function dealt_with(a, known)
   local record, body, output = unpack(KEYS, request_keys + 3 * a.i - 2, request_keys + 3 * a.i)
   local function end_it(outcome, payload)
-    leave_queue(now, known, body, KEYS[10], KEYS[12], KEYS[13])
+    leave_queue(now, known, record, body, KEYS[10], KEYS[12], KEYS[13], KEYS[11])
     -- One that was submitted again counts its attempts from further on.
     local attempt, sequence = next_position(output, known.attempt)
     end_request(now, record, body, output, counters, a.id, attempt, sequence, outcome, payload)

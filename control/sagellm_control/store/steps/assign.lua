@@ -2,7 +2,7 @@
 -- each decision is checked against what is true now, and the first that no longer holds ends the call.
 --
 -- KEYS[1] waiting   KEYS[2] room   KEYS[3] counters   KEYS[4] freed   KEYS[5] backlog   KEYS[6] virtual time
--- KEYS[7] tenants   KEYS[8] placements
+-- KEYS[7] tenants   KEYS[8] placements   KEYS[9] settings
 -- then for each engine: row, reservations, assigned; then for each request: record, body, output
 -- ARGV[1] now   ARGV[2] bodies up to so many bytes travel along   ARGV[3] payload of the end event "expired"
 -- ARGV[4] payload of the end event "refused": it would come too late   ARGV[5] … "shed": the pool is overloaded
@@ -32,16 +32,12 @@ end
 local engines_at = 10 + settled
 local engines = tonumber(ARGV[engines_at])
 local requests_at = engines_at + engines + 1
-local request_keys = 8 + 3 * engines
+local request_keys = 9 + 3 * engines
 local FIELDS, NOTHING = 6, {}
 
-local function take_out(id, known, body)
-  redis.call('ZREM', waiting, id)
-  leave_queue(now, known, body, KEYS[5], KEYS[6], KEYS[7])
-end
-
 local function end_waiting(id, known, record, body, output, outcome, payload)
-  take_out(id, known, body)
+  redis.call('ZREM', waiting, id)
+  leave_queue(now, known, record, body, KEYS[5], KEYS[6], KEYS[7], KEYS[9])
   local attempt, sequence = next_position(output, known.attempt)
   end_request(now, record, body, output, counters, id, attempt, sequence, outcome, payload)
 end
@@ -92,10 +88,13 @@ for i = 1, tonumber(ARGV[requests_at]) do
       end
     else
       local choice, kv, uncached = tonumber(verdict), tonumber(ARGV[at + 3]), ARGV[at + 4]
-      local engine = look_at(choice, ARGV[engines_at + choice], unpack(KEYS, 8 + 3 * choice - 2, 8 + 3 * choice))
+      local engine = look_at(choice, ARGV[engines_at + choice], unpack(KEYS, 9 + 3 * choice - 2, 9 + 3 * choice))
       if has_room_for(now, engine, kv) then
         redis.call('ZREM', waiting, id)
-        if known.start then read_virtual_time(now, KEYS[6], KEYS[7], KEYS[5]) end
+        if known.start then
+          known.outdated = is_outdated(record, KEYS[9])
+          if not known.outdated then read_virtual_time(now, KEYS[6], KEYS[7], KEYS[5]) end
+        end
         local bytes = assign_to(id, record, body, known, engine, nil, kv, uncached, NOTHING)
         count_waiting(-1, known.priority, known.tenant, bytes)
         result = 'assigned'

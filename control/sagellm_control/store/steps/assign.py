@@ -75,7 +75,7 @@ async def assign(
     engines = list(dict.fromkeys(p.engine for p in placements if p.engine))
     number = {engine: i for i, engine in enumerate(engines, 1)}
     names = [keys.waiting, keys.room, keys.counters, keys.freed]
-    names += (keys.backlog, keys.virtual_time, keys.tenants, keys.placements)
+    names += (keys.backlog, keys.virtual_time, keys.tenants, keys.placements, keys.settings)
     for engine in engines:
         names += (keys.engine(engine), keys.reservations(engine), keys.assigned(engine))
     arguments: list[Argument] = [store.now(), INLINE_BODY_BYTES, EXPIRED_WAITING, TOO_LATE, OVERLOADED]

@@ -2,7 +2,7 @@
 --
 -- KEYS[1] record   KEYS[2] body   KEYS[3] output   KEYS[4] waiting   KEYS[5] counters
 -- KEYS[6] intake stream of its priority   KEYS[7] assigned stream of its engine (any intake stream where it has none)
--- KEYS[8] room   KEYS[9] backlog   KEYS[10] virtual time   KEYS[11] tenants
+-- KEYS[8] room   KEYS[9] backlog   KEYS[10] virtual time   KEYS[11] tenants   KEYS[12] settings
 -- ARGV[1] now   ARGV[2] id   ARGV[3] the engine that KEYS[7] belongs to   ARGV[4] outcome: cancelled | expired
 -- ARGV[5] payload of the end event; that of 'expired' also says what a busy engine answered
 -- ARGV[6] that of one which no scheduler has read yet
@@ -36,7 +36,7 @@ else
   end
   return 'stopping'
 end
-leave_queue(now, {priority = r[6], tenant = r[7], charge = r[8]}, body, KEYS[9], KEYS[10], KEYS[11])
+leave_queue(now, {priority = r[6], tenant = r[7], charge = r[8]}, record, body, KEYS[9], KEYS[10], KEYS[11], KEYS[12])
 local attempt, sequence = next_position(output, r[4] or 0)
 local payload = state == 'queued' and ARGV[6] or ARGV[5]
 if ARGV[4] == 'expired' then payload = with_busy(record, payload) end

@@ -88,6 +88,7 @@ async def _cancel(
             keys.backlog,
             keys.virtual_time,
             keys.tenants,
+            keys.settings,
         ]
         arguments = [store.now(), request_id, on, outcome, *endings, int(unserved), ticket]
         result = (await _SCRIPT(store, names, arguments)).decode()

@@ -1,6 +1,6 @@
 -- displace: the least urgent requests that wait make place for a more urgent one, and get their refusal.
 --
--- KEYS[1] waiting   KEYS[2] counters   KEYS[3] backlog   KEYS[4] virtual time   KEYS[5] tenants
+-- KEYS[1] waiting   KEYS[2] counters   KEYS[3] backlog   KEYS[4] virtual time   KEYS[5] tenants   KEYS[6] settings
 -- then for each candidate: record, body, output
 -- ARGV[1] now   ARGV[2] priority of the one that wants the place   ARGV[3] payload of the end event "displaced"
 -- ARGV[4] name of the call   ARGV[5] bytes that are wanted, besides a place
@@ -12,7 +12,7 @@ local waiting, counters = KEYS[1], KEYS[2]
 local now, priority, wanted = clock(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[5])
 local able, gone = {}, {}
 for i = 1, tonumber(ARGV[6]) do
-  local record, body = KEYS[3 + 3 * i], KEYS[4 + 3 * i]
+  local record, body = KEYS[4 + 3 * i], KEYS[5 + 3 * i]
   local known = read_record(record)
   known.number, known.class = i, number(known.priority, 0)
   if known.state == 'finished' and redis.call('HGET', record, 'displaced_by') == ARGV[4] then
@@ -44,10 +44,10 @@ for j = #chosen, 1, -1 do
   end
 end
 for j, known in ipairs(chosen) do
-  local record, body, output = unpack(KEYS, 3 + 3 * known.number, 5 + 3 * known.number)
+  local record, body, output = unpack(KEYS, 4 + 3 * known.number, 6 + 3 * known.number)
   local id = ARGV[6 + known.number]
   redis.call('ZREM', waiting, id)
-  leave_queue(now, known, body, KEYS[3], KEYS[4], KEYS[5])
+  leave_queue(now, known, record, body, KEYS[3], KEYS[4], KEYS[5], KEYS[6])
   local attempt, sequence = next_position(output, known.attempt)
   end_request(now, record, body, output, counters, id, attempt, sequence, 'rejected', ARGV[3])
   redis.call('HSET', record, 'displaced_by', ARGV[4])

@@ -32,7 +32,7 @@ async def displace(
         retry_after_s: when those that go may come back.
     """
     keys = store.keys.pool(pool)
-    names = [keys.waiting, keys.counters, keys.backlog, keys.virtual_time, keys.tenants]
+    names = [keys.waiting, keys.counters, keys.backlog, keys.virtual_time, keys.tenants, keys.settings]
     for request_id in candidates:
         names += (keys.record(request_id), keys.body(request_id), keys.output(request_id))
     ending = Ending(

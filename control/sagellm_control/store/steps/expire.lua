@@ -14,7 +14,7 @@ local none_late = redis.call('HGET', KEYS[7], 'late') == 'refuse'
 
 local function end_waiting(id, known, record, body, output, outcome, payload)
   redis.call('ZREM', waiting, id)
-  leave_queue(now, known, body, KEYS[4], KEYS[5], KEYS[6])
+  leave_queue(now, known, record, body, KEYS[4], KEYS[5], KEYS[6], KEYS[7])
   local attempt, sequence = next_position(output, known.attempt)
   end_request(now, record, body, output, counters, id, attempt, sequence, outcome, payload)
 end

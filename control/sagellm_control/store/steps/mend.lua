@@ -43,7 +43,8 @@ elseif state == 'queued' and not there(intake) then
   repaired('lost_from_intake')
 elseif state == 'waiting' and expired(now, r[5], r[6]) then
   redis.call('ZREM', waiting, id)
-  leave_queue(now, {priority = r[8], tenant = r[9], charge = r[10]}, body, KEYS[12], KEYS[13], KEYS[14])
+  leave_queue(now, {priority = r[8], tenant = r[9], charge = r[10]}, record, body, KEYS[12], KEYS[13], KEYS[14],
+    KEYS[15])
   local major, minor = next_position(output, attempt)
   end_request(now, record, body, output, counters, id, major, minor, 'expired', ARGV[4])
   repaired('expired_waiting')

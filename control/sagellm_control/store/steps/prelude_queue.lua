@@ -40,6 +40,13 @@ local function read_virtual_time(now, key, tenants, backlog, credit)
   end
 end
 
+-- Whether a request was ranked in an earlier epoch, on another clock (see set_policy): it neither moves that of now nor
+-- gets anything back from it.
+local function is_outdated(record, settings)
+  if not fair.epoch then fair.epoch = redis.call('HGET', settings, 'epoch') or '0' end
+  return (redis.call('HGET', record, 'epoch') or '0') ~= fair.epoch
+end
+
 local function flow_of(tenant, charge)
   return string.match(charge or '', '%S+ %S+ %S+ (%S+)') or tenant or ''
 end
@@ -188,13 +195,14 @@ local function wait_again(now, id, record, body, known, waiting, epoch, misranke
 end
 
 -- A request leaves the queue without having run: it counts as waiting no more, and its flow is not charged for it.
-local function leave_queue(now, known, body, backlog, virtual_time, tenants)
+local function leave_queue(now, known, record, body, backlog, virtual_time, tenants, settings)
   count_waiting(-1, known.priority, known.tenant, body_length(body))
   local charge = read_charge(known.charge)
   if charge then
-    read_virtual_time(now, virtual_time, tenants, backlog)
     local flow = flow_of(known.tenant, known.charge)
     count_ranked(-1, flow)
+    if is_outdated(record, settings) then return end
+    read_virtual_time(now, virtual_time, tenants, backlog)
     local next = known_start(flow)
     if next then fair.next[flow] = next - charge end
   end
@@ -222,7 +230,7 @@ end
 
 -- Moves a request to an engine that has room for it (after begin_assigning); `rank` and `ranked_by` (fields of the
 -- record, and their values) only where the record does not hold them yet.
--- `known`: what read_record gives; and its body as `content`, where that is at hand
+-- `known`: what read_record gives; and its body as `content`, where that is at hand; and whether it is `outdated`
 -- `kv`, `uncached`: KV tokens and uncached prompt tokens; numbers, or such as text
 -- Returns the length of the body, as it waits no more (see count_waiting).
 local function assign_to(id, record, body, known, engine, rank, kv, uncached, ranked_by)
@@ -261,8 +269,8 @@ local function assign_to(id, record, body, known, engine, rank, kv, uncached, ra
     placed[#placed + 1] = #placed / 2 + 1
     placed[#placed + 1] = engine.id .. ' ' .. known.prefix
   end
-  if known.start and fair.now then
-    fair.now = math.max(fair.now, tonumber(known.start))
+  if known.start then
+    if not known.outdated then fair.now = math.max(fair.now, tonumber(known.start)) end
     if known.state == 'waiting' then count_ranked(-1, flow_of(known.tenant, known.charge)) end
   end
   local held = engine.kv_tokens > 0 and tonumber(kv) or 0
