@@ -88,6 +88,14 @@ def test_a_pace_that_is_learned_later_holds() -> None:
     assert opens(view) == {"a"}
 
 
+def test_a_clock_that_was_ahead_opens_nothing_for_longer() -> None:
+    view = engines("a", pace_tps=1000)
+    view.open_due(90_000.0)
+    view.open_due(1000.0)
+    view.set_room("a", EngineRoom(free=7, paced_until_ms=3000.0))
+    assert (opens(view), view.next_opening_ms) == (set(), 3000.0)
+
+
 # KV tokens.
 
 

@@ -157,7 +157,7 @@ class EngineLedger:
         load = self._loads[engine]
         uncached = self.uncached_tokens(engine, request, forecast)
         taken = Reservation(engine, load.kv_need(forecast), uncached)
-        self._now_ms = max(self._now_ms, now_ms)
+        self._now_ms = now_ms
         load.reserve(taken.kv_tokens, uncached, now_ms)
         taken.first_token_ms = load.prefill_until_ms + load.step_ms()
         taken.prompt_ms = self._recent.hand(load, request, forecast, now_ms)
@@ -217,7 +217,7 @@ class EngineLedger:
 
     def open_due(self, now_ms: float) -> int:
         """Open the engines whose time has come; how many there were."""
-        self._now_ms = max(self._now_ms, now_ms)
+        self._now_ms = now_ms
         opened = 0
         for engine in self._openings.due(now_ms):
             load = self._loads.get(engine)

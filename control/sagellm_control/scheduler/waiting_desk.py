@@ -119,6 +119,9 @@ class WaitingDesk:
             fresh = False
             if answer.results[-1] == "stale":
                 metrics.STALE.labels(self._pool).inc()
+                # What was too early for the store, as a step of this machine's clock makes it, is so for ever else.
+                await self._watch.clock.set()
+                engines.open_due(self._watch.clock.now_ms())
                 await self._watch.read()
                 passed, look = 0, Look()
 
