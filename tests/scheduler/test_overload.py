@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sagellm_control.scheduler.order import make_order
 from sagellm_control.scheduler.overload import OverloadMode
 from sagellm_control.scheduler.policy_settings import PolicySettings, WhenOverloaded
 from sagellm_control.scheduler.pool_policy import record_settings
@@ -13,10 +14,12 @@ from sagellm_control.wire.states import Outcome, Reason
 
 from ..pool_driver import PoolDriver
 from ..waiting import wait_until
+from .requests import forecast
 from .running import schedulers
 from .test_work_conserving import until_held, until_waiting
 
 ON = PolicySettings(overload=WhenOverloaded.CODEL, overload_interval_ms=1000, overload_target_ms=500)
+CRITICAL, HIGH = RequestPriority.CRITICAL, RequestPriority.HIGH
 NORMAL, BACKGROUND = RequestPriority.NORMAL, RequestPriority.BACKGROUND
 
 
@@ -53,6 +56,20 @@ def test_the_newest_starts_first_and_the_oldest_are_refused() -> None:
     assert [mode.start(asking(at)) for at in (900, 1000, 1001, 1500)] == [900, 1000, 999, 500]
     assert mode.start(asking(1500, BACKGROUND)) == 1500
     assert [mode.refuses(asking(1000), now) for now in (1500, 1501)] == [False, True]
+
+
+@pytest.mark.parametrize("order", ["fifo", "shortest", "slo_aware"])
+@pytest.mark.parametrize("critical_too", ["", "500", "70000"])
+def test_an_overloaded_class_does_not_overtake_more_urgent_ones(order: str, critical_too: str) -> None:
+    mode, ranks = OverloadMode(ON), make_order(order, ON)
+    mode.follow({"overloaded_normal": "1000", "overloaded_critical": critical_too})
+    for at in (1001, 60_000, 600_000):
+        urgent, high, normal = (
+            mode.start(one) + ranks.handicap(one, forecast())
+            for one in (asking(at, priority) for priority in (CRITICAL, HIGH, NORMAL))
+        )
+        assert urgent <= high <= normal, at
+    assert not mode.refuses(asking(1001, HIGH), 1e9), "it is mirrored, and not overloaded"
 
 
 @pytest.mark.parametrize("garbage", ["", "soon", "-5", "9" * 40, "²"])

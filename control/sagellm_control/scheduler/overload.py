@@ -18,7 +18,8 @@ class OverloadMode:
     - Overloaded is a class whose line has not been empty for ``overload_interval_ms``: a standing line, and no burst
       that the next moment would have served (CoDel's test: Nichols, Jacobson 2012). It ends when the line is empty.
     - While it lasts, the newest of the class goes first: its start is mirrored at the moment when the overload began.
-      So somebody is served in time; in order of arrival everybody would be late.
+      So somebody is served in time; in order of arrival everybody would be late. The more urgent classes are mirrored
+      there too, overloaded or not: else the newest of this one would overtake them.
     - Who comes to the head after waiting for longer than ``overload_target_ms`` is refused: the client has most likely
       gone, and the answer would come too late.
 
@@ -33,6 +34,8 @@ class OverloadMode:
         self._empty_at_ms: dict[RequestPriority, float] = {}
         self.since_ms: dict[RequestPriority, float] = {}
         """Overloaded classes, and since when."""
+        self._mirrors_ms: dict[RequestPriority, float] = {}
+        """Class -> where its starts are mirrored; inf: nowhere."""
 
     def observe(self, waiting: Mapping[RequestPriority, int], now_ms: float) -> dict[str, str]:
         """So many of each class wait; what is to be recorded for the pool (an empty value: no more)."""
@@ -56,13 +59,18 @@ class OverloadMode:
             if self._on and text.isdecimal() and len(text) <= 15:
                 found[priority] = float(text)
         self.since_ms = found
+        self._mirrors_ms = {}
+        mirror_ms = float("inf")
+        for priority in reversed(CLASSES):
+            mirror_ms = min(mirror_ms, found.get(priority, mirror_ms))
+            self._mirrors_ms[priority] = mirror_ms
 
     def start(self, request: Arrival) -> float:
         """Where its rank starts (ms), under an order that is not fair."""
-        since_ms = self.since_ms.get(request.priority) if self.since_ms else None
-        if since_ms is None or request.arrived_ms <= since_ms:
+        mirror_ms = self._mirrors_ms.get(request.priority) if self.since_ms else None
+        if mirror_ms is None or request.arrived_ms <= mirror_ms:
             return request.arrived_ms
-        return 2 * since_ms - request.arrived_ms
+        return 2 * mirror_ms - request.arrived_ms
 
     def refuses(self, request: Arrival, now_ms: float) -> bool:
         """Whether it has waited for too long to be served now."""
