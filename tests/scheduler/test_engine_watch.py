@@ -14,6 +14,8 @@ from sagellm_control.store.steps.engines import renew_engine, retire_engine
 from sagellm_control.wire.states import EngineState
 
 from ..pool_driver import LEASE_MS, PoolDriver
+from .running import schedulers
+from .test_work_conserving import until_held, until_waiting
 
 PREFIX = tuple(f"block-{n}" for n in range(4))
 
@@ -30,10 +32,10 @@ async def test_an_engine_that_has_gone_is_forgotten_after_a_while(
     await retire_engine(pool.store, pool.name, "e1", pool.worker("e1"), EngineState.STOPPED, "gone")
     await watch.read(all_rows=True)
     assert watch.engines.ready == 1
-    assert watch.engines.knows("e1"), "it may come back, and what it has cached with it"
+    assert "e1" in watch.engines.known, "it may come back, and what it has cached with it"
     monkeypatch.setattr(module, "ABSENT_KEPT_S", 0.0)
     await watch.read(all_rows=True)
-    assert not watch.engines.knows("e1")
+    assert "e1" not in watch.engines.known
     assert watch.engines.prefixes.holders(PREFIX) == [("e2", len(PREFIX))]
     await pool.engine("e1")
     await watch.read(all_rows=True)
@@ -52,6 +54,20 @@ async def test_what_an_engine_with_bounds_holds_is_read_with_its_room(pool: Pool
     await renew_engine(pool.store, replace(row, limit=4), [("a", 1)], lease_ms=LEASE_MS)
     await watch.read()
     assert (load.free, load.requests, load.kv_held) == (3, 1, 700)
+
+
+async def test_an_engine_that_comes_back_as_another_is_not_taken_for_what_it_was(pool: PoolDriver) -> None:
+    await pool.engine("e1", models=("lora",))
+    async with schedulers(pool):
+        await retire_engine(pool.store, pool.name, "e1", pool.worker("e1"), EngineState.STOPPED, "")
+        await pool.accept("tuned", model="lora")
+        await until_waiting(pool, "tuned")
+        await pool.engine("e1")
+        await pool.accept("plain")
+        await until_held(pool, "e1", "plain")
+        await until_waiting(pool, "tuned")
+        await pool.engine("e2", models=("lora",))
+        await until_held(pool, "e2", "tuned")
 
 
 async def test_very_many_lengths_are_read_less_often(pool: PoolDriver, monkeypatch: pytest.MonkeyPatch) -> None:

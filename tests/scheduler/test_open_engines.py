@@ -62,10 +62,10 @@ def test_an_engine_whose_row_is_not_known_is_left_out() -> None:
     engines = view(a=1)
     engines.set_places("new", 9)
     assert counts(engines) == (1, 1, 1)
-    assert not engines.knows("new")
+    assert "new" not in engines.known
     engines.learn([row("new")])
     engines.refresh({"a": 1, "new": 4})
-    assert engines.knows("new")
+    assert "new" in engines.known
     assert counts(engines) == (2, 2, 5)
 
 

@@ -65,10 +65,6 @@ class EngineLedger:
         """The engines whose row has been read."""
         return self._rows.keys()
 
-    def knows(self, engine: str) -> bool:
-        """Whether the engine's row has been read."""
-        return engine in self._rows
-
     def load_of(self, engine: str) -> EngineLoad | None:
         """What is believed of a READY engine; to be read, not written."""
         return self._loads.get(engine)

@@ -50,7 +50,7 @@ class EngineWatch:
         """Engines that are not READY -> since when."""
 
     async def read(self, *, all_rows: bool = False) -> None:
-        """Take over the room of all engines, and the rows of those that are not known yet (or of all)."""
+        """Take over the room of all engines, and the rows of those that were not READY before (or of all)."""
         notes = await room(self._store, self.pool)
         wanted = [engine for engine, note in notes.items() if all_rows or self._row_is_old(engine, note)]
         rows = await engine_rows(self._store, self.pool, wanted)
@@ -133,11 +133,9 @@ class EngineWatch:
                 del self._absent[name]
 
     def _row_is_old(self, engine: str, note: RoomNote) -> bool:
-        if not self.engines.knows(engine):
-            return True
+        # It is new, or may have come back as another one; or it has been given a pace since.
         load = self.engines.load_of(engine)
-        # It has been given a pace since.
-        return note.paced_until_ms is not None and load is not None and not load.row.pace_tps
+        return load is None or (note.paced_until_ms is not None and not load.row.pace_tps)
 
     def _room(self, engine: str, note: RoomNote, kv_held: int | None = None) -> EngineRoom:
         free = note.free

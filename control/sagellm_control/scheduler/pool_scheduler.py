@@ -155,7 +155,7 @@ class PoolScheduler:
             looks += await self._committed()
             self._took_all = bool(looks) and looks[-1].left == 0 and not taken.freed and self._ahead is None
         if taken.freed:
-            if not all(self.watch.engines.knows(entry.engine) for entry in taken.freed):
+            if any(self.watch.engines.load_of(entry.engine) is None for entry in taken.freed):
                 await self.watch.read()
             for entry in taken.freed:
                 self.watch.engines.set_places(entry.engine, entry.free)
