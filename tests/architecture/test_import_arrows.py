@@ -49,10 +49,10 @@ PURE: dict[str, tuple[str, ...]] = {
     "ready_speeds": (),
     "engine_load": ("forecast",),
     "recent_work": ("engine_load", "forecast"),
-    "engine_index": ("engine_load", "ring", "shelf"),
+    "engine_index": ("engine_load", "ready_speeds", "ring", "shelf"),
     "openings": ("engine_load",),
     "engine_ledger": (
-        *("demand", "engine_index", "engine_load", "forecast", "openings", "prefix_index", "ready_speeds"),
+        *("demand", "engine_index", "engine_load", "forecast", "openings", "prefix_index"),
         "recent_work",
     ),
     "open_engines": VIEW,

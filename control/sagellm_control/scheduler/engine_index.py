@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from .engine_load import EngineLoad
+from .ready_speeds import ReadySpeeds
 from .ring import Ring
 from .shelf import Shelves, level_of
 
@@ -20,7 +21,9 @@ class EngineIndex:
     """
 
     def __init__(self) -> None:
-        self.ready: dict[str, None] = {}
+        self.ready: dict[str, float] = {}
+        """Prompt tokens a second of each."""
+        self.speeds = ReadySpeeds()
         self.by_turn: dict[str, None] = {}
         self._shelves: dict[str, tuple[Measure, Shelves]] = {}
         self._ring: Ring | None = None
@@ -30,7 +33,8 @@ class EngineIndex:
     def update(self, engine: str, load: EngineLoad) -> None:
         """Sort the engine in as it is now."""
         if engine not in self.ready:
-            self.ready[engine] = None
+            self.ready[engine] = load.row.speed.prefill_tps
+            self.speeds.add(self.ready[engine])
             if self._ring is not None:
                 self._ring.add(engine)
         if not load.open:
@@ -62,7 +66,8 @@ class EngineIndex:
     def remove(self, engine: str) -> None:
         """The engine takes nothing any more."""
         self._close(engine)
-        self.ready.pop(engine, None)
+        if (tps := self.ready.pop(engine, None)) is not None:
+            self.speeds.remove(tps)
         if self._ring is not None:
             self._ring.remove(engine)
 

@@ -14,7 +14,6 @@ from .engine_load import EngineLoad, EngineRoom, Reservation
 from .forecast import Forecast
 from .openings import Openings
 from .prefix_index import PrefixIndex
-from .ready_speeds import ReadySpeeds
 from .recent_work import RecentWork
 
 
@@ -35,7 +34,7 @@ class EngineLedger:
         self.separated, self.kinds_matter = False, False
         """Whether the pool has had engines that take only one of the two stages; only some of the kinds of request."""
         self._openings = Openings()
-        self._speeds, self._recent = ReadySpeeds(), RecentWork()
+        self._recent = RecentWork()
         self._budgets, self._now_ms = 0, 0.0
         self.places, self.requests = 0, 0
         """Free places on all open engines, and requests on all READY ones."""
@@ -53,12 +52,7 @@ class EngineLedger:
     @property
     def usual_tps(self) -> float:
         """Prompt tokens a second of the mean READY engine."""
-        return self._speeds.mean
-
-    @property
-    def fastest_tps(self) -> float:
-        """Prompt tokens a second of the fastest READY engine; 0 where none is."""
-        return self._speeds.fastest
+        return self._indexes[ANY].speeds.mean
 
     @property
     def known(self) -> Collection[str]:
@@ -252,7 +246,6 @@ class EngineLedger:
     def _add(self, load: EngineLoad) -> None:
         self._loads[load.row.engine_id] = load
         self._count(load, 1)
-        self._speeds.add(load.row.speed.prefill_tps)
         self._recent.join(load, self._now_ms)
         self._sort_in(load)
 
@@ -262,7 +255,6 @@ class EngineLedger:
             return
         self._count(load, -1)
         load.open = False
-        self._speeds.remove(load.row.speed.prefill_tps)
         self._recent.leave(load, self._now_ms)
         for index in self._indexes_of(load.row):
             index.remove(engine)

@@ -214,14 +214,17 @@ class HeadOfLine:
         self._unfit_since_ms.pop(request_id, None)
 
     def _too_slow(self, engine: str, arrival: Arrival, forecast: Forecast, now_ms: float) -> TooSlow | None:
-        # It would be late there, and the fastest engine could still be in time.
+        # It would be late there, and the fastest engine that it may use could still be in time.
         load, objective_ms = self._engines.load_of(engine), self._policies.lateness.objective_ms(arrival)
         if load is None or not objective_ms or arrival.stage:
+            return None
+        speeds = self._engines.speeds_of(arrival)
+        if not speeds.differ:
             return None
         uncached = self._engines.uncached_tokens(engine, arrival, forecast)
         due_ms = arrival.arrived_ms + objective_ms
         first_ms = max(now_ms, load.prefill_until_ms) + uncached * 1000 / load.row.speed.prefill_tps
-        until_ms = due_ms - uncached * 1000 / max(self._engines.fastest_tps, 1.0)
+        until_ms = due_ms - uncached * 1000 / speeds.fastest
         return TooSlow(until_ms) if first_ms > due_ms and now_ms < until_ms else None
 
     def _judge(self, one: Candidate, now_ms: float) -> Decision | None:
@@ -229,7 +232,7 @@ class HeadOfLine:
         if arrival.stage or one.tried:
             return None  # what was done of it is paid for
         # What would be in time on the fastest engine with nothing cached need not be looked up.
-        if lateness.slack_ms(arrival, self._fastest_ms(one.forecast), now_ms) >= 0:
+        if lateness.slack_ms(arrival, self._fastest_ms(arrival, one.forecast), now_ms) >= 0:
             return None
         prefill_ms = self._hopeful_ms(arrival, one.forecast)
         verdict = lateness.judge(arrival, one.forecast, now_ms, prefill_ms=prefill_ms, stepped_back=one.stepped_back)
@@ -243,13 +246,14 @@ class HeadOfLine:
             return None
         return Decision(Action.STEP_BACK, since_ms=since_ms, rank=one.rank + back_ms)
 
-    def _fastest_ms(self, forecast: Forecast) -> float:
+    def _fastest_ms(self, arrival: Arrival, forecast: Forecast) -> float:
         engines = self._engines
-        return forecast.prefill_ms * (engines.usual_tps / engines.fastest_tps if engines.speeds_differ else 1.0)
+        fastest_tps = engines.speeds_of(arrival).fastest if engines.speeds_differ else 0.0
+        return forecast.prefill_ms * (engines.usual_tps / fastest_tps if fastest_tps else 1.0)
 
     def _hopeful_ms(self, arrival: Arrival, forecast: Forecast) -> float:
         best = self._engines.with_prefix(arrival, 1)
-        return self._fastest_ms(forecast) * (1 - best[0][1] / len(arrival.prefix) if best else 1.0)
+        return self._fastest_ms(arrival, forecast) * (1 - best[0][1] / len(arrival.prefix) if best else 1.0)
 
     def _out(self, arrival: Arrival, decision: Decision) -> Decision:
         self._engines.release_kept(arrival.id)

@@ -11,6 +11,7 @@ from .demand import ANY, NOT_SEPARABLE, Demand, Part, meets
 from .engine_index import EngineIndex
 from .engine_ledger import EngineLedger
 from .forecast import UNKNOWN, Forecast
+from .ready_speeds import ReadySpeeds
 
 MOST_LOOKS = 16
 """Engines with too little KV room that are passed over before the roomiest ones are asked."""
@@ -106,8 +107,12 @@ class OpenEngines(EngineLedger):
 
     @property
     def speeds_differ(self) -> bool:
-        """Whether some engines are clearly faster than others."""
-        return self._speeds.differ
+        """Whether some engines are clearly faster than others, whoever may use them."""
+        return self._indexes[ANY].speeds.differ
+
+    def speeds_of(self, request: Arrival) -> ReadySpeeds:
+        """Of the READY engines that may serve the request."""
+        return self._index(request).speeds
 
     @property
     def bounded(self) -> bool:

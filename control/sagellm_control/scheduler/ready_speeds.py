@@ -1,4 +1,4 @@
-"""How fast the READY engines read prompts, all together."""
+"""How fast READY engines read prompts, several together."""
 
 from __future__ import annotations
 
