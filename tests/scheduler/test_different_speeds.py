@@ -32,7 +32,7 @@ def test_who_would_be_late_on_a_slow_engine_waits_for_a_fast_one_while_that_can_
     look = Look()
     # 4 s on the slow engine, 1 s on the fast one: that is in time until 2 s from now.
     assert actions(line, look, [asked, small]) == [Action.PASS, Action.PLACE], "what is free is left to the others"
-    assert (look.next_hold_ms, look.holding) == (NOW_MS + 2000, 0)
+    assert (look.next_hold_ms, look.holding.total()) == (NOW_MS + 2000, 0)
     view.set_places("fast", 1)
     assert placed_on(line.decide(asked, Look(), NOW_MS + 1999)) == "fast"
 

@@ -88,7 +88,7 @@ def test_a_late_one_leaves_what_is_free_to_those_that_hold_out() -> None:
     assert actions(line, look, [candidate("1"), candidate("2")]) == [Action.PASS, Action.PASS]
     policies.placement = make_placement("least_loaded")
     assert actions(line, look, [candidate("late", late=True)]) == [Action.PASS]
-    assert (look.holding, look.stood_back, look.next_hold_ms) == (2, 1, NOW_MS + 60_000)
+    assert (look.holding.total(), look.stood_back, look.next_hold_ms) == (2, 1, NOW_MS + 60_000)
     # In time is who has not stepped back.
     assert actions(line, look, [candidate("3")]) == [Action.PLACE]
 
@@ -98,7 +98,7 @@ def test_a_late_one_takes_what_those_that_hold_out_leave() -> None:
     policies = Policies(placement=HoldOut())
     line, look = HeadOfLine(policies, view), Look()
     assert actions(line, look, [candidate("1"), candidate("late-1", late=True)]) == [Action.PASS, Action.PASS]
-    assert look.holding == 1, "a late one holds out behind the others"
+    assert look.holding.total() == 1, "a late one holds out behind the others"
     policies.placement = make_placement("least_loaded")
     assert actions(line, look, [candidate("late-2", late=True)]) == [Action.PLACE]
 
@@ -115,6 +115,19 @@ def test_a_late_one_waits_for_nobody_who_cannot_use_its_engine() -> None:
     assert placed_on(line.decide(candidate("late", late=True, model="lora"), look, NOW_MS)) in ("b", "c")
 
 
+def test_a_late_one_leaves_nothing_to_those_that_may_not_use_its_engine() -> None:
+    view = engines("wanted", "a", free={"wanted": 0})
+    view.learn([EngineRow("tuned", "pool", "", "", 4, ("lora",))])
+    view.refresh({"wanted": 0, "a": 1, "tuned": 1})
+    policies = Policies(placement=HoldOut())
+    line, look = HeadOfLine(policies, view), Look()
+    asked = [candidate(str(number), model="pool") for number in range(3)]
+    assert actions(line, look, asked) == [Action.PASS] * 3
+    policies.placement = make_placement("least_loaded")
+    late = [candidate("late", late=True, model="pool"), candidate("late-tuned", late=True, model="lora")]
+    assert actions(line, look, late) == [Action.PASS, Action.PLACE]
+
+
 # Holding out.
 
 
@@ -125,7 +138,7 @@ def test_who_holds_out_is_not_asked_again_before_its_time_or_its_engine_comes() 
     for _ in range(3):
         look = Look()
         assert actions(line, look, [one]) == [Action.PASS]
-        assert (look.holding, look.next_hold_ms) == (1, NOW_MS + 60_000)
+        assert (look.holding.total(), look.next_hold_ms) == (1, NOW_MS + 60_000)
     assert placement.asked == 1
     view.set_places("wanted", 1)
     assert placed_on(line.decide(one, Look(), NOW_MS + 1)) == "wanted"

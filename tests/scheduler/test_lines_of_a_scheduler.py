@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sagellm_control.scheduler.ring import Ring
 from sagellm_control.wire.engine import EngineSpeed
 
 from ..pool_driver import PoolDriver
@@ -51,6 +52,26 @@ async def test_a_late_one_takes_no_engine_for_which_one_in_time_holds_out(pool: 
         await until_held(pool, "e2", "late")
         await wait_until(lambda: everything_is_settled(pool))
     assert metric(pool, "late", result="late") == 1
+
+
+async def test_behind_late_ones_that_leave_their_engines_alone_others_are_found(pool: PoolDriver) -> None:
+    ring = Ring()
+    for engine in ("e1", "e2"):
+        ring.add(engine)
+        await pool.engine(engine, models=("plain",))
+    await pool.engine("tuned", models=("lora",))
+    home = next(ring.walk("session", 1))
+    await pool.running("busy", engine=home, model="plain")
+    crowd = [f"late-{n}" for n in range(20)]
+    await pool.waiting(*crowd, model="plain")
+    await pool.waiting("late-tuned", model="lora")
+    for n, request_id in enumerate((*crowd, "late-tuned")):
+        await pool.store.commands.zadd(pool.keys.waiting, {request_id: pool.clock.now_ms + 600_000 + n})
+        await pool.store.commands.hset(pool.keys.record(request_id), "late", "1")
+    async with schedulers(pool, policy="fifo", placement="session", batch=8):
+        await pool.accept("loyal", model="plain", session="session")
+        await until_held(pool, "tuned", "late-tuned")
+        assert await pool.waiting_ids() == ["loyal", *crowd]
 
 
 async def test_the_time_to_the_first_token_is_predicted_for_all_that_are_assigned(pool: PoolDriver) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol, TypeVar
@@ -85,8 +86,9 @@ class Candidate:
 class Look:
     """What one look down the line has met so far."""
 
-    holding: int = 0
-    """Requests in time that were passed because they hold out for a better engine."""
+    holding: Counter[Hashable] = field(default_factory=Counter[Hashable])
+    """Requests in time that were passed because they hold out for a better engine, by the engines that may serve them
+    (``OpenEngines.group``)."""
     blocked: Candidate | None = None
     """The first that has found no room for as long as its order's patience."""
     in_vain: int = 0
@@ -100,7 +102,7 @@ class Look:
 
     def copy(self) -> Look:
         """For a page of the line that may have to be looked at again."""
-        return replace(self, held=self.held.copy())
+        return replace(self, held=self.held.copy(), holding=self.holding.copy())
 
 
 @dataclass(slots=True)
@@ -122,7 +124,7 @@ class HeadOfLine:
     - Late is judged by the prompt tokens that the best engine would still have to read, so a cached prompt is not given
       up. Who is late steps behind everybody, or ends.
     - Who holds out for a better engine is passed, and not asked again before the hold ends or that engine can take it.
-      A late one takes no engine while as many that are in time hold out as engines are open.
+      A late one takes no engine while as many that are in time hold out as are open of those that may serve it.
     - Under an order with a reach (``Order.reach_ms``) who is late keeps its place instead, and who has been passed by
       what ranks further behind takes what there is: what a hold leaves is not for whoever is far ahead in service.
     - Who would be late on the engine that has room, but not on the fastest, waits for that as long as that holds; it
@@ -149,7 +151,7 @@ class HeadOfLine:
         overload = self._policies.overload
         if overload.since_ms and not (arrival.stage or one.tried) and overload.refuses(arrival, now_ms):
             return self._out(arrival, Decision(Action.SHED, since_ms=overload.refused_from_ms(arrival)))
-        if one.stepped_back and look.holding >= max(1, engines.open_to(arrival)):
+        if one.stepped_back and look.holding[engines.group(arrival)] >= max(1, engines.open_to(arrival)):
             look.stood_back += 1
             return _PASS
         if hold := self._holds.get(arrival.id):
@@ -264,7 +266,7 @@ class HeadOfLine:
         _remember(self._held_enough, request_id, value=True)
 
     def _holds_out(self, one: Candidate, hold: Hold, look: Look) -> Decision:
-        look.holding += not one.stepped_back
+        look.holding[self._engines.group(one.arrival)] += not one.stepped_back
         if self._policies.order.reach_ms < math.inf:
             look.held.append(one)
         look.next_hold_ms = min(look.next_hold_ms, hold.until_ms)

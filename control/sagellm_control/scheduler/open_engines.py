@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 
 from ..wire.request import Arrival
 from ..wire.states import Stage
@@ -83,6 +83,15 @@ class OpenEngines(EngineLedger):
     def open_to(self, request: Arrival) -> int:
         """Open engines that answer to the request's model and kind."""
         return len(self._index(request).by_turn)
+
+    def group(self, request: Arrival) -> Hashable:
+        """The same for all requests of which the same engines are asked."""
+        return self._index(request)
+
+    @property
+    def alike(self) -> bool:
+        """Whether all engines are asked of all requests."""
+        return len(self._indexes) == 1
 
     def fewest(self, request: Arrival) -> int:
         """Requests on the open engine that has the fewest; 0 where none is open."""

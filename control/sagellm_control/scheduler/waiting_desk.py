@@ -99,8 +99,8 @@ class WaitingDesk:
                     if engines.separated:
                         self._line.forget_all()  # some may have been prefilled since they were met
                     fresh = True
-                elif look_here.stood_back - look.stood_back == len(head):
-                    return placed  # behind late ones are late ones
+                elif engines.alike and look_here.stood_back - look.stood_back == len(head):
+                    return placed  # behind late ones are late ones, and they would leave the same engines alone
                 elif engines.open and passed < DEEPEST_LOOK:
                     passed += len(head)
                     look = look_here
