@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sagellm_control.store.inspect import engine_rows, lapsed_leases
+from sagellm_control.store.steps.assign import Placement
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.engines import (
     Held,
@@ -16,6 +17,7 @@ from sagellm_control.store.steps.engines import (
     renew_engine,
     retire_engine,
 )
+from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.wire.states import EngineState, Outcome
 
 from ..pool_driver import LEASE_MS, PoolDriver
@@ -207,3 +209,14 @@ async def test_a_holder_of_which_nothing_is_noted_is_found_again(pool: PoolDrive
     pool.clock.advance(LEASE_MS)
     assert await lapsed_leases(pool.store, pool.name) == ["e1"]
     await pool.second_worker()
+
+
+async def test_an_engine_is_blamed_for_the_second_worker_that_is_lost_with_a_request(pool: PoolDriver) -> None:
+    """The first was lost with all that its engines ran; one that the request, or the engine, ends is lost again."""
+    await pool.engine()
+    await pool.running("a")
+    await pool.requeue("a", Cause.LAPSED)
+    assert "excluded" not in await pool.record("a")
+    await pool.assign(Placement("a", 1, "e1"))
+    await pool.requeue("a", Cause.LAPSED, attempt=2)
+    assert (await pool.record("a"))["excluded"] == "e1"

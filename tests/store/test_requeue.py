@@ -66,17 +66,6 @@ async def test_each_engine_is_excluded_once_and_the_last_one_last(pool: PoolDriv
     assert (await pool.record("a"))["excluded"] == "e2 e1"
 
 
-async def test_an_engine_is_blamed_for_the_second_worker_that_is_lost_with_a_request(pool: PoolDriver) -> None:
-    """The first was lost with all that its engines ran; one that the request, or the engine, ends is lost again."""
-    await pool.engine()
-    await pool.running("a")
-    await pool.requeue("a", Cause.LAPSED)
-    assert "excluded" not in await pool.record("a")
-    await pool.assign(Placement("a", 1, "e1"))
-    await pool.requeue("a", Cause.LAPSED, attempt=2)
-    assert (await pool.record("a"))["excluded"] == "e1"
-
-
 async def test_with_the_last_failure_it_ends_with_that_error(pool: PoolDriver) -> None:
     await pool.engine()
     await pool.running("a")

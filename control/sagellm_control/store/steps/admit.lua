@@ -67,7 +67,8 @@ local function dealt_with(a, known)
       known.state and 'an earlier entry of this request exists' or 'no record of this request')
     increase(counters, 'garbage', 1)
     if not known.state and redis.call('EXISTS', body) == 1 then  -- else it may never have been accepted
-      leave_queue(now, {priority = a.level, tenant = fields.tenant}, body, KEYS[10], KEYS[12], KEYS[13])
+      local counted = {priority = a.level, tenant = fields.tenant}
+      leave_queue(now, counted, record, body, KEYS[10], KEYS[12], KEYS[13], KEYS[11])
       forget_lost(body, output, counters)
     end
     return 'dead'

@@ -22,5 +22,6 @@ async def condemn(store: Store, pool: str, request_id: str, why: str) -> bool:
         keys.backlog,
         keys.virtual_time,
         keys.tenants,
+        keys.settings,
     ]
     return await _SCRIPT(store, names, [store.now(), request_id, why, UNREADABLE]) == b"dead"
