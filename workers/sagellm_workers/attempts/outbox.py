@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import takewhile
 from typing import TypedDict, TypeVar
 
 from sagellm_control.store.connect import Store
@@ -152,10 +153,12 @@ class Outbox:
         while True:
             await self._ready.wait()
             self._ready.clear()
-            await self._write_outputs()
-            await self._write_finishes()
-            await self._write_advances()
-            await self._write_requeues()
+            # By turns: while many stream there is always new output, and the others would wait for the end of it.
+            while self._outputs or self._finishes or self._advances or self._requeues:
+                await self._write_outputs()
+                await self._write_finishes()
+                await self._write_advances()
+                await self._write_requeues()
             if not self._ready.is_set() and not self._withheld:
                 self._idle.set()
 
@@ -197,7 +200,7 @@ class Outbox:
                     attempt.stop(state or "lost")
 
     async def _write_outputs(self) -> None:
-        while attempts := list(self._outputs)[:MOST_IN_A_CALL]:
+        if attempts := list(self._outputs)[:MOST_IN_A_CALL]:
             outputs: list[Output] = []
             for attempt in attempts:
                 del self._outputs[attempt]
@@ -214,7 +217,7 @@ class Outbox:
                     attempt.stop("lost")
 
     async def _write_finishes(self) -> None:
-        while batch := self._finishes[:MOST_IN_A_CALL]:
+        if batch := self._finishes[:MOST_IN_A_CALL]:
             del self._finishes[: len(batch)]
             finishes: list[Finish] = []
             for attempt, ending in batch:
@@ -238,14 +241,16 @@ class Outbox:
             self._events.inc(len(finishes))
 
     async def _write_advances(self) -> None:
-        while batch := self._advances[:MOST_IN_A_CALL]:
+        if batch := self._advances[:MOST_IN_A_CALL]:
             del self._advances[: len(batch)]
             items = [item for _, item in batch]
             await self._write(items, lambda items: advance(self._store, *self._where, items))
             self._reporting.difference_update(attempt.key for attempt, _ in batch)
 
     async def _write_requeues(self) -> None:
-        while batch := self._requeues[:MOST_IN_A_CALL]:
+        # Behind what the attempt has said: once it is somebody else's, that would be refused.
+        said = takewhile(lambda item: item[0] not in self._outputs, self._requeues[:MOST_IN_A_CALL])
+        if batch := list(said):
             del self._requeues[: len(batch)]
             items = [item for _, item in batch]
             await self._write(items, lambda items: requeue(self._store, *self._where, items, **self._limits))
