@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import orjson
 import pytest
 from aiohttp import web
@@ -16,6 +18,7 @@ from .test_circuit import another_engine
 from .test_engine_trouble import ASKED, TOKEN, ask, until_view
 
 DONE = b"data: [DONE]\n\n"
+DIED = b'data: {"error":{"message":"EngineCore encountered an issue.","type":"InternalServerError","code":500}}\n\n'
 BODIES = [b"<html>this is not JSON", b"", b"[1]", b'{"choices": [{"mess']
 STREAMS: list[list[bytes]] = [
     [b'data: {"id": "broken", "choi\n\n', DONE],
@@ -70,6 +73,46 @@ async def test_if_all_answer_garbage_the_client_gets_an_error(
     assert [(await engine.state())["faulted"] for engine in engines] == [1, 1]
     assert await system.until_outcome(request_id) == "failed"
     await system.until_idle()
+
+
+@pytest.mark.parametrize("behind", [b"", DONE])
+async def test_an_engine_that_says_in_its_stream_that_it_has_failed_goes_unnoticed(
+    bad: EchoEngine, good: EchoEngine, start_system: StartSystem, behind: bytes
+) -> None:
+    bad.stream([DIED + behind])
+    good.stream([TOKEN, DONE])
+    system = await start_system(bad, good, **IN_TURN)
+    for _ in range(4):
+        assert await ask(system, stream=True) == (200, TOKEN + DONE)
+    assert bad.reached, "the test has not tested anything"
+    await system.until_idle()
+
+
+async def test_if_all_say_so_the_client_gets_their_words(bad: EchoEngine, start_system: StartSystem) -> None:
+    bad.stream([DIED, DONE])
+    system = await start_system(bad, worker_max_attempts=2, worker_breaker_min_requests=2, worker_breaker_open_s=60)
+    await another_engine(system)
+    assert await ask(system, stream=True) == (502, DIED.removeprefix(b"data: ").strip())
+    assert len(bad.reached) == 2
+    view = await until_view(system, bad, lambda v: v.state is EngineState.ERROR)
+    assert view.reason == "circuit open: it failed 2 of 2 requests within 60 s"
+
+
+async def test_in_mid_answer_as_well(bad: EchoEngine, start_system: StartSystem) -> None:
+    is_out = asyncio.Event()
+    bad.stream([TOKEN, DIED + DONE], gate=is_out)
+    system = await start_system(bad, worker_max_attempts=1)
+    async with system.session.post(system.url + CHAT_PATH, json=ASKED | {"stream": True}) as response:
+        assert await response.content.readexactly(len(TOKEN)) == TOKEN
+        is_out.set()
+        assert await response.read() == DIED
+
+
+async def test_a_refusal_in_a_stream_is_an_answer(bad: EchoEngine, start_system: StartSystem) -> None:
+    refusal = DIED.replace(b"500", b"400")
+    bad.stream([refusal, DONE])
+    assert await ask(await start_system(bad), stream=True) == (200, refusal + DONE)
+    assert len(bad.reached) == 1
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings"])

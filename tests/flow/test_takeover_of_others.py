@@ -61,6 +61,11 @@ class Relay:
     async def _cut(self, request: web.Request, pieces: Sequence[bytes]) -> web.StreamResponse:
         return await self._write(request, pieces, cut=True)
 
+    @classmethod
+    async def whole(cls, request: web.Request, pieces: Sequence[bytes]) -> web.StreamResponse:
+        """End the answer as if all were well."""
+        return await cls._write(request, pieces, cut=False)
+
     @staticmethod
     async def _write(request: web.Request, pieces: Sequence[bytes], *, cut: bool) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -123,6 +128,22 @@ async def test_what_the_engine_is_asked_and_what_the_client_gets(
 @pytest.mark.parametrize("half", [b'data: {"id": "broken", "choi\n\n', b"<html>busy\n\n"])
 async def test_behind_garbage_it_goes_on(engines: list[EchoEngine], system: InProcessSystem, half: bytes) -> None:
     relay = Relay(engines, [chunk(OPENING), chunk({"content": "How"}), half], REST)
+    events = await ask(system)
+    assert relay.bodies[1]["messages"][-1] == {"role": "assistant", "content": "How"}
+    assert texts(events[:-1]) == ["", "How", " you", ""]
+    assert events[-1] == "[DONE]"
+
+
+DIED = b'{"error":{"message":"EngineCore encountered an issue.","type":"InternalServerError","code":500}}'
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_behind_an_engine_that_says_it_has_failed_it_goes_on(
+    engines: list[EchoEngine], system: InProcessSystem, together: bool
+) -> None:
+    """The connection ends well, as far as HTTP can tell, and so does the stream."""
+    last, died = chunk({"content": "How"}), b"data: " + DIED + b"\n\ndata: [DONE]\n\n"
+    relay = Relay(engines, [chunk(OPENING), *([last + died] if together else [last, died])], REST, write=Relay.whole)
     events = await ask(system)
     assert relay.bodies[1]["messages"][-1] == {"role": "assistant", "content": "How"}
     assert texts(events[:-1]) == ["", "How", " you", ""]
@@ -208,7 +229,7 @@ OBSTACLES = {
     "the model has begun to reason": [chunk({"reasoning_content": "Hmm"})],
     "the model is still reasoning": [chunk({"content": "<think>"}), chunk({"content": "hm"})],
     "it is more than text": [chunk({"audio": {"data": "aGk="}})],
-    "it has ended with an error": [chunk({"content": "So"}), b'data: {"error": {"message": "out of memory"}}\n\n'],
+    "it has ended with an error": [chunk({"content": "So"}), b'data: {"error": {"message": "no", "code": 400}}\n\n'],
     "what came of it cannot be read": [chunk({"content": "So"}), b'data: {"id": broken}\n\n'],
     "it is more than one answer": [chunk({"content": "So"}), chunk({"content": "so"}, index=1)],
     "it has log probabilities": [chunk({"content": "So"}, logprobs={"content": [{"token": "So"}]})],

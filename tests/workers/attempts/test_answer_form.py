@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 
 from sagellm_control.wire.states import RequestKind
@@ -21,8 +22,9 @@ STREAMS = {
     "two lines": [TOKEN, b'data: {"two":\ndata: "lines"}\n\n'],
     "a field of one engine's": [TOKEN, b'error: {"code":500}\n\n', b'x-took: {"s":1}\n\n'],
     "no object": [b"data: 1\n\n", b'data: "x"\n\n', b"data: [1]\n\n"],
-    "an error first": [b'data: {"error":{"message":"no memory"}}\n\n'],
-    "an error later": [TOKEN, b'data: {"error":{"message":"no memory"}}\n\n'],
+    "a refusal first": [b'data: {"error":{"message":"too long","code":400}}\n\n'],
+    "a refusal later": [TOKEN, b'data: {"error":{"message":"too long","code":"422"}}\n\n'],
+    "no error": [b'data: {"error":null,"choices":[]}\n\n', b'data: {"choices":[{"error":{"message":"x"}}]}\n\n'],
     "only the end": [b"data: [DONE]\n\n"],
     "what Python writes": [b'data: {"logprob": -Infinity, "top": NaN}\n\n', b'data: {"text": "\\ud83d"}\n\n'],
     "braces in a text": [TOKEN, b'data: {"text":"}\\n\\ndata: {"}\n\n'],
@@ -33,8 +35,37 @@ STREAMS = {
 def test_a_stream(pieces: list[bytes]) -> None:
     form = StreamForm("e")
     for piece in pieces:
-        form.check(piece)
+        assert form.check(piece) == piece
+    assert form.failure is None
     form.check_end(gone_on=False)
+
+
+ERRORS = {
+    "vLLM's": b'{"error":{"message":"no memory","type":"InternalServerError","param":null,"code":500}}',
+    "without a code": b'{"error":{"message":"no memory"}}',
+    "only text": b'{"error":"no memory"}',
+    "busy": b'{"error":{"message":"no memory","code":429}}',
+    "sageLLM's": b'{"error":{"message":"no memory","code":"unavailable"},"sagellm":{"error":{"code":"unavailable"}}}',
+}
+
+
+@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS.keys())
+@pytest.mark.parametrize("before", [b"", TOKEN, TOKEN.replace(b"\n", b"\r\n") * 2])
+@pytest.mark.parametrize("behind", [b"", b"data: [DONE]\n\n", TOKEN])
+def test_an_engine_that_says_it_has_failed(error: bytes, before: bytes, behind: bytes) -> None:
+    form = StreamForm("e")
+    assert form.check(before + b"data: " + error + b"\n\n" + behind) == before
+    assert str(form.failure) == "engine e failed: no memory"
+    assert form.failure is not None
+    assert form.failure.said == error
+
+
+@pytest.mark.parametrize("told", [{"code": "invalid_argument"}, {"code": "internal", "retryable": False}])
+def test_what_no_other_engine_of_sagellms_would_take_is_a_refusal(told: dict[str, object]) -> None:
+    said = orjson.dumps({"error": {"message": "no", "code": told["code"]}, "sagellm": {"error": told}})
+    form = StreamForm("e")
+    assert form.check(b"data: " + said + b"\n\n") == b"data: " + said + b"\n\n"
+    assert form.failure is None
 
 
 GARBAGE = {

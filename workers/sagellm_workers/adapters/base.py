@@ -8,6 +8,7 @@
     │   ├── PartnerRefused      it refused the prompt, as this one would
     │   └── PartnerBusy         it asked for a pause
     └── EngineBroken            the answer was cut, is no HTTP, or breaks the wire's promises
+        ├── EngineFailed        the engine says so itself, in an answer of status 200
         └── AnswerTooLong       it would be as long on any other engine
 
 An answer with an error status is no EngineError: it is a reply, and its body may be meant for the client.
@@ -59,6 +60,15 @@ class PartnerBusy(PartnerAnswered):
 
 class EngineBroken(EngineError):
     """The connection was cut in mid-answer, or what came is no answer."""
+
+
+class EngineFailed(EngineBroken):
+    """The engine has failed, and says so where the answer should go on."""
+
+    def __init__(self, text: str, said: bytes) -> None:
+        super().__init__(text)
+        self.said = said
+        """Its error, as JSON."""
 
 
 class AnswerTooLong(EngineBroken):

@@ -6,16 +6,18 @@ import re
 
 from sagellm_control.wire.states import RequestKind
 
-from ..adapters.base import EngineBroken
+from ..adapters.base import EngineBroken, EngineFailed
 from ..adapters.loose_json import parsed
 from ..adapters.sse import BYTE_ORDER_MARK, data_of
 from ..adapters.stream_end import DONE
+from ..adapters.told_error import told_error
 
 MOST_PARSED_BYTES = 1 << 18
 """Of a body. Of a longer one, vectors most likely, only both ends are looked at: to parse a megabyte of numbers takes
 milliseconds, in which nobody else's token moves."""
 _SHOWN_BYTES = 40
 _CLOSING = b"data: [DONE]\n\n"
+_EVENT_END = re.compile(rb"(?<=\n\n)|(?<=\n\r\n)")
 _FIELD = re.compile(rb"[\w-]*:|(?:data|event|id|retry)$")
 """How a line of a stream begins: a comment, or a name and a value; also a name that only some engines know."""
 
@@ -31,9 +33,11 @@ class StreamForm:
     def __init__(self, engine_id: str) -> None:
         self._engine_id = engine_id
         self._begun = False
+        self.failure: EngineFailed | None = None
+        """What the engine has told of its failure; nothing behind it is for the client."""
 
-    def check(self, events: bytes) -> None:
-        """Whole events came.
+    def check(self, events: bytes) -> bytes:
+        """Whole events came; those of them that are for the client.
 
         Raises:
             EngineBroken: they are garbage; none of them is for the client.
@@ -42,6 +46,7 @@ class StreamForm:
             self._read(events)
         elif not self._begun:
             self._read(events[: events.index(b"\n\n") + 2])
+        return self._before_failure(events) if b'"error"' in events else events
 
     def check_end(self, *, gone_on: bool) -> None:
         """The stream is over.
@@ -68,6 +73,16 @@ class StreamForm:
                 except ValueError:
                     raise self._garbage(data) from None
             self._begun = True
+
+    def _before_failure(self, events: bytes) -> bytes:
+        end = 0
+        for event in _EVENT_END.split(events):
+            for data in data_of(event):
+                if (told := told_error(data)) is not None and not told.refuses:
+                    self.failure = EngineFailed(f"engine {self._engine_id} failed: {told.message}", data)
+                    return events[:end]
+            end += len(event)
+        return events
 
     def _garbage(self, found: bytes) -> EngineBroken:
         return EngineBroken(f"engine {self._engine_id} streams what is no JSON: {found[:_SHOWN_BYTES]!r}")

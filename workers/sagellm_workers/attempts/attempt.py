@@ -219,11 +219,13 @@ class Attempt:
         form, streamed = StreamForm(self.engine_id), reply.is_event_stream
         async for chunk in self._chunks(reply):
             if streamed:
-                form.check(chunk)
-                self.watch.events(chunk)
-                self.pending.append(chunk)
-                self.pending_bytes += len(chunk)
-                self.outbox.output(self)
+                if events := form.check(chunk):
+                    self.watch.events(events)
+                    self.pending.append(events)
+                    self.pending_bytes += len(events)
+                    self.outbox.output(self)
+                if form.failure is not None:
+                    raise form.failure
                 while self.pending_bytes > MOST_PENDING_BYTES:
                     self.written.clear()
                     await self.written.wait()

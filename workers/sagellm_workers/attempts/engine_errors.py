@@ -5,7 +5,8 @@ from __future__ import annotations
 from sagellm_control.wire.event import Ending
 from sagellm_control.wire.states import Outcome
 
-from ..adapters.base import EngineBroken, EngineError, EngineReply, EngineTimeout, PartnerFailed
+from ..adapters.base import EngineBroken, EngineError, EngineFailed, EngineReply, EngineTimeout, PartnerFailed
+from ..adapters.told_error import refuses
 
 CODES = {EngineTimeout: "engine_timeout", EngineBroken: "engine_broken", PartnerFailed: "prefill_failed"}
 UNREACHABLE = frozenset({"engine_unreachable", "engine_broken"})
@@ -17,15 +18,13 @@ MOST_ERROR_BYTES = 1 << 20
 PAUSE_STATUSES = frozenset({429, 503})
 """With a Retry-After they mean "later": the request waits, and has not failed."""
 
-BUSY_STATUSES = frozenset({408, 429})
-"""Client-error statuses with which an engine says "not now": another engine may say yes."""
-
 
 def failed_call(error: EngineError, engine_id: str) -> Ending:
     """How a request ends that this has happened to, if it is given to no other engine."""
     code = next((name for kind, name in CODES.items() if isinstance(error, kind)), "engine_unreachable")
     status = 504 if isinstance(error, EngineTimeout) else 502
-    return Ending(Outcome.FAILED, status, code=code, message=str(error), engine=engine_id)
+    said = error.said if isinstance(error, EngineFailed) else b""
+    return Ending(Outcome.FAILED, status, code=code, message=str(error), engine=engine_id, body=said)
 
 
 def asks_for_a_pause(answer: EngineReply | Ending) -> bool:
@@ -44,7 +43,7 @@ async def read_error_reply(reply: EngineReply, engine_id: str) -> Ending:
         body += chunk
         if len(body) > MOST_ERROR_BYTES:
             break
-    refused = reply.status < 500 and reply.status not in BUSY_STATUSES
+    refused = refuses(reply.status)
     return Ending(
         Outcome.REFUSED if refused else Outcome.FAILED,
         reply.status,

@@ -104,8 +104,8 @@ class _Watched:
     async def __anext__(self) -> bytes:
         chunk = await anext(self._chunks)
         if not self._begun:
-            if (error := error_in(chunk)) is not None:
-                raise EngineBroken(f"the answer could not be begun: {error}")
+            if (error := error_in(chunk)) is not None and not error.refuses:
+                raise EngineBroken(f"the answer could not be begun: {error.message}")
             self._begun = True
             self._watching.cancel()
         return chunk

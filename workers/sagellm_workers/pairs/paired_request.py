@@ -23,6 +23,7 @@ from sagellm_control.wire.states import RequestKind
 from ..adapters.base import EngineFacts
 from ..adapters.loose_json import mapping, text
 from ..adapters.sse import data_of
+from ..adapters.told_error import ToldError, told_error
 
 ROOM_BITS = 63
 MOST_ERROR_BYTES = 1 << 16
@@ -67,15 +68,9 @@ class PromptOrder:
         return cls(request_id, attempt, body)
 
 
-def error_in(answer: bytes) -> object:
+def error_in(answer: bytes) -> ToldError | None:
     """What is wrong, where an answer of status 200 says so: in its first event, or in its one object; None: nothing."""
-    first = next(iter(data_of(answer[:MOST_ERROR_BYTES])), answer)
-    if b'"error"' not in first:
-        return None
-    try:
-        return mapping(orjson.loads(first)).get("error")
-    except orjson.JSONDecodeError:
-        return None
+    return told_error(next(iter(data_of(answer[:MOST_ERROR_BYTES])), answer))
 
 
 def meeting_place(url: str, bootstrap_port: int, room: int) -> dict[str, Any]:

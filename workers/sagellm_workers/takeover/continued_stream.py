@@ -10,6 +10,7 @@ import orjson
 from ..adapters.base import EngineBroken
 from ..adapters.loose_json import items, mapping
 from ..adapters.sse import data_of
+from ..adapters.told_error import told_error
 from .given_answer import DONE, GivenAnswer
 
 
@@ -66,8 +67,9 @@ class ContinuedChunks:
             chunk = mapping(orjson.loads(data))
         except orjson.JSONDecodeError as error:
             raise EngineBroken(f"the engine that was to go on broke off: an event is no JSON: {error}") from error
-        if chunk.get("error"):
-            raise EngineBroken(f"the engine that was to go on failed: {chunk['error']}")
+        if (told := told_error(data)) is not None:
+            # Half an answer is out: a refusal of this engine's is not the request's.
+            raise EngineBroken(f"the engine that was to go on failed: {told.message}")
         choices = [mapping(choice) for choice in items(chunk.get("choices"))]
         usage = mapping(chunk.get("usage"))
         if choices and (self._silent or not any(self._says_more(choice) for choice in choices)):

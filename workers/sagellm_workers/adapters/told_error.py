@@ -1,0 +1,44 @@
+"""What an answer of status 200 says has gone wrong: an error object, as an event of a stream or as the whole body."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .loose_json import mapping, parsed
+from .sagellm_reply import error_of
+
+BUSY_STATUSES = frozenset({408, 429})
+"""Client-error statuses with which an engine says "not now": another engine may say yes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToldError:
+    """One error object."""
+
+    message: str
+    refuses: bool
+    """It is the request's fault, and any engine would say so; else the engine has failed."""
+
+
+def refuses(status: int) -> bool:
+    """Whether any engine would say this status of the request."""
+    return 400 <= status < 500 and status not in BUSY_STATUSES
+
+
+def told_error(data: bytes) -> ToldError | None:
+    """The error that the data of an event, or a body, tells of; None: it tells of none."""
+    if b'"error"' not in data:
+        return None
+    try:
+        fields = mapping(parsed(data))
+    except ValueError:
+        return None
+    told = error_of(fields) if fields.get("error") else None
+    if told is None:
+        return None
+    # Of sageLLM's, which has been translated, the engine's own words say more.
+    status, _ = error_of(mapping(fields.get("sagellm"))) or told
+    code = mapping(fields["error"]).get("code")
+    if isinstance(code, int) or (isinstance(code, str) and code.isdecimal()):
+        status = int(code)
+    return ToldError(told[1]["error"]["message"], refuses(status))
