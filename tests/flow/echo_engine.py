@@ -37,6 +37,10 @@ class EchoEngine:
     """Of the first model."""
     card: Mapping[str, object] = field(default_factory=dict[str, object])
     """What else it says of its models."""
+    models_status: int = 200
+    """Of the answer that lists its models."""
+    lists: int = 0
+    """How often it was asked for them."""
     props_status: int = 200
     """Of the answer that tells its slots."""
     surveys: int = 0
@@ -131,10 +135,11 @@ class EchoEngine:
             raise
 
     async def _models(self, _: web.Request) -> web.Response:
+        self.lists += 1
         row = {"object": "model", "owned_by": "llamacpp", **self.card}
         rows: list[dict[str, object]] = [{"id": name, **row} for name in self.models]
         rows += [{"id": name, "object": "model", "parent": self.models[0]} for name in self.adapters]
-        return web.json_response({"object": "list", "data": rows})
+        return web.json_response({"object": "list", "data": rows}, status=self.models_status)
 
     async def _props(self, _: web.Request) -> web.Response:
         self.surveys += 1

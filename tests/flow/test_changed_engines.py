@@ -214,6 +214,20 @@ async def test_a_question_without_an_answer_changes_nothing(engine: EchoEngine, 
     await until_rows(system, echo_1=("READY", 2))
 
 
+async def test_a_survey_that_is_refused_is_said_once(
+    engine: EchoEngine, start_system: StartSystem, caplog: pytest.LogCaptureFixture
+) -> None:
+    system = await start_system(engine, worker_survey_interval_s=HASTY_S)
+    engine.models_status = 401
+    asked = engine.lists
+    await wait_until(lambda: engine.lists > asked + 2, what="it is asked again")
+    said = [r.getMessage() for r in caplog.records if "cannot be asked" in r.getMessage()]
+    problem = f"engine {engine.url} wants an API key (it answered 401): set api_key"
+    assert said == [f"engine {engine.url} cannot be asked what it is now: {problem}"]
+    assert await rows(system) == {"echo-1": ("READY", 4)}
+    assert await awaited(system) == {}
+
+
 async def test_slots_that_are_a_guess_are_said_to_be(
     engine: EchoEngine, start_system: StartSystem, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from aiohttp import web
 
 from sagellm_control.store.steps.engines import register_engine
@@ -23,14 +24,18 @@ async def another_engine(system: InProcessSystem) -> None:
     assert await register_engine(system.store, row, lease_ms=600_000) is None
 
 
-async def test_a_circuit_opens_lets_one_through_and_closes(bad: EchoEngine, start_system: StartSystem) -> None:
-    bad.answer(b"{}", status=500)
+@pytest.mark.parametrize("status", [500, 401])
+async def test_a_circuit_opens_lets_one_through_and_closes(
+    bad: EchoEngine, start_system: StartSystem, status: int
+) -> None:
+    """Of one that fails, or that was started again with another key."""
+    bad.answer(b"{}", status=status)
     system = await start_system(
         bad, worker_breaker_min_requests=4, worker_breaker_open_s=0.3, worker_max_attempts=1, worker_slow_start_s=60
     )
     await another_engine(system)
     for _ in range(4):
-        assert (await ask(system))[0] == 500
+        assert (await ask(system))[0] == status
     view = await until_view(system, bad, lambda v: v.state is EngineState.ERROR)
     assert view.reason == "circuit open: it failed 4 of 4 requests within 60 s"
     # Half-open: of many that come, one reaches it.

@@ -26,7 +26,7 @@ async def _ask(system: InProcessSystem, **fields: object) -> tuple[int, bytes]:
         return response.status, await response.read()
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 529, 408, 429])
+@pytest.mark.parametrize("status", [500, 502, 503, 529, 401, 403, 408, 429])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_error_of_one_engine_goes_unnoticed(
     bad: EchoEngine, good: EchoEngine, start_system: StartSystem, status: int, stream: bool
@@ -84,16 +84,17 @@ async def test_an_engine_that_is_gone_goes_unnoticed(
     await wait_until(found_out, what="the engine is known to be gone")
 
 
+@pytest.mark.parametrize("status", [500, 401])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_if_every_engine_fails_the_client_gets_the_engines_error(
-    start_echo: StartEcho, start_system: StartSystem, stream: bool
+    start_echo: StartEcho, start_system: StartSystem, stream: bool, status: int
 ) -> None:
     engines = [await start_echo(), await start_echo()]
     for engine in engines:
-        engine.answer(b'{"error":{"message":"out of memory", "vendor":1}}', status=500, headers={"Retry-After": "9"})
+        engine.answer(b'{"error":{"message":"out of memory", "vendor":1}}', status=status, headers={"Retry-After": "9"})
     system = await start_system(*engines, worker_max_attempts=3)
     async with system.session.post(system.url + CHAT_PATH, json=ASKED | {"stream": stream}) as response:
-        assert response.status == 500
+        assert response.status == status
         assert response.headers["Retry-After"] == "9"
         assert await response.read() == b'{"error":{"message":"out of memory", "vendor":1}}'
         request_id = response.headers["X-Request-ID"]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from .loose_json import mapping, parsed
 from .sagellm_reply import error_of
 
-BUSY_STATUSES = frozenset({408, 429})
-"""Client-error statuses with which an engine says "not now": another engine may say yes."""
+NOT_OF_THE_REQUEST = frozenset({401, 403, 408, 429})
+"""Client-error statuses with which an engine says "not now", or that it does not take its worker's key (a client's
+never reaches it): another engine may say yes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class ToldError:
 
 def refuses(status: int) -> bool:
     """Whether any engine would say this status of the request."""
-    return 400 <= status < 500 and status not in BUSY_STATUSES
+    return 400 <= status < 500 and status not in NOT_OF_THE_REQUEST
 
 
 def told_error(data: bytes) -> ToldError | None:

@@ -2,8 +2,8 @@
 
 An engine may be started again with another model or fewer slots, or load an adapter while it runs. So it is asked anew
 now and then, and whenever it answers again after it did not. What has changed is taken over without touching what runs;
-a model that it has no more is drained and retired, and one that is new is registered. A survey that fails changes
-nothing: whether the engine is there is for the health probes to say.
+a model that it has no more is drained and retired, and one that is new is registered. A survey that fails is logged and
+changes nothing: whether the engine is there is for the health probes to say.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ServedEngine:
         """By pool."""
         self._looks = 0
         self._told = ""
-        """Why it is waited for; empty: it is not."""
+        """Why it is waited for, or cannot be asked anew; empty: neither."""
         self._note = AwaitedNote(store, url, worker_name())
         self._due = asyncio.Event()
         self._looked = asyncio.Event()
@@ -82,7 +82,7 @@ class ServedEngine:
             looked, self._looked = self._looked, asyncio.Event()
             await self._look(tasks)
             looked.set()
-            await self._note.tell(self._told)
+            await self._note.tell("" if self._rows else self._told)
             await is_set_within(self._due, self._settings.survey_interval_s if self._rows else LOOK_AGAIN_S)
 
     async def _look(self, tasks: asyncio.TaskGroup) -> None:
@@ -91,7 +91,7 @@ class ServedEngine:
             found = await self._survey()
         except (EngineError, ValueError) as error:
             # An engine that is started at the same time as its worker is not worth a warning.
-            if not self._rows and self._looks > 1:
+            if self._looks > 1:
                 self._tell(logging.WARNING, str(error))
             return
         facts = found[1]
@@ -148,5 +148,6 @@ class ServedEngine:
 
     def _tell(self, level: int, problem: str) -> None:
         if problem != self._told:
-            log.log(level, "waiting for engine %s: %s", self._url, problem)
+            text = "engine %s cannot be asked what it is now: %s" if self._rows else "waiting for engine %s: %s"
+            log.log(level, text, self._url, problem)
             self._told = problem
