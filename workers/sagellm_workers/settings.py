@@ -173,10 +173,16 @@ class WorkerSettings(BaseModel):
     )
     connect_timeout_s: float = Field(default=5.0, gt=0, le=300, description="Longest wait (s) for a connection")
     first_byte_timeout_s: float = Field(
-        default=600.0, gt=0, le=86_400, description="Longest wait (s) for the first byte of an answer"
+        default=600.0,
+        gt=0,
+        le=86_400,
+        description="Longest wait (s) for the first byte of an answer; comments of a stream are none",
     )
     gap_timeout_s: float = Field(
-        default=120.0, gt=0, le=86_400, description="Longest wait (s) between two bytes of an answer"
+        default=120.0,
+        gt=0,
+        le=86_400,
+        description="Longest wait (s) between two bytes of an answer; comments of a stream are none",
     )
     drain_s: float = Field(
         default=30.0,

@@ -53,7 +53,7 @@ ENDED = {
     "a call of a tool": choice() + choice(reason='"tool_calls"'),
     "two answers": choice(0) + choice(1) + choice(1, '"stop"') + choice(0, '"stop"'),
     "an error": choice() + b'data: {"error":{"message":"no memory"}}\n\n',
-    "comments behind it": STOP + b": bye\n\n: by",
+    "comments behind it": STOP + b": bye\n\n",
 }
 
 
@@ -63,6 +63,21 @@ async def test_one_that_says_its_end_is_whole(talk: StartTalk, client: EngineCli
     got = (await answer(talk, client, head + body)).body
     assert got.rstrip() == body.rstrip()
     assert got.endswith((b"\n\n", b"\n\r\n"))
+
+
+@pytest.mark.parametrize("last", [b": by", b": bye\n\n", b"data:\n\n"])
+async def test_what_only_keeps_a_connection_alive_is_nothing_of_it(
+    talk: StartTalk, client: EngineClient, last: bytes
+) -> None:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(CLOSING_HEAD)
+        for piece in (b":\n\n", b": ping\n\n", STOP, b"\n\n", last):
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    assert (await ask(OpenAIHttpAdapter(await talk(handler), client))).items == [STOP]
 
 
 CUT = {
@@ -102,7 +117,7 @@ async def test_half_an_event_is_never_given(talk: StartTalk, client: EngineClien
             await anext(reply.chunks)
 
 
-@pytest.mark.parametrize("body", [choice(), choice().strip(), choice() + USAGE, choice() + b": bye\n"])
+@pytest.mark.parametrize("body", [choice(), choice().strip(), choice() + USAGE])
 async def test_where_http_tells_the_end_the_stream_need_not(talk: StartTalk, client: EngineClient, body: bytes) -> None:
     counted = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(body)
     for whole in (EVENT_STREAM_HEAD + chunked(body), counted + body):

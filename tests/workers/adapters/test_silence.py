@@ -58,6 +58,29 @@ async def test_a_gap(talk: StartTalk, client: EngineClient) -> None:
         await ask(adapter)
 
 
+@pytest.mark.parametrize("ping", [b":\n\n", b": ping\r\n\r\n"])
+@pytest.mark.parametrize(("begun", "silence"), [(b"", "no byte of the answer"), (b"data: 1\n\n", "no further byte")])
+async def test_comments_are_no_bytes_of_the_answer(
+    talk: StartTalk, client: EngineClient, ping: bytes, begun: bytes, silence: str
+) -> None:
+    """llama.cpp's server sends them whatever becomes of its model."""
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(EVENT_STREAM_HEAD + (chunked(begun, end=False) if begun else b""))
+        while True:
+            await asyncio.sleep(0.01)
+            for half in (ping[:1], ping[1:]):
+                writer.write(chunked(half, end=False))
+                await writer.drain()
+
+    first_byte_s = 60 if begun else 0.1
+    adapter = OpenAIHttpAdapter(await talk(handler), client, first_byte_timeout_s=first_byte_s, gap_timeout_s=0.1)
+    with pytest.raises(EngineTimeout, match=silence):
+        await ask(adapter)
+    assert (adapter.heard_at > 0) == bool(begun)
+
+
 async def test_a_slow_stream_without_a_gap_lasts_longer_than_the_limit(talk: StartTalk, client: EngineClient) -> None:
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)

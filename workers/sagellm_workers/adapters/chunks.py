@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import httpx
 
+from ..http.keep_alive import only_keeps_alive
 from .base import AnswerTooLong, EngineBroken, EngineError, EngineTimeout, EngineUnreachable
 from .sse import EVENT_LIMIT_BYTES, EventSplitter, EventTooLarge
 from .stream_end import StreamEnd, is_whole
@@ -22,7 +23,9 @@ def _unheard() -> None:
 
 
 class EventChunks:
-    """Items that hold one or more whole events. Raises EngineTimeout and EngineBroken.
+    """Items that hold one or more whole events; `heard` is called with each. Raises EngineTimeout and EngineBroken.
+
+    What only keeps the connection alive (llama.cpp's pings, say) is none: it tells nothing of the answer.
 
     Where HTTP itself says how long the body is, a cut is an error of HTTP's, and the stream may end as it likes. A body
     that ends when the connection is closed looks the same if its engine was killed: there the events have to say it.
@@ -36,7 +39,8 @@ class EventChunks:
         heard: Callable[[], None] = _unheard,
     ) -> None:
         self._url = url
-        self._pieces = PlainChunks(url, response, limit_bytes, heard)
+        self._pieces = PlainChunks(url, response, limit_bytes)
+        self._heard = heard
         self._splitter = EventSplitter(min(EVENT_LIMIT_BYTES, limit_bytes))
         self._end = StreamEnd() if ends_with_connection(response) else None
 
@@ -47,7 +51,8 @@ class EventChunks:
         try:
             while True:
                 whole = self._splitter.feed(await anext(self._pieces))
-                if whole:
+                if not only_keeps_alive(whole):
+                    self._heard()
                     if self._end is not None:
                         self._end.read(whole)
                     return whole
@@ -63,6 +68,8 @@ class EventChunks:
         last = self._splitter.finish()
         if last and not is_whole(last):
             raise EngineBroken(f"engine {self._url} broke off: the stream ended inside an event")
+        if only_keeps_alive(last):
+            last = b""
         if self._end is not None:
             self._end.read(last)
             if not last and not self._end.reached:

@@ -11,7 +11,8 @@ worker needs changed:
 * A kept connection that turns out to be dead is replaced, once, by a new one: llama.cpp announces
   keep-alive after a streamed answer and then closes.
 * The wait for the first byte of an answer and every later gap between bytes have limits of their own: a
-  prompt may be worked on for minutes, while a stream that has begun should not fall silent.
+  prompt may be worked on for minutes, while a stream that has begun should not fall silent. What
+  only keeps a connection alive does not count: the server of an engine that hangs may go on with it.
 * `send` leaves out httpx's flows for authentication, redirects and cookies, and a request of an adapter's goes
   the short way to its engine (see `destination`).
 """
@@ -29,6 +30,7 @@ from httpx import USE_CLIENT_DEFAULT
 
 from .connector import ConnectionUse, EngineConnector, current_use
 from .destination import Destination, ShortAnswer
+from .keep_alive import only_keeps_alive
 
 KEEPALIVE_S = 4.0  # uvicorn (vLLM, SGLang, sageLLM) closes an idle connection after 5 s: let it go before that
 UNREAD_LOOK_S = 1.0  # how soon to look again at an answer that nobody was reading
@@ -202,6 +204,7 @@ class EngineBody(httpx.AsyncByteStream):
         self._gap_s = gap_s
         self._taken = 0  # bytes of it that have been given
         self._waiting_since: float | None = None
+        self._silent_since: float | None = None  # when the wait began that has brought nothing but comments
         self._watch: asyncio.TimerHandle | None = None
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -213,17 +216,21 @@ class EngineBody(httpx.AsyncByteStream):
             if content.is_eof() or content.total_bytes > self._taken:
                 chunk = content.read_nowait()  # what is there already needs no watch
             else:
-                self._waiting_since = self._loop.time()
+                self._waiting_since = self._silent_since or self._loop.time()
                 if self._watch is None:
                     self._look()
                 chunk = await content.readany()
         except (aiohttp.ClientError, OSError) as error:
             raise as_httpx(error) from error
         finally:
-            self._waiting_since = None
+            waited_since, self._waiting_since = self._waiting_since, None
         if not chunk:
             raise StopAsyncIteration
         self._taken += len(chunk)
+        if only_keeps_alive(chunk):
+            self._silent_since = self._silent_since or waited_since
+            return chunk
+        self._silent_since = None
         if self._first_byte_at is not None:
             self._first_byte_at = None  # from now on gaps are watched
             self._stop_watch()
