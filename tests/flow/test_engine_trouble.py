@@ -11,6 +11,7 @@ from aiohttp import web
 
 from sagellm_control.store.views import EngineView
 from sagellm_control.wire.states import EngineState
+from sagellm_workers.health.health import NOT_ANSWERING
 
 from ..waiting import wait_until
 from .asking import CHAT_PATH, error_of
@@ -39,6 +40,22 @@ async def until_view(system: InProcessSystem, engine: EchoEngine, is_so: Callabl
         return view if is_so(view) else None
 
     return await wait_until(look, what="the engine's row")
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_an_engine_that_is_not_well_when_it_is_found_is_given_nothing(
+    bad: EchoEngine, start_system: StartSystem, silent: bool
+) -> None:
+    bad.healthy, bad.silent = False, silent
+    bad.answer(GOOD)
+    system = await start_system()
+    async with system.worker(bad.url, health_timeout_s=0.2):
+        await wait_until(system.engine_views, what="it is registered")
+        view = await view_of(system, bad)
+        assert (view.state, view.reason) == (EngineState.ERROR, NOT_ANSWERING)
+        bad.healthy, bad.silent = True, False
+        await until_view(system, bad, lambda v: v.state is EngineState.READY)
+        assert await ask(system) == (200, GOOD)
 
 
 async def test_an_engine_that_comes_back_starts_slowly(bad: EchoEngine, start_system: StartSystem) -> None:

@@ -31,6 +31,24 @@ async def test_one_bad_probe_is_no_outage(engine: Engine, lease: RememberingLeas
         await wait_until(lambda: lease.last == (EngineState.READY, "", None))
 
 
+async def test_one_that_did_not_answer_when_it_was_registered_is_given_nothing_until_it_does(
+    engine: Engine, lease: RememberingLease
+) -> None:
+    engine.well = False
+    async with watching(engine, lease, row=replace(ROW, state=EngineState.ERROR)):
+        await wait_until(lambda: engine.probes > 1)
+        assert set(lease.states) == {EngineState.ERROR}
+        engine.well = True
+        await wait_until(lambda: lease.last == (EngineState.READY, "", None))
+
+
+async def test_one_that_answers_at_once_has_been_well(engine: Engine, lease: RememberingLease) -> None:
+    """The worker before was lost, and not the engine: it need not start slowly."""
+    slowly = replace(SETTINGS, interval_s=300, slow_start_s=300)
+    async with watching(engine, lease, slowly, row=replace(ROW, state=EngineState.ERROR)):
+        await wait_until(lambda: lease.last == (EngineState.READY, "", None))
+
+
 async def test_an_engine_that_goes_on_with_an_answer_is_alive(engine: Engine, lease: RememberingLease) -> None:
     gone: list[float] = []
     async with watching(engine, lease, replace(SETTINGS, gone_after_s=0)) as watch:

@@ -66,8 +66,9 @@ async def watching(
     lease: Any,
     settings: HealthSettings = SETTINGS,
     returned: Callable[[], Awaitable[None]] | None = None,
+    row: EngineRow = ROW,
 ) -> Any:
-    watch = HealthWatch(engine, ROW, lease, settings, others_serve=engine.others_serve, returned=returned)
+    watch = HealthWatch(engine, row, lease, settings, others_serve=engine.others_serve, returned=returned)
     task = asyncio.create_task(watch.run())
     try:
         yield watch

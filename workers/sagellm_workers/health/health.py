@@ -60,6 +60,7 @@ class HealthWatch:
       says itself what is wrong, serves its clients better than none. It is READY as a last resort then.
 
     Args:
+        row: as it was registered; in ERROR, it is probed at once, and READY with the first good probe.
         others_serve: whether other engines take what this one takes; asked while the circuit is not closed.
         returned: called when it answers a probe after it did not, or (once an interval) after an attempt found it gone:
             it may have been started again as another. It is given requests again when this returns.
@@ -92,7 +93,7 @@ class HealthWatch:
         self._watching = True
         """False: the worker drains, and the engine's state is not ours to report any more."""
         self._was_up = True
-        self._answers = True
+        self._answers = row.state is not EngineState.ERROR
         self._can_be_spared = True
         self._paused_until = float("-inf")
         self._pause_s = 0.0
@@ -156,8 +157,8 @@ class HealthWatch:
 
     async def run(self) -> None:
         """Watch until stopped or cancelled: probe every interval and at once after trouble, report whatever changes."""
-        failures, failing_since = 0, self._clock()
-        probe_at, survey_at = failing_since + self._interval_s, float("-inf")
+        failures, failing_since = int(not self._answers), self._clock()
+        probe_at, survey_at = failing_since + (self._interval_s if self._answers else 0), float("-inf")
         while self._watching:
             await self._wait(probe_at)
             probed = None

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -24,7 +25,7 @@ from .. import metrics
 from ..adapters.base import EngineAdapter
 from ..attempts.outbox import Outbox
 from ..health.breaker import BreakerSettings
-from ..health.health import HealthSettings, HealthWatch
+from ..health.health import NOT_ANSWERING, HealthSettings, HealthWatch
 from ..health.neighbours import others_serve
 from ..lease.lease import Lease, LeaseLost
 from ..lease.stand_in import StandIn
@@ -95,10 +96,11 @@ class EngineSession:
         backoff = Backoff(longest_s=RETRY_S)
         metrics.begin(self._row.pool, self._row.engine_id)
         while not stop.is_set():
-            row = replace(self._row, state=EngineState.READY, worker=f"{self._row.worker}-{secrets.token_hex(3)}")
+            row = replace(self._row, worker=f"{self._row.worker}-{secrets.token_hex(3)}")
             try:
-                if await self._register(row, stop):
-                    await self._run(row, stop)
+                registered = await self._register(row, stop)
+                if registered is not None:
+                    await self._run(registered, stop)
             except* LeaseLost:
                 metrics.LEASES_LOST.labels(row.pool, row.engine_id).inc()
                 log.warning("engine %s: the lease was lost; registering again", row.engine_id)
@@ -128,18 +130,25 @@ class EngineSession:
             changed = await is_set_within(self._models_changed, ANNOUNCE_EVERY_S)
             self._models_changed.clear()
 
-    async def _register(self, row: EngineRow, stop: asyncio.Event) -> bool:
-        told = False
+    async def _register(self, row: EngineRow, stop: asyncio.Event) -> EngineRow | None:
+        """The row as it was registered; None: it is another worker's until the end."""
+        told, began = False, time.monotonic()
+        if await self._adapter.healthy() or self._adapter.heard_at >= began:
+            row = replace(row, state=EngineState.READY)
+        else:
+            row = replace(row, state=EngineState.ERROR, reason=NOT_ANSWERING)
         while not stop.is_set():
             held = await register_engine(self._store, row, lease_ms=int(self._settings.lease_s * 1000))
             if held is None:
                 log.info("engine %s serves %s with %d slots", row.engine_id, row.pool, row.slots)
-                return True
+                return row
             if not told:
                 log.warning("engine %s is held by worker %s; standing by", row.engine_id, held.worker)
                 told = True
+            # When it is given away it may be gone: the first probe tells.
+            row = replace(row, state=EngineState.ERROR, reason=NOT_ANSWERING)
             await asyncio.sleep(RETRY_S)
-        return False
+        return None
 
     async def _run(self, row: EngineRow, stop: asyncio.Event) -> None:
         s = self._settings
