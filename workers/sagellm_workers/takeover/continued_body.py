@@ -8,7 +8,9 @@
 | sagellm, openai (unknown) | not | the same |
 | ollama | not: its template decides | not: it puts the prompt into its template |
 
-vLLM and SGLang: their protocol's `continue_final_message`, which excludes `add_generation_prompt` (vllm#8942).
+vLLM and SGLang: their protocol's `continue_final_message`, which excludes `add_generation_prompt` (vllm#8942). Under a
+chat template that trims messages (Llama 3's), vLLM's prompt ends before the white space at the end of the last one, and
+the model says that again: so it is never sent, and what comes of it again is left out (see ``ContinuedChunks``).
 llama.cpp: ggml-org/llama.cpp#13174 and #23012; it refuses while the model may think (400), and another engine is asked.
 """
 
@@ -77,6 +79,11 @@ def continued(engine_kind: str, call_kind: str, fields: Mapping[str, Any], text:
     if isinstance(least := fields.get(LEAST), int):
         body[LEAST] = max(0, least - tokens)
     return orjson.dumps(body)
+
+
+def continuable(engine_kind: str, call_kind: str, text: str) -> str:
+    """As much of the text as the engine's prompt is sure to end with."""
+    return text.rstrip() if engine_kind == "vllm" and call_kind == "chat" else text
 
 
 def shortest(fields: Mapping[str, Any]) -> bytes:

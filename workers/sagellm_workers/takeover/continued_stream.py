@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from ..adapters.base import EngineBroken
-from ..adapters.loose_json import items, mapping
+from ..adapters.loose_json import items, mapping, text
 from ..adapters.sse import data_of
 from ..adapters.told_error import told_error
 from .given_answer import DONE, GivenAnswer
@@ -21,6 +21,7 @@ class ContinuedChunks:
         chunks: as they come; raises what they raise.
         opening: comes before them.
         repeated: tokens of the answer that were part of this engine's prompt.
+        unsent: the end of the answer, where that was no part of the prompt: what comes of it again is left out.
         silent: nothing but the usage is wanted.
     """
 
@@ -30,12 +31,14 @@ class ContinuedChunks:
         given: GivenAnswer,
         *,
         repeated: int,
+        unsent: str = "",
         opening: bytes = b"",
         silent: bool = False,
     ) -> None:
         self._chunks = chunks
         self._given = given
         self._repeated = repeated
+        self._unsent = unsent
         self._opening = opening
         self._silent = silent
         self._heard = False
@@ -84,12 +87,22 @@ class ContinuedChunks:
     def _says_more(self, choice: dict[str, Any]) -> bool:
         """Take out of a choice what has been said; whether something is left."""
         delta = choice.get("delta")
-        if not isinstance(delta, dict) or not self._given.opened:
+        if not isinstance(delta, dict):
             return True
         said = mapping(choice["delta"])
-        was_opening = said.pop("role", None) is not None
+        repeats = self._given.opened and said.pop("role", None) is not None
+        if self._unsent and (content := text(said.get("content"))):
+            said["content"] = rest = self._without_unsent(content)
+            repeats = repeats or not rest
         choice["delta"] = said
-        return not was_opening or bool(choice.get("finish_reason")) or any(said.values())
+        return not repeats or bool(choice.get("finish_reason")) or any(said.values())
+
+    def _without_unsent(self, content: str) -> str:
+        while content and content[0] == self._unsent[:1]:
+            content, self._unsent = content[1:], self._unsent[1:]
+        if content:
+            self._unsent = ""
+        return content
 
     def _whole(self, usage: dict[str, Any]) -> dict[str, Any]:
         prompt, made = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 import orjson
 
 from ..adapters.loose_json import mapping
-from .continued_body import CannotContinue, continued, read_fields, shortest, tokens_left
+from .continued_body import CannotContinue, continuable, continued, read_fields, shortest, tokens_left
 from .continued_stream import ContinuedChunks
 from .given_answer import GivenAnswer
 
@@ -35,10 +35,13 @@ class Takeover:
         self._complete = spent or given.finish_reason != "" or given.done
         wants_usage = mapping(fields.get("stream_options")).get("include_usage") is True
         self._wants_usage = wants_usage and not given.usage_given and not given.done
+        sent = continuable(engine_kind, call_kind, given.text)
+        self._unsent = given.text[len(sent) :]
+        self._repeated = given.tokens if sent and not self._complete else 0
         self.body: bytes | None = None
         """What to send; None: nothing is left to ask for."""
         if not self._complete:
-            self.body = continued(engine_kind, call_kind, fields, given.text, given.tokens) if given.text else body
+            self.body = continued(engine_kind, call_kind, fields, sent, given.tokens) if sent else body
         elif self._wants_usage:
             # Prompt tokens are the engine's to count; it costs a prefill, which its cache may spare.
             self.body = shortest(fields)
@@ -58,5 +61,11 @@ class Takeover:
 
     def chunks(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The engine's chunks as the rest of the stream."""
-        repeated = 0 if self._complete else self.given.tokens
-        return ContinuedChunks(chunks, self.given, repeated=repeated, opening=self._ending(), silent=self._complete)
+        return ContinuedChunks(
+            chunks,
+            self.given,
+            repeated=self._repeated,
+            unsent=self._unsent,
+            opening=self._ending(),
+            silent=self._complete,
+        )
