@@ -43,6 +43,8 @@ class EchoEngine:
     """How often it was asked for them."""
     props_status: int = 200
     """Of the answer that tells its slots."""
+    server_info: Mapping[str, object] | None = None
+    """What it says of itself where it introduces itself as SGLang; None: nothing yet."""
     surveys: int = 0
     """How often it was asked for its slots."""
     url: str = ""
@@ -65,6 +67,7 @@ class EchoEngine:
             [
                 web.get("/v1/models", self._models),
                 web.get("/props", self._props),
+                web.get("/server_info", self._server_info),
                 web.get("/health", self._health),
                 web.post("/v1/{path:.*}", self._post),
             ]
@@ -144,6 +147,9 @@ class EchoEngine:
     async def _props(self, _: web.Request) -> web.Response:
         self.surveys += 1
         return web.json_response({"total_slots": self.slots}, status=self.props_status)
+
+    async def _server_info(self, _: web.Request) -> web.Response:
+        return web.json_response(self.server_info or {}, status=503 if self.server_info is None else 200)
 
     async def _health(self, _: web.Request) -> web.Response:
         self.probes += 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import pytest
@@ -12,6 +14,7 @@ from sagellm_control.keeper.lapses import LapseKeeper
 from sagellm_control.store.connect import Store
 from sagellm_control.store.registrations import register, unregister
 from sagellm_control.store.views import EngineView, list_engines
+from sagellm_control.wire.engine import EngineRole
 from sagellm_control.wire.registration import Registration
 from sagellm_control.wire.states import EngineState
 from sagellm_workers.adapters.engine_http import EngineOptions
@@ -22,7 +25,8 @@ from sagellm_workers.settings import WorkerSettings
 
 from ..pool_driver import PoolDriver
 from ..waiting import wait_until
-from .conftest import StartEngine
+from .conftest import StartEcho, StartEngine
+from .echo_engine import EchoEngine
 
 
 async def test_it_is_known_for_what_it_is_and_the_limits_are_the_workers(
@@ -52,6 +56,55 @@ async def test_it_is_known_for_what_it_is_and_the_limits_are_the_workers(
         stop.set()
     assert view.kind == "simulated"
     assert asked == [settings.engine_options | {"api_key": "k"}]
+
+
+@asynccontextmanager
+async def adopted(store: Store, echo: EchoEngine, **settings: object) -> AsyncGenerator[None]:
+    where, stop = urlsplit(echo.url), asyncio.Event()
+    chosen = WorkerSettings.model_validate({"adopt": True, "drain_s": 0.5, "health_interval_s": 0.1} | settings)
+    async with engine_client() as client, asyncio.TaskGroup() as tasks:
+        tasks.create_task(Adopter(store, client, chosen).run(stop))
+        await register(store, Registration("e1", "echo-1", where.hostname or "", where.port or 0))
+        yield
+        stop.set()
+
+
+async def until_adopted(store: Store, state: EngineState, role: EngineRole, kv_tokens: int) -> None:
+    async def is_so() -> bool:
+        views = await list_engines(store)
+        return [(view.state, view.role, view.kv_tokens) for view in views] == [(state, role, kv_tokens)]
+
+    await wait_until(is_so, what=f"it is {state}, {role}, with {kv_tokens} KV tokens")
+
+
+async def test_it_is_adopted_when_it_is_known_and_asked_again_now_and_then(
+    store: Store, start_echo: StartEcho, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adoption, "PROBE_AGAIN_S", 0.05)
+    echo = await start_echo()
+    echo.card = {"owned_by": "sglang"}
+    async with adopted(store, echo, survey_interval_s=0.1):
+        await wait_until(lambda: echo.lists > 3, what="it is asked again and again")
+        assert await list_engines(store) == []
+        echo.server_info = {"disaggregation_mode": "decode", "max_total_num_tokens": 500}
+        await until_adopted(store, EngineState.READY, EngineRole.DECODE, 500)
+        echo.server_info = None
+        asked = echo.lists
+        await wait_until(lambda: echo.lists > asked + 2, what="it is asked again")
+        await until_adopted(store, EngineState.READY, EngineRole.DECODE, 500)
+        echo.server_info = {"max_total_num_tokens": 700}
+        await until_adopted(store, EngineState.READY, EngineRole.GENERAL, 700)
+
+
+async def test_it_is_asked_again_when_it_is_back(store: Store, start_echo: StartEcho) -> None:
+    echo = await start_echo()
+    echo.card, echo.server_info = {"owned_by": "sglang"}, {"max_total_num_tokens": 500}
+    async with adopted(store, echo, survey_interval_s=3600):
+        await until_adopted(store, EngineState.READY, EngineRole.GENERAL, 500)
+        echo.healthy = False
+        await until_adopted(store, EngineState.ERROR, EngineRole.GENERAL, 500)
+        echo.server_info, echo.healthy = {"max_total_num_tokens": 700}, True
+        await until_adopted(store, EngineState.READY, EngineRole.GENERAL, 700)
 
 
 async def test_a_worker_tells_of_no_engine_that_has_been_withdrawn(store: Store, start_engine: StartEngine) -> None:

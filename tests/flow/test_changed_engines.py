@@ -12,8 +12,10 @@ import pytest
 from sagellm_control.embedded.ports import free_port
 from sagellm_control.store.awaited import list_awaited
 from sagellm_control.store.inspect import model_index
+from sagellm_control.wire.engine import EngineRole
 from sagellm_control.wire.states import EngineState
 from sagellm_workers.serving import served_engine
+from sagellm_workers.serving.rows_of_engine import HALF_KNOWN
 
 from ..waiting import wait_until
 from .asking import CHAT_PATH
@@ -202,6 +204,22 @@ async def test_one_that_does_not_answer_is_shown_until_its_worker_stops(
 
         await wait_until(is_shown, what="it is awaited")
     await until_none_awaited(system)
+
+
+async def test_one_that_may_be_half_of_a_pair_is_served_when_that_is_known(
+    engine: EchoEngine, start_system: StartSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served_engine, "LOOK_AGAIN_S", HASTY_S)
+    engine.card = {"owned_by": "sglang"}
+    system = await start_system()
+    async with system.worker(engine.url, survey_interval_s=NEVER_S):
+        await wait_until(lambda: engine.lists > 3, what="it is asked again and again")
+        assert await rows(system) == {}
+        assert await awaited(system) == {engine.url: HALF_KNOWN}
+        engine.server_info = {"disaggregation_mode": "prefill", "max_running_requests": 3}
+        await until_rows(system, echo_1=("READY", 3))
+        assert [view.role for view in await system.engine_views()] == [EngineRole.PREFILL]
+        await until_none_awaited(system)
 
 
 async def test_a_question_without_an_answer_changes_nothing(engine: EchoEngine, start_system: StartSystem) -> None:

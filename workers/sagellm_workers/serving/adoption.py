@@ -21,12 +21,14 @@ from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.registration import DEFAULT_ROOM, Registration, instance_type_of, kinds_of, role_of
 
 from ..adapters.base import EngineAdapter, EngineError, EngineFacts
-from ..adapters.discovery import discover_registered, facts_of
+from ..adapters.discovery import discover, discover_registered, facts_of
+from ..adapters.engine_http import EngineOptions
 from ..http.transport import EngineClient
 from ..pairs.paired_request import paired_kinds, paired_role
 from ..settings import WorkerSettings
 from .engine_session import EngineSession
-from .rows_of_engine import cards_of
+from .rows_of_engine import HALF_KNOWN, cards_of, may_be_paired
+from .surveys import Surveys
 
 log = logging.getLogger(__name__)
 
@@ -101,25 +103,53 @@ class Adopter:
             return
         adapter, facts = found
         row = row_of(registration, adapter, facts, self.name)
-        session = EngineSession(self._store, adapter, row, self._settings)
-        await session.serve(ended)
+        surveys = Surveys()
+        session = EngineSession(self._store, adapter, row, self._settings, returned=surveys.again)
+        known = facts
+
+        async def look() -> None:
+            nonlocal known
+            try:
+                url, options = registration.url, self._options(registration)
+                found, now = await discover(url, self._client, adapter=adapter.name, **options)
+            except (EngineError, ValueError):
+                return  # whether it is there is for the health probes to say
+            if now.complete and now != known:
+                known = now
+                session.take_over(found, row_of(registration, found, now, self.name))
+
+        async def pause_s() -> float:
+            return self._settings.survey_interval_s
+
+        surveying = asyncio.create_task(surveys.run(look, pause_s), name=f"survey {registration.engine_id}")
+        try:
+            await session.serve(ended)
+        finally:
+            surveying.cancel()
+            await asyncio.wait({surveying})
         await self._clean_up(registration)
+
+    def _options(self, registration: Registration) -> EngineOptions:
+        options = self._settings.engine_options
+        if api_key := registration.metadata.get("api_key"):
+            options["api_key"] = str(api_key)
+        return options
 
     async def _find(
         self, registration: Registration, ended: asyncio.Event
     ) -> tuple[EngineAdapter, EngineFacts | None] | None:
-        metadata = registration.metadata
-        options = self._settings.engine_options
-        if api_key := metadata.get("api_key"):
-            options["api_key"] = str(api_key)
-        told = ""
+        options, told = self._options(registration), ""
         while not ended.is_set():
             try:
-                wire = str(metadata.get("wire") or "auto")
+                wire = str(registration.metadata.get("wire") or "auto")
                 adapter, facts = await discover_registered(registration.url, self._client, wire=wire, **options)
                 if await adapter.healthy():
-                    return adapter, facts or await facts_of(adapter)
-                problem = "it does not answer health probes"
+                    facts = facts or await facts_of(adapter)
+                    if facts is None or facts.complete or not may_be_paired(facts):
+                        return adapter, facts
+                    problem = HALF_KNOWN
+                else:
+                    problem = "it does not answer health probes"
             except (EngineError, ValueError) as error:
                 problem = str(error)
             if problem != told:

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 MOST_CARDS = 64
 """Of one engine in one pool: each gateway reads them every second."""
+HALF_KNOWN = "it does not say yet whether it takes whole requests"
 
 
 def engine_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[EngineRow]:
@@ -59,6 +60,11 @@ def engine_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[
     return rows
 
 
+def may_be_paired(facts: EngineFacts) -> bool:
+    """Whether it may be one that takes no whole requests: given one all the same, it would never answer."""
+    return facts.kind == PAIRED_KIND
+
+
 def worker_name() -> str:
     """Of this process, for people: its machine and its process id."""
     return f"{socket.gethostname()}-{os.getpid()}"
@@ -76,7 +82,7 @@ def slots_of(facts: EngineFacts, settings: WorkerSettings) -> int:
 
 def role_of(url: str, facts: EngineFacts, wanted: EngineRole) -> EngineRole:
     """The engine's role: an SGLang engine has been started for one, others take that of the settings."""
-    if facts.kind != PAIRED_KIND:
+    if not may_be_paired(facts):
         return wanted
     told = paired_role(facts)
     if told is None and wanted in (EngineRole.PREFILL, EngineRole.DECODE):

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
-from sagellm_control.stopping import is_set_within, run_until
+from sagellm_control.stopping import run_until
 from sagellm_control.store.connect import Store
 from sagellm_control.wire.engine import EngineRow
 
@@ -22,15 +22,14 @@ from ..http.transport import EngineClient
 from ..settings import WorkerSettings
 from .awaited_note import AwaitedNote
 from .engine_session import EngineSession
-from .rows_of_engine import engine_rows, slots_of, worker_name
+from .rows_of_engine import HALF_KNOWN, engine_rows, may_be_paired, slots_of, worker_name
 from .shared_slots import SharedSlots
+from .surveys import Surveys
 
 log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 1.0
 """Pause between two looks for an engine that is not there yet."""
-SURVEY_PATIENCE_S = 5.0
-"""An engine that is back is not kept from its requests for longer by a survey that hangs."""
 
 
 @dataclass(slots=True)
@@ -58,32 +57,19 @@ class ServedEngine:
         self._told = ""
         """Why it is waited for, or cannot be asked anew; empty: neither."""
         self._note = AwaitedNote(store, url, worker_name())
-        self._due = asyncio.Event()
-        self._looked = asyncio.Event()
-        """Set when the next look to begin is over."""
+        self._surveys = Surveys()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then drain."""
         async with asyncio.TaskGroup() as tasks:
-            await run_until(stop, self._keep_looking(tasks))
+            await run_until(stop, self._surveys.run(lambda: self._look(tasks), self._pause_s))
             for served in self._served.values():
                 served.ended.set()
             await self._note.tell("")
 
-    async def look_again(self) -> None:
-        """It answers again, so it may be another one: returns when it has been surveyed, or soon if that hangs."""
-        looked = self._looked
-        self._due.set()
-        await is_set_within(looked, SURVEY_PATIENCE_S)
-
-    async def _keep_looking(self, tasks: asyncio.TaskGroup) -> None:
-        while True:
-            self._due.clear()
-            looked, self._looked = self._looked, asyncio.Event()
-            await self._look(tasks)
-            looked.set()
-            await self._note.tell("" if self._rows else self._told)
-            await is_set_within(self._due, self._settings.survey_interval_s if self._rows else LOOK_AGAIN_S)
+    async def _pause_s(self) -> float:
+        await self._note.tell("" if self._rows else self._told)
+        return self._settings.survey_interval_s if self._rows else LOOK_AGAIN_S
 
     async def _look(self, tasks: asyncio.TaskGroup) -> None:
         self._looks += 1
@@ -95,7 +81,9 @@ class ServedEngine:
                 self._tell(logging.WARNING, str(error))
             return
         facts = found[1]
-        if self._rows and not facts.complete:
+        if not facts.complete and (self._rows or may_be_paired(facts)):
+            if not self._rows:
+                self._tell(logging.WARNING, HALF_KNOWN)
             return
         if self._found is None or facts != self._found[1]:
             self._found = found
@@ -136,7 +124,7 @@ class ServedEngine:
                     served.session.take_over(adapter, row)
                 continue
             session = EngineSession(
-                self._store, adapter, row, self._settings, slots=self._slots, returned=self.look_again
+                self._store, adapter, row, self._settings, slots=self._slots, returned=self._surveys.again
             )
             self._served[pool] = served = _Served(session)
             task = tasks.create_task(session.serve(served.ended), name=f"serve {pool} on {self._url}")
@@ -144,7 +132,7 @@ class ServedEngine:
 
     def _forget(self, pool: str) -> None:
         del self._served[pool]
-        self._due.set()
+        self._surveys.soon()
 
     def _tell(self, level: int, problem: str) -> None:
         if problem != self._told:
