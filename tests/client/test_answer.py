@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -193,3 +194,67 @@ async def test_of_an_answer_whose_reader_does_not_keep_up_only_so_much_is_kept(
         got.append(event)
         kept.append(len(answer._events))  # pyright: ignore[reportPrivateUsage]
     assert (got, max(kept)) == (log, 4)
+
+
+async def heard(pool: PoolDriver, *sequences: int) -> Answer:
+    """An answer that has handed out these events of the first attempt, which runs."""
+    answer = Answer(pool.store, pool.name, "a")
+    answer.read = True
+    await pool.engine("e1")
+    await pool.running("a", stream=True)
+    for sequence in sequences:
+        answer.push(Event("a", 1, sequence, CHUNK, b"data: %d\n\n" % sequence))
+        await answer.next(0.2)
+    return answer
+
+
+@pytest.mark.parametrize("first", [3, 4])
+async def test_a_worker_that_speaks_on_is_heard_on(pool: PoolDriver, first: int) -> None:
+    """A failover has lost what it said last, and it repeats that, or goes on: nothing of it is missing here."""
+    answer = await heard(pool, 1, 2, 3)
+    answer.check_log()
+    assert await answer.next(0.1) is None
+    for sequence in range(first, 6):
+        await pool.append("a", sequence, b"data: %d\n\n" % sequence)
+        answer.push(Event("a", 1, sequence, CHUNK, b"data: %d\n\n" % sequence))
+    events = [await answer.next(0.2), await answer.next(0.2)]
+    assert [event and event.position for event in events] == [(1, 4), (1, 5)]
+
+
+async def test_an_attempt_that_is_made_anew_and_ends_early_is_not_taken_for_the_end(pool: PoolDriver) -> None:
+    answer = await heard(pool, 1, 2, 3)
+    answer.check_log()
+    assert await answer.next(0.1) is None
+    await pool.append("a", 1, b"data: new\n\n")
+    await pool.finish("a", 2)
+    for event in await pool.events("a"):
+        answer.push(event)
+    event = await answer.next(0.2)
+    assert event is not None
+    # Whoever comes back names the last event that it had; this one has no number that another could have.
+    assert (event.payload, event.position, answer.ended) == (ROLLED_BACK, (1, 0), True)
+
+
+async def test_what_is_said_late_of_a_lost_request_keeps_nobody_busy(
+    pool: PoolDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    read_log = Answer._read_log  # pyright: ignore[reportPrivateUsage]
+
+    async def said_late(self: Answer, *about: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        found = await read_log(self, *about)
+        if looks == 1:
+            self.push(Event("a", 1, 1, CHUNK, b"data: late\n\n"))
+            await pool.engine("e1")
+            await pool.waiting("a", stream=True, attempt=1000)  # whoever holds it has submitted it again
+            await pool.assign(Placement("a", 1000, "e1"))
+            await pool.append("a", 1, b"data: 1\n\n", attempt=1001)
+        return found
+
+    monkeypatch.setattr(Answer, "_read_log", said_late)
+    answer = _listener(pool)
+    event = await answer.next(5.0)
+    assert (event and event.position) == (1001, 1)
+    assert looks < 5

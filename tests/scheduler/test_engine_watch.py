@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from sagellm_control.scheduler import engine_watch as module
 from sagellm_control.scheduler.engine_watch import EngineWatch
 from sagellm_control.scheduler.estimates import names_of
+from sagellm_control.store.connect import Store
+from sagellm_control.store.inspect import engine_bounds
 from sagellm_control.store.steps.assign import Placement
 from sagellm_control.store.steps.engines import renew_engine, retire_engine
 from sagellm_control.wire.states import EngineState
@@ -54,6 +57,34 @@ async def test_what_an_engine_with_bounds_holds_is_read_with_its_room(pool: Pool
     await renew_engine(pool.store, replace(row, limit=4), [("a", 1)], lease_ms=LEASE_MS)
     await watch.read()
     assert (load.free, load.requests, load.kv_held) == (3, 1, 700)
+
+
+async def test_only_engines_are_asked_of_which_there_is_more_to_know(
+    pool: PoolDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read before each request that is left waiting, in pools of thousands."""
+    for engine in ("known", "freed"):
+        await pool.engine(engine, slots=8, kv_tokens=10_000)
+    await pool.engine("limited", slots=8, limit=2)
+    asked: list[str] = []
+
+    async def bounds(store: Store, name: str, engines: Sequence[str]) -> dict[str, tuple[int, int | None]]:
+        asked[:] = sorted(engines)
+        return await engine_bounds(store, name, engines)
+
+    monkeypatch.setattr(module, "engine_bounds", bounds)
+    watch = EngineWatch(pool.store, pool.name)
+    await watch.read(all_rows=True)
+    await pool.waiting("a")
+    await pool.assign(Placement("a", 0, "freed", kv_tokens=700))
+    await watch.read(all_rows=True)
+    await watch.read()
+    assert asked == ["limited"]
+    watch.engines.set_places("freed", 8)
+    await watch.read()
+    assert asked == ["freed", "limited"]
+    await watch.read()
+    assert asked == ["limited"]
 
 
 async def test_an_engine_that_comes_back_as_another_is_not_taken_for_what_it_was(pool: PoolDriver) -> None:

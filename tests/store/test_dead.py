@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,7 @@ from sagellm_control.store.steps.requeue import MAX_LAPSES, Cause
 from sagellm_control.wire.states import EngineState
 from sagellm_control.wire.trace_context import TraceContext
 
-from ..pool_driver import LEASE_MS, PoolDriver
+from ..pool_driver import BROKEN, LEASE_MS, PoolDriver
 from ..pool_state import read_state, violations
 from ..request_fields import EVERY_FIELD, recorded_as
 
@@ -161,3 +162,12 @@ async def test_records_that_somebody_damaged(pool: PoolDriver) -> None:
     for letter in letters:
         with pytest.raises(NotRetried, match="is no whole request: why"):
             await retry_dead(pool.store, letter)
+
+
+async def test_an_error_of_several_lines_is_one_of_the_history(pool: PoolDriver) -> None:
+    """A traceback, say; and its words are no engines."""
+    traceback = replace(BROKEN, message="CUDA error\nCompile with more\nFor debugging")
+    await pool.engine("e1")
+    await pool.running("a")
+    await pool.requeue("a", Cause.FAILED, last_error=traceback, max_failures=9)
+    assert (await pool.record("a"))["errors"] == "1 e1 engine_broken (CUDA error Compile with more For debugging)"

@@ -162,7 +162,7 @@ async def test_what_was_ranked_on_another_clock_does_not_move_that_of_now(pool: 
     assert await starts(pool) == {"small": 100.0, "busy": 100.0}, "nothing counts as waiting that does not"
 
 
-@pytest.mark.parametrize("how", ["cancelled", "displaced", "expired", "refused"])
+@pytest.mark.parametrize("how", ["cancelled", "displaced", "expired", "refused", "short"])
 async def test_what_was_charged_on_another_clock_gets_nothing_back_from_that_of_now(pool: PoolDriver, how: str) -> None:
     rules = await fair_pool(pool)
     await arrive(pool, rules, "busy", "b1", charge=3_600_000.0)
@@ -177,6 +177,10 @@ async def test_what_was_charged_on_another_clock_gets_nothing_back_from_that_of_
             await pool.store.commands.hset(pool.keys.record("b1"), "queue_ttl_ms", "1")
             await pool.store.commands.zadd(pool.keys.expiries, {"b1": pool.clock.now_ms})
             assert (await expire_waiting(pool.store, pool.name)).of_class == 1
+        case "short":
+            await pool.assign(Placement("b1", 0, "e1"))
+            ended = Finish("b1", 1, 1, DONE, output_tokens=0)
+            assert await finish(pool.store, pool.name, "e1", pool.worker("e1"), [ended]) == [True]
         case _:
             refused = await pool.assign(Placement("b1", 0, None, late=Late.REFUSE))
             assert refused.results == ["refused"]

@@ -13,6 +13,7 @@ from redis.exceptions import NoPermissionError
 from sagellm_control.client import QueueClient
 from sagellm_control.keeper.departures import DepartureKeeper
 from sagellm_control.keeper.reconcile import Reconciler
+from sagellm_control.store.awaited import forget_awaited, list_awaited, note_awaited
 from sagellm_control.store.connect import StoreUnusable, open_store
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.steps.engines import drain_engine
@@ -61,6 +62,9 @@ async def test_everything_works_with_the_documented_rights(login: RedisSettings,
             assert result.json()["choices"][0]["message"]["content"] == expected_text("allowed", 3)
             assert await queue.cancel(submission.request_id) == "finished"
         assert len(await list_requests(system.store, state=RequestState.FINISHED)) == 3
+        await note_awaited(system.store, "http://127.0.0.1:9", worker="w", reason="refused")
+        assert [each.url for each in await list_awaited(system.store)] == ["http://127.0.0.1:9"]
+        await forget_awaited(system.store, "http://127.0.0.1:9")
         await DepartureKeeper(system.store, MODEL).look()
         await Reconciler(system.store, MODEL).look()
         (view,) = await system.engine_views()

@@ -18,6 +18,7 @@ from .resubmission import AwaitedReturn, Resubmission, StillGone
 log = logging.getLogger(__name__)
 
 _FINISHED = RequestState.FINISHED.encode()
+_ON_AN_ENGINE = (RequestState.ASSIGNED.encode(), RequestState.RUNNING.encode())
 
 LOST = Ending(
     Outcome.FAILED,
@@ -58,6 +59,8 @@ class Answer:
         self._last_payload: bytes | None = None
         """Of the event at that position; None: it was not read here."""
         self._gap = False
+        self._doubted = False
+        """Whether the log has to tell of each event whether it goes on from the last."""
         self._deaf = False
         """Whether its client has been closed."""
         self._waiter: asyncio.Future[None] | None = None
@@ -86,7 +89,7 @@ class Answer:
             self._gap = True
             return
         # While the log is to be looked at, it has what comes meanwhile, and tells whether it goes on from the last.
-        if not self._gap and (begins or event.position == (attempt, sequence + 1)):
+        if not (self._gap or self._doubted) and (begins or event.position == (attempt, sequence + 1)):
             self._take(event)
         else:
             self._gap = True
@@ -165,15 +168,11 @@ class Answer:
         self._gap = False
         heard, payload = self._last, self._last_payload
         try:
-            state, events = await self._read_log(heard, until)
+            state, attempt, events = await self._read_log(heard, until)
             self._gap = self._gap or len(events) == MOST_EVENTS  # then there may be more
-            if heard[1]:
-                # It goes on from what was heard only if it has that.
-                if events and events[0].position == heard and payload in (None, events[0].payload):
-                    del events[0]
-                elif events or state not in (None, _FINISHED):
-                    self._give_up_history()
-                    return
+            if heard[1] and not self._goes_on(heard, payload, state, attempt, events):
+                self._give_up_history()
+                return
             await self._take_over(state, events, until)
         except (_Hangs, StillGone):
             self._gap = True
@@ -181,19 +180,38 @@ class Answer:
             # Redis is away. The inbox asks for another look when it is subscribed again.
             log.warning("request %s: its output log cannot be read: %s", self.request_id, error)
 
-    async def _read_log(self, heard: Position, until: float) -> tuple[bytes | None, list[Event]]:
-        """The record's state, and the events from the one that was heard last on."""
+    async def _read_log(self, heard: Position, until: float) -> tuple[bytes | None, bytes | None, list[Event]]:
+        """The record's state and attempt, and the events from the one that was heard last on."""
         attempt, sequence = heard
         record = self._store.keys.pool(self.pool).record(self.request_id)
         try:
             async with asyncio.timeout_at(until):
                 # The state before the log: an end that is written in between is then found in the log.
-                state = await self._store.commands.hget(record, "state")
+                known = await self._store.commands.hmget(record, "state", "attempt")
                 after = (attempt, max(0, sequence - 1))
                 events = await read_output(self._store, self.pool, self.request_id, after=after, count=MOST_EVENTS)
-                return state, events
+                return *known, events
         except TimeoutError:
             raise _Hangs from None
+
+    def _goes_on(
+        self, heard: Position, payload: bytes | None, state: bytes | None, attempt: bytes | None, events: list[Event]
+    ) -> bool:
+        """Whether the log goes on from what was heard last, which is taken out of it; as far as can be told now."""
+        self._doubted = False
+        if events:
+            if events[0].position == heard and payload in (None, events[0].payload):
+                del events[0]
+                return True
+            # A failover has lost it, and its worker speaks on. An attempt that is made anew has it, in other words.
+            return events[0].position == (heard[0], heard[1] + 1)
+        if state is None:
+            return True  # see _without_record
+        if state == _FINISHED:
+            return payload is None
+        # Either of the two, and not as far yet.
+        self._doubted = state in _ON_AN_ENGINE and attempt == b"%d" % heard[0]
+        return self._doubted
 
     async def _take_over(self, state: bytes | None, events: list[Event], until: float) -> None:
         if not events and state is None:
@@ -203,7 +221,7 @@ class Answer:
         for event in events:
             if event.position > self._last:
                 if not is_unbroken([event], self._last):
-                    self._end(ROLLED_BACK)
+                    self._end()
                     break
                 self._take(event)
         if state is not None and self.lost_record is not None:
@@ -214,13 +232,13 @@ class Answer:
         log.warning("request %s: its output log is not what it was", self.request_id)
         if self._handed_out:
             self._events.clear()
-            self._end(ROLLED_BACK)
+            self._end()
         else:
             self.begin_anew()
 
-    def _end(self, payload: bytes) -> None:
-        attempt, sequence = self._last
-        self._take(Event(self.request_id, attempt, sequence + 1, END, payload))
+    def _end(self) -> None:
+        # Without a number of its own: the worker may give that to another event, and whoever comes back names the last.
+        self._events.append(Event(self.request_id, self._last[0], 0, END, ROLLED_BACK))
 
     async def _without_record(self, until: float) -> list[Event]:
         if self.lost_record is not None and self.lost_record.possible(handed_out=self._handed_out):
@@ -229,7 +247,8 @@ class Answer:
                 # What nobody has read of the attempts before is not part of the answer any more, nor what they still
                 # say.
                 self._events.clear()
-                self._start = self._last = max(self._last, (attempt, 0))
+                self._start = self._last = (attempt, 0) if attempt else self._start
+                self._last_payload = None
                 return []
         attempt, sequence = self._last
         return [Event(self.request_id, attempt, sequence + 1, END, LOST)]

@@ -39,7 +39,7 @@ EXPIRE_GRACE_S = 2.0
 """After its timeout a request is cancelled in the queue; this long (s) its own ending may take to come back."""
 
 CUT_AFTER_S = EXPIRE_GRACE_S + 3.0
-"""So long (s) after its timeout the connection of a client is cut that has not read what it was sent."""
+"""So long (s) after its timeout, and as often from then on, it is looked whether a client reads what it was sent."""
 
 _STREAM_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -75,6 +75,8 @@ class AnswerWriter:
         self._headers = headers
         self._numbering = numbering
         """None: events leave as the engine wrote them."""
+        self._pieces = 0
+        """Written so far."""
         self.first_byte_at: float | None = None
         """Monotonic time of the first byte of an answer; an error is none."""
         self._expected_at: float | None = None
@@ -92,17 +94,26 @@ class AnswerWriter:
         stream = _Stream(headers=_STREAM_HEADERS | self._headers)  # made while the engine works
         if math.isinf(self._patience.until):
             return await self._write_stream(stream, always)
-        left_s = max(0.0, self._patience.until - time.monotonic())
-        # Who reads no more is not waited for, or it could keep its connection and the answer for as long as it likes.
-        cut = asyncio.get_running_loop().call_later(left_s + CUT_AFTER_S, self._cut)
+        self._look_at_reader(max(0.0, self._patience.until - time.monotonic()) + CUT_AFTER_S)
         try:
             return await self._write_stream(stream, always)
         finally:
-            cut.cancel()
+            self._reader_look.cancel()
 
-    def _cut(self) -> None:
-        if (transport := self._request.transport) is not None:
-            transport.abort()
+    def _look_at_reader(self, after_s: float, before: tuple[int, float] = (0, math.inf)) -> None:
+        """Cut off a client, whose time is over, that has read nothing since ``before``: it could keep its connection,
+        and the answer, for as long as it likes."""
+
+        def look() -> None:
+            if (transport := self._request.transport) is None:
+                return
+            pieces, unread = self._pieces, transport.get_write_buffer_size()
+            if unread and pieces == before[0] and unread >= before[1]:
+                transport.abort()
+            else:
+                self._look_at_reader(CUT_AFTER_S, (pieces, unread))
+
+        self._reader_look = asyncio.get_running_loop().call_later(after_s, look)
 
     async def _write_stream(self, stream: web.StreamResponse, always: bool) -> web.StreamResponse:
         try:
@@ -163,6 +174,7 @@ class AnswerWriter:
             if piece:
                 with self._closing.spared(limit):
                     await stream.write(piece)
+                self._pieces += 1
 
     async def _collect(self, pieces: list[bytes]) -> Event | None:
         """Keep all but the end, which is given back; None: there is nothing more."""

@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -201,8 +202,7 @@ class SharedEngines:
             await self._objects.end_all()
 
     async def _follow(self, store: Store) -> None:
-        looks = 0
-        while True:
+        for looks in count():
             try:
                 if looks % ANNOUNCE_EVERY == 0 and not self._writes:
                     self._claim_objects()
@@ -211,7 +211,6 @@ class SharedEngines:
                 if looks % ANNOUNCE_EVERY == 0:
                     for model in {registration.model_id for registration in self._own.values()}:
                         await announce_pool(store, model)
-                looks += 1
             except Exception as error:
                 log_trouble(log, "cannot follow the engines", error)
             self.promised.looked()

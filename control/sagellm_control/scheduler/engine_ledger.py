@@ -107,7 +107,7 @@ class EngineLedger:
             return  # as expected, which is the rule
         self._set_free(load, room.free)
         if room.kv_held is not None:
-            load.kv_held = room.kv_held
+            load.kv_held, load.kv_guessed = room.kv_held, False
         if room.paced_until_ms is not None:
             load.paced_until_ms = room.paced_until_ms
         self._sort_in(load)
@@ -134,6 +134,7 @@ class EngineLedger:
         load.free = free
         if has < had and load.kv_held:
             load.kv_held *= has / had  # until the store says which of them have gone
+            load.kv_guessed = True
 
     def take(self, engine: str) -> None:
         """One place fewer, and the engine's turn is over."""

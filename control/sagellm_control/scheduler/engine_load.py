@@ -34,6 +34,8 @@ class EngineLoad:
     places: int = field(init=False)
     """Its row's: kept, as they are asked for with each request."""
     kv_held: float = 0.0
+    kv_guessed: bool = False
+    """``kv_held`` is a guess, as nobody has told which of its requests have ended."""
     paced_until_ms: float = 0.0
     prefill_until_ms: float = 0.0
     """When it will have prefilled what it was handed, as far as this scheduler knows."""

@@ -64,9 +64,10 @@ class EngineWatch:
         self.engines.refresh({engine: self._room(engine, note, held.get(engine)) for engine, note in notes.items()})
 
     async def _read_bounds(self, engines: Sequence[str]) -> dict[str, int]:
-        # Free places alone tell neither whether a request fits, nor whether an engine with a pace runs anything.
+        # Where places came free, what is left of the KV cache is a guess; and a limit changes with its worker's health,
+        # and with it how many requests the free places stand for. Of all others there is nothing to ask.
         loads = [load for engine in engines if (load := self.engines.load_of(engine))]
-        bounded = [load.row.engine_id for load in loads if load.row.kv_tokens or load.row.pace_tps]
+        bounded = [load.row.engine_id for load in loads if load.kv_guessed or load.row.limit is not None]
         held: dict[str, int] = {}
         for engine, (kv_held, limit) in (await engine_bounds(self._store, self.pool, bounded)).items():
             if load := self.engines.load_of(engine):

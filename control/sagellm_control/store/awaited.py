@@ -34,7 +34,7 @@ async def note_awaited(store: Store, url: str, *, worker: str, reason: str) -> N
     until_ms = await clock_of(store, key) + KEPT_S * 1000
     awaited = AwaitedEngine(url=url, reason=reason, worker=worker, until_ms=until_ms)
     await store.commands.hset(key, url, awaited.model_dump_json())
-    await store.commands.expire(key, 2 * KEPT_S)
+    await store.commands.pexpire(key, 2000 * KEPT_S)
 
 
 async def forget_awaited(store: Store, url: str) -> None:

@@ -171,7 +171,8 @@ def _read(pool: str, entry: bytes, raw: dict[bytes, bytes], now: float) -> DeadL
         letter.record = fields
         return letter
     errors = record.get("errors", "").splitlines()
-    tried = [*(words[1] for line in errors if len(words := line.split(" ", 2)) > 1), record.get("engine", "")]
+    tried = [words[1] for line in errors if len(words := line.split(" ", 2)) > 1]
+    tried += [*record.get("excluded", "").split(), record.get("engine", "")]
     level = record.get("priority", "")
     letter.record = record
     letter.kind, letter.tenant = record.get("kind", ""), record.get("tenant", "")

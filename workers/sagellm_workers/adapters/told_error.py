@@ -10,6 +10,8 @@ from .sagellm_reply import error_of
 NOT_OF_THE_REQUEST = frozenset({401, 403, 408, 429})
 """Client-error statuses with which an engine says "not now", or that it does not take its worker's key (a client's
 never reaches it): another engine may say yes."""
+OF_THE_REQUEST = frozenset({"invalid_request_error", "BadRequestError"})
+"""Types of error objects (OpenAI's, vLLM's) that stand for a 400, whose code may be a word or missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,10 @@ def told_error(data: bytes) -> ToldError | None:
         return None
     # Of sageLLM's, which has been translated, the engine's own words say more.
     status, _ = error_of(mapping(fields.get("sagellm"))) or told
-    code = mapping(fields["error"]).get("code")
-    if isinstance(code, int) or (isinstance(code, str) and code.isdecimal()):
+    error = mapping(fields["error"])
+    code = str(error.get("code"))
+    if code.isdecimal() and len(code) == 3:
         status = int(code)
+    elif "sagellm" not in fields and error.get("type") in OF_THE_REQUEST:
+        status = 400
     return ToldError(told[1]["error"]["message"], refuses(status))

@@ -1,7 +1,7 @@
 -- finish: attempts end with the one outcome of their request; their places are free again and the schedulers know.
 --
 -- KEYS[1] engine row   KEYS[2] reservations   KEYS[3] assigned   KEYS[4] room   KEYS[5] waiting   KEYS[6] freed
--- KEYS[7] counters   KEYS[8] tenants   KEYS[9] virtual time   KEYS[10] lengths   KEYS[11] backlog
+-- KEYS[7] counters   KEYS[8] tenants   KEYS[9] virtual time   KEYS[10] lengths   KEYS[11] backlog   KEYS[12] settings
 -- then for each request: record, body, output
 -- ARGV[1] now   ARGV[2] engine id   ARGV[3] worker session   ARGV[4] number of requests
 -- then for each: id, attempt, sequence, outcome, payload of the end event, output tokens ('': not known),
@@ -18,9 +18,9 @@ local MOST_MEANS = 20000  -- one more tenant falls back on what all tenants of i
 -- How long an answer became: its flow is charged for what it was, and the next of its kind are expected to be alike.
 -- The means are those of scheduler/estimates.py: `weight tokens` under model, bucket of max_tokens and tenant; under
 -- model and bucket; under the model.
-local function learn(tokens, outcome, tenant, charge, model, max_tokens)
+local function learn(tokens, outcome, record, tenant, charge, model, max_tokens)
   local _, expected, each = read_charge(charge)
-  if expected then
+  if expected and not is_outdated(record, KEYS[12]) then
     read_virtual_time(now, KEYS[9], KEYS[8], KEYS[11])
     settle_charge(flow_of(tenant, charge), (tokens - expected) * each)
   end
@@ -41,7 +41,7 @@ local function learn(tokens, outcome, tenant, charge, model, max_tokens)
 end
 
 for i = 1, tonumber(ARGV[4]) do
-  local record, body, output = unpack(KEYS, 9 + 3 * i, 11 + 3 * i)
+  local record, body, output = unpack(KEYS, 10 + 3 * i, 12 + 3 * i)
   local id, attempt, sequence, outcome, payload, tokens, first_ms, held_ms = unpack(ARGV, 8 * i - 3, 8 * i + 4)
   local r = redis.call('HMGET', record, 'state', 'engine', 'attempt', 'entry', 'tenant', 'charge', 'model',
     'max_tokens', 'slo_ms', 'arrived_ms', 'started_ms', 'assigned_ms')
@@ -57,7 +57,7 @@ for i = 1, tonumber(ARGV[4]) do
       redis.call('HSET', record, 'started_ms', ms(started))
     end
     release(id, r[4], row, reservations, assigned)
-    if tokens ~= '' then learn(tonumber(tokens), outcome, r[5] or '', r[6], r[7] or '', tonumber(r[8] or 0)) end
+    if tokens ~= '' then learn(tonumber(tokens), outcome, record, r[5] or '', r[6], r[7] or '', tonumber(r[8] or 0)) end
     if r[9] and first_ms ~= '' then
       local ttft_ms = started + tonumber(first_ms) - tonumber(r[10])
       increase(counters, ttft_ms <= tonumber(r[9]) and 'slo_met' or 'slo_missed', 1)

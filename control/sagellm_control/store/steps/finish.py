@@ -43,6 +43,7 @@ async def finish(store: Store, pool: str, engine: str, worker: str, finishes: Se
         keys.virtual_time,
         keys.lengths,
         keys.backlog,
+        keys.settings,
     ]
     arguments: list[Argument] = [store.now(), engine, worker, len(finishes)]
     for f in finishes:

@@ -155,7 +155,8 @@ local function note_error(record, attempt, engine, payload)
   local text = string.match(payload, '^[^\n]*')
   local ok, ending = pcall(cjson.decode, text)
   if ok and type(ending) == 'table' then text = (ending.code or '') .. ' (' .. (ending.message or '') .. ')' end
-  local line = attempt .. ' ' .. engine .. ' ' .. string.sub(text, 1, 300)
+  -- One line, whatever an engine says (a traceback, say).
+  local line = attempt .. ' ' .. engine .. ' ' .. string.sub((string.gsub(text, '%s+', ' ')), 1, 300)
   local known = redis.call('HGET', record, 'errors')
   redis.call('HSET', record, 'errors', known and (known .. '\n' .. line) or line)
 end
