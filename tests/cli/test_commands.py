@@ -170,6 +170,11 @@ def test_what_is_not_there(system: Up) -> None:
             ("requests", "show", "nope"),
             "Error: there is no request 'nope': it never was, or its record is gone\n",
         ),
+        (
+            ("requests", "show", "chatcmpl-1"),
+            "Error: there is no request 'chatcmpl-1': this is the engine's id; "
+            "the request's is in the header X-Request-ID of its answer\n",
+        ),
         (("requests", "list", "--model", "nope"), "Error: no pool serves 'nope'; known: tiny\n"),
         (("engines", "list", "--model", "nope"), "Error: no pool serves 'nope'; known: tiny\n"),
         (("engines", "drain", "nope"), f"Error: there is no engine 'nope'; known: {engine_of(system)}\n"),

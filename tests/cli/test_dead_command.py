@@ -94,7 +94,8 @@ async def test_drop(dead: Dead, entry: str, pool: PoolDriver) -> None:
         (("drop", "--all", "poison"), "give the entries (or request ids), or --all"),
         (("list", "--before", "yesterday"), "'yesterday' is no entry"),
         (("list", "--model", "nope"), "no pool serves 'nope'; known: model-"),
-        (("show", "nope"), "nothing dead has the id 'nope'"),
+        (("show", "nope"), "nothing dead has the id 'nope': see 'sagellm-control dead list'"),
+        (("show", "cmpl-1"), "nothing dead has the id 'cmpl-1': this is the engine's id; the request's is in"),
     ],
 )
 async def test_what_is_wrong_is_said(dead: Dead, pool: PoolDriver, words: tuple[str, ...], said: str) -> None:

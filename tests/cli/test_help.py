@@ -10,6 +10,7 @@ import pytest
 
 from sagellm_control.cli.options import FlagsOf, Loaded, takes_settings
 from sagellm_control.cli.root import root
+from sagellm_control.gateway.request_ids import new_id
 from sagellm_control.settings import Settings
 
 from .conftest import Command
@@ -53,6 +54,14 @@ def test_a_flags_text_has_default_and_bounds(command: Command) -> None:
     assert "<=536870912; env: SAGELLM_CONTROL_GATEWAY_MAX_BODY_BYTES]" in text
     assert "--redis-url" in text
     assert "--redis-namespace" in text
+
+
+@pytest.mark.parametrize("path", [path for path in commands(root) if path[0] in ("requests", "dead")], ids=" ".join)
+def test_examples_have_the_id_of_a_request_and_not_the_engines(path: tuple[str, ...], command: Command) -> None:
+    assert "cmpl-" not in command(*path, "--help").output
+    text = re.sub(r"\s+", " ", command(path[0], "--help").output)
+    assert "ID is in the header X-Request-ID of its answer" in text
+    assert re.search(rf"\b{'[0-9a-f]' * len(new_id())}\b", text)
 
 
 def test_a_repeated_flag_keeps_its_unit(command: Command) -> None:

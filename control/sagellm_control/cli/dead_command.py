@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .failures import engines_id
 from .options import REDIS_FLAGS, Loaded, SettingsCommand, takes_settings
 from .tables import print_json, print_table, seconds
 
@@ -25,13 +26,14 @@ def dead() -> None:
     """List, show, retry and drop what was given up.
 
     Each pool keeps the last 10,000 or so: requests whose workers died again and again, with all that is known of
-    them, and entries of a stream that nobody could read.
+    them, and entries of a stream that nobody could read. A request's ID is in the header X-Request-ID of its
+    answer; the one in the answer's body is the engine's.
 
     \b
     Examples:
       sagellm-control dead list
       sagellm-control dead show 1795343459271-0
-      sagellm-control dead retry chatcmpl-1234
+      sagellm-control dead retry 9f86d081884c7d659a2feaa0c55ad015
       sagellm-control dead drop --all --model my-model
     """
 
@@ -90,7 +92,7 @@ def show(loaded: Loaded, word: str, model: str | None, as_json: bool) -> None:
     \b
     Examples:
       sagellm-control dead show 1795343459271-0
-      sagellm-control dead show chatcmpl-1234 --json
+      sagellm-control dead show 9f86d081884c7d659a2feaa0c55ad015 --json
     """
     (letter,) = asyncio.run(_find(loaded.settings.redis, [word], model))
     if as_json:
@@ -121,7 +123,7 @@ def retry(loaded: Loaded, words: tuple[str, ...], everything: bool, model: str |
 
     \b
     Examples:
-      sagellm-control dead retry chatcmpl-1234
+      sagellm-control dead retry 9f86d081884c7d659a2feaa0c55ad015
       sagellm-control dead retry --all --model my-model
     """
     _either(words, everything)
@@ -207,7 +209,8 @@ async def _chosen(store: Store, words: tuple[str, ...], everything: bool, model:
     for word in words:
         found = await find_dead(store, word, pool)
         if not found:
-            raise click.ClickException(f"nothing dead has the id {word!r}: see 'sagellm-control dead list'")
+            why = engines_id(word) or "see 'sagellm-control dead list'"
+            raise click.ClickException(f"nothing dead has the id {word!r}: {why}")
         if len(found) > 1:
             entries = ", ".join(f"{letter.entry} ({letter.pool})" for letter in found)
             raise click.ClickException(f"{word!r} is not one entry but {len(found)}: {entries}")

@@ -31,6 +31,13 @@ class BadSettings(Problems):
     exit_code = 2
 
 
+def engines_id(word: str) -> str:
+    """Why nothing has this id, where it is one that an engine gave to its answer; else empty."""
+    if not word.startswith(("chatcmpl-", "cmpl-")):
+        return ""
+    return "this is the engine's id; the request's is in the header X-Request-ID of its answer"
+
+
 @contextmanager
 def clear_lines() -> Generator[None]:
     """Turn the errors that a user can do something about into their message and an exit code.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..wire.states import RequestState
+from .failures import engines_id
 from .options import REDIS_FLAGS, Loaded, SettingsCommand, takes_settings
 from .tables import moment, print_json, print_table, seconds
 
@@ -24,12 +25,14 @@ _STATES = [state.value for state in RequestState]
 def requests() -> None:
     """List, show, explain and cancel requests.
 
+    A request's ID is in the header X-Request-ID of its answer; the one in the answer's body is the engine's.
+
     \b
     Examples:
       sagellm-control requests list --state waiting
-      sagellm-control requests show chatcmpl-1234
-      sagellm-control requests explain chatcmpl-1234
-      sagellm-control requests cancel chatcmpl-1234
+      sagellm-control requests show 9f86d081884c7d659a2feaa0c55ad015
+      sagellm-control requests explain 9f86d081884c7d659a2feaa0c55ad015
+      sagellm-control requests cancel 9f86d081884c7d659a2feaa0c55ad015
     """
 
 
@@ -84,8 +87,8 @@ def show(loaded: Loaded, request_id: str, as_json: bool) -> None:
 
     \b
     Examples:
-      sagellm-control requests show chatcmpl-1234
-      sagellm-control requests show chatcmpl-1234 --json | jq .state
+      sagellm-control requests show 9f86d081884c7d659a2feaa0c55ad015
+      sagellm-control requests show 9f86d081884c7d659a2feaa0c55ad015 --json | jq .state
     """
     view = asyncio.run(_find(loaded.settings.redis, request_id))
     if as_json:
@@ -109,8 +112,8 @@ def explain(loaded: Loaded, request_id: str, as_json: bool) -> None:
 
     \b
     Examples:
-      sagellm-control requests explain chatcmpl-1234
-      sagellm-control requests explain chatcmpl-1234 --json | jq .waits_for
+      sagellm-control requests explain 9f86d081884c7d659a2feaa0c55ad015
+      sagellm-control requests explain 9f86d081884c7d659a2feaa0c55ad015 --json | jq .waits_for
     """
     explanation = asyncio.run(_explain(loaded.settings.redis, request_id))
     if as_json:
@@ -153,7 +156,7 @@ def cancel(loaded: Loaded, request_id: str, as_json: bool) -> None:
 
     \b
     Examples:
-      sagellm-control requests cancel chatcmpl-1234
+      sagellm-control requests cancel 9f86d081884c7d659a2feaa0c55ad015
     """
     result = asyncio.run(_cancel(loaded.settings.redis, request_id))
     if as_json:
@@ -213,5 +216,6 @@ async def _require(store: Store, request_id: str) -> RequestView:
 
     view = await find_request(store, request_id)
     if view is None:
-        raise click.ClickException(f"there is no request {request_id!r}: it never was, or its record is gone")
+        why = engines_id(request_id) or "it never was, or its record is gone"
+        raise click.ClickException(f"there is no request {request_id!r}: {why}")
     return view
