@@ -16,7 +16,7 @@ from sagellm_control.store.inspect import (
 )
 from sagellm_control.store.steps.engines import retire_engine
 from sagellm_control.store.steps.room_note import RoomNote
-from sagellm_control.store.views import find_request, list_engines, list_requests
+from sagellm_control.store.views import count_requests, find_request, list_engines, list_requests
 from sagellm_control.store.waiting_line import WaitingLine
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.states import EngineState, RequestState
@@ -93,6 +93,22 @@ async def test_requests_by_state(busy: PoolDriver, state: RequestState | None, i
 async def test_a_finished_one_is_found_among_many_that_are_not(busy: PoolDriver) -> None:
     await busy.accept(*(f"more-{n}" for n in range(60)))
     assert [v.request_id for v in await list_requests(busy.store, state=RequestState.FINISHED, limit=1)] == ["done"]
+
+
+async def test_finished_ones_come_the_newest_first(pool: PoolDriver) -> None:
+    ended = [f"ended-{n}" for n in range(9)]
+    await pool.engine(slots=9)
+    await pool.running(*ended)
+    for request_id in ended:
+        pool.clock.advance(1)
+        await pool.finish(request_id)
+    for limit in (3, 9, 10):
+        views = await list_requests(pool.store, state=RequestState.FINISHED, limit=limit)
+        assert [view.request_id for view in views] == [*reversed(ended)][:limit]
+
+
+async def test_totals(busy: PoolDriver) -> None:
+    assert await count_requests(busy.store) == await count_requests(busy.store, busy.name) == (2, 2, 1)
 
 
 async def test_one_request(busy: PoolDriver) -> None:

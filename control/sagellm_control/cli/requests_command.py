@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..scheduler.explain import Explanation
     from ..store.connect import Store
     from ..store.settings import RedisSettings
-    from ..store.views import RequestView
+    from ..store.views import RequestTotals, RequestView
 
 _STATES = [state.value for state in RequestState]
 
@@ -49,16 +49,29 @@ def requests() -> None:
 def list_(loaded: Loaded, state: str | None, model: str | None, limit: int, as_json: bool) -> None:
     """Show requests: those that run, then those that wait, in the order in which they go.
 
+    Finished ones come the newest first. Below them it says how many more there are than --limit.
+
     \b
     Examples:
       sagellm-control requests list
       sagellm-control requests list --state waiting --model my-model --limit 20
       sagellm-control requests list --state finished --json
     """
-    views = asyncio.run(_list(loaded.settings.redis, state, model, limit))
+    views, totals = asyncio.run(_list(loaded.settings.redis, state, model, limit + 1))
+    cut = len(views) > limit
+    del views[limit:]
     if as_json:
         print_json(views)
-        return
+    else:
+        _print_requests(views, state)
+    if cut:
+        known = {None: sum(totals), "waiting": totals.waiting, "queued": totals.queued}.get(state, 0)
+        click.echo(f"… {known - limit} more; --limit" if known > limit else "… more; --limit", err=True)
+    if not as_json:
+        click.echo(f"{totals.on_engines} on engines, {totals.waiting} waiting, {totals.queued} queued", err=True)
+
+
+def _print_requests(views: list[RequestView], state: str | None) -> None:
     print_table(
         ("REQUEST", "MODEL", "STATE", "PRIORITY", "AGE", "TENANT", "ENGINE", "ATTEMPT"),
         [
@@ -178,14 +191,17 @@ def _readable(name: str, value: str) -> str:
         return value
 
 
-async def _list(redis: RedisSettings, state: str | None, model: str | None, limit: int) -> list[RequestView]:
+async def _list(
+    redis: RedisSettings, state: str | None, model: str | None, limit: int
+) -> tuple[list[RequestView], RequestTotals]:
     from ..store.connect import open_store
-    from ..store.views import list_requests
+    from ..store.views import count_requests, list_requests
     from .named_pools import pool_of
 
     async with open_store(redis) as store:
         pool = await pool_of(store, model) if model else None
-        return await list_requests(store, pool, RequestState(state) if state else None, limit)
+        views = await list_requests(store, pool, RequestState(state) if state else None, limit)
+        return views, await count_requests(store, pool)
 
 
 async def _find(redis: RedisSettings, request_id: str) -> RequestView:

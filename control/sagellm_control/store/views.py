@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import re
 from collections.abc import Iterable
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from redis.exceptions import RedisError
@@ -115,16 +117,47 @@ async def list_engines(store: Store, only_pool: str | None = None) -> list[Engin
 async def list_requests(
     store: Store, pool: str | None = None, state: RequestState | None = None, limit: int = 100
 ) -> list[RequestView]:
-    """Requests by where they are: queued, waiting (in their order), assigned and running; finished ones on demand."""
+    """Requests by where they are: assigned and running, waiting (in their order), queued; finished ones on demand, the
+    newest first."""
     views: list[RequestView] = []
     for name in [pool] if pool else await list_pools(store):
-        room_left = limit - len(views)
+        room_left = limit if state is RequestState.FINISHED else limit - len(views)
         if room_left <= 0:
             break
         ids = await _request_ids(store, name, state, room_left)
         now = await server_ms(store, name)
         views += await _request_views(store, name, ids, now, state)
+    if state is RequestState.FINISHED:
+        views.sort(key=lambda view: _number(view.fields.get("finished_ms")), reverse=True)
     return views[:limit]
+
+
+class RequestTotals(NamedTuple):
+    """How many requests have not ended."""
+
+    on_engines: int
+    """By the places that they hold: assigned and running."""
+    waiting: int
+    queued: int
+
+
+async def count_requests(store: Store, pool: str | None = None) -> RequestTotals:
+    """Those of every pool, or of one."""
+    on_engines = waiting = queued = 0
+    for name in [pool] if pool else await list_pools(store):
+        keys = store.keys.pool(name)
+        pipe = store.commands.pipeline(transaction=False)
+        pipe.zcard(keys.waiting)
+        for stream in keys.intake:
+            pipe.xlen(stream)
+        engines = [read_name(engine) for engine in await store.commands.smembers(keys.engines)]
+        for engine in engines:
+            pipe.hlen(keys.reservations(engine))
+        waits, *counts = await pipe.execute()
+        waiting += waits
+        queued += sum(counts[: len(keys.intake)])
+        on_engines += sum(counts[len(keys.intake) :])
+    return RequestTotals(on_engines, waiting, queued)
 
 
 async def find_request(store: Store, request_id: str) -> RequestView | None:
@@ -173,25 +206,32 @@ async def _request_ids(store: Store, pool: str, state: RequestState | None, limi
 
 
 async def _finished_ids(store: Store, pool: str, limit: int) -> list[str]:
-    """Nothing lists them, as nothing needs to: the records are looked through, in no order."""
+    """Nothing lists them, as nothing needs to: all records are looked through for the newest."""
     keys = store.keys.pool(pool)
     pattern = re.sub(r"([\[\]?*\\])", r"\\\1", keys.record("")) + "*"
     start = len(keys.record(""))
     server = await store.node_of(keys.record(""))
-    found: list[str] = []
+    found: dict[str, float] = {}
     cursor = 0
-    while len(found) < limit:
+    while True:
         cursor, names = await server.scan(cursor, match=pattern, count=1000, _type="HASH")
         pipe = store.commands.pipeline(transaction=False)
         for name in names:
-            pipe.hget(name, "state")
-        states = await pipe.execute() if names else []
-        found += [
-            read_name(n)[start:] for n, s in zip(names, states, strict=True) if s == RequestState.FINISHED.encode()
-        ]
+            pipe.hmget(name, "state", "finished_ms")
+        for name, (now_is, at) in zip(names, await pipe.execute() if names else [], strict=True):
+            if now_is == RequestState.FINISHED.encode():
+                found[read_name(name)[start:]] = _number(at)
+        if cursor == 0 or len(found) > 2 * limit:
+            found = dict(heapq.nlargest(limit, found.items(), key=itemgetter(1)))
         if cursor == 0:
-            break
-    return found[:limit]
+            return list(found)
+
+
+def _number(text: str | bytes | None) -> float:
+    try:
+        return float(text or 0)
+    except ValueError:
+        return 0.0
 
 
 async def _request_views(
