@@ -64,6 +64,12 @@ def test_examples_have_the_id_of_a_request_and_not_the_engines(path: tuple[str, 
     assert re.search(rf"\b{'[0-9a-f]' * len(new_id())}\b", text)
 
 
+def test_what_is_retried_can_be_read_where_the_help_says(command: Command) -> None:
+    text = command("dead", "retry", "--help").output
+    assert "GET /v1/requests/ID/result" in text
+    assert "requests show" not in text
+
+
 def test_a_repeated_flag_keeps_its_unit(command: Command) -> None:
     text = command("gateway", "--help").output
     assert re.search(r"--class-max-waiting-bytes\s", text)

@@ -119,7 +119,7 @@ def retry(loaded: Loaded, words: tuple[str, ...], everything: bool, model: str |
     """Send requests again, each as a new request, and take them out of the list.
 
     The new request's id is "retry-" and the entry: the old one has ended, and its client was told so. Read the answer
-    with 'sagellm-control requests show', or through the client library by that id.
+    with GET /v1/requests/ID/result at a gateway, or through the client library, by that id.
 
     \b
     Examples:
