@@ -168,6 +168,19 @@ def test_an_engine_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
             1,
             "gateway | Error: --api-keys /none: No such file or directory",
         ),
+        (
+            ("--schedulers", "2"),
+            {"SAGELLM_CONTROL_SCHEDULER_METRICS_PORT": "9100", "SAGELLM_CONTROL_WORKER_METRICS_PORT": "9101"},
+            2,
+            "Error: port 9101 is asked for twice, by SAGELLM_CONTROL_WORKER_METRICS_PORT and by "
+            "SAGELLM_CONTROL_SCHEDULER_METRICS_PORT + 1: choose another\n",
+        ),
+        (
+            ("--port", "9100"),
+            {"SAGELLM_CONTROL_SCHEDULER_METRICS_PORT": "9100"},
+            2,
+            "Error: port 9100 is asked for twice, by --port and by SAGELLM_CONTROL_SCHEDULER_METRICS_PORT: choose",
+        ),
         ((), {"SAGELLM_CONTROL_WORKER_PORT": "1"}, 2, "SAGELLM_CONTROL_WORKER_PORT (environment): no such setting"),
     ],
 )

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from ..embedded import EmbeddedValkey, free_port, require_free
 from ..embedded.http_probe import get
 from ..embedded.ports import LOOPBACK
-from ..settings import CONFIG_VARIABLE, Loaded, env_name
+from ..settings import CONFIG_VARIABLE, Loaded, SettingsError, env_name
 from ..store.connect import Store, open_store
 from ..store.views import EngineView, list_engines
 from ..wire.states import EngineState
@@ -114,8 +114,10 @@ class System:
         """Bring everything up; the end of the context stops it in order.
 
         Raises:
+            SettingsError: two of the processes are to listen on the same port.
             UpError: it could not be brought up within the time allowed.
         """
+        self._require_different_ports()
         require_free(self._host, self._port, "--port")
         with self._files:
             async with self._supervisor:
@@ -147,6 +149,27 @@ class System:
                 except (RedisError, OSError):
                     continue  # it is being started again
         return ready
+
+    def _require_different_ports(self) -> None:
+        """None of the processes takes another's: the second one would blame a program that is not ours."""
+        settings, origins = self._settings, self._loaded.origins
+        asked = [("gateway", "port", self._host, self._port, 0)]
+        asked.append(("worker", "metrics_port", settings.worker.metrics_host, settings.worker.metrics_port, 0))
+        if ("redis", "url") not in origins:
+            asked.append(("up", "valkey_port", LOOPBACK, settings.up.valkey_port, 0))
+        if not settings.worker.engine and ("engine", "port") in origins:
+            asked.append(("engine", "port", LOOPBACK, settings.engine.port, 0))
+        if first := settings.scheduler.metrics_port:
+            host, numbers = settings.scheduler.metrics_host, range(settings.up.schedulers)
+            asked += [("scheduler", "metrics_port", host, first + number, number) for number in numbers]
+        taken: list[tuple[str, int, str]] = []
+        for section, field, host, port, number in asked:
+            origin = origins.get((section, field))
+            name = (origin.name if origin else env_name(section, field)) + f" + {number}" * bool(number)
+            for other_host, other_port, other in taken:
+                if 0 < port == other_port and (host == other_host or {host, other_host} & _WILDCARDS.keys()):
+                    raise SettingsError([f"port {port} is asked for twice, by {other} and by {name}: choose another"])
+            taken.append((host, port, name))
 
     async def _start(self) -> Running:
         try:
