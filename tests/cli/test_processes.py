@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import subprocess
 import sys
@@ -50,6 +51,20 @@ def test_sigterm_ends_a_process_with_0() -> None:
         eventually(lambda: asyncio.run(get("127.0.0.1", port, "/health"))[0] == 200, "it serves")
         engine.send_signal(signal.SIGTERM)
         assert engine.wait(30) == 0
+
+
+def test_an_engine_says_where_it_listens() -> None:
+    words = ("--port", "0", "--model", "a", "--model", "b", "--slots", "3", "--log-format", "json")
+    command = [sys.executable, "-m", "sagellm_control", "engine", *words]
+    with subprocess.Popen(command, env=clean_environment(), stderr=subprocess.PIPE, text=True) as engine:
+        assert engine.stderr is not None
+        said = engine.stderr.readline()
+        try:
+            found = re.search(r"engine listens on http://127\.0\.0\.1:(\d+): a, b, 3 slots", said)
+            assert found, said
+            assert asyncio.run(get("127.0.0.1", int(found[1]), "/health"))[0] == 200
+        finally:
+            engine.terminate()
 
 
 def test_a_new_key_opens_the_gateway(tmp_path: Path, command: Command) -> None:

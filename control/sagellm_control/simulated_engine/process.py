@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -13,6 +14,8 @@ from aiohttp import web
 from .app import build_app
 from .clock import Clock
 from .settings import SimulatedEngineSettings
+
+log = logging.getLogger(__name__)
 
 # An engine that stops cuts its answers, as real ones do; this is for what is about to end anyway.
 STOP_GRACE_S = 0.5
@@ -49,7 +52,8 @@ async def run(settings: SimulatedEngineSettings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     signals = (signal.SIGTERM, signal.SIGINT)
-    async with serve(settings):
+    async with serve(settings) as url:
+        log.info("engine listens on %s: %s, %d slots", url, ", ".join(settings.models), settings.slots)
         for number in signals:
             loop.add_signal_handler(number, stop.set)
         try:
