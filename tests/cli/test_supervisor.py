@@ -110,7 +110,7 @@ async def test_what_dies_later_is_started_again_and_told() -> None:
         for times in (2, 3, 4):
             service.die(-9)
             await service.started(times)
-            await until(lambda: journal[-1] == "worker runs again")
+            await until(lambda: journal[-1] == "worker is started again")
     told = [line for line in journal if line.startswith("worker ended")]
     assert len(told) == 3
     assert told[0] == (
@@ -131,7 +131,7 @@ async def test_one_that_ran_for_long_is_started_again_soon() -> None:
         for times in range(2, 30):
             service.die(1)
             await service.started(times)
-            await until(lambda: journal[-1] == "worker runs again")
+            await until(lambda: journal[-1] == "worker is started again")
 
 
 async def test_one_that_cannot_be_started_again_is_tried_again() -> None:
@@ -143,7 +143,7 @@ async def test_one_that_cannot_be_started_again_is_tried_again() -> None:
         service.fails_to_start = 2
         service.die(1)
         await service.started(4)
-        await until(lambda: journal[-1] == "valkey runs again")
+        await until(lambda: journal[-1] == "valkey is started again")
     assert "valkey: no room" in journal
 
 

@@ -165,7 +165,7 @@ class Supervisor:
             # The stop came while it was starting and found nothing to stop.
             await kept.service.stop(self._stop_within_s)
         else:
-            self._tell(f"{kept.service.name} runs again")
+            self._tell(f"{kept.service.name} is started again")
         return True
 
     async def _stop(self) -> None:
