@@ -44,6 +44,11 @@ def test_it_starts_restarts_and_stops_all(tmp_path: Path) -> None:
     assert logs == {f"{name}.log" for name in ("engine", "gateway", "scheduler-1", "scheduler-2", "valkey", "worker")}
 
 
+def test_it_says_how_long_what_waits_is_kept(tmp_path: Path) -> None:
+    with Up(tmp_path, "--schedulers", "1", SAGELLM_CONTROL_GATEWAY_ORPHAN_GRACE_S="7") as up:
+        assert "What waits is kept: HTTP requests without an Idempotency-Key for 7 s" in up.announced
+
+
 def test_kill_9_leaves_nothing_and_what_waited_goes_on(tmp_path: Path) -> None:
     slow = {"SAGELLM_CONTROL_ENGINE_SLOTS": "1", "SAGELLM_CONTROL_ENGINE_TPOT_MS": "200"}
     with Up(tmp_path, "--schedulers", "1", **slow) as up:

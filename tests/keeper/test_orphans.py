@@ -64,7 +64,9 @@ async def test_they_end_when_the_grace_is_over_and_not_before(pool: PoolDriver, 
     pool.clock.advance(100)
     assert await keeper.look() == len(requests)
     for request_id in ("waiting", "queued"):
-        assert (await pool.ending(request_id)).outcome is Outcome.CANCELLED
+        ending = await pool.ending(request_id)
+        assert (ending.outcome, ending.code) == (Outcome.CANCELLED, "cancelled")
+        assert ending.message.endswith("is gone, and nobody came back for it.")
     for request_id in ("running", "assigned"):
         assert (await pool.record(request_id))["cancel"] == "cancelled", "its worker has been told"
     assert await keeper.look() == 0

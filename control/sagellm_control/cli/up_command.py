@@ -38,9 +38,11 @@ def up(loaded: Loaded) -> None:
     """Run everything on this machine, with a simulated engine if none is given.
 
     That is: Valkey, the gateway, schedulers, and a worker for all engines. Requests and answers are kept in
-    an append-only file in the data folder: what waits when you stop goes on when you start again. Where a Redis
-    URL is set, that server is used and no Valkey started. All else that a process can be set to is set by
-    environment or TOML file, as for the single commands. Ctrl-C stops all in order; a second Ctrl-C at once.
+    an append-only file in the data folder: what waits when you stop goes on when you start again. But an HTTP
+    request without an Idempotency-Key is cancelled when its gateway is gone and its client has not come back within
+    gateway.orphan_grace_s (30 s). Where a Redis URL is set, that server is used and no Valkey started. All else
+    that a process can be set to is set by environment or TOML file, as for the single commands. Ctrl-C stops all
+    in order; a second Ctrl-C at once.
 
     \b
     Examples:
@@ -100,7 +102,8 @@ async def _up(loaded: Loaded) -> None:
 async def _serve(loaded: Loaded, system: System) -> None:
     _tell(f"Starting in {loaded.settings.up.data_dir.absolute()} …")
     async with system.up() as running:
-        _introduce(running, loaded.settings.gateway.api_keys is not None)
+        gateway = loaded.settings.gateway
+        _introduce(running, gateway.api_keys is not None, gateway.orphan_grace_s)
         if not running.engines:
             _tell(f"No engine is ready yet; waiting for {', '.join(running.urls)}")
             first = (await system.wait_for_engines(running))[0]
@@ -114,7 +117,7 @@ def _tell(line: str, *, err: bool = True) -> None:
         click.echo(line, err=err)
 
 
-def _introduce(running: Running, needs_key: bool) -> None:
+def _introduce(running: Running, needs_key: bool, grace_s: float) -> None:
     model = running.models[0] if running.models else "MODEL"
     models = f"model{'s' * (len(running.models) > 1)} {', '.join(running.models) or 'MODEL'}"
     engines = f"{running.ready} of {len(running.urls)} engine{'s' * (len(running.urls) > 1)}"
@@ -138,7 +141,8 @@ What the engines do, and what waits:
 Figures for Prometheus:
   curl {running.gateway_url}/metrics
 
-Ctrl-C stops everything; what waits is kept.
+Ctrl-C stops everything. What waits is kept: HTTP requests without an Idempotency-Key for {grace_s:g} s, or longer if
+their client comes back.
 """,
         err=False,
     )

@@ -20,6 +20,7 @@ from ..store.listeners import (
     settle_orphan,
 )
 from ..store.steps.cancel import cancel
+from ..store.steps.endings import ORPHANED
 from ..store.steps.listen import note_orphan
 from ..store.trouble import log_trouble
 from . import metrics
@@ -126,7 +127,7 @@ class OrphanKeeper:
                 continue
             until = _alone_until(request, leases)
             if until is None or until <= now:
-                await cancel(self.store, self.pool, request_id)
+                await cancel(self.store, self.pool, request_id, ending=ORPHANED)
                 metrics.ORPHANS.labels(self.pool).inc()
                 log.warning("pool %s: request %r is cancelled: its gateway is gone", self.pool, request_id)
                 ended += 1

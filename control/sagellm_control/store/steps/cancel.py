@@ -32,14 +32,21 @@ class CancelResult(StrEnum):
 
 
 async def cancel(
-    store: Store, pool: str, request_id: str, outcome: Outcome = Outcome.CANCELLED, *, ticket: str = ""
+    store: Store,
+    pool: str,
+    request_id: str,
+    outcome: Outcome = Outcome.CANCELLED,
+    *,
+    ending: bytes = CANCELLED,
+    ticket: str = "",
 ) -> CancelResult:
     """End a request; ``outcome`` is CANCELLED, or EXPIRED where its timeout passed.
 
     Args:
+        ending: of one that is cancelled before a worker has it.
         ticket: of the submission that is meant: another request of the same id is left alone; empty: any.
     """
-    endings = (EXPIRED_WAITING, EXPIRED_UNREAD) if outcome is Outcome.EXPIRED else (CANCELLED, CANCELLED)
+    endings = (EXPIRED_WAITING, EXPIRED_UNREAD) if outcome is Outcome.EXPIRED else (ending, ending)
     return await _cancel(store, pool, request_id, outcome, endings, unserved=False, ticket=ticket)
 
 

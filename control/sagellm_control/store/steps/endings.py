@@ -43,6 +43,12 @@ OVERLOADED = Ending(
     message="The pool is overloaded, and the request has waited for too long.",
 ).encode()
 CANCELLED = Ending(Outcome.CANCELLED, status=499, code="cancelled", message="The request was cancelled.").encode()
+ORPHANED = Ending(
+    Outcome.CANCELLED,
+    status=499,
+    code="cancelled",
+    message="The request was cancelled: its gateway or its client is gone, and nobody came back for it.",
+).encode()
 CUT_OFF = Ending(
     Outcome.FAILED,
     status=502,
