@@ -31,6 +31,20 @@ async def test_one_bad_probe_is_no_outage(engine: Engine, lease: RememberingLeas
         await wait_until(lambda: lease.last == (EngineState.READY, "", None))
 
 
+async def test_going_down_and_coming_back_are_in_the_log_once_each(
+    engine: Engine, lease: RememberingLease, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with watching(engine, lease):
+        for _ in range(2):
+            engine.well = False
+            await wait_until(lambda: lease.states[-3:] == [EngineState.ERROR] * 3)
+            engine.well = True
+            await wait_until(lambda: lease.states[-3:] == [EngineState.READY] * 3)
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    down, back = f"engine e1 is in ERROR: {NOT_ANSWERING}", "engine e1 is READY again"
+    assert told == [("WARNING", down), ("WARNING", back)] * 2
+
+
 async def test_one_that_did_not_answer_when_it_was_registered_is_given_nothing_until_it_does(
     engine: Engine, lease: RememberingLease
 ) -> None:

@@ -30,7 +30,9 @@ async def test_failures_open_the_circuit(engine: Engine, lease: RememberingLease
         await wait_until(lambda: lease.last == (EngineState.READY, "", None))
 
 
-async def test_the_circuit_takes_no_engine_away_that_is_the_last(engine: Engine, lease: RememberingLease) -> None:
+async def test_the_circuit_takes_no_engine_away_that_is_the_last(
+    engine: Engine, lease: RememberingLease, caplog: pytest.LogCaptureFixture
+) -> None:
     patient = HealthSettings(interval_s=0.01, slow_start_s=3600, breaker=BreakerSettings(min_requests=4, open_s=3600))
     engine.others = False
     async with watching(engine, lease, patient) as watch:
@@ -47,6 +49,10 @@ async def test_the_circuit_takes_no_engine_away_that_is_the_last(engine: Engine,
         await wait_until(lambda: lease.last_resort)
         engine.well = False
         await wait_until(lambda: lease.last == (EngineState.ERROR, NOT_ANSWERING, None), what="it is dead")
+    opened = "circuit open: it failed 4 of 4 requests within 60 s"
+    alone = f"engine e1 is READY as a last resort: {opened}; no other engine could take its requests"
+    spared, dead = f"engine e1 is in ERROR: {opened}", f"engine e1 is in ERROR: {NOT_ANSWERING}"
+    assert [record.getMessage() for record in caplog.records] == [alone, spared, alone, dead]
 
 
 async def test_a_last_engine_whose_circuit_closes_is_not_started_slowly(

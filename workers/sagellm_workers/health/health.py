@@ -93,6 +93,7 @@ class HealthWatch:
         self._watching = True
         """False: the worker drains, and the engine's state is not ours to report any more."""
         self._was_up = True
+        self._was_last_resort = False
         self._answers = row.state is not EngineState.ERROR
         self._can_be_spared = True
         self._paused_until = float("-inf")
@@ -125,7 +126,6 @@ class HealthWatch:
             self._changed.set()
         if self._breaker.state is CircuitState.OPEN and before is not CircuitState.OPEN:
             self._opened.inc()
-            log.warning("engine %s: circuit open: %s", self._engine, self._breaker.reason)
 
     async def pause(self, pause_s: float) -> None:
         """The engine asked to be left alone for so long (s); returns when schedulers cannot give it anything more."""
@@ -203,12 +203,12 @@ class HealthWatch:
         up = self._answers and (last_resort or circuit is not CircuitState.OPEN)
         if up and not self._was_up:
             self._slow_start.begin()
-        self._was_up = up
         if not up:
             reason = f"circuit open: {self._breaker.reason}" if self._answers else NOT_ANSWERING
             self._lease.report(EngineState.ERROR, reason)
         elif self._paused_until > self._clock():
-            self._lease.report(EngineState.READY, f"it asked for a pause of {self._pause_s:g} s", limit=0)
+            reason = f"it asked for a pause of {self._pause_s:g} s"
+            self._lease.report(EngineState.READY, reason, limit=0)
         elif last_resort:
             reason = f"circuit open: {self._breaker.reason}; no other engine could take its requests"
             self._lease.report(EngineState.READY, reason, last_resort=True)
@@ -222,6 +222,17 @@ class HealthWatch:
             limit = self._slow_start.limit(self._places)
             reason = self._note if limit is None else f"slow start: {limit} of {self._places} places"
             self._lease.report(EngineState.READY, reason, limit=limit)
+        self._tell(up, up and last_resort, reason)
+
+    def _tell(self, up: bool, last_resort: bool, reason: str) -> None:
+        """Say in the log that the engine went down or came back: an operator may look nowhere else."""
+        if not up and self._was_up:
+            log.warning("engine %s is in ERROR: %s", self._engine, reason)
+        elif last_resort and not self._was_last_resort:
+            log.warning("engine %s is READY as a last resort: %s", self._engine, reason)
+        elif up and not self._was_up:
+            log.warning("engine %s is READY again%s", self._engine, f": {reason}" if reason else "")
+        self._was_up, self._was_last_resort = up, last_resort
 
     async def _wait(self, probe_at: float) -> None:
         """Until the next probe, the next change by time, or trouble."""
