@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from ..store.connect import Store
 from ..store.inspect import read_output
+from ..store.trouble import Trouble
 from ..wire.event import END, Ending, Event, Position, is_unbroken
 from ..wire.states import Outcome, RequestState
 from .errors import QueueUnavailable
@@ -41,6 +42,9 @@ output log when there is room for it."""
 LAST_LOOK_S = 0.5
 """How long a look at the log may take that is only to make sure: whoever waits for an event must not hang with a server
 that hangs, as it has others to tell that it still waits."""
+
+_trouble = Trouble(log, "output logs cannot be read")
+"""Of all answers: however many wait while Redis is away, that is one thing to say."""
 
 
 class _Hangs(Exception):
@@ -174,11 +178,12 @@ class Answer:
                 self._give_up_history()
                 return
             await self._take_over(state, events, until)
+            _trouble.over()
         except (_Hangs, StillGone):
             self._gap = True
         except (RedisError, OSError) as error:
             # Redis is away. The inbox asks for another look when it is subscribed again.
-            log.warning("request %s: its output log cannot be read: %s", self.request_id, error)
+            _trouble.tell(error)
 
     async def _read_log(self, heard: Position, until: float) -> tuple[bytes | None, bytes | None, list[Event]]:
         """The record's state and attempt, and the events from the one that was heard last on."""

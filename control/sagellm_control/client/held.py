@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from ..store.connect import Store
 from ..store.steps.accept import AcceptLimits
 from ..store.steps.cancel import give_up
+from ..store.trouble import Trouble
 from ..store.wake import hold_for_pools, wake
 from ..wire.event import Ending
 from ..wire.request import NewRequest
@@ -61,11 +62,14 @@ class HeldRequests:
             await asyncio.wait(self._tasks)
 
     async def _keep_pools(self) -> None:
+        trouble = Trouble(log, "cannot keep pools without an engine known")
         while True:
             try:
                 await hold_for_pools(self._store)
             except (RedisError, OSError) as error:
-                log.warning("cannot keep pools without an engine known: %s", error)
+                trouble.tell(error)
+            else:
+                trouble.over()
             await asyncio.sleep(SAY_EVERY_S)
 
     async def _hold(self, request: NewRequest, retry_after_s: float) -> None:

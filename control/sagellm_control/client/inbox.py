@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from ..store.backoff import Backoff
 from ..store.connect import Store
 from ..store.subscription import listen
-from ..store.trouble import log_trouble
+from ..store.trouble import Trouble
 from ..wire.event import END, read_frames
 from .answer import Answer
 from .errors import RequestConflict
@@ -42,6 +42,7 @@ class Inbox:
         self._store = store
         self.channel = store.keys.inbox(secrets.token_hex(6))
         self._answers: dict[str, list[Answer]] = {}
+        self._trouble = Trouble(log, "the inbox lost its connection")
         self.subscribed = asyncio.Event()
         """Set while the subscription stands."""
 
@@ -93,7 +94,7 @@ class Inbox:
                 try:
                     await listen(self._store.subscriber(), self.channel, self._hear, silence_s=SILENCE_S)
                 except Exception as error:
-                    log_trouble(log, "the inbox lost its connection", error)
+                    self._trouble.tell(error)
                 finally:
                     if self.subscribed.is_set():
                         backoff.reset()
@@ -112,6 +113,7 @@ class Inbox:
             self._deliver(message)
             return
         self.subscribed.set()
+        self._trouble.over()
         for answers in self._answers.values():
             for answer in answers:
                 answer.check_log()

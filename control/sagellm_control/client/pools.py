@@ -16,7 +16,7 @@ from ..store.backoff import Backoff
 from ..store.batch import Batcher
 from ..store.connect import Store
 from ..store.inspect import PoolDepth, list_pools, model_index, pool_depth
-from ..store.trouble import log_trouble
+from ..store.trouble import Trouble
 from ..wire.priority import RequestPriority
 from ..wire.request import NewRequest
 from ..wire.states import Outcome
@@ -173,15 +173,16 @@ class Pools:
 
     async def run(self) -> None:
         """Look until cancelled."""
-        backoff = Backoff(longest_s=LOOK_EVERY_S)
+        backoff, trouble = Backoff(longest_s=LOOK_EVERY_S), Trouble(log, "cannot look at the pools")
         while True:
             try:
                 await self.look()
             except Exception as error:
-                log_trouble(log, "cannot look at the pools", error)
+                trouble.tell(error)
                 await backoff.pause()
                 continue
             backoff.reset()
+            trouble.over()
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def look(self) -> None:

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from ..store.connect import Store
 from ..store.listeners import ANNOUNCE_EVERY_S
 from ..store.steps.listen import announce_listener
+from ..store.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +35,14 @@ class Presence:
     async def run(self) -> None:
         """Announce until cancelled. The lease is left to lapse: who listens elsewhere by then is not disturbed."""
         await self._needed.wait()
+        trouble = Trouble(log, "cannot announce this gateway")
         while True:
             try:
                 await announce_listener(self._store, self._inbox, 1000 * LEASE_S)
             except (RedisError, OSError) as error:
-                log.warning("cannot announce this gateway: %s", error)
+                trouble.tell(error)
+            else:
+                trouble.over()
             await self._pause()
 
     async def _pause(self) -> None:

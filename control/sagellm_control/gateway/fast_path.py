@@ -15,7 +15,7 @@ from ..scheduler.pool_policy import PoolPolicy
 from ..scheduler.proposal import Choice, Proposer
 from ..store.connect import Store
 from ..store.steps.accept import Accepted, AcceptedBatch, Proposal, Proposals
-from ..store.trouble import log_trouble
+from ..store.trouble import Trouble
 from ..wire.request import NewRequest
 from . import metrics
 
@@ -80,6 +80,7 @@ class _Pool:
         self._policy = PoolPolicy(store, pool)
         self._watch = EngineWatch(store, pool)
         self._proposer = Proposer(self._policy, self._watch)
+        self._trouble = Trouble(log, f"pool {pool}: no fast path")
         self._looked_at = float("-inf")
         """When the snapshot was read. (All on the monotonic clock.)"""
         self._look_began_at = float("-inf")
@@ -144,7 +145,7 @@ class _Pool:
 
     def give_up(self, error: Exception) -> None:
         """Nothing is proposed until the next look."""
-        log_trouble(log, f"pool {self._pool}: no fast path", error)
+        self._trouble.tell(error)
         self._looked_at = float("-inf")
 
     def _look_soon(self) -> None:
@@ -162,6 +163,7 @@ class _Pool:
             await self._policy.follow()
             await self._watch.sweep()
         except Exception as error:
-            log_trouble(log, f"pool {self._pool}: no fast path", error)
+            self._trouble.tell(error)
         else:
+            self._trouble.over()
             self._looked_at = time.monotonic()

@@ -10,7 +10,7 @@ from ..store.inspect import engine_rows
 from ..store.steps.engines import remove_engine
 from ..store.steps.pools import forget_pool, withdraw_removed
 from ..store.steps.take import gone_consumers, leave
-from ..store.trouble import log_trouble
+from ..store.trouble import Trouble
 from ..wire.keys import read_name
 
 log = logging.getLogger(__name__)
@@ -30,12 +30,15 @@ class DepartureKeeper:
 
     async def run(self) -> None:
         """Keep until cancelled."""
+        trouble = Trouble(log, f"pool {self.pool}: cannot look for departed engines")
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             try:
                 await self.look()
             except Exception as error:
-                log_trouble(log, f"pool {self.pool}: cannot look for departed engines", error)
+                trouble.tell(error)
+            else:
+                trouble.over()
 
     async def look(self) -> None:
         """Forget schedulers long gone, every engine whose row has expired, the names that went with such engines, and

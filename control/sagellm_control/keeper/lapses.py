@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from ..store.connect import Store
 from ..store.inspect import Leases, lapsed_leases, read_leases
 from ..store.steps.engines import retire_engine
-from ..store.trouble import log_trouble
+from ..store.trouble import Trouble
 from ..wire.states import EngineState
 from . import metrics
 
@@ -38,15 +38,18 @@ class LapseKeeper:
 
     async def run(self) -> None:
         """Keep until cancelled."""
+        trouble = Trouble(log, f"pool {self.pool}: cannot look for lapsed leases")
         while True:
             try:
                 await self.look_twice()
             except Exception as error:
-                log_trouble(log, f"pool {self.pool}: cannot look for lapsed leases", error)
+                trouble.tell(error)
                 self._suspected = set()
                 # Workers could not renew either. Each gets the time that a command and a connection may take.
                 settings = self.store.settings
                 self._be_patient(settings.command_timeout_s + settings.connect_timeout_s)
+            else:
+                trouble.over()
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def look_twice(self) -> int:

@@ -22,7 +22,7 @@ from ..store.listeners import (
 from ..store.steps.cancel import cancel
 from ..store.steps.endings import ORPHANED
 from ..store.steps.listen import note_orphan
-from ..store.trouble import log_trouble
+from ..store.trouble import Trouble
 from . import metrics
 
 log = logging.getLogger(__name__)
@@ -62,11 +62,14 @@ class OrphanKeeper:
 
     async def run(self) -> None:
         """Keep until cancelled."""
+        trouble = Trouble(log, f"pool {self.pool}: cannot look for orphaned requests")
         while True:
             try:
                 await self.look()
             except Exception as error:
-                log_trouble(log, f"pool {self.pool}: cannot look for orphaned requests", error)
+                trouble.tell(error)
+            else:
+                trouble.over()
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def look(self) -> int:

@@ -19,7 +19,7 @@ from ..store.connect import Store
 from ..store.inspect import server_ms
 from ..store.script import is_misplaced, remove_misplaced
 from ..store.steps.mend import Census, Repair, census, heal, mend
-from ..store.trouble import log_trouble
+from ..store.trouble import Trouble
 from ..wire.keys import read_name
 from ..wire.states import RequestState
 from . import metrics
@@ -66,12 +66,15 @@ class Reconciler:
 
     async def run(self) -> None:
         """Keep until cancelled."""
+        trouble = Trouble(log, f"pool {self.pool}: cannot compare what is derived with what is owned")
         while True:
             await asyncio.sleep(LOOK_EVERY_S * random.uniform(0.75, 1.25))
             try:
                 await self.look()
             except Exception as error:
-                log_trouble(log, f"pool {self.pool}: cannot compare what is derived with what is owned", error)
+                trouble.tell(error)
+            else:
+                trouble.over()
 
     async def look(self) -> int:
         """Look once; how much was repaired."""

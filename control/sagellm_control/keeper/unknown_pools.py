@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from ..store.connect import Store
 from ..store.inspect import list_pools
 from ..store.steps.mend import Repair
-from ..store.trouble import log_trouble
+from ..store.trouble import Trouble
 from ..wire.keys import pool_of_intake, read_name
 from . import metrics
 
@@ -37,12 +37,15 @@ class UnknownPoolKeeper:
 
     async def run(self) -> None:
         """Keep until cancelled."""
+        trouble = Trouble(log, "cannot look for pools that nobody has announced")
         while True:
             await asyncio.sleep(LOOK_EVERY_S * random.uniform(0.75, 1.25))
             try:
                 await self.look()
             except Exception as error:
-                log_trouble(log, "cannot look for pools that nobody has announced", error)
+                trouble.tell(error)
+            else:
+                trouble.over()
 
     async def look(self) -> list[str]:
         """Look at the next page of keys of each server; the pools that are announced from now on.

@@ -18,7 +18,7 @@ from ..store.registrations import announce_pool, register, registrations, replac
 from ..store.steps.engines import drain_engine, remove_engine
 from ..store.steps.policy import set_policy
 from ..store.steps.say_alive import is_alive, say_alive
-from ..store.trouble import log_trouble
+from ..store.trouble import Trouble
 from ..store.views import EngineView, list_engines
 from ..types import EngineInfo, EngineState
 from ..wire.registration import DEFAULT_ROOM, Registration
@@ -202,6 +202,7 @@ class SharedEngines:
             await self._objects.end_all()
 
     async def _follow(self, store: Store) -> None:
+        trouble = Trouble(log, "cannot follow the engines")
         for looks in count():
             try:
                 if looks % ANNOUNCE_EVERY == 0 and not self._writes:
@@ -212,7 +213,9 @@ class SharedEngines:
                     for model in {registration.model_id for registration in self._own.values()}:
                         await announce_pool(store, model)
             except Exception as error:
-                log_trouble(log, "cannot follow the engines", error)
+                trouble.tell(error)
+            else:
+                trouble.over()
             self.promised.looked()
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_S):

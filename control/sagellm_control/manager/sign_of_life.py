@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from ..store.connect import Store
 from ..store.steps.say_alive import SAY_EVERY_S, say_alive, say_gone
-from ..store.trouble import log_trouble
+from ..store.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +31,12 @@ async def said_alive(store: Store, holder: str) -> AsyncGenerator[None, None]:
 
 
 async def _say_alive(store: Store, holder: str) -> None:
+    trouble = Trouble(log, "cannot say that this program lives")
     while True:
         try:
             await say_alive(store, holder)
         except Exception as error:
-            log_trouble(log, "cannot say that this program lives", error)
+            trouble.tell(error)
+        else:
+            trouble.over()
         await asyncio.sleep(SAY_EVERY_S)

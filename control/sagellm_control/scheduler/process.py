@@ -23,7 +23,7 @@ from ..store.backoff import Backoff
 from ..store.connect import Store, open_store
 from ..store.inspect import list_pools
 from ..store.settings import RedisSettings
-from ..store.trouble import log_trouble
+from ..store.trouble import Trouble
 from . import metrics
 from .pool_scheduler import PoolScheduler
 from .settings import SchedulerSettings
@@ -56,14 +56,17 @@ class Scheduler:
     async def run(self) -> None:
         """Schedule until cancelled; pools come and go meanwhile."""
         running: dict[str, asyncio.Task[None]] = {}
+        trouble = Trouble(log, "cannot list the pools")
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(UnknownPoolKeeper(self.store).run(), name="unknown pools")
             while True:
                 try:
                     pools = await list_pools(self.store)
                 except Exception as error:
-                    log_trouble(log, "cannot list the pools", error)
+                    trouble.tell(error)
                     pools = list(running)
+                else:
+                    trouble.over()
                 for pool in running.keys() - pools:
                     running.pop(pool).cancel()
                 for pool in pools:
@@ -83,15 +86,16 @@ class Scheduler:
             tasks.create_task(OrphanKeeper(self.store, pool).run(), name=f"orphans {pool}")
 
     async def _schedule(self, pool: str) -> None:
-        backoff = Backoff(longest_s=RETRY_S)
+        backoff, trouble = Backoff(longest_s=RETRY_S), Trouble(log, f"pool {pool} is not scheduled")
         while True:
             scheduler = PoolScheduler(self.store, pool, self.consumer, self.settings)
             try:
                 await scheduler.run()
             except Exception as error:
                 # One pool's trouble is not the others'.
-                log_trouble(log, f"pool {pool} is not scheduled; trying again", error)
+                trouble.tell(error)
             await backoff.pause()
             with contextlib.suppress(RedisError, OSError):
                 if pool not in await list_pools(self.store):
                     return  # it was forgotten: to prepare it again would leave its streams behind
+                trouble.over()

@@ -1,4 +1,4 @@
-"""What a loop does that goes on whatever happens."""
+"""What a loop says that goes on whatever happens."""
 
 from __future__ import annotations
 
@@ -7,10 +7,32 @@ import logging
 from redis.exceptions import RedisError
 
 
-def log_trouble(log: logging.Logger, what: str, error: Exception) -> None:
-    """Say what went wrong. That Redis is away is a line; anything else is a bug of ours, or something in the shared
-    state that nobody should have written, and has its traceback: the loop goes on, as others depend on it."""
-    if isinstance(error, RedisError | OSError):
-        log.warning("%s: %s", what, error)
-    else:
-        log.error("%s: %r; going on", what, error, exc_info=error)
+class Trouble:
+    """One thing that is tried again and again, and what the log says of it.
+
+    That Redis is away is a line for each kind of error, however many tries it takes, and another one when it is over.
+    Anything else is a bug of ours, or something in the shared state that nobody should have written: it has its
+    traceback each time, and the loop goes on, as others depend on it.
+
+    Args:
+        what: what goes wrong, for the log.
+    """
+
+    def __init__(self, log: logging.Logger, what: str) -> None:
+        self._log = log
+        self._what = what
+        self._told: set[type[Exception]] = set()
+
+    def tell(self, error: Exception) -> None:
+        """A try has failed."""
+        if not isinstance(error, RedisError | OSError):
+            self._log.error("%s: %r; going on", self._what, error, exc_info=error)
+        elif type(error) not in self._told:
+            self._told.add(type(error))
+            self._log.warning("%s: %s", self._what, error)
+
+    def over(self) -> None:
+        """A try has gone well."""
+        if self._told:
+            self._told.clear()
+            self._log.info("%s: that is over", self._what)

@@ -9,6 +9,7 @@ from typing import TypeVar
 from redis.exceptions import RedisError, ResponseError
 
 from sagellm_control.store.backoff import Backoff
+from sagellm_control.store.trouble import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -40,16 +41,19 @@ async def write_until_taken(
     Returns:
         The answer to each item; None: it was refused for good.
     """
-    backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
+    backoff, trouble = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S), Trouble(log, f"{what}: cannot write to Redis")
     while True:
         try:
-            return list(await write(items))
+            answers: list[Answer | None] = list(await write(items))
         except (RedisError, OSError) as error:
             if not is_final(error):
-                log.warning("%s: cannot write to Redis (%s); trying again", what, error)
+                trouble.tell(error)
             elif len(items) > 1:
                 return [answer for item in items for answer in await write_until_taken(what, [item], write)]
             else:
                 log.error("%s: Redis refuses %r for good: %s", what, items[0], error)
                 return [None]
+        else:
+            trouble.over()
+            return answers
         await backoff.pause()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from redis.exceptions import RedisError
 
 from sagellm_control.stopping import is_set_within
+from sagellm_control.store.trouble import Trouble
 from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.states import EngineState
 
@@ -105,6 +106,7 @@ class HealthWatch:
         """Set when the next probe to begin has been answered and reported."""
         self.on_gone: Callable[[float], None] = _ignore
         """Called with each probe that finds the engine gone; with the time (monotonic) since when it is silent."""
+        self._trouble = Trouble(log, f"engine {row.engine_id}: cannot look at the other engines")
         self._circuit = metrics.CIRCUIT.labels(row.pool, row.engine_id)
         self._opened = metrics.CIRCUIT_OPENED.labels(row.pool, row.engine_id)
         self._circuit.set(CircuitState.CLOSED)
@@ -190,7 +192,9 @@ class HealthWatch:
         try:
             self._can_be_spared = await self._others_serve()
         except (RedisError, OSError) as error:
-            log.warning("engine %s: cannot look at the other engines: %s", self._engine, error)
+            self._trouble.tell(error)
+        else:
+            self._trouble.over()
 
     def _report(self) -> None:
         if not self._watching:

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from sagellm_control.stopping import is_set_within
 from sagellm_control.store.connect import Store
 from sagellm_control.store.steps.engines import renew_engine
+from sagellm_control.store.trouble import Trouble
 from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.states import EngineState
 
@@ -52,6 +53,8 @@ class Lease:
         self.renewed_at = time.monotonic()
         """When the last renewal that got through was asked for (monotonic). The stand-in reads and writes it too."""
         self.row = row
+        self._trouble = Trouble(log, f"engine {row.engine_id}: cannot renew the lease")
+        self._lapse = Trouble(log, f"engine {row.engine_id}: the lease may have lapsed")
         self.drained = False
         """Somebody has asked for the engine to be drained, as the last renewal told."""
 
@@ -116,15 +119,17 @@ class Lease:
         try:
             renewal = await renew_engine(self._store, row, keys, lease_ms=lease_ms, facts=facts)
         except (RedisError, OSError) as error:
-            log.warning("engine %s: cannot renew the lease: %s", row.engine_id, error)
+            self._trouble.tell(error)
             if time.monotonic() > self.renewed_at + self.lease_s:
                 # It is still ours if nobody took it: the next renewal that gets through tells.
-                log.warning("engine %s: the lease may have lapsed", row.engine_id)
+                self._lapse.tell(error)
             self._now.set()
             await asyncio.sleep(min(0.2, self.lease_s / 10))
             return
         if renewal is None:
             raise LeaseLost(row.engine_id)
+        self._trouble.over()
+        self._lapse.over()
         self.renewed_at = began
         self.drained = renewal.draining
         if row is self.row:

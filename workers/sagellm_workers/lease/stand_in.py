@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 
 from sagellm_control.store.connect import Store
 from sagellm_control.store.steps.engines import renew_engine
+from sagellm_control.store.trouble import Trouble
 
 from .. import metrics
 from .lease import Lease
@@ -42,6 +43,7 @@ class StandIn:
         self._clock = store.now
         self._lease = lease
         self._patience_s = patience_s
+        self._trouble = Trouble(log, f"engine {lease.row.engine_id}: the stand-in cannot renew the lease")
         self._loop = asyncio.get_running_loop()
         self._alive_at = time.monotonic()
         self._stop = threading.Event()
@@ -100,8 +102,9 @@ class StandIn:
         try:
             renewal = await renew_engine(store, row, [], lease_ms=int(lease.lease_s * 1000))
         except (RedisError, OSError) as error:
-            log.warning("engine %s: the stand-in cannot renew the lease: %s", row.engine_id, error)
+            self._trouble.tell(error)
             return
+        self._trouble.over()
         if renewal is None:
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(lease.renew_soon)  # its own renewal tells the loop that it is lost

@@ -16,7 +16,7 @@ from sagellm_control.store.connect import Store
 from sagellm_control.store.inspect import engine_rows
 from sagellm_control.store.registrations import registrations
 from sagellm_control.store.steps.engines import remove_engine
-from sagellm_control.store.trouble import log_trouble
+from sagellm_control.store.trouble import Trouble
 from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.registration import DEFAULT_ROOM, Registration, instance_type_of, kinds_of, role_of
 
@@ -57,12 +57,15 @@ class Adopter:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Adopt until ``stop`` is set, then drain."""
+        trouble = Trouble(log, "cannot look for registered engines")
         async with asyncio.TaskGroup() as tasks:
             while not stop.is_set():
                 try:
                     await self._look(tasks)
                 except Exception as error:
-                    log_trouble(log, "cannot look for registered engines", error)
+                    trouble.tell(error)
+                else:
+                    trouble.over()
                 await is_set_within(stop, LOOK_EVERY_S)
             for _, ended in self._served.values():
                 ended.set()
@@ -92,7 +95,7 @@ class Adopter:
         try:
             await self._adopt(registration, ended)
         except (RedisError, OSError) as error:
-            log_trouble(log, f"engine {registration.engine_id}: cannot be adopted now", error)
+            log.warning("engine %s: cannot be adopted now: %s", registration.engine_id, error)
 
     async def _adopt(self, registration: Registration, ended: asyncio.Event) -> None:
         others_first_s = min(LONGEST_STAND_BACK_S, STAND_BACK_S * (len(self._served) - 1)) * random.uniform(0.5, 1.0)

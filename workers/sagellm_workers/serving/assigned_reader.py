@@ -15,6 +15,7 @@ from sagellm_control.store.connect import Store
 from sagellm_control.store.inspect import read_output
 from sagellm_control.store.steps.engines import is_groupless, restore_group
 from sagellm_control.store.stream_answer import stream_entries
+from sagellm_control.store.trouble import Trouble
 from sagellm_control.wire.assignment import Assignment, CancelNotice, read_assigned
 from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.event import is_unbroken
@@ -76,6 +77,7 @@ class AssignedReader:
         self._none_left = asyncio.Event()
         self._none_left.set()
         self._metrics = AttemptMetrics(row)
+        self._trouble = Trouble(log, f"engine {row.engine_id}: cannot read requests")
         self.on_ended: Callable[[str], None] = _ignore
         """Called with the result of each attempt that has ended."""
 
@@ -98,13 +100,15 @@ class AssignedReader:
             self._slots.join(start_held)
             try:
                 start, backoff = UNSETTLED, Backoff(longest_s=LONGEST_RETRY_S)
+                trouble = Trouble(log, f"engine {self._row.engine_id}: cannot read assignments")
                 while True:
                     try:
                         await self._read(start, tasks)
                         start = NEW
                         backoff.reset()
+                        trouble.over()
                     except (RedisError, OSError) as error:
-                        log.warning("engine %s: cannot read assignments: %s", self._row.engine_id, error)
+                        trouble.tell(error)
                         # The reply may have been lost after the server had handed out its entries.
                         start = UNSETTLED
                         if is_groupless(error):
@@ -246,12 +250,15 @@ class AssignedReader:
     async def _insist(self, read: Callable[[], Awaitable[Found]]) -> Found:
         while True:
             try:
-                return await read()
+                found = await read()
             except (RedisError, OSError) as error:
                 if is_final(error):
                     raise
-                log.warning("engine %s: cannot read a request: %s", self._row.engine_id, error)
+                self._trouble.tell(error)
                 await asyncio.sleep(RETRY_S)
+            else:
+                self._trouble.over()
+                return found
 
     def _cancel(self, notice: CancelNotice, outcome: str) -> None:
         attempt = self._attempts.get((notice.request_id, notice.attempt))

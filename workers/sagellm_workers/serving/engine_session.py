@@ -18,6 +18,7 @@ from sagellm_control.store.connect import Store
 from sagellm_control.store.steps.engines import register_engine, retire_engine
 from sagellm_control.store.steps.pools import announce, describe, withdraw
 from sagellm_control.store.steps.requeue import RetryBudget
+from sagellm_control.store.trouble import Trouble
 from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.states import EngineState
 
@@ -93,25 +94,29 @@ class EngineSession:
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set; a lost lease is taken again under a new session."""
-        backoff = Backoff(longest_s=RETRY_S)
+        backoff, trouble = Backoff(longest_s=RETRY_S), Trouble(log, f"engine {self._row.engine_id} is not served")
         metrics.begin(self._row.pool, self._row.engine_id)
         while not stop.is_set():
             row = replace(self._row, worker=f"{self._row.worker}-{secrets.token_hex(3)}")
             try:
                 registered = await self._register(row, stop)
+                trouble.over()
                 if registered is not None:
                     await self._run(registered, stop)
             except* LeaseLost:
                 metrics.LEASES_LOST.labels(row.pool, row.engine_id).inc()
                 log.warning("engine %s: the lease was lost; registering again", row.engine_id)
             except* (RedisError, OSError) as errors:
-                log.warning("engine %s: %s; trying again", row.engine_id, errors.exceptions[0])
+                error: Exception = errors
+                while isinstance(error, ExceptionGroup):
+                    error = error.exceptions[0]
+                trouble.tell(error)
                 await backoff.pause()
         metrics.forget(self._row.pool, self._row.engine_id)
 
     async def _announce(self, lease: Lease, announced: EngineRow) -> None:
         # Apart from the lease: in a cluster it is another server that keeps this, which may be away.
-        changed = False
+        changed, trouble = False, Trouble(log, f"pool {announced.pool} cannot be announced")
         for looks in itertools.count():
             if changed:
                 # A name that no row has is one to be forgotten.
@@ -126,7 +131,9 @@ class EngineSession:
                     await withdraw(self._store, row.pool, gone)
                 announced = row
             except (RedisError, OSError) as error:
-                log.warning("engine %s: cannot announce pool %s: %s", row.engine_id, row.pool, error)
+                trouble.tell(error)
+            else:
+                trouble.over()
             changed = await is_set_within(self._models_changed, ANNOUNCE_EVERY_S)
             self._models_changed.clear()
 
