@@ -240,7 +240,8 @@ async def test_a_survey_that_is_refused_is_said_once(
     asked = engine.lists
     await wait_until(lambda: engine.lists > asked + 2, what="it is asked again")
     said = [r.getMessage() for r in caplog.records if "cannot be asked" in r.getMessage()]
-    problem = f"engine {engine.url} wants an API key (it answered 401): set api_key"
+    remedy = "set worker.api_key (SAGELLM_CONTROL_WORKER_API_KEY)"
+    problem = f"engine {engine.url} wants an API key (it answered 401): {remedy}"
     assert said == [f"engine {engine.url} cannot be asked what it is now: {problem}"]
     assert await rows(system) == {"echo-1": ("READY", 4)}
     assert await awaited(system) == {}
@@ -251,7 +252,7 @@ async def test_slots_that_are_a_guess_are_said_to_be(
 ) -> None:
     engine.props_status = 404
     system = await start_system(engine, worker_survey_interval_s=HASTY_S)
-    guess = "16 slots assumed: it does not say; set --slots"
+    guess = "16 slots assumed: it does not say; set worker.slots (SAGELLM_CONTROL_WORKER_SLOTS)"
 
     async def noted() -> list[tuple[int, str]]:
         return [(view.slots, view.reason) for view in await system.engine_views()]

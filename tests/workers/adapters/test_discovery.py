@@ -113,7 +113,7 @@ async def test_the_key_is_sent(serve: Serve, client: EngineClient) -> None:
     ("routes", "adapter", "error", "text"),
     [
         ({}, "auto", ValueError, "neither OpenAI's wire"),
-        ({"GET /info": {"x": 1}}, "auto", ValueError, "neither OpenAI's wire"),
+        ({"GET /info": {"x": 1}}, "auto", ValueError, r"set worker\.wire \(SAGELLM_CONTROL_WORKER_WIRE\) to openai or"),
         ({"GET /v1/models": "<html>"}, "auto", ValueError, "no list of models"),
         ({"GET /v1/models": [1, 2]}, "auto", ValueError, "no list of models"),
         ({"GET /info": 503}, "auto", EngineUnreachable, "not ready"),

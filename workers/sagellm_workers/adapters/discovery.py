@@ -55,7 +55,8 @@ async def _find(
             raise EngineUnreachable(f"engine {http.url} is not ready: GET /info answered 503")
         raise ValueError(
             f"{http.url} speaks neither OpenAI's wire (GET {MODELS_PATH} answered {models.status}) nor "
-            f"sageLLM's (GET /info); if it is an engine all the same, set adapter to openai or sagellm"
+            f"sageLLM's (GET /info); if it is an engine all the same, set worker.wire (SAGELLM_CONTROL_WORKER_WIRE) to "
+            "openai or sagellm"
         )
     openai = OpenAIHttpAdapter(url, client, **options)
     return openai, openai.learn(await survey_from(http, models))

@@ -77,7 +77,10 @@ async def survey_from(http: EngineHttp, models: Answer) -> EngineFacts:
 def model_rows(url: str, answer: Answer) -> list[dict[str, Any]]:
     """The rows of /v1/models. Raises as `survey` does."""
     if answer.status in (401, 403):
-        raise ValueError(f"engine {url} wants an API key (it answered {answer.status}): set api_key")
+        raise ValueError(
+            f"engine {url} wants an API key (it answered {answer.status}): "
+            "set worker.api_key (SAGELLM_CONTROL_WORKER_API_KEY)"
+        )
     if answer.status == 429 or answer.status >= 500:
         raise EngineUnreachable(f"engine {url} is not ready: {answer.status} {answer.body[:200]!r}")
     rows = answer.fields.get("data")

@@ -32,7 +32,7 @@ def engine_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[
     wanted = [name for name in bases if not settings.model or name in settings.model]
     slots, note = slots_of(facts, settings), ""
     if not settings.slots and not facts.slots:
-        note = f"{slots} slots assumed: it does not say; set --slots"
+        note = f"{slots} slots assumed: it does not say; set worker.slots (SAGELLM_CONTROL_WORKER_SLOTS)"
         log.warning("engine %s: %s", url, note)
     kv_tokens = (facts.kv_tokens or 0) if settings.kv_tokens is None else settings.kv_tokens
     role = role_of(url, facts, settings.role)
