@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import aiohttp
 import pytest
 from multidict import CIMultiDict
 
+from sagellm_control.gateway import api_keys_file
 from sagellm_control.gateway.api_keys import ApiKeysUnreadable, hash_key
 from sagellm_control.gateway.process import serve
 from sagellm_control.gateway.settings import GatewaySettings
 from sagellm_control.store.settings import RedisSettings
 
+from ..waiting import wait_until
 from .asking import CHAT_PATH, chat, error_of
 from .conftest import SimulatedEngine, StartEngine, StartSystem
 from .in_process import InProcessSystem
@@ -166,3 +169,30 @@ async def test_nobody_is_told_why_anothers_request_waits(system: InProcessSystem
     url = system.url + "/v1/requests/mine/explain"
     async with system.session.get(url, headers={"Authorization": f"Bearer {key}"}) as response:
         assert response.status == status
+
+
+async def test_the_file_is_read_again_when_it_has_changed(
+    redis_settings: RedisSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api_keys_file, "LOOK_EVERY_S", 0.01)
+    path = tmp_path / "keys.toml"
+    path.write_text(f'[[keys]]\nsha256 = "{hash_key("sk-1")}"\ntenant = "x"\n')
+    async with (
+        serve(GatewaySettings(port=0, api_keys=path), redis_settings) as url,
+        aiohttp.ClientSession() as session,
+    ):
+
+        async def statuses() -> list[int]:
+            found: list[int] = []
+            for key in ("sk-1", "sk-2"):
+                async with session.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"}) as response:
+                    found.append(response.status)
+            return found
+
+        assert await statuses() == [200, 401]
+        path.write_text(f'[[keys]]\nsha256 = "{hash_key("sk-2")}"\ntenant = "x"\n')
+
+        async def changed() -> bool:
+            return await statuses() == [401, 200]
+
+        await wait_until(changed)

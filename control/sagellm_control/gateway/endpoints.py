@@ -19,7 +19,8 @@ from ..wire.priority import RequestPriority
 from ..wire.states import Outcome, RequestKind
 from . import metrics
 from .answering import AnswerWriter
-from .api_keys import ApiKeys, Caller
+from .api_keys import Caller
+from .api_keys_file import ApiKeysFile
 from .closing import Closing
 from .errors import GATEWAY_STOPPING, ApiError, Limits, from_queue, unavailable
 from .event_ids import EventNumbering
@@ -53,7 +54,7 @@ class OpenAIEndpoints:
         self,
         queue: QueueClient,
         settings: GatewaySettings,
-        keys: ApiKeys | None,
+        keys: ApiKeysFile | None,
     ) -> None:
         self._queue = queue
         self._settings = settings

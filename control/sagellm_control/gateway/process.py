@@ -15,7 +15,7 @@ from ..stopping import run_until, stop_requested
 from ..store.connect import Store, open_store
 from ..store.settings import RedisSettings
 from .admin_endpoints import AdminEndpoints
-from .api_keys import ApiKeys
+from .api_keys_file import ApiKeysFile
 from .app import make_app
 from .connections import listen
 from .endpoints import OpenAIEndpoints
@@ -62,9 +62,12 @@ async def serve(settings: GatewaySettings, redis: RedisSettings) -> AsyncGenerat
 @asynccontextmanager
 async def serve_from(settings: GatewaySettings, store: Store, *, at_once: bool = False) -> AsyncGenerator[str, None]:
     """A running gateway on this store; ``at_once``: whether or not Redis can be reached."""
-    keys = ApiKeys.read(settings.api_keys) if settings.api_keys else None
+    keys = ApiKeysFile(settings.api_keys) if settings.api_keys else None
     _allow_many_connections()
     async with AsyncExitStack() as stack:
+        if keys is not None:
+            following = asyncio.create_task(keys.run(), name="follow API keys")
+            stack.callback(following.cancel)
         fast_path = await stack.enter_async_context(GatewayFastPath(store)) if settings.fast_path else None
         queue = QueueClient(store, settings.accept_limits(), fast_path=fast_path)
         await stack.enter_async_context(queue.running(at_once=at_once))

@@ -24,7 +24,8 @@ class GatewaySettings(BaseModel):
     port: int = Field(default=8000, ge=0, le=65_535, description="Port to listen on; 0: any free one")
     api_keys: Path | None = Field(
         default=None,
-        description="TOML file of hashed API keys (see 'sagellm-control api-key'); with it every request needs a key",
+        description="TOML file of hashed API keys (see 'sagellm-control api-key'); with it every request needs a key. "
+        "It is read again when it changes",
     )
     max_body_bytes: int = Field(
         default=32 * MEBIBYTE, ge=1024, le=512 * MEBIBYTE, description="Largest request body (bytes)"
