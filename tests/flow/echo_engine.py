@@ -149,7 +149,9 @@ class EchoEngine:
         return web.json_response({"total_slots": self.slots}, status=self.props_status)
 
     async def _server_info(self, _: web.Request) -> web.Response:
-        return web.json_response(self.server_info or {}, status=503 if self.server_info is None else 200)
+        if self.server_info is not None:
+            return web.json_response(self.server_info)
+        return web.json_response({}, status=503 if self.card.get("owned_by") == "sglang" else 404)
 
     async def _health(self, _: web.Request) -> web.Response:
         self.probes += 1

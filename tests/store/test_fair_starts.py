@@ -178,7 +178,8 @@ async def test_what_was_charged_on_another_clock_gets_nothing_back_from_that_of_
             await pool.store.commands.zadd(pool.keys.expiries, {"b1": pool.clock.now_ms})
             assert (await expire_waiting(pool.store, pool.name)).of_class == 1
         case "short":
-            await pool.assign(Placement("b1", 0, "e1"))
+            await pool.engine(slots=4)
+            assert (await pool.assign(Placement("b1", 0, "e1"))).results == ["assigned"]
             ended = Finish("b1", 1, 1, DONE, output_tokens=0)
             assert await finish(pool.store, pool.name, "e1", pool.worker("e1"), [ended]) == [True]
         case _:

@@ -33,6 +33,8 @@ class LogFile:
         self.path = path
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._file: FileIO | None = None
+        with suppress(OSError):  # said when something is to be written
+            self._file = self._opened()
         self._drops = False
         self._partial = b""
         self._last: deque[str] = deque(maxlen=LAST_LINES)
