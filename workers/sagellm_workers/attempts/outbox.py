@@ -26,6 +26,8 @@ from .insistence import write_until_taken
 
 CLAIM_AFTER_S = 0.01
 """Nothing waits for a claim: whether the attempt is still ours, every other report finds out as well."""
+OUTPUTS_A_TURN = 3
+"""Calls with output before the others have theirs: meanwhile more end, and share a call."""
 MOST_IN_A_CALL = 128
 """Requests in one script call; keeps each call on the server under a millisecond."""
 
@@ -155,7 +157,8 @@ class Outbox:
             self._ready.clear()
             # By turns: while many stream there is always new output, and the others would wait for the end of it.
             while self._outputs or self._finishes or self._advances or self._requeues:
-                await self._write_outputs()
+                for _ in range(OUTPUTS_A_TURN):
+                    await self._write_outputs()
                 await self._write_finishes()
                 await self._write_advances()
                 await self._write_requeues()
