@@ -38,4 +38,6 @@ async def test_an_outage_is_one_line_for_each_thing_that_cannot_be_done(
         for record in caplog.records
         if record.levelno == logging.WARNING
     )
-    assert {what: times for what, times in told.items() if times > 1} == {}
+    # A connection of before may still be found dead when others are well again.
+    over = Counter((r.name, r.args[0]) for r in caplog.records if r.msg.endswith(": that is over") and r.args)
+    assert {what: times for what, times in told.items() if times > 1 + over[what[0], what[1]]} == {}
