@@ -68,6 +68,8 @@ stop() {
     fi
 }
 
+processes() { "$PYTHON" -c 'import os; print((os.cpu_count() or 1) + 1)'; }
+
 free_port() {
     "$PYTHON" - "$PORT" <<'PY'
 import sys
@@ -157,7 +159,8 @@ case ${1-} in
         install dev
         cd "$ROOT"
         # They mostly wait (for leases, processes, timeouts): one process a core, whoever is done takes over from the others.
-        exec "$PYTHON" -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal "$@"
+        # One more than there are cores, as tests mostly wait for leases and processes.
+        exec "$PYTHON" -m pytest --numprocesses "$(processes)" --maxprocesses 8 --dist worksteal "$@"
         ;;
     *)
         sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
