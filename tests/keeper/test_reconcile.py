@@ -153,7 +153,7 @@ async def test_what_an_engine_without_a_worker_had_is_given_back(pool: PoolDrive
     await keeper.look()
     assert repairs(pool)["ownerless"] == 1
     record = await pool.record("a")
-    assert (record["state"], record["lapses"]) == ("waiting", "1")
+    assert (record["state"], record["lapses"], "excluded" in record) == ("waiting", "1", False)
     assert await pool.waiting_ids() == ["a"]
 
 

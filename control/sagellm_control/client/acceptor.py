@@ -108,7 +108,8 @@ class Acceptor:
                 return False
             if (
                 isinstance(result, Exists)
-                and (result.same_body and result.same_tenant)
+                and result.same_body
+                and result.same_tenant
                 and await forget_unserved(self._store, request)
             ):
                 anew()

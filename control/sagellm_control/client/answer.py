@@ -21,19 +21,13 @@ log = logging.getLogger(__name__)
 _FINISHED = RequestState.FINISHED.encode()
 _ON_AN_ENGINE = (RequestState.ASSIGNED.encode(), RequestState.RUNNING.encode())
 
-LOST = Ending(
-    Outcome.FAILED,
-    status=503,
-    code="request_lost",
-    message="The request is gone from the queue; send it again.",
-).encode()
-ROLLED_BACK = Ending(
-    Outcome.FAILED,
-    status=503,
-    code="request_lost",
-    message="Redis has lost a part of the answer, as a failover or a crash may; send the request again.",
-).encode()
 
+def _lost(message: str) -> bytes:
+    return Ending(Outcome.FAILED, status=503, code="request_lost", message=message).encode()
+
+
+LOST = _lost("The request is gone from the queue; send it again.")
+ROLLED_BACK = _lost("Redis has lost a part of the answer, as a failover or a crash may; send the request again.")
 
 MOST_EVENTS = 256
 """That are kept of an answer whose reader does not keep up, or is not there yet; what comes beyond is read from the
