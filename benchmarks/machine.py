@@ -33,9 +33,17 @@ async def server_facts(url: str) -> dict[str, Any]:
     return {
         "server": info.get("server_name", "redis"),
         "version": info.get("valkey_version") or info.get("redis_version"),
-        "allocator": info.get("mem_allocator"),
+        "allocator": _allocator(info),
         "append_only_file": bool(info.get("aof_enabled")),
     }
+
+
+def _allocator(info: dict[str, Any]) -> str | None:
+    # A server cannot tell that another one was put in front of its own; it runs on this machine.
+    maps = Path(f"/proc/{info.get('process_id')}/maps")
+    if "libjemalloc" in (maps.read_text() if maps.exists() else ""):
+        return "jemalloc of the system"
+    return info.get("mem_allocator")
 
 
 class OtherLoad:
