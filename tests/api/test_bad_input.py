@@ -143,6 +143,7 @@ async def test_a_time_limit_that_is_none(manager: ControlPlaneManager, timeout_s
         {"slo_deadline_ms": -1},
         {"tpot_slo_ms": NAN},
         {"session": ""},
+        {"session": "s" * 257},
         {"reject_late": 1},
     ],
     ids=str,

@@ -87,7 +87,7 @@ BELOW: dict[str, tuple[str, ...]] = {
         *("store", "wire"),
     ),
     "embedded": (),
-    "policies": ("policies", "router", "types"),
+    "policies": ("policies", "router", "types", "wire"),
     "router": ("types",),
     "types": ("wire",),
     "ir": ("types",),

@@ -18,7 +18,7 @@ from sagellm_control.gateway.request_headers import (
     read_headers,
 )
 from sagellm_control.wire.priority import RequestPriority
-from sagellm_control.wire.request import is_request_id
+from sagellm_control.wire.request import LONGEST_SESSION, is_request_id
 from sagellm_control.wire.trace_context import NO_TRACE, TraceContext
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -133,6 +133,14 @@ def test_a_header_that_says_two_things_is_refused(name: str) -> None:
     with pytest.raises(ApiError, match=f"{name} was sent more than once") as caught:
         read("4", "3")
     assert (caught.value.status, caught.value.param) == (400, name)
+
+
+def test_a_session_has_a_longest_name() -> None:
+    assert _read(x_session_id="s" * LONGEST_SESSION).session == "s" * LONGEST_SESSION
+    for text in ("s" * (LONGEST_SESSION + 1), "a b", "é"):
+        with pytest.raises(ApiError, match=f"X-Session-ID must be 1 to {LONGEST_SESSION} printable") as caught:
+            _read(x_session_id=text)
+        assert (caught.value.status, caught.value.param) == (400, "X-Session-ID")
 
 
 def test_traceparent_gives_the_trace_id() -> None:

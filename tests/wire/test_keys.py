@@ -7,7 +7,7 @@ from functools import cached_property
 
 import pytest
 
-from sagellm_control.wire.keys import Keys, PoolKeys, quote_pool, type_of
+from sagellm_control.wire.keys import Keys, PoolKeys, escaped, quote_pool, type_of
 
 KEYS = Keys()
 POOL = KEYS.pool("qwen2.5-7b")
@@ -116,3 +116,7 @@ def test_a_model_name_cannot_break_the_hash_tag(model: str, quoted: str) -> None
 def test_two_models_never_share_a_tag() -> None:
     names = ["a b", "a%20b", "a%2520b", "a{b", "a%7Bb"]
     assert len({quote_pool(name) for name in names}) == len(names)
+
+
+def test_the_name_of_a_pool_is_no_pattern() -> None:
+    assert escaped(KEYS.pool("a*b?[c]\\").record("")) == r"sagellm:{a\*b\?\[c\]\\}:request:"

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from ..store.backoff import Backoff
 from ..store.batch import Batcher
 from ..store.connect import Store
-from ..store.inspect import PoolDepth, list_pools, model_index, pool_depth
+from ..store.inspect import PoolDepth, list_pools, model_index, number, pool_depth
 from ..store.trouble import Trouble
 from ..wire.priority import RequestPriority
 from ..wire.request import NewRequest
@@ -167,7 +167,7 @@ class Pools:
         depth = self._depths.get(request.pool)
         if depth is None:
             return False
-        objective_ms = request.slo_ms or _number(depth.settings.get("ttft_slo_ms"))
+        objective_ms = request.slo_ms or number(depth.settings.get("ttft_slo_ms"))
         refuses = request.reject_late or depth.settings.get("late") == "refuse"
         return refuses and 0 < objective_ms < self.wait_s(request.pool, request.priority) * 1000
 
@@ -273,13 +273,6 @@ async def _within(
         if not asking.done():
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text or 0)
-    except ValueError:
-        return 0.0
 
 
 def _ended(depth: PoolDepth) -> int:

@@ -12,11 +12,10 @@ import orjson
 
 from ..client.continuable import may_continue
 from ..client.prompt_prefix import BLOCK_CHARACTERS, DEEPEST_CONTENT, MOST_PARTS, prefix_blocks
+from ..wire.request import CHARACTERS_A_TOKEN
 from ..wire.states import RequestKind
 from .errors import bad_request
 
-CHARACTERS_A_TOKEN = 4
-"""A coarse estimate; engines count for themselves."""
 MOST_CONTAINERS = 500_000
 """Lists and objects in a body. To make so many takes a second in which nobody else is served; no prompt has them."""
 LONGEST_MODEL = 256

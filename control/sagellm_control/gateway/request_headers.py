@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from multidict import CIMultiDictProxy
 
 from ..wire.priority import RequestPriority
-from ..wire.request import MAX_ID_LENGTH, is_request_id
+from ..wire.request import LONGEST_SESSION, MAX_ID_LENGTH, is_request_id
 from ..wire.trace_context import NO_TRACE, TraceContext, read_traceparent, read_tracestate
 from .errors import bad_request
 
@@ -18,7 +18,7 @@ LONGEST_MS = 86_400_000
 
 # No more digits than may be right: int() fails at thousands of them.
 _MILLISECONDS = re.compile(r"0*([1-9][0-9]{0,7})")
-_SESSION = re.compile(r"[\x21-\x7e]{1,128}")
+_SESSION = re.compile(rf"[\x21-\x7e]{{1,{LONGEST_SESSION}}}")
 TRACE_ID = re.compile(r"[\x21-\x7e]{1,64}")
 
 
@@ -92,7 +92,8 @@ def read_headers(headers: CIMultiDictProxy[str]) -> RequestHeaders:
         trace = replace(trace, trace_id=trace_id)
     session = value_of(headers, "X-Session-ID") or ""
     if session and not _SESSION.fullmatch(session):
-        raise bad_request("X-Session-ID must be 1 to 128 printable characters without spaces.", "X-Session-ID")
+        message = f"X-Session-ID must be 1 to {LONGEST_SESSION} printable characters without spaces."
+        raise bad_request(message, "X-Session-ID")
     return RequestHeaders(
         priority=priority,
         timeout_s=_seconds(headers, "X-Request-Timeout-Ms"),

@@ -10,17 +10,16 @@ import asyncio
 import logging
 import math
 import random
-import re
 from collections.abc import AsyncGenerator, Iterable, Sequence
 
 from redis.exceptions import RedisError, ResponseError
 
 from ..store.connect import Store
-from ..store.inspect import server_ms
+from ..store.inspect import number, server_ms
 from ..store.script import is_misplaced, remove_misplaced
 from ..store.steps.mend import Census, Repair, census, heal, mend
 from ..store.trouble import Trouble
-from ..wire.keys import read_name
+from ..wire.keys import escaped, read_name
 from ..wire.states import RequestState
 from . import metrics
 
@@ -155,7 +154,7 @@ class Reconciler:
         now = await server_ms(self.store, self.pool) if ids else 0.0
         suspects: list[tuple[str, str | None]] = []
         for request_id, (state, arrived, timeout) in await self._read(ids, "state", "arrived_ms", "timeout_ms"):
-            late = bool(timeout) and now >= _number(arrived) + _number(timeout)
+            late = bool(timeout) and now >= number(arrived) + number(timeout)
             if state != RequestState.WAITING or late:
                 suspects.append((request_id, None))
         return suspects
@@ -169,7 +168,7 @@ class Reconciler:
             ids = [read_name(member) for member in await self.store.commands.hkeys(self.keys.reservations(engine))]
             for request_id, (state, on, assigned) in await self._read(ids, "state", "engine", "assigned_ms"):
                 runs = state == RequestState.RUNNING
-                unheard = state == RequestState.ASSIGNED and now >= _number(assigned) + UNHEARD_MS
+                unheard = state == RequestState.ASSIGNED and now >= number(assigned) + UNHEARD_MS
                 if on != engine or unheard or not (runs or state == RequestState.ASSIGNED):
                     suspects.append((request_id, engine))
             looked_at += len(ids)
@@ -202,7 +201,7 @@ class Reconciler:
 
     async def _all_requests(self) -> AsyncGenerator[list[str], None]:
         prefix = self.keys.record("")
-        pattern = re.sub(r"([\[\]?*\\])", r"\\\1", prefix) + "*"
+        pattern = escaped(prefix) + "*"
         page: list[str] = []
         server = await self.store.node_of(prefix)
         async for name in server.scan_iter(match=pattern, count=SCAN_PAGE):
@@ -245,11 +244,3 @@ class Reconciler:
         metrics.REPAIRS.labels(self.pool, repair).inc()
         level = logging.INFO if repair is Repair.EXPIRED_WAITING else logging.WARNING
         log.log(level, "pool %s: %s: %s, repaired", self.pool, what, repair)
-
-
-def _number(text: str | None) -> float:
-    """A field of a record; 0 where it is not there, or somebody has written something else into it."""
-    try:
-        return float(text or 0)
-    except ValueError:
-        return 0.0

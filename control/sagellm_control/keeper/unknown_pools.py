@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import re
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -14,7 +13,7 @@ from ..store.connect import Store
 from ..store.inspect import list_pools
 from ..store.steps.mend import Repair
 from ..store.trouble import Trouble
-from ..wire.keys import pool_of_intake, read_name
+from ..wire.keys import escaped, pool_of_intake, read_name
 from . import metrics
 
 log = logging.getLogger(__name__)
@@ -74,7 +73,7 @@ class UnknownPoolKeeper:
 
     async def _scan(self, server: Any) -> None:
         keys = self.store.keys
-        pattern = re.sub(r"([\[\]?*\\])", r"\\\1", keys.namespace) + ":{*}:intake:*"
+        pattern = escaped(keys.namespace) + ":{*}:intake:*"
         cursor, names = await server.scan(self._cursors[server], match=pattern, count=SCAN_PAGE, _type="STREAM")
         for name in names:
             pool = pool_of_intake(keys, read_name(name))

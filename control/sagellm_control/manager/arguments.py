@@ -10,8 +10,8 @@ from sagellm_protocol import ErrorCode, Request
 
 from ..engine_client import EngineClientError, EngineRequestError, EngineTimeoutError, EngineUnavailableError
 from ..types import EngineState, RequestPriority, RequestType
+from ..wire.request import CHARACTERS_A_TOKEN
 from .backend import RequestFailed, Wish
-from .jobs import CHARACTERS_A_TOKEN
 
 
 def engine_state(state: object) -> EngineState:

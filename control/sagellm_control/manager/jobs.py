@@ -12,12 +12,11 @@ from ..client.continuable import may_continue
 from ..client.prompt_prefix import prefix_blocks
 from ..client.scheduling_hints import SchedulingHints
 from ..wire.priority import RequestPriority
+from ..wire.request import CHARACTERS_A_TOKEN, LONGEST_SESSION
 from ..wire.states import RequestKind
 from .as_json import as_json
 from .backend import Job, RequestFailed
 
-CHARACTERS_A_TOKEN = 4
-MOST_SESSION_CHARACTERS = 256
 LONGEST_TIME_MS = 1e12
 """Thirty years."""
 OWN_FIELDS = frozenset({"request_id", "trace_id", "prompt", "messages", "stream", "sampling_params"})
@@ -116,8 +115,8 @@ def _hints(metadata: dict[str, Any]) -> SchedulingHints:
     hints = SchedulingHints()
     session, reject_late = metadata.get("session"), metadata.get("reject_late")
     if session is not None:
-        if not isinstance(session, str) or not 0 < len(session) <= MOST_SESSION_CHARACTERS:
-            raise _invalid(f"metadata['session'] must be 1 to {MOST_SESSION_CHARACTERS} characters, not {session!r}")
+        if not isinstance(session, str) or not 0 < len(session) <= LONGEST_SESSION:
+            raise _invalid(f"metadata['session'] must be 1 to {LONGEST_SESSION} characters, not {session!r}")
         hints["session"] = session
     if reject_late is not None:
         if not isinstance(reject_late, bool):

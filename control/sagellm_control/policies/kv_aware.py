@@ -6,11 +6,11 @@ import logging
 from typing import Any
 
 from ..types import EngineInfo, RequestMetadata, RequestStatus, SchedulingDecision
+from ..wire.request import CHARACTERS_A_TOKEN
 from .base import NO_ENGINE, SchedulingPolicy
 
 log = logging.getLogger(__name__)
 
-CHARACTERS_A_TOKEN = 4
 RETRY_MS = 5000.0
 """Estimated wait for KV room."""
 

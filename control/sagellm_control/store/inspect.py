@@ -182,3 +182,11 @@ async def read_output(
 def texts(fields: dict[Any, Any]) -> dict[str, str]:
     """A hash as it came, as text."""
     return {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
+
+
+def number(text: str | bytes | None) -> float:
+    """A field of a hash; 0 where it is not there, or somebody has written something else into it."""
+    try:
+        return float(text or 0)
+    except ValueError:
+        return 0.0

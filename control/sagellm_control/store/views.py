@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import logging
-import re
 from collections.abc import Iterable
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -13,11 +12,11 @@ from pydantic import BaseModel
 from redis.exceptions import RedisError
 
 from ..wire.event import Ending
-from ..wire.keys import read_name
+from ..wire.keys import escaped, read_name
 from ..wire.priority import RequestPriority
 from ..wire.states import EngineState, RequestState
 from .connect import Store
-from .inspect import engine_rows, list_pools, server_ms, texts
+from .inspect import engine_rows, list_pools, number, server_ms, texts
 from .script import is_misplaced
 
 log = logging.getLogger(__name__)
@@ -128,7 +127,7 @@ async def list_requests(
         now = await server_ms(store, name)
         views += await _request_views(store, name, ids, now, state)
     if state is RequestState.FINISHED:
-        views.sort(key=lambda view: _number(view.fields.get("finished_ms")), reverse=True)
+        views.sort(key=lambda view: number(view.fields.get("finished_ms")), reverse=True)
     return views[:limit]
 
 
@@ -208,7 +207,7 @@ async def _request_ids(store: Store, pool: str, state: RequestState | None, limi
 async def _finished_ids(store: Store, pool: str, limit: int) -> list[str]:
     """Nothing lists them, as nothing needs to: all records are looked through for the newest."""
     keys = store.keys.pool(pool)
-    pattern = re.sub(r"([\[\]?*\\])", r"\\\1", keys.record("")) + "*"
+    pattern = escaped(keys.record("")) + "*"
     start = len(keys.record(""))
     server = await store.node_of(keys.record(""))
     found: dict[str, float] = {}
@@ -220,18 +219,11 @@ async def _finished_ids(store: Store, pool: str, limit: int) -> list[str]:
             pipe.hmget(name, "state", "finished_ms")
         for name, (now_is, at) in zip(names, await pipe.execute() if names else [], strict=True):
             if now_is == RequestState.FINISHED.encode():
-                found[read_name(name)[start:]] = _number(at)
+                found[read_name(name)[start:]] = number(at)
         if cursor == 0 or len(found) > 2 * limit:
             found = dict(heapq.nlargest(limit, found.items(), key=itemgetter(1)))
         if cursor == 0:
             return list(found)
-
-
-def _number(text: str | bytes | None) -> float:
-    try:
-        return float(text or 0)
-    except ValueError:
-        return 0.0
 
 
 async def _request_views(

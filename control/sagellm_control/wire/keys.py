@@ -5,6 +5,7 @@ All keys of a pool share the hash tag ``{pool}``, so that one script may touch t
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from urllib.parse import unquote
@@ -34,6 +35,11 @@ _RESERVED = {ord(c): f"%{ord(c):02X}" for c in "%{}"} | {c: f"%{c:02X}" for c in
 def read_name(raw: bytes) -> str:
     """A member of a set as a text that can be sent back as it came, even if it is no UTF-8."""
     return raw.decode(errors="surrogateescape")
+
+
+def escaped(name: str) -> str:
+    """The name as a pattern of ``SCAN`` that only it matches."""
+    return re.sub(r"([\[\]?*\\])", r"\\\1", name)
 
 
 def quote_pool(model: str) -> str:

@@ -18,6 +18,11 @@ WIRE_VERSION = 1
 MAX_ID_LENGTH = 64
 """Characters in a request id; longer values would leave Redis's compact hash encoding."""
 
+LONGEST_SESSION = 256
+"""Characters in the name of a session."""
+CHARACTERS_A_TOKEN = 4
+"""A coarse estimate of a prompt's tokens; engines count for themselves."""
+
 LEAST_WEIGHT, MOST_WEIGHT = 0.0001, 1000.0
 """Of a tenant's share among tenants; in a record they stand as decimals, without an exponent."""
 
