@@ -57,7 +57,7 @@ PURE: dict[str, tuple[str, ...]] = {
     ),
     "open_engines": VIEW,
     "estimates": ("engine_load", "forecast"),
-    "lateness": ("forecast", "policy_settings"),
+    "lateness": ("policy_settings",),
     "overload": ("policy_settings",),
     "order": ("forecast", "policy_settings"),
     "placement": ("forecast", "policy_settings", "open_engines", "recent_work", "ring"),

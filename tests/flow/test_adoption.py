@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 import pytest
 from prometheus_client import REGISTRY
 
-from sagellm_control.keeper.lapses import LapseKeeper
 from sagellm_control.store.connect import Store
 from sagellm_control.store.registrations import register, unregister
 from sagellm_control.store.views import EngineView, list_engines
@@ -23,6 +22,7 @@ from sagellm_workers.serving import adoption
 from sagellm_workers.serving.adoption import Adopter
 from sagellm_workers.settings import WorkerSettings
 
+from ..lapsed import retire_lapsed
 from ..pool_driver import PoolDriver
 from ..waiting import wait_until
 from .conftest import StartEcho, StartEngine
@@ -161,5 +161,5 @@ async def test_a_lease_that_has_lapsed_is_left_to_its_holder_and_to_keepers(stor
         adopter = Adopter(store, client, WorkerSettings(adopt=True))
         await store.commands.zadd(leases, {"e1": 1})
         assert await adopter._is_held(registration)  # pyright: ignore[reportPrivateUsage]
-        assert await LapseKeeper(store, pool.name).look() == 0
+        assert await retire_lapsed(pool) == 0
         assert not await adopter._is_held(registration)  # pyright: ignore[reportPrivateUsage]

@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from sagellm_control.keeper.lapses import LapseKeeper
 from sagellm_control.store.connect import Store
 from sagellm_control.store.steps.assign import Placement
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.wire.event import END, Ending, read_frames
 from sagellm_control.wire.states import Outcome
 
+from ..lapsed import retire_lapsed
 from ..pool_driver import LEASE_MS, PoolDriver
 from ..pool_state import read_state, violations
 
@@ -41,7 +41,7 @@ async def test_one_ending_whoever_wants_to_end_it(pool: PoolDriver, state: str, 
         lambda: scheduler.assign(Placement("a", 0, "e1")),
         lambda: worker.finish("a"),
         lambda: second_thread.requeue("a", max_failures=1),
-        lambda: LapseKeeper(keeper.store, pool.name).look(),
+        lambda: retire_lapsed(keeper),
     ]
     random.Random(seed).shuffle(enders)
     listener = pool.store.subscriber().pubsub()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sagellm_control.keeper.lapses import LapseKeeper
 from sagellm_control.store.steps.engines import renew_engine
 from sagellm_control.wire.event import CHUNK, END, read_frames
 
+from ..lapsed import retire_lapsed
 from ..pool_driver import LEASE_MS, PoolDriver
 from ..pool_state import read_state
 from ..scheduler.running import schedulers
@@ -31,7 +31,7 @@ async def test_one_owner_while_a_paused_worker_goes_on_after_every_step_of_the_n
             assert await read_state(pool.store, pool.keys) == before
 
         pool.clock.advance(LEASE_MS)
-        await LapseKeeper(pool.store, pool.name).look()
+        await retire_lapsed(pool)
         await wakes_up()
         await pool.engine("e2")
         await wait_until(lambda: pool.holds("e2"))

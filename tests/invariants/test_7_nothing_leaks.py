@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from sagellm_control.keeper.lapses import LapseKeeper
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.engines import register_engine, renew_engine, retire_engine
 from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.wire.states import EngineState
 
+from ..lapsed import retire_lapsed
 from ..leaks import leaked_keys
 from ..pool_driver import LEASE_MS, PoolDriver
 from ..pool_state import read_state, violations
@@ -92,7 +92,7 @@ async def test_a_pool_that_everybody_left_holds_nothing(pool: PoolDriver) -> Non
     await pool.running("d", engine="e2")
     await retire_engine(pool.store, pool.name, "e1", "w-e1", EngineState.STOPPED, "")
     pool.clock.advance(LEASE_MS)
-    await asyncio.gather(*(LapseKeeper(pool.store, pool.name).look() for _ in range(3)))
+    await asyncio.gather(*(retire_lapsed(pool) for _ in range(3)))
     state = await read_state(pool.store, pool.keys)
     assert violations(state) == []
     assert set(state.waiting) == {"a", "b", "c", "d"}

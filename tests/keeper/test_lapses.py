@@ -15,6 +15,7 @@ from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.engines import register_engine, renew_engine
 from sagellm_control.wire.states import EngineState
 
+from ..lapsed import retire_lapsed
 from ..pool_driver import LEASE_MS, PoolDriver
 from ..pool_state import read_state, violations
 from ..samples import sample
@@ -31,24 +32,24 @@ def keeper(pool: PoolDriver) -> LapseKeeper:
     return LapseKeeper(pool.store, pool.name, monotonic=lambda: pool.clock.now_ms / 1000)
 
 
-async def test_a_living_worker_keeps_everything(pool: PoolDriver, keeper: LapseKeeper) -> None:
+async def test_a_living_worker_keeps_everything(pool: PoolDriver) -> None:
     row = await pool.engine()
     await pool.running("a")
     for _ in range(5):
         pool.clock.advance(LEASE_MS - 1)
         await renew_engine(pool.store, row, [("a", 1)], lease_ms=LEASE_MS)
-        assert await keeper.look() == 0
+        assert await retire_lapsed(pool) == 0
     assert await pool.holds() == {"a"}
     assert lapses(pool) == 0
 
 
-async def test_what_a_lost_worker_held_goes_back_at_its_old_rank(pool: PoolDriver, keeper: LapseKeeper) -> None:
+async def test_what_a_lost_worker_held_goes_back_at_its_old_rank(pool: PoolDriver) -> None:
     await pool.engine("e1", slots=4)
     await pool.running("a", "b")
     await pool.waiting("between")
     await pool.store.commands.zadd(pool.keys.waiting, {"between": float((await pool.record("a"))["rank"]) + 0.5})
     pool.clock.advance(LEASE_MS)
-    assert await keeper.look() == 2
+    assert await retire_lapsed(pool) == 2
     assert await pool.waiting_ids() == ["a", "between", "b"]
     for request_id in ("a", "b"):
         record = await pool.record(request_id)
@@ -59,14 +60,14 @@ async def test_what_a_lost_worker_held_goes_back_at_its_old_rank(pool: PoolDrive
     assert lapses(pool) == 1
 
 
-async def test_they_run_on_another_engine(pool: PoolDriver, keeper: LapseKeeper) -> None:
+async def test_they_run_on_another_engine(pool: PoolDriver) -> None:
     await pool.engine("e1", slots=2)
     await pool.running("a", "b", engine="e1")
     async with schedulers(pool):
         row = await pool.engine("e2", slots=2)
         pool.clock.advance(LEASE_MS)
         await renew_engine(pool.store, row, [], lease_ms=LEASE_MS)
-        await keeper.look()
+        await retire_lapsed(pool)
 
         async def moved() -> bool:
             return await pool.holds("e2") == {"a", "b"}
@@ -75,11 +76,11 @@ async def test_they_run_on_another_engine(pool: PoolDriver, keeper: LapseKeeper)
     assert [(await pool.record(r))["attempt"] for r in "ab"] == ["2", "2"]
 
 
-async def test_a_worker_that_wakes_up_changes_nothing_and_reaches_nobody(pool: PoolDriver, keeper: LapseKeeper) -> None:
+async def test_a_worker_that_wakes_up_changes_nothing_and_reaches_nobody(pool: PoolDriver) -> None:
     row = await pool.engine("e1")
     await pool.running("a", engine="e1")
     pool.clock.advance(LEASE_MS)
-    await keeper.look()
+    await retire_lapsed(pool)
     await pool.engine("e2")
     await pool.assign(Placement("a", 1, "e2"))
     assert await pool.claim("a", 2, engine="e2") == "running"
@@ -98,26 +99,26 @@ async def test_a_worker_that_wakes_up_changes_nothing_and_reaches_nobody(pool: P
     assert await pool.finish("a", attempt=2, engine="e2")
 
 
-async def test_what_was_to_end_ends(pool: PoolDriver, keeper: LapseKeeper) -> None:
+async def test_what_was_to_end_ends(pool: PoolDriver) -> None:
     await pool.engine(slots=4)
     await pool.running("spoke", "cancelled", "expired", timeout_ms=0)
     await pool.running("timed", timeout_ms=LEASE_MS)
     await pool.append("spoke")
     await cancel(pool.store, pool.name, "cancelled")
     pool.clock.advance(LEASE_MS)
-    assert await keeper.look() == 4
+    assert await retire_lapsed(pool) == 4
     outcomes = {r: (await pool.record(r)).get("outcome") for r in ("spoke", "cancelled", "expired", "timed")}
     assert outcomes == {"spoke": "failed", "cancelled": "cancelled", "expired": None, "timed": "expired"}
     assert await pool.waiting_ids() == ["expired"]
     assert violations(await read_state(pool.store, pool.keys)) == []
 
 
-async def test_the_next_session_registers_and_takes_part(pool: PoolDriver, keeper: LapseKeeper) -> None:
+async def test_the_next_session_registers_and_takes_part(pool: PoolDriver) -> None:
     row = await pool.engine()
     pool.clock.advance(LEASE_MS)
-    await keeper.look()
+    await retire_lapsed(pool)
     await pool.engine(worker="w-second")
-    assert await keeper.look() == 0
+    assert await retire_lapsed(pool) == 0
     await pool.assigned("a")
     assert await pool.claim("a") == "running"
     # The first is told that it is too late.
@@ -132,7 +133,7 @@ async def test_many_keepers_do_the_work_once(pool: PoolDriver) -> None:
     taken = await pool.take(arrivals=300)
     await pool.admit(*(pool.admission(entry, engine="e1") for entry in taken.arrivals))
     pool.clock.advance(LEASE_MS)
-    await asyncio.gather(*(LapseKeeper(pool.store, pool.name).look() for _ in range(10)))
+    await asyncio.gather(*(retire_lapsed(pool) for _ in range(10)))
     state = await read_state(pool.store, pool.keys)
     assert violations(state) == []
     assert len(state.waiting) == 300
@@ -142,7 +143,7 @@ async def test_many_keepers_do_the_work_once(pool: PoolDriver) -> None:
 
 @pytest.mark.parametrize("who", ["a keeper", "the next worker"])
 async def test_one_that_dies_half_way_is_followed_by_another(
-    pool: PoolDriver, keeper: LapseKeeper, monkeypatch: pytest.MonkeyPatch, who: str
+    pool: PoolDriver, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
     row = await pool.engine(slots=2)
     await pool.running("a", "b")
@@ -157,9 +158,9 @@ async def test_one_that_dies_half_way_is_followed_by_another(
     with monkeypatch.context() as patch:
         patch.setattr(engines, "give_back", die)
         with pytest.raises(Killed):
-            await keeper.look()
+            await retire_lapsed(pool)
     if who == "a keeper":
-        await keeper.look()
+        await retire_lapsed(pool)
     else:
         assert await register_engine(pool.store, replace(row, worker="w-second"), lease_ms=LEASE_MS) is None
     assert await pool.waiting_ids() == ["a", "b"]

@@ -10,7 +10,6 @@ from dataclasses import replace
 import pytest
 
 from sagellm_control.keeper import reconcile
-from sagellm_control.keeper.lapses import LapseKeeper
 from sagellm_control.keeper.reconcile import MOST_ENGINES, MOST_REQUESTS, UNHEARD_MS, Reconciler
 from sagellm_control.store.connect import Store
 from sagellm_control.store.steps.engines import renew_engine
@@ -18,6 +17,7 @@ from sagellm_control.store.steps.mend import Repair, census
 from sagellm_control.store.steps.policy import set_policy
 from sagellm_control.wire.states import RequestState
 
+from ..lapsed import retire_lapsed
 from ..pool_driver import LEASE_MS, PoolDriver
 from ..pool_state import read_state, violations
 from ..samples import sample
@@ -158,21 +158,20 @@ async def test_what_an_engine_without_a_worker_had_is_given_back(pool: PoolDrive
 
 
 async def test_an_engine_without_a_lease_lapses_unless_its_worker_lives(pool: PoolDriver, keeper: Reconciler) -> None:
-    lapses = LapseKeeper(pool.store, pool.name)
     row = await pool.engine("e1")
     await pool.running("a")
     await lease_is_gone(pool)
     pool.clock.advance(10 * LEASE_MS)
-    assert await lapses.look() == 0, "nobody would ever have noticed"
+    assert await retire_lapsed(pool) == 0, "nobody would ever have noticed"
     await keeper.look()
-    assert await lapses.look() == 0
+    assert await retire_lapsed(pool) == 0
     await renew_engine(pool.store, row, [("a", 1)], lease_ms=LEASE_MS)
     pool.clock.advance(LEASE_MS - 1)
-    assert await lapses.look() == 0
+    assert await retire_lapsed(pool) == 0
     await lease_is_gone(pool)
     await keeper.look()
     pool.clock.advance(2 * LEASE_MS)
-    assert await lapses.look() == 1
+    assert await retire_lapsed(pool) == 1
     assert await pool.state("a") == RequestState.WAITING
 
 

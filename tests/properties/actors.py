@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sagellm_control.keeper.lapses import LapseKeeper
 from sagellm_control.store.steps.admit import Admission, Admitted
 from sagellm_control.store.steps.assign import Placement, assign
 from sagellm_control.store.steps.attach import attach
@@ -20,6 +19,7 @@ from sagellm_control.store.waiting_line import Waiting, WaitingLine
 from sagellm_control.wire.event import Ending
 from sagellm_control.wire.states import EngineState, Outcome
 
+from ..lapsed import retire_lapsed
 from ..pool_driver import BROKEN, DONE, LEASE_MS, PoolDriver
 from ..pool_state import Fields, PoolState, misplaced, not_whole, read_state, violations
 from .at_once import accept_at_once
@@ -240,7 +240,7 @@ class Actors:
         await drain_engine(self.pool.store, self.pool.name, self._engine(i), drain=j == 0)
 
     async def keep(self, _i: int, _j: int) -> None:
-        await LapseKeeper(self.pool.store, self.pool.name).look()
+        await retire_lapsed(self.pool)
 
     async def mend(self, i: int, j: int) -> None:
         """Somebody removes what is derived of a request, and a keeper puts it back."""

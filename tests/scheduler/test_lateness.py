@@ -8,27 +8,27 @@ from sagellm_control.scheduler.lateness import LATE_HANDICAP_MS, Lateness, Verdi
 from sagellm_control.scheduler.order import make_order
 from sagellm_control.scheduler.policy_settings import PolicySettings, WhenLate
 
-from .requests import NOW_MS, forecast, request
+from .requests import NOW_MS, request
 
-PREFILL = forecast(10_000)  # a second
+PREFILL_MS = 1000
 
 
 @pytest.mark.parametrize(
     ("waited_ms", "verdict"), [(0, Verdict.PLACE), (2000, Verdict.PLACE), (2001, Verdict.STEP_BACK)]
 )
 def test_late_is_who_would_miss_its_objective_if_it_started_now(waited_ms: int, verdict: Verdict) -> None:
-    assert Lateness().judge(request(slo_ms=3000), PREFILL, NOW_MS + waited_ms) is verdict
+    assert Lateness().judge(request(slo_ms=3000), PREFILL_MS, NOW_MS + waited_ms) is verdict
 
 
 def test_without_an_objective_nobody_is_late() -> None:
-    assert Lateness(WhenLate.REFUSE).judge(request(), PREFILL, NOW_MS + 1e9) is Verdict.PLACE
+    assert Lateness(WhenLate.REFUSE).judge(request(), PREFILL_MS, NOW_MS + 1e9) is Verdict.PLACE
     assert Lateness().slack_ms(request(), 1000, NOW_MS) == float("inf")
 
 
 def test_the_pools_objective_holds_for_requests_without_one() -> None:
     lateness = Lateness.of(PolicySettings(ttft_slo_ms=500, late=WhenLate.REFUSE))
-    assert lateness.judge(request(), PREFILL, NOW_MS) is Verdict.REFUSE
-    assert lateness.judge(request(slo_ms=5000), PREFILL, NOW_MS) is Verdict.PLACE
+    assert lateness.judge(request(), PREFILL_MS, NOW_MS) is Verdict.REFUSE
+    assert lateness.judge(request(slo_ms=5000), PREFILL_MS, NOW_MS) is Verdict.PLACE
 
 
 @pytest.mark.parametrize(
@@ -45,11 +45,12 @@ def test_the_pools_objective_holds_for_requests_without_one() -> None:
 )
 def test_what_becomes_of_it(late: WhenLate, asks_for_refusal: bool, stepped_back: bool, verdict: Verdict) -> None:
     asked = request(slo_ms=100, reject_late=asks_for_refusal)
-    assert Lateness(late).judge(asked, PREFILL, NOW_MS, stepped_back=stepped_back) is verdict
+    assert Lateness(late).judge(asked, PREFILL_MS, NOW_MS, stepped_back=stepped_back) is verdict
 
 
 def test_what_an_engine_has_cached_can_save_it() -> None:
-    assert Lateness().judge(request(slo_ms=500), PREFILL, NOW_MS, prefill_ms=400) is Verdict.PLACE
+    assert Lateness().judge(request(slo_ms=500), PREFILL_MS, NOW_MS) is Verdict.STEP_BACK
+    assert Lateness().judge(request(slo_ms=500), 400, NOW_MS) is Verdict.PLACE
 
 
 def test_where_places_are_owed_nobody_steps_back() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from sagellm_control.store.inspect import engine_rows, lapsed_leases, list_pools, model_index
+from sagellm_control.store.inspect import engine_rows, list_pools, model_index
 from sagellm_control.store.registrations import register
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.engines import Retired, drain_engine, remove_engine, retire_engine
 from sagellm_control.wire.registration import Registration
 from sagellm_control.wire.states import EngineState
 
+from ..lapsed import lapsed_leases
 from ..leaks import leaked_keys
 from ..pool_driver import LEASE_MS, PoolDriver
 
@@ -143,7 +144,7 @@ async def test_forgotten_it_leaves_no_key(pool: PoolDriver) -> None:
     db = pool.store.commands
     for key in (pool.keys.engine("e1"), pool.keys.reservations("e1"), pool.keys.assigned("e1"), pool.keys.engines):
         assert not await db.exists(key)
-    assert await lapsed_leases(pool.store, pool.name) == []
+    assert await lapsed_leases(pool) == []
     assert await remove_engine(pool.store, pool.name, "e1") == "forgotten"
 
 

@@ -6,7 +6,6 @@ import pytest
 
 from sagellm_control.store.inspect import (
     engine_rows,
-    lapsed_leases,
     list_pools,
     model_index,
     pool_depth,
@@ -21,6 +20,7 @@ from sagellm_control.store.waiting_line import WaitingLine
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.states import EngineState, RequestState
 
+from ..lapsed import lapsed_leases
 from ..pool_driver import LEASE_MS, PoolDriver
 
 
@@ -149,9 +149,9 @@ async def test_the_head_of_the_waiting_set(busy: PoolDriver) -> None:
 
 
 async def test_lapsed_leases(busy: PoolDriver) -> None:
-    assert await lapsed_leases(busy.store, busy.name) == []
+    assert await lapsed_leases(busy) == []
     busy.clock.advance(LEASE_MS)
-    assert await lapsed_leases(busy.store, busy.name) == ["e1"]
+    assert await lapsed_leases(busy) == ["e1"]
 
 
 async def test_output_behind_a_position(busy: PoolDriver) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sagellm_control.store.inspect import engine_rows, lapsed_leases
+from sagellm_control.store.inspect import engine_rows
 from sagellm_control.store.steps.assign import Placement
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.engines import (
@@ -20,6 +20,7 @@ from sagellm_control.store.steps.engines import (
 from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.wire.states import EngineState, Outcome
 
+from ..lapsed import lapsed_leases
 from ..pool_driver import LEASE_MS, PoolDriver
 
 
@@ -117,15 +118,15 @@ async def test_renewed_it_lasts_longer(pool: PoolDriver) -> None:
     assert await renew_engine(pool.store, row, [], lease_ms=LEASE_MS) == Renewal(draining=False, attempts=[])
     assert await lease_until(pool) == pool.clock.now_ms + LEASE_MS
     pool.clock.advance(LEASE_MS - 1)
-    assert await lapsed_leases(pool.store, pool.name) == []
+    assert await lapsed_leases(pool) == []
 
 
 async def test_late_but_still_the_owner(pool: PoolDriver) -> None:
     row = await pool.engine()
     pool.clock.advance(5 * LEASE_MS)
-    assert await lapsed_leases(pool.store, pool.name) == ["e1"]
+    assert await lapsed_leases(pool) == ["e1"]
     assert await renew_engine(pool.store, row, [], lease_ms=LEASE_MS) is not None
-    assert await lapsed_leases(pool.store, pool.name) == []
+    assert await lapsed_leases(pool) == []
 
 
 @pytest.mark.parametrize("lost_to", ["retired", "another session", "forgotten"])
@@ -205,9 +206,9 @@ async def test_a_holder_of_which_nothing_is_noted_is_found_again(pool: PoolDrive
     await pool.store.commands.delete(pool.keys.leases, pool.keys.engines, pool.keys.room)
     second = replace(row, worker="w-second")
     assert await register_engine(pool.store, second, lease_ms=LEASE_MS) == Held("w-e1")
-    assert await lapsed_leases(pool.store, pool.name) == []
+    assert await lapsed_leases(pool) == []
     pool.clock.advance(LEASE_MS)
-    assert await lapsed_leases(pool.store, pool.name) == ["e1"]
+    assert await lapsed_leases(pool) == ["e1"]
     await pool.second_worker()
 
 

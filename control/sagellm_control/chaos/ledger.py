@@ -10,6 +10,9 @@ from enum import StrEnum
 from .question import Question
 from .transcript import INTERRUPTIONS, Transcript
 
+MOST_TOLD = 5
+"""Of what was slowest, in a report."""
+
 
 class Fate(StrEnum):
     """What came of a request, as its client saw it."""
@@ -98,11 +101,13 @@ class Ledger:
         if not asked.accepted:
             self.asked.pop(asked.request_id, None)
 
-    def slowest(self, count: int = 5) -> list[str]:
+    def slowest(self) -> list[str]:
         """The answers that took longest, in words."""
         answered = [(asked.answered_s, asked) for asked in self.asked.values() if asked.answered_s is not None]
         answered.sort(key=lambda pair: pair[0], reverse=True)
-        return [f"{asked.request_id} {asked.key or ''}: {asked.fate} after {s:.1f} s" for s, asked in answered[:count]]
+        return [
+            f"{asked.request_id} {asked.key or ''}: {asked.fate} after {s:.1f} s" for s, asked in answered[:MOST_TOLD]
+        ]
 
     def fates(self) -> Counter[Fate]:
         """How many requests came to what."""

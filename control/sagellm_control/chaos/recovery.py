@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from ..store.connect import Store
 from ..store.inspect import engine_rows
 from ..wire.states import RequestState
+from .ledger import MOST_TOLD
 from .plan import POOL
 from .process import Victim
 
@@ -64,13 +65,13 @@ class RecoveryWatch:
         """The same until they were assigned again, or had ended."""
         return p99([r.reassigned_s for r in self.recoveries if not r.outage])
 
-    def slowest(self, count: int = 5) -> list[str]:
+    def slowest(self) -> list[str]:
         """The slowest recoveries, in words."""
         ordered = sorted(self.recoveries, key=lambda r: r.seconds, reverse=True)
         return [
             f"{r.request_id} of {r.worker}: in line after {r.seconds:.2f} s, assigned after {r.reassigned_s:.2f} s"
             + (", Valkey was away meanwhile" if r.outage else "")
-            for r in ordered[:count]
+            for r in ordered[:MOST_TOLD]
         ]
 
     async def _follow(self, worker: str, pid: int) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from ..store.connect import Store
-from ..store.inspect import Leases, lapsed_leases, read_leases
+from ..store.inspect import Leases, read_leases
 from ..store.steps.engines import retire_engine
 from ..store.trouble import Trouble
 from ..wire.states import EngineState
@@ -78,10 +78,6 @@ class LapseKeeper:
 
     def _be_patient(self, for_s: float) -> None:
         self._patient_until = max(self._patient_until, self._monotonic() + for_s)
-
-    async def look(self) -> int:
-        """Retire every engine whose lease has lapsed; how many requests were given back."""
-        return await self.retire(await lapsed_leases(self.store, self.pool))
 
     async def retire(self, engines: Iterable[str]) -> int:
         """Retire these engines, as far as their leases have lapsed; how many requests were given back."""

@@ -19,11 +19,6 @@ class Forecast:
     """READY engines, which share the work of the pool."""
 
     @property
-    def work_ms(self) -> float:
-        """From the first prompt token to the last output token."""
-        return self.prefill_ms + self.decode_ms
-
-    @property
     def kv_tokens(self) -> float:
         """What it holds in the KV cache when it ends."""
         return self.prompt_tokens + self.output_tokens

@@ -237,7 +237,7 @@ class HeadOfLine:
         if lateness.slack_ms(arrival, self._fastest_ms(arrival, one.forecast), now_ms) >= 0:
             return None
         prefill_ms = self._hopeful_ms(arrival, one.forecast)
-        verdict = lateness.judge(arrival, one.forecast, now_ms, prefill_ms=prefill_ms, stepped_back=one.stepped_back)
+        verdict = lateness.judge(arrival, prefill_ms, now_ms, stepped_back=one.stepped_back)
         if verdict is Verdict.PLACE:
             return None
         since_ms = arrival.arrived_ms + lateness.objective_ms(arrival) - prefill_ms

@@ -8,7 +8,6 @@ from enum import StrEnum
 from typing import Protocol
 
 from ..wire.request import Arrival
-from .forecast import Forecast
 from .policy_settings import PolicySettings, WhenLate
 
 LATE_HANDICAP_MS = 600_000.0
@@ -71,23 +70,14 @@ class Lateness:
         objective = self.objective_ms(request)
         return request.arrived_ms + objective - now_ms - prefill_ms if objective else float("inf")
 
-    def judge(
-        self,
-        request: Arrival,
-        forecast: Forecast,
-        now_ms: float,
-        *,
-        prefill_ms: float | None = None,
-        stepped_back: bool = False,
-    ) -> Verdict:
+    def judge(self, request: Arrival, prefill_ms: float, now_ms: float, *, stepped_back: bool = False) -> Verdict:
         """What to do with the request now.
 
         Args:
-            prefill_ms: where more is known than the forecast says, e.g. what the engine chosen has cached of it.
+            prefill_ms: what its prompt would take, less what an engine has cached of it.
             stepped_back: whether it has stepped back before; then it is placed when its turn comes, or refused.
         """
-        expected_ms = forecast.prefill_ms if prefill_ms is None else prefill_ms
-        if self.slack_ms(request, expected_ms, now_ms) >= 0:
+        if self.slack_ms(request, prefill_ms, now_ms) >= 0:
             return Verdict.PLACE
         if self.refuses(request):
             return Verdict.REFUSE

@@ -36,10 +36,10 @@ class PrefixIndex:
         """(Block, engine) pairs that are kept."""
         return sum(map(len, self._cached.values()))
 
-    def set_capacity(self, engine: str, kv_tokens: int, tokens_per_block: int = TOKENS_PER_BLOCK) -> None:
+    def set_capacity(self, engine: str, kv_tokens: int) -> None:
         """The engine's KV cache holds so many tokens; 0: not known."""
         if kv_tokens:
-            self._capacity[engine] = max(1, kv_tokens // tokens_per_block)
+            self._capacity[engine] = max(1, kv_tokens // TOKENS_PER_BLOCK)
             self._shrink(engine)
         else:
             self._capacity.pop(engine, None)

@@ -32,7 +32,6 @@ def find_knee(
     workload: Workload,
     fleet: FleetModel,
     *,
-    start: float = 0.0,
     told: Callable[[float, str | None], None] | None = None,
 ) -> Knee:
     """Bisect for the highest rate at which the best early-bound row still meets 90 % of the objectives.
@@ -41,10 +40,9 @@ def find_knee(
     most of the bisection costs one run a step.
 
     Args:
-        start: a rate to begin at (requests/s); 0: that of the workload.
         told: called with each rate that was tried, and the router that met the objectives (None: no one did).
     """
-    rate = start or workload.rate or 1.0
+    rate = workload.rate or 1.0
     low, high, best = 0.0, 0.0, ""
     candidates = list(ROUTERS)
     lowest, highest = rate * LEAST_FACTOR, rate * MOST_FACTOR

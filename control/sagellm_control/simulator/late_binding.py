@@ -42,7 +42,7 @@ Fewer than a scheduler's, as every event of a run begins a look."""
 class KnownCaches(PrefixIndex):
     """Of engines whose caches are known, and not guessed from their KV tokens."""
 
-    def set_capacity(self, engine: str, kv_tokens: int, tokens_per_block: int = 0) -> None:
+    def set_capacity(self, engine: str, kv_tokens: int) -> None:
         """It stays what it is."""
 
 

@@ -165,11 +165,6 @@ async def read_leases(store: Store, pool: str) -> Leases:
     return Leases(now, [read_name(name) for name in lapsed], max(0.0, longest))
 
 
-async def lapsed_leases(store: Store, pool: str) -> list[str]:
-    """Engines whose worker's lease has lapsed and that nobody has retired yet."""
-    return (await read_leases(store, pool)).lapsed
-
-
 async def read_output(
     store: Store, pool: str, request_id: str, *, after: tuple[int, int] = (0, 0), count: int | None = None
 ) -> list[Event]:

@@ -163,7 +163,7 @@ class AssignedReader:
                 await self._settle(entry_id)
                 continue
             if isinstance(item, CancelNotice):
-                self._cancel(item, item.outcome)
+                self._cancel(item)
                 await self._settle(entry_id)
             elif not self._knows((item.request_id, item.attempt)):
                 self._take(item, tasks)
@@ -260,11 +260,11 @@ class AssignedReader:
                 self._trouble.over()
                 return found
 
-    def _cancel(self, notice: CancelNotice, outcome: str) -> None:
+    def _cancel(self, notice: CancelNotice) -> None:
         attempt = self._attempts.get((notice.request_id, notice.attempt))
         if attempt is None:
             return
-        attempt.stop(outcome)
+        attempt.stop(notice.outcome)
         if attempt in self._held:
             self._held.remove(attempt)
             attempt.report_stop()

@@ -7,6 +7,10 @@ from ..forecast import Forecast
 from ..open_engines import OpenEngines
 from .least_loaded import least_loaded
 
+PREFILL_SHARE = 0.5
+"""Part of the time that engines spend on prefills, which the running answers wait for; the step that is predicted has
+to fit into the rest."""
+
 
 class PackPlacement:
     """The engine with the longest decode step of those whose step, with this request, stays within its objective.
@@ -18,18 +22,15 @@ class PackPlacement:
 
     Args:
         tpot_slo_ms: objective for the time per output token of requests that state none; 0: none.
-        prefill_share: part of the time that engines spend on prefills, which the running answers wait for; the step
-            that is predicted has to fit into the rest.
     """
 
     name = "pack"
 
-    def __init__(self, tpot_slo_ms: float, prefill_share: float = 0.5) -> None:
+    def __init__(self, tpot_slo_ms: float) -> None:
         self.tpot_slo_ms = tpot_slo_ms
-        self.prefill_share = prefill_share
 
     def choose(self, request: Arrival, forecast: Forecast, engines: OpenEngines, now_ms: float) -> str | None:
         objective = request.tpot_slo_ms or self.tpot_slo_ms
-        most_ms = objective * (1 - self.prefill_share) if objective else float("inf")
+        most_ms = objective * (1 - PREFILL_SHARE) if objective else float("inf")
         fullest = next(engines.by_step(request, forecast, most_ms=most_ms), None)
         return fullest or least_loaded(request, forecast, engines)
