@@ -12,6 +12,7 @@ import click
 
 from ..settings import masked
 from ..stopping import terminal_signals
+from ..wire.keys import DEFAULT_NAMESPACE
 from .failures import BadSettings
 from .options import LOG_FLAGS, REDIS_FLAGS, FlagsOf, Loaded, SettingsCommand, takes_settings
 
@@ -122,7 +123,7 @@ def _introduce(running: Running, needs_key: bool, grace_s: float) -> None:
     models = f"model{'s' * (len(running.models) > 1)} {', '.join(running.models) or 'MODEL'}"
     engines = f"{running.ready} of {len(running.urls)} engine{'s' * (len(running.urls) > 1)}"
     redis = f" --redis-url {masked('', running.redis_url)}"
-    if running.namespace != "sagellm":
+    if running.namespace != DEFAULT_NAMESPACE:
         redis += f" --redis-namespace {running.namespace}"
     key = "-H 'Authorization: Bearer KEY' " if needs_key else ""
     body = json.dumps({"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello"}]})

@@ -40,7 +40,7 @@ PREDICTED_TTFT = Histogram(
 )
 LATE = Counter(
     "sagellm_control_scheduler_late_total",
-    "Waiting requests that could not meet their objective any more: late (it stepped back), refused",
+    "Waiting requests that could not meet their objective any more: late (stepped back), refused, shed (overload)",
     ["pool", "result"],
 )
 QUEUE_EXPIRED = Counter(

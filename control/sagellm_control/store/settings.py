@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ..wire.keys import DEFAULT_NAMESPACE
+
 
 class RedisSettings(BaseModel):
     """Where the shared state lives."""
@@ -19,7 +21,7 @@ class RedisSettings(BaseModel):
         "redis://USER:PASSWORD@HOST",
     )
     namespace: str = Field(
-        default="sagellm",
+        default=DEFAULT_NAMESPACE,
         pattern=r"^[A-Za-z0-9_.-]{1,40}$",
         description="First part of every key; two namespaces on one server do not see each other",
     )

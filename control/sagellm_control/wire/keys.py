@@ -180,7 +180,8 @@ class PoolKeys:
 
     @cached_property
     def expiries(self) -> str:
-        """Sorted set: request id under the time (ms) until which its class may wait for an engine."""
+        """Sorted set: request id under the time (ms) until which it may wait for an engine: as its class may, or until
+        it would be late, if it is to be refused then."""
         return f"{self.prefix}:expiries"
 
     @cached_property
@@ -190,8 +191,8 @@ class PoolKeys:
 
     @cached_property
     def tenants(self) -> str:
-        """Sorted set: tenant under the virtual time (ms) at which its next request starts; only those ahead of the
-        pool's virtual time."""
+        """Sorted set: flow (a tenant, or a class as ``class:0``) under the virtual time (ms) at which its next request
+        starts. It may go when nothing of it waits and the pool's virtual time has passed that by the credit."""
         return f"{self.prefix}:tenants"
 
     @cached_property
