@@ -208,7 +208,7 @@ class Answer:
             return True  # see _without_record
         if state == _FINISHED:
             return payload is None
-        # Either of the two, and not as far yet.
+        # Lost as well, and nothing came since: its next event tells whether its worker speaks on or it is made anew.
         self._doubted = state in _ON_AN_ENGINE and attempt == b"%d" % heard[0]
         return self._doubted
 
@@ -243,8 +243,7 @@ class Answer:
         if self.lost_record is not None and self.lost_record.possible(handed_out=self._handed_out):
             attempt = await self.lost_record.restore(until)
             if attempt is not None:
-                # What nobody has read of the attempts before is not part of the answer any more, nor what they still
-                # say.
+                # Unread events of the attempts before are dropped, and what those still send is ignored.
                 self._events.clear()
                 self._start = self._last = (attempt, 0) if attempt else self._start
                 self._last_payload = None

@@ -71,7 +71,7 @@ class Resubmission:
         return attempt
 
     def _left_ms(self, now: float) -> int:
-        """Of the request's timeout; 0: it has none, below: it is over."""
+        """What is left of the request's timeout. 0: it has none; below: it has passed."""
         if not self._request.timeout_ms:
             return 0
         left = self._request.timeout_ms - round((now - self._submitted_at) * 1000)

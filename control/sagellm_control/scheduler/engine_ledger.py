@@ -113,7 +113,7 @@ class EngineLedger:
         self._sort_in(load)
 
     def set_places(self, engine: str, free: int) -> None:
-        """The engine has so many free places; for what else is left of its room, what was believed goes on."""
+        """The engine has so many free places. Its KV tokens and its pace stay as last known."""
         load = self._loads.get(engine)
         if load is None:
             row = self._rows.get(engine)

@@ -126,7 +126,8 @@ class HeadOfLine:
     - Who holds out for a better engine is passed, and not asked again before the hold ends or that engine can take it.
       A late one takes no engine while as many that are in time hold out as are open of those that may serve it.
     - Under an order with a reach (``Order.reach_ms``) who is late keeps its place instead, and who has been passed by
-      what ranks further behind takes what there is: what a hold leaves is not for whoever is far ahead in service.
+      what ranks further behind takes any engine: so no flow that has had far more service lives on the room that
+      others leave while they hold out.
     - Who would be late on the engine that has room, but not on the fastest, waits for that as long as that holds; it
       keeps nobody from what is free.
     - Who finds no room on the open engines may find it on those that their pace has closed: only after the order's

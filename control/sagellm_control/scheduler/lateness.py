@@ -24,9 +24,9 @@ class Ranks(Protocol):
 
 
 def step_back_ms(order: Ranks, request: Arrival) -> float:
-    """By how much the rank of a request grows that is late. 0 under an order that owes places (see ``Order.reach_ms``):
-    a flow whose own load is what makes it late would pass those that a burst made late, with all that it sends for ten
-    minutes of virtual time."""
+    """By how much the rank of a request grows that is late. 0 under an order with a finite ``reach_ms``: there, the
+    flow that causes an overload would pass the late requests of the flows that suffer from it, with all that it sends
+    for ten minutes of virtual time."""
     return LATE_HANDICAP_MS * order.haste(request) if order.reach_ms == math.inf else 0.0
 
 

@@ -24,7 +24,7 @@ class Openings:
     def __init__(self) -> None:
         self.kept: dict[str, Kept] = {}
         self._due: list[tuple[float, str]] = []
-        """Some of these times hold no longer: what they are for is asked when they come up."""
+        """Some of these times are outdated: what each is for is checked when it comes up."""
 
     def note(self, engine: str, at_ms: float) -> None:
         """Its pace closes the engine until then."""

@@ -144,8 +144,7 @@ class Outbox:
             loops.create_task(self._run_withheld(), name="withheld")
 
     async def _run_claims(self) -> None:
-        # Apart from the reports, so that no first token waits for the answer to a claim, and after what is on the way
-        # of one.
+        # A loop of its own: first tokens must not wait for the reply to a claim.
         while True:
             await self._claims_ready.wait()
             self._claims_ready.clear()

@@ -44,9 +44,9 @@ class Order(Protocol):
 
     @property
     def reach_ms(self) -> float:
-        """How far behind a request may rank what passes it while it holds out for a better engine; once it has been
-        passed by more it takes what there is. inf: the hold alone bounds that, and who is late steps back. Where it is
-        finite, who is late keeps its place, and holds out for nothing."""
+        """While a request holds out for a better engine, others pass it. Once one that ranks more than so many ms
+        behind it has passed, it holds out no more and takes any engine. inf: there is no such limit, and a late request
+        steps back. Finite: a late request keeps its place, and begins no hold."""
         ...
 
     @property
@@ -63,8 +63,8 @@ class Order(Protocol):
         ...
 
     def haste(self, request: Arrival) -> float:
-        """How many ms of rank pass in one of service while only the request's flow is served: who is to wait for a time
-        steps back by so many times as much."""
+        """By how many ms ranks advance in a ms of the pool's service while only the request's flow is served. To put a
+        request off by T ms, add T × haste to its rank."""
         ...
 
     def charge(self, request: Arrival, forecast: Forecast, weight: float = 1.0) -> float:
