@@ -19,7 +19,7 @@ from sagellm_workers.adapters.base import (
     EngineUnreachable,
 )
 from sagellm_workers.adapters.chunks import WholeBody
-from sagellm_workers.adapters.discovery import ADAPTERS, adapter_for, facts_of, kind_of
+from sagellm_workers.adapters.discovery import WIRES, adapter_for, facts_of, kind_of
 from sagellm_workers.adapters.engine_http import retry_after_s
 from sagellm_workers.adapters.sagellm_reply import DONE, WRONG_VECTORS, error_of
 from sagellm_workers.adapters.sse import data_of
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from .wire.registration import Registration
 
 __all__ = [
-    "ADAPTERS",
     "DONE",
+    "WIRES",
     "WRONG_VECTORS",
     "AnswerWatch",
     "CannotContinue",

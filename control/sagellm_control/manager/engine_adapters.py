@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from ..engine_access import (
-    ADAPTERS,
+    WIRES,
     EngineAdapter,
     EngineHttpClient,
     adapter_for,
@@ -41,8 +41,8 @@ class EngineAdapters:
         """
         metadata = info.metadata or {}
         wire = metadata.get("wire", "auto")
-        if wire not in ADAPTERS:
-            raise ValueError(f"engine {info.engine_id}: metadata['wire'] {wire!r} is none of {', '.join(ADAPTERS)}")
+        if wire not in WIRES:
+            raise ValueError(f"engine {info.engine_id}: metadata['wire'] {wire!r} is none of {', '.join(WIRES)}")
         api_key = metadata.get("api_key")
         if not isinstance(api_key, str | None):
             raise TypeError(f"engine {info.engine_id}: metadata['api_key'] must be a string, not {api_key!r}")

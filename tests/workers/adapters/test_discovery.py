@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import get_args
 
 import pytest
 from aiohttp import web
 
 from sagellm_workers.adapters.base import EngineUnreachable, ModelFacts
-from sagellm_workers.adapters.discovery import discover
+from sagellm_workers.adapters.discovery import ADAPTERS, WIRES, discover
 from sagellm_workers.http.transport import EngineClient
+from sagellm_workers.settings import WorkerSettings
 
 from ..conftest import Serve, StartTalk, ask, read_request
 
@@ -93,9 +95,14 @@ async def test_an_openai_list_of_models_decides(serve: Serve, client: EngineClie
 
 async def test_a_wire_that_is_given_is_not_looked_for(serve: Serve, client: EngineClient) -> None:
     url = await serve({"GET /v1/models": MODELS, "GET /health": 200})
-    assert (await discover(url, client, adapter="openai"))[0].name == "openai"
-    adapter, facts = await discover(url, client, adapter="sagellm")
+    assert (await discover(url, client, wire="openai"))[0].name == "openai"
+    adapter, facts = await discover(url, client, wire="sagellm")
     assert (adapter.name, facts.models) == ("sagellm", ())
+
+
+def test_the_setting_knows_every_wire_and_each_adapter_its_own() -> None:
+    assert get_args(WorkerSettings.model_fields["wire"].annotation) == WIRES
+    assert {wire: adapter.name for wire, adapter in ADAPTERS.items()} == {wire: wire for wire in ADAPTERS}
 
 
 async def test_the_key_is_sent(serve: Serve, client: EngineClient) -> None:
@@ -110,7 +117,7 @@ async def test_the_key_is_sent(serve: Serve, client: EngineClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("routes", "adapter", "error", "text"),
+    ("routes", "wire", "error", "text"),
     [
         ({}, "auto", ValueError, "neither OpenAI's wire"),
         ({"GET /info": {"x": 1}}, "auto", ValueError, r"set worker\.wire \(SAGELLM_CONTROL_WORKER_WIRE\) to openai or"),
@@ -121,25 +128,25 @@ async def test_the_key_is_sent(serve: Serve, client: EngineClient) -> None:
         ({"GET /v1/models": 404}, "openai", ValueError, "no list of models"),
         ({}, "sagellm", ValueError, "no sageLLM engine"),
         ({"GET /info": 503}, "sagellm", EngineUnreachable, "not ready"),
-        ({}, "vllm", ValueError, "adapter 'vllm' is none of auto, openai, sagellm"),
+        ({}, "vllm", ValueError, "wire 'vllm' is none of auto, openai, sagellm"),
     ],
 )
 async def test_no_engine(
     serve: Serve,
     client: EngineClient,
     routes: dict[str, object],
-    adapter: str,
+    wire: str,
     error: type[Exception],
     text: str,
 ) -> None:
     with pytest.raises(error, match=text):
-        await discover(await serve(routes), client, adapter=adapter)
+        await discover(await serve(routes), client, wire=wire)
 
 
-@pytest.mark.parametrize("adapter", ["auto", "openai", "sagellm"])
-async def test_nobody_listens(client: EngineClient, unused_tcp_port: int, adapter: str) -> None:
+@pytest.mark.parametrize("wire", WIRES)
+async def test_nobody_listens(client: EngineClient, unused_tcp_port: int, wire: str) -> None:
     with pytest.raises(EngineUnreachable, match="cannot be reached"):
-        await discover(f"http://127.0.0.1:{unused_tcp_port}", client, adapter=adapter)
+        await discover(f"http://127.0.0.1:{unused_tcp_port}", client, wire=wire)
 
 
 async def test_a_port_that_speaks_something_else(talk: StartTalk, client: EngineClient) -> None:

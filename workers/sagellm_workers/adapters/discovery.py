@@ -13,30 +13,34 @@ from .openai_facts import MODELS_PATH, survey_from
 from .openai_http import OpenAIHttpAdapter
 from .sagellm import SageLLMAdapter, is_sagellm
 
-ADAPTERS = ("auto", "openai", "sagellm")
+ADAPTERS = {"openai": OpenAIHttpAdapter, "sagellm": SageLLMAdapter}
+"""By the wire that each speaks."""
+WIRES = ("auto", *ADAPTERS)
+"""What may be said of an engine's wire; auto: it is found out."""
 
 
 async def discover(
-    url: str, client: httpx.AsyncClient, *, adapter: str = "auto", **options: Unpack[EngineOptions]
+    url: str, client: httpx.AsyncClient, *, wire: str = "auto", **options: Unpack[EngineOptions]
 ) -> tuple[EngineAdapter, EngineFacts]:
     """The adapter for the engine at `url` (with or without /v1), and its facts.
 
-    `adapter`: "openai" or "sagellm" where the wire is known; `options`: key and limits, as for the adapters.
+    `wire`: one of ``WIRES``; `options`: key and limits, as for the adapters.
 
     Raises EngineUnreachable if the engine does not answer or is not ready yet: try later. Raises ValueError
-    if the settings are wrong (url, adapter, missing key) or if what answers is no engine: somebody must look.
+    if the settings are wrong (url, wire, missing key) or if what answers is no engine: somebody must look.
     """
-    match adapter:
-        case "openai":
-            chosen: EngineAdapter = OpenAIHttpAdapter(url, client, **options)
-            return chosen, await chosen.probe()
-        case "sagellm":
-            chosen = SageLLMAdapter(url, client, **options)
-            return chosen, await chosen.probe()
-        case "auto":
-            return await _find(url, client, **options)
-        case _:
-            raise ValueError(f"adapter {adapter!r} is none of {', '.join(ADAPTERS)}")
+    if named := _named(wire, url, client, **options):
+        return named, await named.probe()
+    return await _find(url, client, **options)
+
+
+def _named(
+    wire: str, url: str, client: httpx.AsyncClient, **options: Unpack[EngineOptions]
+) -> OpenAIHttpAdapter | SageLLMAdapter | None:
+    """The adapter for this wire; None: it is to be found out. Raises ValueError: there is no such wire."""
+    if wire not in WIRES:
+        raise ValueError(f"wire {wire!r} is none of {', '.join(WIRES)}")
+    return ADAPTERS[wire](url, client, **options) if wire in ADAPTERS else None
 
 
 async def _find(
@@ -69,15 +73,8 @@ async def discover_registered(
 
     Raises EngineUnreachable if it does not answer, ValueError if `wire` or the address is wrong.
     """
-    match wire:
-        case "openai":
-            return OpenAIHttpAdapter(url, client, **options), None
-        case "sagellm":
-            return SageLLMAdapter(url, client, **options), None
-        case "auto":
-            pass
-        case _:
-            raise ValueError(f"wire {wire!r} is none of {', '.join(ADAPTERS)}")
+    if named := _named(wire, url, client, **options):
+        return named, None
     own = SageLLMAdapter(url, client, **options)
     try:
         return await _find(url, client, **options)

@@ -114,7 +114,7 @@ class Adopter:
             nonlocal known
             try:
                 url, options = registration.url, self._options(registration)
-                found, now = await discover(url, self._client, adapter=adapter.name, **options)
+                found, now = await discover(url, self._client, wire=adapter.name, **options)
             except (EngineError, ValueError):
                 return  # whether it is there is for the health probes to say
             if now.complete and now != known:

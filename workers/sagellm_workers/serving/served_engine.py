@@ -103,13 +103,13 @@ class ServedEngine:
 
     async def _survey(self) -> tuple[EngineAdapter, EngineFacts]:
         """A new adapter and what it was told. Raises EngineUnreachable and ValueError."""
-        wire, options = self._settings.wire, self._settings.engine_options
+        options = self._settings.engine_options
         if self._rows and self._found is not None:
             try:
-                return await discover(self._url, self._client, adapter=self._found[0].name, **options)
+                return await discover(self._url, self._client, wire=self._found[0].name, **options)
             except ValueError:
                 pass  # it may speak another wire than before
-        return await discover(self._url, self._client, adapter=wire, **options)
+        return await discover(self._url, self._client, wire=self._settings.wire, **options)
 
     def _serve(self, adapter: EngineAdapter, tasks: asyncio.TaskGroup) -> None:
         """Make the sessions what the rows are."""
