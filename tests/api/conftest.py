@@ -76,6 +76,14 @@ class Plane:
 
         await wait_until(all_ready, what=lambda: [e.to_dict() for e in self.manager.list_engines()])
 
+    async def read_anew(self) -> None:
+        """Wait for a reading of the board that began after this; where the state is here, nothing is read."""
+        if self.mode is Mode.SHARED:
+            backend: Any = self.manager._backend  # pyright: ignore[reportPrivateUsage]
+            engines, began = backend._engines, asyncio.get_running_loop().time()
+            engines._wake.set()
+            await wait_until(lambda: engines._read_at >= began, what="the board is read anew")
+
     async def active(self, engine_id: str, expected: int) -> None:
         """Wait until so many requests hold a place on the engine."""
 

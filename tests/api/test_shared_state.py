@@ -195,7 +195,7 @@ async def test_a_place_counts_on_the_board_before_that_is_read_anew(
     info = here.register("e1", await start_engine())
     await here.ready("e1")
     monkeypatch.setattr(shared_engines, "LOOK_EVERY_S", 3600.0)
-    await asyncio.sleep(0.3)  # it is not read any more
+    await here.read_anew()  # and then not any more
     for number in (1, 2):
         decision = await here.manager.schedule_request(f"r{number}", "t", "simulated-1")
         if not decision.is_scheduled:  # its scheduler has not heard of the engine yet

@@ -37,6 +37,19 @@ async def test_comments_keep_a_stream_while_redis_hangs(
             proxy.find()
 
 
+async def test_a_scrape_needs_no_redis(start_engine: StartEngine, server: EmbeddedValkey) -> None:
+    """What operators look at when Redis is down must not depend on it."""
+    engine = await start_engine()
+    redis = RedisSettings(url=server.url, command_timeout_s=60)
+    async with in_process_system(redis, [engine.url]) as system:
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(30), system.session.get(f"{system.url}/metrics") as response:
+                assert "sagellm_control_gateway_open_requests" in await response.text()
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+
+
 async def test_who_comes_while_redis_is_silent_waits_for_one_answer_only(
     start_engine: StartEngine, server: EmbeddedValkey
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from threading import Lock
 from typing import Any
 
@@ -10,6 +9,9 @@ import pytest
 from sagellm_protocol import StreamEventEnd
 
 from sagellm_control import EngineInfo, EngineState
+from sagellm_control.store.connect import open_store
+from sagellm_control.store.settings import RedisSettings
+from sagellm_control.store.views import list_engines
 
 from ...waiting import wait_until
 from ..conftest import StartEngine, StartPlane, a_request
@@ -160,7 +162,7 @@ async def test_a_state_that_a_program_writes_on_an_engine_holds(
     await plane.ready("e1")
     info.state = EngineState.DRAINING
     assert (await plane.manager.schedule_request("r1", "t", "simulated-1")).engine_id is None
-    await asyncio.sleep(0.5)  # a board that is read anew has been by then
+    await plane.read_anew()
     assert info.state is EngineState.DRAINING
     assert (await plane.manager.execute_request(a_request())).error is not None
     info.state = EngineState.READY
@@ -172,12 +174,18 @@ async def test_a_state_that_a_program_writes_on_an_engine_holds(
 
 
 async def test_an_engine_goes_whatever_a_program_wrote_on_it(
-    start_plane: StartPlane, start_engine: StartEngine
+    start_plane: StartPlane, start_engine: StartEngine, redis_settings: RedisSettings
 ) -> None:
     plane = await start_plane()
     info = plane.register("e1", await start_engine())
     await plane.ready("e1")
     info.model_id = "other"
     assert plane.manager.unregister_engine("e1")
-    await asyncio.sleep(1.0)  # a worker that still knew of it would have shown it by then
+    async with open_store(redis_settings) as store:
+
+        async def gone() -> bool:
+            return await list_engines(store) == []
+
+        await wait_until(gone, what="no worker serves it any more")
+    await plane.read_anew()
     assert plane.manager.list_engines() == []
