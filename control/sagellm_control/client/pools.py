@@ -50,7 +50,8 @@ class Pools:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._models: dict[str, str] = {}
+        self.models: dict[str, str] = {}
+        """Name that a client may ask for -> pool. An attribute: each request reads it, and a property is a call."""
         self._names: list[str] = []
         """Of all pools, also of those that serve no model now: they may have requests."""
         self._depths: dict[str, PoolDepth] = {}
@@ -97,19 +98,14 @@ class Pools:
         """Of all pools, also of those whose engines have been removed."""
         return self._names
 
-    @property
-    def models(self) -> dict[str, str]:
-        """Name that a client may ask for -> pool."""
-        return self._models
-
     def available_models(self) -> list[str]:
         """The names whose pool has an engine that takes requests."""
         ready = {depth.pool for depth in self._depths.values() if depth.engines}
-        return sorted(model for model, pool in self._models.items() if pool in ready)
+        return sorted(model for model, pool in self.models.items() if pool in ready)
 
     def card(self, model: str) -> dict[str, Any]:
         """What an engine says of a model; empty: nothing is known."""
-        depth = self._depths.get(self._models.get(model, ""))
+        depth = self._depths.get(self.models.get(model, ""))
         try:
             card: Any = orjson.loads(depth.cards.get(model, "{}") if depth else "{}")
         except orjson.JSONDecodeError:
@@ -118,9 +114,9 @@ class Pools:
 
     async def find(self, model: str) -> str | None:
         """The pool that serves a model; None: no pool does."""
-        if model not in self._models:
+        if model not in self.models:
             await self.look()
-        return self._models.get(model)
+        return self.models.get(model)
 
     async def with_request(self, request_id: str, *, besides: str | None = None) -> list[str]:
         """The pools that have a request of this id, but for one of them."""
@@ -254,7 +250,7 @@ class Pools:
         for pool, draining in self._draining.items():
             if pool in depths:
                 draining.look(now, _ended(depths[pool]))
-        self._models, self._names, self._looked_at = models, pools, now
+        self.models, self._names, self._looked_at = models, pools, now
 
 
 async def _within(

@@ -25,7 +25,8 @@ from . import submit_arguments as arguments
 from .abandoned import AbandonedRequests
 from .acceptor import Acceptor, FastPath
 from .answer import Answer
-from .errors import QueueUnavailable, RequestConflict, TooLate, UnknownModel, UnknownRequest
+from .destination import destination
+from .errors import QueueUnavailable, TooLate, UnknownRequest
 from .held import HeldRequests
 from .inbox import Inbox
 from .pools import Pools
@@ -130,13 +131,18 @@ class QueueClient:
             model: a name that an engine answers to.
             body: the OpenAI request; as bytes it reaches the engine unchanged. A mapping gets ``model`` and
                 ``stream`` filled in.
+            kind: which of OpenAI's endpoints it is for, or that one's name.
             request_id: made up where it is not given.
-            priority: the class, its name in any case, or its number.
             id_is_new: it was made up at random, so that no pool has a request of this id.
             checked: all of this is known to be what it should be, as a gateway has read it so.
             idempotent: a request of the same id, tenant and body is this one; its answer is given again.
+            priority: the class, its name in any case, or its number.
+            tenant: whose it is, for fair orders and bounds on tenants; empty: nobody's.
+            stream: the engine is to answer with events, as the body asks for.
             timeout_s: seconds from now to the last byte.
             slo_s: objective for the first token (s).
+            prompt_tokens: tokens of the prompt, estimated; 0: not known.
+            max_tokens: most tokens of the answer; 0: no limit was given.
             trace: which trace it belongs to, for the engine.
             continuable: should its engine be lost in mid-stream, another may go on with the answer (see
                 ``continuable.may_continue``); else the stream ends with an error.
@@ -149,28 +155,16 @@ class QueueClient:
             ValueError, TypeError: an argument that is none; nothing has been sent.
         """
         if not checked:
-            arguments.check_id(request_id)
-            arguments.check_texts(model=model, tenant=tenant)
-            arguments.check_trace(trace)
-            arguments.check_counts(prompt_tokens=prompt_tokens, max_tokens=max_tokens)
-            arguments.check_hints(hints)
+            arguments.check(
+                model, request_id, hints, tenant=tenant, trace=trace, prompt_tokens=prompt_tokens, max_tokens=max_tokens
+            )
         urgency = priority if isinstance(priority, RequestPriority) else arguments.read_priority(priority)
         kind = kind if isinstance(kind, RequestKind) else arguments.read_kind(kind)
         body = body if isinstance(body, bytes) else arguments.read_body(body, model, stream)
         timeout_ms, slo_ms = arguments.milliseconds("timeout_s", timeout_s), arguments.milliseconds("slo_s", slo_s)
         orphan_grace_ms = arguments.milliseconds("orphan_grace_s", orphan_grace_s)
-        try:
-            pool = await self.pools.find(model)
-            # A pool's own script sees to it that an id is new there; that it is in the others can only be looked up.
-            left_out = None if idempotent else pool
-            given = request_id is not None and not id_is_new
-            known = await self.pools.with_request(str(request_id), besides=left_out) if given else []
-        except (RedisError, OSError) as error:
-            raise QueueUnavailable(error) from error
-        if pool is None:
-            raise UnknownModel(model, list(self.pools.models))
-        if set(known) - {pool}:
-            raise RequestConflict(str(request_id))
+        given_id = None if id_is_new else request_id
+        pool, known = await destination(self.pools, model, given_id, idempotent=idempotent)
         request = NewRequest(
             id=request_id or os.urandom(16).hex(),
             pool=pool,
@@ -191,7 +185,7 @@ class QueueClient:
             orphan_grace_ms=orphan_grace_ms,
             **hints,
         )
-        if pool not in known and self.pools.is_too_late(request):
+        if not known and self.pools.is_too_late(request):
             raise TooLate(model, self.pools.wait_s(pool, urgency), self.pools.retry_after_s(pool))
         if orphan_grace_s is not None:
             self._presence.begin()

@@ -65,14 +65,31 @@ def milliseconds(name: str, seconds: Any) -> int:
     return max(1, round(seconds * 1000))
 
 
-def check_id(request_id: object) -> None:
-    """Raises ValueError."""
+def check(
+    model: object,
+    request_id: object,
+    hints: Mapping[str, Any],
+    *,
+    tenant: object,
+    trace: object,
+    prompt_tokens: object,
+    max_tokens: object,
+) -> None:
+    """See that what is sent as it was given can be sent.
+
+    Raises:
+        ValueError: names the argument.
+        TypeError: there is no hint of that name.
+    """
     if request_id is not None and not (isinstance(request_id, str) and is_request_id(request_id)):
         raise ValueError(f"request_id must be 1 to {MAX_ID_LENGTH} letters, digits or ._~@=+-, not {request_id!r}")
+    _check_texts(model=model, tenant=tenant)
+    _check_trace(trace)
+    _check_counts(prompt_tokens=prompt_tokens, max_tokens=max_tokens)
+    _check_hints(hints)
 
 
-def check_texts(**given: object) -> None:
-    """Raises ValueError, which names the argument."""
+def _check_texts(**given: object) -> None:
     for name, value in given.items():
         if not isinstance(value, str):
             raise ValueError(f"{name} must be text, not {value!r}")
@@ -82,35 +99,32 @@ def check_texts(**given: object) -> None:
             raise ValueError(f"{name} must be text that UTF-8 can say, not {value!r}") from None
 
 
-def check_trace(trace: object) -> None:
-    """Raises ValueError, which names the argument."""
+def _check_trace(trace: object) -> None:
     if not isinstance(trace, TraceContext):
         raise ValueError(f"trace must be a TraceContext, not {trace!r}")
-    check_texts(**{f"trace.{name}": value for name, value in asdict(trace).items()})
+    _check_texts(**{f"trace.{name}": value for name, value in asdict(trace).items()})
 
 
-def check_counts(**given: object) -> None:
-    """Raises ValueError, which names the argument."""
+def _check_counts(**given: object) -> None:
     for name, value in given.items():
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _MOST:
             raise ValueError(f"{name} must be a whole number from 0 to {_MOST - 1}, not {value!r}")
 
 
-def check_hints(hints: Mapping[str, Any]) -> None:
-    """Raises ValueError, which names the argument; TypeError: there is none of that name."""
+def _check_hints(hints: Mapping[str, Any]) -> None:
     for name, value in hints.items():
         match name:
             case "tpot_slo_ms" | "queue_ttl_ms":
-                check_counts(**{name: value})
+                _check_counts(**{name: value})
             case "session":
-                check_texts(session=value)
+                _check_texts(session=value)
             case "weight":
                 if not _is_number(value) or not LEAST_WEIGHT <= value <= MOST_WEIGHT:
                     raise ValueError(f"weight must be a number from {LEAST_WEIGHT} to {MOST_WEIGHT:.0f}, not {value!r}")
             case "prefix":
                 if not isinstance(value, tuple) or not {str}.issuperset(map(type, cast("tuple[object]", value))):
                     raise ValueError(f"prefix must be a tuple of the hashes of the prompt's blocks, not {value!r}")
-                check_texts(**{f"prefix[{i}]": block for i, block in enumerate(cast("tuple[str]", value))})
+                _check_texts(**{f"prefix[{i}]": block for i, block in enumerate(cast("tuple[str]", value))})
             case "reject_late":
                 if not isinstance(value, bool):
                     raise ValueError(f"reject_late must be True or False, not {value!r}")
