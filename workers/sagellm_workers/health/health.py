@@ -20,6 +20,7 @@ from ..adapters.base import EngineAdapter
 from ..attempts.engine_errors import UNREACHABLE
 from ..lease.lease import Lease
 from .breaker import BreakerSettings, CircuitBreaker, CircuitState
+from .silence import Silence
 from .slow_start import SlowStart
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,6 @@ class HealthWatch:
         settings: HealthSettings,
         others_serve: Callable[[], Awaitable[bool]],
         returned: Callable[[], Awaitable[None]] | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._adapter = adapter
         self._engine = row.engine_id
@@ -88,9 +88,8 @@ class HealthWatch:
         self._longest_pause_s = settings.longest_pause_s
         self._others_serve = others_serve
         self._returned = returned
-        self._clock = clock
-        self._breaker = CircuitBreaker(settings.breaker, clock)
-        self._slow_start = SlowStart(settings.slow_start_s, clock)
+        self._breaker = CircuitBreaker(settings.breaker, time.monotonic)
+        self._slow_start = SlowStart(settings.slow_start_s, time.monotonic)
         self._watching = True
         """False: the worker drains, and the engine's state is not ours to report any more."""
         self._was_up = True
@@ -101,6 +100,8 @@ class HealthWatch:
         self._pause_s = 0.0
         self._half_open_limit: int | None = None
         self._suspected = False
+        self._survey_at = float("-inf")
+        """Before that, an attempt that found it gone is no reason to ask it anew what it is."""
         self._changed = asyncio.Event()
         self._probed = asyncio.Event()
         """Set when the next probe to begin has been answered and reported."""
@@ -132,7 +133,7 @@ class HealthWatch:
     async def pause(self, pause_s: float) -> None:
         """The engine asked to be left alone for so long (s); returns when schedulers cannot give it anything more."""
         pause_s = min(max(pause_s, LEAST_PAUSE_S), self._longest_pause_s)
-        until = self._clock() + pause_s
+        until = time.monotonic() + pause_s
         if until > self._paused_until:
             log.info("engine %s asks for a pause of %g s", self._engine, pause_s)
             self._paused_until, self._pause_s = until, pause_s
@@ -159,34 +160,36 @@ class HealthWatch:
 
     async def run(self) -> None:
         """Watch until stopped or cancelled: probe every interval and at once after trouble, report whatever changes."""
-        failures, failing_since = int(not self._answers), self._clock()
-        probe_at, survey_at = failing_since + (self._interval_s if self._answers else 0), float("-inf")
+        began = time.monotonic()
+        silence = Silence(int(not self._answers), since=began)
+        probe_at = began + (self._interval_s if self._answers else 0)
         while self._watching:
             await self._wait(probe_at)
             probed = None
-            if self._suspected or self._clock() >= probe_at:
-                suspected, self._suspected = self._suspected, False
+            if self._suspected or time.monotonic() >= probe_at:
                 probed, self._probed = self._probed, asyncio.Event()
-                began = self._clock()
-                healthy = await self._adapter.healthy()
-                if healthy and (failures or (suspected and began >= survey_at)) and self._returned is not None:
-                    await self._returned()
-                    survey_at = self._clock() + self._interval_s
-                if healthy or self._adapter.heard_at >= began:
-                    failures = 0
-                elif failures and self._adapter.heard_at < failing_since:
-                    failures += 1
-                else:
-                    failures, failing_since = 1, began
-                self._answers = failures == 0 or (self._answers and not suspected and failures < FAILURES_TO_ERROR)
+                began = time.monotonic()
+                await self._probe(silence, began)
                 probe_at = began + self._interval_s
             if self._breaker.state is not CircuitState.CLOSED:
                 await self._look_at_others()
             self._report()
             if probed is not None:
                 probed.set()
-                if failures >= FAILURES_TO_ERROR and self._clock() - failing_since >= self._gone_after_s:
-                    self.on_gone(failing_since)
+                if silence.failures >= FAILURES_TO_ERROR and time.monotonic() - silence.since >= self._gone_after_s:
+                    self.on_gone(silence.since)
+
+    async def _probe(self, silence: Silence, began: float) -> None:
+        suspected, self._suspected = self._suspected, False
+        healthy = await self._adapter.healthy()
+        if healthy and (silence.failures or (suspected and began >= self._survey_at)) and self._returned is not None:
+            await self._returned()
+            self._survey_at = time.monotonic() + self._interval_s
+        silence.note(healthy, began, self._adapter.heard_at)
+        if not silence.failures:
+            self._answers = True
+        elif suspected or silence.failures >= FAILURES_TO_ERROR:
+            self._answers = False
 
     async def _look_at_others(self) -> None:
         try:
@@ -210,7 +213,7 @@ class HealthWatch:
         if not up:
             reason = f"circuit open: {self._breaker.reason}" if self._answers else NOT_ANSWERING
             self._lease.report(EngineState.ERROR, reason)
-        elif self._paused_until > self._clock():
+        elif self._paused_until > time.monotonic():
             reason = f"it asked for a pause of {self._pause_s:g} s"
             self._lease.report(EngineState.READY, reason, limit=0)
         elif last_resort:
@@ -240,7 +243,7 @@ class HealthWatch:
 
     async def _wait(self, probe_at: float) -> None:
         """Until the next probe, the next change by time, or trouble."""
-        now = self._clock()
+        now = time.monotonic()
         moments = [probe_at]
         if self._paused_until > now:
             moments.append(self._paused_until)
