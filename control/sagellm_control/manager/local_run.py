@@ -22,6 +22,7 @@ from ..engine_access import (
     NotSeparable,
     Stale,
     Takeover,
+    read_error_reply,
     read_prefill,
     staged_call,
 )
@@ -41,7 +42,6 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 """Before the same engine is tried again: doubled each time, with jitter. Another engine is tried at once."""
-MOST_ERROR_BYTES = 1 << 20
 
 
 class LocalRun:
@@ -149,20 +149,10 @@ class LocalRun:
             self._hand_on(b"")
         except Stale:
             self._stage, self._handed = Stage.WHOLE, b""
-        except CannotContinue as why:
-            text = f"The engine was lost in the middle of the answer, and {why}."
-            failure = unavailable(text, engine_id=info.engine_id)
-            if why.anywhere:
-                raise failure from why
-            raise AttemptFailed(failure, info.engine_id) from why
-        except EngineError as error:
-            raise self._broken(info, error) from error
         except (RequestFailed, AttemptFailed):
             raise
         except Exception as error:
-            # An address that is none, or a bug: it costs this attempt, and no caller his answer.
-            log.warning("engine %s: an attempt failed unexpectedly: %r", info.engine_id, error)
-            raise self._broken(info, EngineBroken(f"engine {info.engine_id}: {error!r}")) from error
+            raise self._failure_of(error, info.engine_id) from error
         finally:
             queue.give_back(info, ticket, output_tokens)
 
@@ -241,26 +231,28 @@ class LocalRun:
         return adapter if adapter is not None else await self._adapters.find(info)
 
     async def _refused(self, reply: EngineReply, engine_id: str) -> None:
-        body = bytearray()
-        async for chunk in reply.chunks:
-            body += chunk
-            if len(body) > MOST_ERROR_BYTES:
-                break
-        self._refuse(reply.status, bytes(body), reply.retry_after_s, engine_id)
-
-    def _refuse(self, status: int, body: bytes, retry_after_s: float | None, engine_id: str) -> None:
-        failure = status_failure(status, body, stream=self._job.stream, engine_id=engine_id)
-        if not is_worth_another(status):
+        refusal = await read_error_reply(reply, engine_id)
+        failure = status_failure(refusal.status, refusal.body, stream=self._job.stream, engine_id=engine_id)
+        if not is_worth_another(refusal.status):
             raise failure
-        self._retry_after_s = retry_after_s
+        self._retry_after_s = refusal.retry_after_s
         raise AttemptFailed(failure, engine_id)
 
-    def _broken(self, info: EngineInfo, error: EngineError) -> AttemptFailed:
+    def _failure_of(self, error: Exception, engine_id: str) -> RequestFailed | AttemptFailed:
+        """What an error that ended an attempt means for the request."""
+        if isinstance(error, CannotContinue):
+            text = f"The engine was lost in the middle of the answer, and {error}."
+            failure = unavailable(text, engine_id=engine_id)
+            return failure if error.anywhere else AttemptFailed(failure, engine_id)
+        if not isinstance(error, EngineError):
+            # An address that is none, or a bug: it costs this attempt, and no caller his answer.
+            log.warning("engine %s: an attempt failed unexpectedly: %r", engine_id, error)
+            error = EngineBroken(f"engine {engine_id}: {error!r}")
         self._retry_after_s = None
         if not isinstance(error, EngineTimeout):
-            self._suspect(info.engine_id)
+            self._suspect(engine_id)
         text = f"Stream error: {error}" if self._job.stream else str(error)
-        return AttemptFailed(unavailable(text, engine_id=info.engine_id), info.engine_id)
+        return AttemptFailed(unavailable(text, engine_id=engine_id), engine_id)
 
     def _another(self) -> bool:
         return self._queue is not None and self._queue.others(self._excluded)
