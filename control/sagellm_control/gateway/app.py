@@ -10,8 +10,8 @@ from aiohttp import HttpVersion11, web
 from aiohttp.web_protocol import RequestPayloadError
 from redis.exceptions import RedisError
 
-from .endpoints import OpenAIEndpoints, too_large
-from .errors import ApiError, bad_request, unavailable
+from .endpoints import OpenAIEndpoints
+from .errors import ApiError, bad_request, too_large, unavailable
 from .request_ids import request_id_of, returned_ids
 from .settings import GatewaySettings
 

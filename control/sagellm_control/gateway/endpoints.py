@@ -22,7 +22,7 @@ from .answering import AnswerWriter
 from .api_keys import Caller
 from .api_keys_file import ApiKeysFile
 from .closing import Closing
-from .errors import GATEWAY_STOPPING, ApiError, Limits, from_queue, unavailable
+from .errors import GATEWAY_STOPPING, ApiError, Limits, from_queue, too_large, unavailable
 from .event_ids import EventNumbering
 from .patience import Patience, patience_of_retry
 from .rate_limits import rate_limits, rate_limits_when_full
@@ -103,26 +103,18 @@ class OpenAIEndpoints:
     async def _handle(self, request: web.Request, kind: RequestKind) -> web.StreamResponse:
         began = time.monotonic()
         metrics.open_requests.number += 1
-        model, priority, outcome = "", "", "internal_error"
+        priority, outcome = "", "internal_error"
         wanted: _Wanted | None = None
         try:
             async with self.closing.endable() as limit:
                 with self.closing.reading(limit):
                     wanted = await self._read(request, kind)
-                model, priority = wanted.body.model, wanted.priority.label
+                priority = wanted.priority.label
                 submission = await self._submit(request, wanted, kind)
             response, outcome = await self._answer(request, wanted, submission, kind, began)
             return response
         except QueueError as error:
-            refusal = from_queue(error)
-            if wanted is not None:
-                refusal.name_limit(self._limits(wanted))
-            if isinstance(error, QueueFull | NoEngineReady | TooLate) and (pool := self._queue.pools.models.get(model)):
-                pools, limits = self._queue.pools, self._queue.limits
-                if isinstance(error, QueueFull):
-                    refusal.headers |= rate_limits_when_full(pools, limits, pool, error)
-                else:
-                    refusal.headers |= rate_limits(pools, limits, pool)
+            refusal = self._refusal(error, wanted)
             outcome = refusal.code
             raise refusal from error
         except ApiError as error:
@@ -148,6 +140,21 @@ class OpenAIEndpoints:
             metrics.open_requests.number -= 1
             metrics.requests(kind, priority, outcome).inc()
             metrics.duration(kind, priority).observe(time.monotonic() - began)
+
+    def _refusal(self, error: QueueError, wanted: _Wanted | None) -> ApiError:
+        """What the client is told: with the limit that it is about, and how much of the queue is left."""
+        refusal = from_queue(error)
+        if wanted is None:
+            return refusal
+        refusal.name_limit(self._limits(wanted))
+        pools, limits = self._queue.pools, self._queue.limits
+        if (pool := pools.models.get(wanted.body.model)) is None:
+            return refusal
+        if isinstance(error, QueueFull):
+            refusal.headers |= rate_limits_when_full(pools, limits, pool, error)
+        elif isinstance(error, NoEngineReady | TooLate):
+            refusal.headers |= rate_limits(pools, limits, pool)
+        return refusal
 
     async def _read(self, request: web.Request, kind: RequestKind) -> _Wanted:
         caller = self.authenticate(request)
@@ -259,8 +266,3 @@ class OpenAIEndpoints:
 
     def _timeout_s(self, headers: RequestHeaders) -> float:
         return headers.timeout_s or self._settings.request_timeout_s
-
-
-def too_large(limit: int) -> ApiError:
-    """A body over the limit."""
-    return ApiError(413, f"The body is larger than {limit} bytes.", code="body_too_large", param=None)

@@ -130,6 +130,11 @@ def bad_request(message: str, param: str | None, code: str = "invalid_value") ->
     return ApiError(400, message, code=code, param=param)
 
 
+def too_large(limit: int) -> ApiError:
+    """A body of more bytes than this."""
+    return ApiError(413, f"The body is larger than {limit} bytes.", code="body_too_large", param=None)
+
+
 def unknown_request(request_id: str) -> ApiError:
     """There is no request of this id, or it is not this caller's."""
     return ApiError(
