@@ -148,10 +148,27 @@ def simulate(
         raise click.UsageError("--rate and --load exclude each other")
     cases = cases_of_flags(policy, placement, only_ours)
     setting = setting_of_flags(
-        engines, speeds, roles, slots, prefill_tps, cache_blocks, late, pace, failures, parameters
+        engines=engines,
+        speeds=speeds,
+        roles=roles,
+        slots=slots,
+        prefill_tps=prefill_tps,
+        cache_blocks=cache_blocks,
+        late=late,
+        pace=pace,
+        failures=failures,
+        parameters=parameters,
     )
     workload = workload_of_flags(
-        trace, synthetic, requests, setting, batch_share, tenants, aggressive, without_aggressive, seed
+        trace=trace,
+        synthetic=synthetic,
+        requests=requests,
+        setting=setting,
+        batch_share=batch_share,
+        tenants=tenants,
+        aggressive=aggressive,
+        without_aggressive=without_aggressive,
+        seed=seed,
     )
     knee_router: str | None = None
     if rate is None:

@@ -43,6 +43,7 @@ def _names(what: str, text: str, known: list[str]) -> list[str]:
 
 
 def setting_of_flags(
+    *,
     engines: int,
     speeds: str,
     roles: str,
@@ -128,6 +129,7 @@ def _failure(text: str, engines: int) -> Failure:
 
 
 def workload_of_flags(
+    *,
     trace: Path | None,
     synthetic: str | None,
     requests: int | None,

@@ -33,6 +33,7 @@ def request_priority(priority: object) -> RequestPriority:
 
 
 def scheduling_wish(
+    *,
     request_id: str,
     trace_id: str,
     model_id: str,
@@ -51,14 +52,14 @@ def scheduling_wish(
         raise TypeError(f"prompt must be a string, not {prompt!r}")
     limit_ms = number("deadline_ms", deadline_ms or 0)
     return Wish(
-        request_id,
-        trace_id,
-        model_id,
-        request_type,
-        request_priority(priority),
-        len(prompt or "") // CHARACTERS_A_TOKEN,
-        int(max(0, number("max_tokens", max_tokens or 0))),
-        limit_ms if limit_ms > 0 else None,
+        request_id=request_id,
+        trace_id=trace_id,
+        model=model_id,
+        request_type=request_type,
+        priority=request_priority(priority),
+        prompt_tokens=len(prompt or "") // CHARACTERS_A_TOKEN,
+        max_tokens=int(max(0, number("max_tokens", max_tokens or 0))),
+        deadline_ms=limit_ms if limit_ms > 0 else None,
     )
 
 

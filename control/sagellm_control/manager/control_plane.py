@@ -121,7 +121,16 @@ class ControlPlaneManager(EngineRegistry):
             TypeError, ValueError: prompt, max_tokens or deadline_ms are none.
         """
         return await self._backend.schedule(
-            scheduling_wish(request_id, trace_id, model_id, prompt, max_tokens, priority, request_type, deadline_ms)
+            scheduling_wish(
+                request_id=request_id,
+                trace_id=trace_id,
+                model_id=model_id,
+                prompt=prompt,
+                max_tokens=max_tokens,
+                priority=priority,
+                request_type=request_type,
+                deadline_ms=deadline_ms,
+            )
         )
 
     async def wait_scheduled(self, request_id: str, timeout_s: float | None = None) -> SchedulingDecision | None:
