@@ -86,6 +86,33 @@ async def test_bounds(pool: PoolDriver, limits: dict[str, Any], reason: Reason) 
     assert isinstance(again, Full) is (reason in (Reason.QUEUE_FULL, Reason.QUEUE_BYTES_FULL))
 
 
+BOUNDS = AcceptLimits(
+    max_waiting=1,
+    max_waiting_bytes=2,
+    tenant_waiting=3,
+    tenant_waiting_bytes=4,
+    class_waiting=(50, 5, 52, 53, 54),
+    class_waiting_bytes=(60, 6, 62, 63, 64),
+)
+BOUND_OF = {
+    Reason.QUEUE_FULL: 1,
+    Reason.QUEUE_BYTES_FULL: 2,
+    Reason.TENANT_FULL: 3,
+    Reason.TENANT_BYTES_FULL: 4,
+    Reason.CLASS_FULL: 5,
+    Reason.CLASS_BYTES_FULL: 6,
+}
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_a_client_is_told_the_bound_that_kept_it_out(reason: Reason) -> None:
+    if reason.endswith("_full"):
+        assert BOUNDS.bound_of(reason, RequestPriority.HIGH) == BOUND_OF[reason]
+    else:
+        with pytest.raises(ValueError, match=f"^{reason} is about no bound"):
+            BOUNDS.bound_of(reason, RequestPriority.HIGH)
+
+
 async def test_a_full_queue_names_who_is_last_in_line(pool: PoolDriver) -> None:
     await pool.waiting("a", "b", "c")
     (full,) = await accept(pool.store, pool.name, [new_request("d", pool.name)], replace(ANY, max_waiting=3))

@@ -24,7 +24,6 @@ from ..store.steps.accept import (
 from ..store.steps.attach import attach
 from ..store.steps.forget_unserved import forget_unserved
 from ..wire.request import NewRequest
-from ..wire.states import Reason
 from .abandoned import AbandonedRequests
 from .displacement import displace_and_accept
 from .errors import NoEngineReady, QueueFull, QueueUnavailable, RequestConflict
@@ -128,7 +127,8 @@ class Acceptor:
                         self._held.add(request, retry_after_s=retry_after_s)
                     return False
                 case Full(waiting, reason) if not hold:
-                    raise QueueFull(model, waiting, retry_after_s, reason, limit=self._bound(reason, request))
+                    limit = self._limits.bound_of(reason, request.priority)
+                    raise QueueFull(model, waiting, retry_after_s, reason, limit=limit)
                 case Full() | NoEngine():
                     raise NoEngineReady(model, retry_after_s)
                 case Exists(_, same_body, same_tenant):
@@ -141,22 +141,6 @@ class Acceptor:
                 # Only the reply may have been lost, and the caller is told that the request was not taken.
                 self._abandoned.add(request.pool, request.id, ticket=request.ticket)
             raise QueueUnavailable(error) from error
-
-    def _bound(self, reason: Reason, request: NewRequest) -> int:
-        limits = self._limits
-        match reason:
-            case Reason.CLASS_FULL:
-                return limits.class_waiting[request.priority]
-            case Reason.CLASS_BYTES_FULL:
-                return limits.class_waiting_bytes[request.priority]
-            case Reason.TENANT_FULL:
-                return limits.tenant_waiting
-            case Reason.TENANT_BYTES_FULL:
-                return limits.tenant_waiting_bytes
-            case Reason.QUEUE_BYTES_FULL:
-                return limits.max_waiting_bytes
-            case _:
-                return limits.max_waiting
 
     def _batcher(self, pool: str, hold: bool) -> Batcher[Item, AcceptResult]:
         batcher = self._batchers.get((pool, hold))

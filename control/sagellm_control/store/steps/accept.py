@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
 
+from ...wire.priority import RequestPriority
 from ...wire.request import WIRE_VERSION, NewRequest
 from ...wire.states import Reason, RequestState
 from ...wire.trace_context import NO_TRACE
@@ -56,6 +57,28 @@ class AcceptLimits:
             *(bound for pair in by_class for bound in pair),
         )
         return " ".join(map(str, bounds))
+
+    def bound_of(self, reason: Reason, priority: RequestPriority) -> int:
+        """The bound, in requests or bytes, that keeps a request of this class out for this reason.
+
+        Raises:
+            ValueError: it is about no bound on what waits.
+        """
+        match reason:
+            case Reason.QUEUE_FULL:
+                return self.max_waiting
+            case Reason.QUEUE_BYTES_FULL:
+                return self.max_waiting_bytes
+            case Reason.TENANT_FULL:
+                return self.tenant_waiting
+            case Reason.TENANT_BYTES_FULL:
+                return self.tenant_waiting_bytes
+            case Reason.CLASS_FULL:
+                return self.class_waiting[priority]
+            case Reason.CLASS_BYTES_FULL:
+                return self.class_waiting_bytes[priority]
+            case _:
+                raise ValueError(f"{reason} is about no bound on what waits")
 
 
 @dataclass(slots=True)  # not frozen: that costs a microsecond each, and there are many
