@@ -9,6 +9,7 @@ from sagellm_control.gateway.fast_path import GatewayFastPath
 from sagellm_control.scheduler import proposal
 from sagellm_control.store.steps.policy import set_policy
 from sagellm_control.wire.priority import RequestPriority
+from sagellm_control.wire.states import RequestKind
 
 from ..pool_driver import new_request
 from ..pool_state import read_state, violations
@@ -40,6 +41,19 @@ async def test_what_it_proposes_runs_at_once_and_is_counted(gateway: Gateway) ->
         for result in ("assigned", "queued")
     }
     assert counted == {"assigned": 2, "queued": 1}
+
+
+async def test_a_kind_that_no_engine_known_takes_is_left_to_a_scheduler(gateway: Gateway) -> None:
+    # One that takes it may just have been registered.
+    await gateway.pool.engine("text", slots=4, kinds=("chat",))
+    await gateway.look(["text"])
+    await gateway.pool.engine("vectors", slots=4, kinds=("embedding",))
+    assert await gateway.propose("a", kind=RequestKind.EMBEDDING) is None
+
+    async def proposed() -> bool:
+        return await gateway.engines("look", kind=RequestKind.EMBEDDING) == ["vectors"]
+
+    await wait_until(proposed, what="it is looked for")
 
 
 async def test_the_most_urgent_of_one_call_has_the_place(gateway: Gateway) -> None:

@@ -14,7 +14,7 @@ from sagellm_control.store.connect import Store
 from sagellm_control.store.inspect import engine_bounds
 from sagellm_control.store.steps.assign import Placement
 from sagellm_control.store.steps.engines import renew_engine, retire_engine
-from sagellm_control.wire.states import EngineState
+from sagellm_control.wire.states import EngineState, RequestKind
 
 from ..pool_driver import LEASE_MS, PoolDriver
 from .running import schedulers
@@ -99,6 +99,26 @@ async def test_an_engine_that_comes_back_as_another_is_not_taken_for_what_it_was
         await until_waiting(pool, "tuned")
         await pool.engine("e2", models=("lora",))
         await until_held(pool, "e2", "tuned")
+
+
+async def test_a_kind_that_no_engine_takes_is_looked_for_among_the_new_ones(pool: PoolDriver) -> None:
+    # One that has just been registered: the engines known so far would only refuse it.
+    await pool.engine("text", slots=4, kinds=("chat", "completion"))
+    async with schedulers(pool):
+        await pool.accept("chat")
+        await until_held(pool, "text", "chat")
+        await pool.engine("vectors", slots=4, kinds=("embedding",))
+        await pool.accept("vector", kind=RequestKind.EMBEDDING)
+        await until_held(pool, "vectors", "vector")
+        await pool.accept("again")
+        await until_held(pool, "text", "again", "chat")
+
+
+async def test_where_all_engines_are_alike_they_say_what_they_do_not_take(pool: PoolDriver) -> None:
+    await pool.engine("text", slots=4, kinds=("chat", "completion"))
+    async with schedulers(pool):
+        await pool.accept("vector", kind=RequestKind.EMBEDDING)
+        await until_held(pool, "text", "vector")
 
 
 async def test_very_many_lengths_are_read_less_often(pool: PoolDriver, monkeypatch: pytest.MonkeyPatch) -> None:

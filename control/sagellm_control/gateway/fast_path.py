@@ -102,6 +102,9 @@ class _Pool:
         engines, now_ms = self._watch.engines, self._watch.clock.now_ms()
         if not engines.open and not engines.open_due(now_ms):
             return None
+        if not all(engines.knows_who_takes(request.kind) for request in requests):
+            self._look_soon()  # an engine that was just registered may
+            return None
         if any(request.prefix for request in requests) and self._proposer.placements_due():
             # A prompt at the wrong engine costs far more than this read.
             await self._watch.follow_placements()

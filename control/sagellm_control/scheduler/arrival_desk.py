@@ -69,11 +69,16 @@ class ArrivalDesk:
         began = time.monotonic()
         batch = Batch(entries, [], [], self._proposer.rules())
         readable: list[tuple[IntakeEntry, Arrival]] = []
+        looked = False
         for entry in entries:
             try:
                 arrival = _read(entry)
                 if arrival.model and not self._watch.engines.answers_to(arrival.model):
                     await self._find_engine(arrival.model, began)
+                elif not (looked or self._watch.engines.knows_who_takes(arrival.kind)):
+                    # An engine that was just registered may; where none does, those that there are say what is wrong.
+                    await self._watch.read()
+                    looked = True
                 readable.append((entry, arrival))
             except BadEntry as bad:
                 log.warning("pool %s: entry %s cannot be read: %s", self._pool, entry.entry_id, bad)

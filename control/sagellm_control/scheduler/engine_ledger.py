@@ -33,6 +33,7 @@ class EngineLedger:
         self._kinds, self._parts, self._taken_kinds = {""}, {""}, set[tuple[str, ...]]()
         self.separated, self.kinds_matter = False, False
         """Whether the pool has had engines that take only one of the two stages; only some of the kinds of request."""
+        self._takes_all = False
         self._openings = Openings()
         self._recent = RecentWork()
         self._budgets, self._now_ms = 0, 0.0
@@ -59,6 +60,10 @@ class EngineLedger:
         """The engines whose row has been read."""
         return self._rows.keys()
 
+    def knows_who_takes(self, kind: str) -> bool:
+        """Whether an engine whose row has been read takes such requests, READY or not."""
+        return self._takes_all or not kind or any(kind in kinds for kinds in self._taken_kinds)
+
     def load_of(self, engine: str) -> EngineLoad | None:
         """What is believed of a READY engine; to be read, not written."""
         return self._loads.get(engine)
@@ -78,6 +83,7 @@ class EngineLedger:
             self.separated = self.separated or is_separated(row)
             self.prefixes.set_capacity(row.engine_id, row.kv_tokens)
             self._taken_kinds.add(row.kinds)
+            self._takes_all = self._takes_all or not row.kinds
             # Where all are alike, each takes what comes, or says why not; those of a pair cannot.
             self.kinds_matter = self.kinds_matter or row.is_paired or len(self._taken_kinds) > 1
             if self.kinds_matter:
