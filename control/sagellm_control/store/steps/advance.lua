@@ -14,29 +14,29 @@ local epoch = redis.call('HGET', KEYS[9], 'epoch')
 local now, engine = clock(ARGV[1]), ARGV[2]
 local holds = redis.call('HGET', row, 'worker') == ARGV[3]
 local results = {}
+local FIELDS = {'state', 'engine', 'attempt', 'entry', 'cancel', 'arrived_ms', 'timeout_ms', 'rank',
+  'priority', 'tenant', 'epoch', 'start', 'stage', 'charge'}
 for i = 1, tonumber(ARGV[6]) do
   local record, body, output = unpack(KEYS, 8 + 3 * i, 10 + 3 * i)
   local id, attempt, transfer = unpack(ARGV, 4 + 3 * i, 6 + 3 * i)
-  local r = redis.call('HMGET', record, 'state', 'engine', 'attempt', 'entry', 'cancel', 'arrived_ms', 'timeout_ms',
-    'rank', 'priority', 'tenant', 'epoch', 'start', 'stage', 'charge')
-  if holds and r[1] == 'waiting' and r[3] == attempt and r[13] == 'decode' then
+  local r = read_named(record, FIELDS)
+  if holds and r.state == 'waiting' and r.attempt == attempt and r.stage == 'decode' then
     results[i] = 'waiting'
-  elseif not holds or r[2] ~= engine or r[3] ~= attempt or not (r[1] == 'running' or r[1] == 'assigned') then
+  elseif not holds or r.engine ~= engine or r.attempt ~= attempt
+    or not (r.state == 'running' or r.state == 'assigned') then
     results[i] = 'lost'
   else
-    release(id, r[4], row, reservations, assigned)
+    release(id, r.entry, row, reservations, assigned)
     local outcome, payload
-    if r[5] then outcome, payload = r[5], r[5] == 'expired' and ARGV[5] or ARGV[4]
-    elseif expired(now, r[6], r[7]) then outcome, payload = 'expired', ARGV[5] end
+    if r.cancel then outcome, payload = r.cancel, r.cancel == 'expired' and ARGV[5] or ARGV[4]
+    elseif expired(now, r.arrived_ms, r.timeout_ms) then outcome, payload = 'expired', ARGV[5] end
     if outcome then
       local major, minor = next_position(output, attempt)
       end_request(now, record, body, output, counters, id, major, minor, outcome, payload)
       results[i] = outcome
     else
       redis.call('HSET', record, 'stage', 'decode', 'transfer', transfer, 'prefilled_ms', ms(now))
-      wait_again(now, id, record, body,
-        {rank = r[8], priority = r[9], tenant = r[10], epoch = r[11], start = r[12], charge = r[14]},
-        waiting, epoch, KEYS[10])
+      wait_again(now, id, record, body, r, waiting, epoch, KEYS[10])
       increase(counters, 'prefilled', 1)
       results[i] = 'waiting'
     end

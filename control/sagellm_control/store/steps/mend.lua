@@ -11,10 +11,10 @@
 
 local record, body, output, waiting, counters, room, freed, intake, row, reservations, assigned = unpack(KEYS, 1, 11)
 local now, id, engine = clock(ARGV[1]), ARGV[2], ARGV[3]
-local r = redis.call('HMGET', record, 'state', 'engine', 'attempt', 'entry', 'arrived_ms', 'timeout_ms', 'rank',
-  'priority', 'tenant', 'charge', 'start', 'epoch')
-local state, attempt, entry = r[1], r[3] or 0, r[4]
-local here = (state == 'assigned' or state == 'running') and r[2] == engine
+local r = read_named(record, {'state', 'engine', 'attempt', 'entry', 'arrived_ms', 'timeout_ms', 'rank', 'priority',
+  'tenant', 'charge', 'start', 'epoch'})
+local state, attempt, entry = r.state, r.attempt or 0, r.entry
+local here = (state == 'assigned' or state == 'running') and r.engine == engine
 local waits = redis.call('ZSCORE', waiting, id)
 local holds = redis.call('HEXISTS', reservations, id) == 1
 local repairs = {}
@@ -41,24 +41,21 @@ elseif state == 'queued' and not there(intake) then
   end
   redis.call('HSET', record, 'entry', redis.call(unpack(found)))
   repaired('lost_from_intake')
-elseif state == 'waiting' and expired(now, r[5], r[6]) then
+elseif state == 'waiting' and expired(now, r.arrived_ms, r.timeout_ms) then
   redis.call('ZREM', waiting, id)
-  leave_queue(now, {priority = r[8], tenant = r[9], charge = r[10]}, record, body, KEYS[12], KEYS[13], KEYS[14],
-    KEYS[15])
+  leave_queue(now, r, record, body, KEYS[12], KEYS[13], KEYS[14], KEYS[15])
   local major, minor = next_position(output, attempt)
   end_request(now, record, body, output, counters, id, major, minor, 'expired', ARGV[4])
   repaired('expired_waiting')
 elseif state == 'waiting' and not waits then
-  redis.call('ZADD', waiting, number(r[7]) and r[7] or ms(now), id)
+  redis.call('ZADD', waiting, number(r.rank) and r.rank or ms(now), id)
   announce_any(freed, waiting, room)
   repaired('lost_from_waiting')
 elseif here and (redis.call('HGET', row, 'worker') or '') == '' then
   if not holds then repaired('ownerless') end
 elseif here and state == 'assigned' and not there(assigned) then
   release(id, nil, row, reservations, assigned)
-  wait_again(now, id, record, body,
-    {rank = r[7], priority = r[8], tenant = r[9], charge = r[10], start = r[11], epoch = r[12]},
-    waiting, redis.call('HGET', KEYS[15], 'epoch'), KEYS[16])
+  wait_again(now, id, record, body, r, waiting, redis.call('HGET', KEYS[15], 'epoch'), KEYS[16])
   -- Its worker may have thrown the entry away because it could not read it: another one goes first.
   exclude(record, redis.call('HGET', record, 'excluded'), engine)
   announce_any(freed, waiting, room)

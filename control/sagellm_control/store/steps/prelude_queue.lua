@@ -176,6 +176,13 @@ local function read_record(record)
   return known
 end
 
+-- Fields of a record by their names; false for one that is not there. (A loop: only for steps that few requests take.)
+local function read_named(record, names)
+  local r, known = redis.call('HMGET', record, unpack(names)), {}
+  for i, name in ipairs(names) do known[name] = r[i] end
+  return known
+end
+
 -- One that somebody has made into another type has none.
 local function body_length(body)
   local length = redis.pcall('STRLEN', body)

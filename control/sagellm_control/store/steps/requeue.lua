@@ -29,6 +29,8 @@ local now, engine, busy_patience = clock(ARGV[1]), ARGV[2], tonumber(ARGV[12])
 local most_failures, most_lapses = tonumber(ARGV[4]), number(set_lapses, tonumber(ARGV[5]))
 local holds = (redis.call('HGET', row, 'worker') or '') == ARGV[3]
 local results = {}
+local FIELDS = {'state', 'engine', 'attempt', 'entry', 'cancel', 'arrived_ms', 'timeout_ms', 'rank', 'excluded',
+  'priority', 'tenant', 'epoch', 'start', 'continue', 'stage', 'charge'}
 
 -- Whether one more retry fits the budget: a pool whose engines all fail must not spend itself on repetitions. What a
 -- lost worker held is not asked about: a crash is no failure. Recent is what this window and the one before accepted.
@@ -66,30 +68,29 @@ end
 for i = 1, tonumber(ARGV[13]) do
   local record, body, output = unpack(KEYS, 10 + 3 * i, 12 + 3 * i)
   local id, attempt, cause, failed_payload = unpack(ARGV, 10 + 4 * i, 13 + 4 * i)
-  local r = redis.call('HMGET', record, 'state', 'engine', 'attempt', 'entry', 'cancel', 'arrived_ms', 'timeout_ms',
-    'rank', 'excluded', 'priority', 'tenant', 'epoch', 'start', 'continue', 'stage', 'charge')
-  if not holds or r[2] ~= engine or (attempt ~= '' and r[3] ~= attempt)
-    or not (r[1] == 'running' or r[1] == 'assigned') then
+  local r = read_named(record, FIELDS)
+  if not holds or r.engine ~= engine or (attempt ~= '' and r.attempt ~= attempt)
+    or not (r.state == 'running' or r.state == 'assigned') then
     -- A reservation without a living request is a leak: whoever holds the engine may drop it.
-    if holds and (not r[1] or r[1] == 'finished') and redis.call('HEXISTS', reservations, id) == 1 then
+    if holds and (not r.state or r.state == 'finished') and redis.call('HEXISTS', reservations, id) == 1 then
       release(id, nil, row, reservations, assigned)
-      if not r[1] then forget_lost(body, output, counters) end
+      if not r.state then forget_lost(body, output, counters) end
     end
     results[i] = 'lost'
   else
-    release(id, r[4], row, reservations, assigned)
+    release(id, r.entry, row, reservations, assigned)
     if cause == 'busy' then cause = judge_busy(record, failed_payload) end
     local failures = increase(record, 'failures', cause == 'failed' and 1 or 0)
     local lapses = increase(record, 'lapses', cause == 'lapsed' and 1 or 0)
     if cause == 'failed' or cause == 'lapsed' then
-      note_error(record, r[3], engine, cause == 'failed' and failed_payload or 'its worker was lost')
+      note_error(record, r.attempt, engine, cause == 'failed' and failed_payload or 'its worker was lost')
     end
     local last = redis.call('XREVRANGE', output, '+', '-', 'COUNT', 1)[1]
     local outcome, payload
-    if r[5] then outcome, payload = r[5], r[5] == 'expired' and with_busy(record, ARGV[7]) or ARGV[6]
-    elseif expired(now, r[6], r[7]) then outcome, payload = 'expired', with_busy(record, ARGV[7])
+    if r.cancel then outcome, payload = r.cancel, r.cancel == 'expired' and with_busy(record, ARGV[7]) or ARGV[6]
+    elseif expired(now, r.arrived_ms, r.timeout_ms) then outcome, payload = 'expired', with_busy(record, ARGV[7])
     elseif lapses >= most_lapses and cause == 'lapsed' then outcome, payload = 'dead', ARGV[8]
-    elseif last and not r[14] then
+    elseif last and not r.continue then
       outcome, payload = 'failed', (cause == 'failed' or cause == 'busy') and failed_payload or ARGV[9]
     elseif cause == 'failed' and (failures >= most_failures or not retry_allowed()) then
       outcome, payload = 'failed', failed_payload
@@ -98,20 +99,18 @@ for i = 1, tonumber(ARGV[13]) do
       if outcome == 'dead' then
         bury_request(dead, record, body, id, 'its worker died ' .. lapses .. ' times')
       end
-      local major, minor = next_position(output, r[3])
+      local major, minor = next_position(output, r.attempt)
       end_request(now, record, body, output, counters, id, major, minor, outcome, payload)
       results[i] = outcome
     else
-      wait_again(now, id, record, body,
-        {rank = r[8], priority = r[10], tenant = r[11], epoch = r[12], start = r[13], charge = r[16]},
-        waiting, epoch, KEYS[12])
-      if r[15] == 'decode' and (last or not (cause == 'returned' or cause == 'busy')) then
+      wait_again(now, id, record, body, r, waiting, epoch, KEYS[12])
+      if r.stage == 'decode' and (last or not (cause == 'returned' or cause == 'busy')) then
         redis.call('HDEL', record, 'stage', 'transfer', 'prefilled_ms')
       end
       if last then redis.call('HSET', record, 'after', last[1]) end
       -- A worker that is lost takes along what all of its engines run. Each of those is as good as before once there is
       -- a worker again, and what it held would wait behind what came later for others to have room.
-      if cause == 'failed' or (cause == 'lapsed' and lapses > 1) then exclude(record, r[9], engine) end
+      if cause == 'failed' or (cause == 'lapsed' and lapses > 1) then exclude(record, r.excluded, engine) end
       increase(counters, 'requeued', 1)
       results[i] = 'waiting'
     end
