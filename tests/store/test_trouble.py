@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
@@ -42,3 +43,20 @@ def test_a_bug_has_its_traceback_each_time(caplog: pytest.LogCaptureFixture) -> 
         trouble.tell(KeyError("field"))
     assert lines(caplog) == [("ERROR", "cannot look: KeyError('field'); going on")] * 2
     assert all(record.exc_info for record in caplog.records)
+
+
+def test_a_try_is_told_and_a_loop_can_still_be_cancelled(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    trouble = Trouble(log, "cannot look")
+    for error in (ConnectionError("away"), KeyError("field"), None):
+        with trouble.told():
+            if error is not None:
+                raise error
+    assert lines(caplog) == [
+        ("WARNING", "cannot look: away"),
+        ("ERROR", "cannot look: KeyError('field'); going on"),
+        ("INFO", "cannot look: that is over"),
+    ]
+    with pytest.raises(asyncio.CancelledError), trouble.told():
+        raise asyncio.CancelledError
+    assert len(lines(caplog)) == 3

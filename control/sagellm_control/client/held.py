@@ -64,12 +64,8 @@ class HeldRequests:
     async def _keep_pools(self) -> None:
         trouble = Trouble(log, "cannot keep pools without an engine known")
         while True:
-            try:
+            with trouble.told():
                 await hold_for_pools(self._store)
-            except (RedisError, OSError) as error:
-                trouble.tell(error)
-            else:
-                trouble.over()
             await asyncio.sleep(SAY_EVERY_S)
 
     async def _hold(self, request: NewRequest, retry_after_s: float) -> None:

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import logging
 
-from redis.exceptions import RedisError
-
 from ..store.connect import Store
 from ..store.listeners import ANNOUNCE_EVERY_S
 from ..store.steps.listen import announce_listener
@@ -37,12 +35,8 @@ class Presence:
         await self._needed.wait()
         trouble = Trouble(log, "cannot announce this gateway")
         while True:
-            try:
+            with trouble.told():
                 await announce_listener(self._store, self._inbox, 1000 * LEASE_S)
-            except (RedisError, OSError) as error:
-                trouble.tell(error)
-            else:
-                trouble.over()
             await self._pause()
 
     async def _pause(self) -> None:

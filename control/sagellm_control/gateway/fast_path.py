@@ -162,11 +162,7 @@ class _Pool:
     async def _look(self) -> None:
         self._look_began_at = time.monotonic()
         self._look_at = self._look_began_at + LOOK_EVERY_S
-        try:
+        with self._trouble.told():
             await self._policy.follow()
             await self._watch.sweep()
-        except Exception as error:
-            self._trouble.tell(error)
-        else:
-            self._trouble.over()
             self._looked_at = time.monotonic()

@@ -33,12 +33,8 @@ class DepartureKeeper:
         trouble = Trouble(log, f"pool {self.pool}: cannot look for departed engines")
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            try:
+            with trouble.told():
                 await self.look()
-            except Exception as error:
-                trouble.tell(error)
-            else:
-                trouble.over()
 
     async def look(self) -> None:
         """Forget schedulers long gone, every engine whose row has expired, the names that went with such engines, and

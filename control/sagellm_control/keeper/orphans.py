@@ -64,12 +64,8 @@ class OrphanKeeper:
         """Keep until cancelled."""
         trouble = Trouble(log, f"pool {self.pool}: cannot look for orphaned requests")
         while True:
-            try:
+            with trouble.told():
                 await self.look()
-            except Exception as error:
-                trouble.tell(error)
-            else:
-                trouble.over()
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def look(self) -> int:

@@ -68,12 +68,8 @@ class Reconciler:
         trouble = Trouble(log, f"pool {self.pool}: cannot compare what is derived with what is owned")
         while True:
             await asyncio.sleep(LOOK_EVERY_S * random.uniform(0.75, 1.25))
-            try:
+            with trouble.told():
                 await self.look()
-            except Exception as error:
-                trouble.tell(error)
-            else:
-                trouble.over()
 
     async def look(self) -> int:
         """Look once; how much was repaired."""

@@ -39,12 +39,8 @@ class UnknownPoolKeeper:
         trouble = Trouble(log, "cannot look for pools that nobody has announced")
         while True:
             await asyncio.sleep(LOOK_EVERY_S * random.uniform(0.75, 1.25))
-            try:
+            with trouble.told():
                 await self.look()
-            except Exception as error:
-                trouble.tell(error)
-            else:
-                trouble.over()
 
     async def look(self) -> list[str]:
         """Look at the next page of keys of each server; the pools that are announced from now on.

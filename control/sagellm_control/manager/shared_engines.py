@@ -204,7 +204,7 @@ class SharedEngines:
     async def _follow(self, store: Store) -> None:
         trouble = Trouble(log, "cannot follow the engines")
         for looks in count():
-            try:
+            with trouble.told():
                 if looks % ANNOUNCE_EVERY == 0 and not self._writes:
                     self._claim_objects()
                 await self.flush(store)
@@ -212,10 +212,6 @@ class SharedEngines:
                 if looks % ANNOUNCE_EVERY == 0:
                     for model in {registration.model_id for registration in self._own.values()}:
                         await announce_pool(store, model)
-            except Exception as error:
-                trouble.tell(error)
-            else:
-                trouble.over()
             self.promised.looked()
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_S):

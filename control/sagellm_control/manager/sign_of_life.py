@@ -33,10 +33,6 @@ async def said_alive(store: Store, holder: str) -> AsyncGenerator[None, None]:
 async def _say_alive(store: Store, holder: str) -> None:
     trouble = Trouble(log, "cannot say that this program lives")
     while True:
-        try:
+        with trouble.told():
             await say_alive(store, holder)
-        except Exception as error:
-            trouble.tell(error)
-        else:
-            trouble.over()
         await asyncio.sleep(SAY_EVERY_S)

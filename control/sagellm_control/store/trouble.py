@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from redis.exceptions import RedisError
 
@@ -36,3 +38,13 @@ class Trouble:
         if self._told:
             self._told.clear()
             self._log.info("%s: that is over", self._what)
+
+    @contextmanager
+    def told(self) -> Generator[None, None, None]:
+        """One try: an error in it is told and goes no further; without one the trouble is over."""
+        try:
+            yield
+        except Exception as error:
+            self.tell(error)
+        else:
+            self.over()

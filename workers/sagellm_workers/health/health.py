@@ -8,8 +8,6 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from redis.exceptions import RedisError
-
 from sagellm_control.stopping import is_set_within
 from sagellm_control.store.trouble import Trouble
 from sagellm_control.wire.engine import EngineRow
@@ -192,12 +190,8 @@ class HealthWatch:
             self._answers = False
 
     async def _look_at_others(self) -> None:
-        try:
+        with self._trouble.told():
             self._can_be_spared = await self._others_serve()
-        except (RedisError, OSError) as error:
-            self._trouble.tell(error)
-        else:
-            self._trouble.over()
 
     def _report(self) -> None:
         if not self._watching:

@@ -60,12 +60,8 @@ class Adopter:
         trouble = Trouble(log, "cannot look for registered engines")
         async with asyncio.TaskGroup() as tasks:
             while not stop.is_set():
-                try:
+                with trouble.told():
                     await self._look(tasks)
-                except Exception as error:
-                    trouble.tell(error)
-                else:
-                    trouble.over()
                 await is_set_within(stop, LOOK_EVERY_S)
             for _, ended in self._served.values():
                 ended.set()

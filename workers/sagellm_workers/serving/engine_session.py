@@ -122,7 +122,7 @@ class EngineSession:
                 # A name that no row has is one to be forgotten.
                 await lease.reported()
             row = lease.row
-            try:
+            with trouble.told():
                 await announce(self._store, row)
                 gone = set(announced.models) - set(row.models)
                 if gone or row.cards != announced.cards or looks % DESCRIBE_EVERY == 0:
@@ -130,10 +130,6 @@ class EngineSession:
                 if gone:
                     await withdraw(self._store, row.pool, gone)
                 announced = row
-            except (RedisError, OSError) as error:
-                trouble.tell(error)
-            else:
-                trouble.over()
             changed = await is_set_within(self._models_changed, ANNOUNCE_EVERY_S)
             self._models_changed.clear()
 
