@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 
-from sagellm_control.manager import decision_wait, reservations
+from sagellm_control.manager import decision_wait, local_wishes
 
 from .test_in_process_queue import MODEL, a_manager
 
 
 async def test_who_waits_keeps_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (reservations, decision_wait):
+    for module in (local_wishes, decision_wait):
         monkeypatch.setattr(module, "ASKED_AGAIN_S", 0.1)
     manager = a_manager(e1={"max_concurrent_requests": 1})
     assert (await manager.schedule_request("a", "t", MODEL)).is_scheduled

@@ -21,8 +21,8 @@ from .load import Misses
 from .local_policy import LocalPolicy
 from .local_queue import ModelQueue
 from .local_run import LocalRun
+from .local_wishes import LocalWish, LocalWishes
 from .orders import Chooses, Handicaps, make_policy, make_strategy
-from .reservations import Reservations, Waiting
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class LocalBackend:
         self._queues: dict[str, ModelQueue] = {}
         self._queue_of: dict[str, ModelQueue] = {}
         """By engine."""
-        self._wishes = Reservations(self.board.engines)
+        self._wishes = LocalWishes(self.board.engines)
 
     async def start(self) -> None:
         if self.lifecycle is not None:
@@ -130,7 +130,7 @@ class LocalBackend:
         elif (waiting := self._wishes.find(request_id)) is not None and waiting.engine_id in (None, engine_id):
             self._wishes.leave(waiting)
 
-    def _told(self, waiting: Waiting) -> SchedulingDecision:
+    def _told(self, waiting: LocalWish) -> SchedulingDecision:
         decision = self._wishes.decision(waiting)
         if waiting.decided.is_set():
             self._wishes.collect(waiting)

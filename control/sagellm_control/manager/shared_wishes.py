@@ -47,7 +47,7 @@ STOPPED = "The manager was stopped"
 
 
 @dataclass(eq=False)
-class Reservation:
+class SharedWish:
     """A wish in the queue."""
 
     wish: Wish
@@ -70,8 +70,8 @@ class SharedWishes:
         self._queue = queue
         self._engines = engines
         self._closed = False
-        self._waiting: dict[str, Reservation] = {}
-        self._held: dict[tuple[str, str], list[Reservation]] = {}
+        self._waiting: dict[str, SharedWish] = {}
+        self._held: dict[tuple[str, str], list[SharedWish]] = {}
         """By request and engine; programs may use an id twice."""
 
     async def schedule(self, wish: Wish) -> SchedulingDecision:
@@ -140,7 +140,7 @@ class SharedWishes:
             await self._engines.refresh(self._queue.store)
         return ready()
 
-    async def _submit(self, wish: Wish) -> Reservation:
+    async def _submit(self, wish: Wish) -> SharedWish:
         job = Job(
             f"place-{secrets.token_hex(8)}",
             printable(wish.trace_id or ""),
@@ -158,13 +158,13 @@ class SharedWishes:
             raise unavailable(STOPPED)
         loop = asyncio.get_running_loop()
         until = float("inf") if wish.deadline_ms is None else loop.time() + wish.deadline_ms / 1000
-        reservation = Reservation(wish, submission, until)
+        reservation = SharedWish(wish, submission, until)
         reservation.follower = asyncio.create_task(self._follow(reservation), name=f"follow {submission.request_id}")
         self._waiting[wish.request_id] = reservation
         self._keep(reservation)
         return reservation
 
-    async def _told(self, reservation: Reservation, patience_s: float, least_s: float = 0.0) -> SchedulingDecision:
+    async def _told(self, reservation: SharedWish, patience_s: float, least_s: float = 0.0) -> SchedulingDecision:
         """The decision as it stands; waits until there is one, or until the wish is known to wait, yet ``least_s``."""
         try:
             return await self._decision(reservation, patience_s, least_s)
@@ -172,7 +172,7 @@ class SharedWishes:
             self._end(reservation)  # its caller hears that it has failed, and does not come for it
             raise
 
-    async def _decision(self, reservation: Reservation, patience_s: float, least_s: float) -> SchedulingDecision:
+    async def _decision(self, reservation: SharedWish, patience_s: float, least_s: float) -> SchedulingDecision:
         loop = asyncio.get_running_loop()
         began = loop.time()
         waits = False
@@ -195,17 +195,17 @@ class SharedWishes:
         position = await self._position(reservation)
         return queued(reservation.wish, position, self._wait_ms(reservation, position))
 
-    async def _waits(self, reservation: Reservation) -> bool:
+    async def _waits(self, reservation: SharedWish) -> bool:
         store, submission = self._queue.store, reservation.submission
         record = store.keys.pool(submission.pool).record(submission.request_id)
         return await store.commands.hget(record, "state") == RequestState.WAITING.encode()
 
-    async def _position(self, reservation: Reservation) -> int:
+    async def _position(self, reservation: SharedWish) -> int:
         store, submission = self._queue.store, reservation.submission
         rank = await store.commands.zrank(store.keys.pool(submission.pool).waiting, submission.request_id)
         return 1 if rank is None else int(rank) + 1
 
-    def _wait_ms(self, reservation: Reservation, position: int) -> float:
+    def _wait_ms(self, reservation: SharedWish, position: int) -> float:
         rate = self._queue.pools.drain_rate(reservation.submission.pool)
         if rate > 0:
             return position / rate * 1000
@@ -213,7 +213,7 @@ class SharedWishes:
         places = sum(room_of(info) for info in engines if info.state == EngineState.READY)
         return position * UNKNOWN_SERVICE_MS / max(1, places)
 
-    async def _follow(self, reservation: Reservation) -> None:
+    async def _follow(self, reservation: SharedWish) -> None:
         async for event in self._queue.stream(reservation.submission.request_id):
             if event.type == CHUNK:
                 reservation.engine_id = orjson.loads(next(iter(data_of(event.payload))))["engine"]
@@ -224,18 +224,18 @@ class SharedWishes:
                 reservation.failure = reservation.failure or ending.message or no_engine(reservation.wish.model)
             reservation.decided.set()
 
-    def _collect(self, reservation: Reservation, engine_id: str) -> None:
+    def _collect(self, reservation: SharedWish, engine_id: str) -> None:
         self._drop(reservation)
         self._held.setdefault((reservation.wish.request_id, engine_id), []).append(reservation)
         self._engines.note_held(engine_id, 1, since=reservation.decided_at)
 
-    def _keep(self, reservation: Reservation) -> None:
+    def _keep(self, reservation: SharedWish) -> None:
         loop = asyncio.get_running_loop()
         if reservation.timer is not None:
             reservation.timer.cancel()
         reservation.timer = loop.call_at(min(loop.time() + ASKED_AGAIN_S, reservation.until), self._expire, reservation)
 
-    def _expire(self, reservation: Reservation) -> None:
+    def _expire(self, reservation: SharedWish) -> None:
         late = asyncio.get_running_loop().time() >= reservation.until
         if not late or reservation.decided.is_set():
             self._end(reservation)  # its caller has not come for it
@@ -246,13 +246,13 @@ class SharedWishes:
         reservation.decided.set()
         self._keep(reservation)
 
-    def _end(self, reservation: Reservation) -> None:
+    def _end(self, reservation: SharedWish) -> None:
         self._drop(reservation)
         if reservation.follower is not None:
             reservation.follower.cancel()
         self._queue.withdraw(reservation.submission)
 
-    def _drop(self, reservation: Reservation) -> None:
+    def _drop(self, reservation: SharedWish) -> None:
         if reservation.timer is not None:
             reservation.timer.cancel()
         if self._waiting.get(reservation.wish.request_id) is reservation:

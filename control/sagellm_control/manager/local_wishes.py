@@ -12,7 +12,7 @@ from .local_queue import ModelQueue
 
 
 @dataclass(slots=True, eq=False)
-class Waiting:
+class LocalWish:
     """A wish that has no engine yet, or whose caller has not come for it."""
 
     wish: Wish
@@ -26,14 +26,14 @@ class Waiting:
     timer: asyncio.TimerHandle | None = None
 
 
-class Reservations:
+class LocalWishes:
     """Who holds a place on which engine, by the ids that ``schedule_request`` was given."""
 
     def __init__(self, engines: dict[str, EngineInfo]) -> None:
         self._engines = engines
         self._held: dict[str, dict[str, Ticket | list[Ticket]]] = {}
         """Engine -> request -> who holds the place; several, where a program has used the id more than once."""
-        self._waiting: dict[str, Waiting] = {}
+        self._waiting: dict[str, LocalWish] = {}
 
     def hold(self, engine_id: str, ticket: Ticket) -> None:
         """The request has taken a place."""
@@ -60,22 +60,22 @@ class Reservations:
         """The engine has gone; what is completed on it from now on is ignored."""
         self._held.pop(engine_id, None)
 
-    def find(self, request_id: str) -> Waiting | None:
+    def find(self, request_id: str) -> LocalWish | None:
         """The wish of this id, if it waits."""
         return self._waiting.get(request_id)
 
-    def wait(self, wish: Wish, queue: ModelQueue, ticket: Ticket) -> Waiting:
+    def wait(self, wish: Wish, queue: ModelQueue, ticket: Ticket) -> LocalWish:
         """Stand in line."""
         loop = asyncio.get_running_loop()
         until = float("inf") if wish.deadline_ms is None else loop.time() + max(0.0, wish.deadline_ms) / 1000
-        waiting = Waiting(wish, queue, ticket, asyncio.Event(), until)
+        waiting = LocalWish(wish, queue, ticket, asyncio.Event(), until)
         ticket.granted = lambda engine_id: self._grant(waiting, engine_id)
         self._waiting[wish.request_id] = waiting
         self.keep(waiting)
         queue.wait(waiting.ticket)
         return waiting
 
-    def keep(self, waiting: Waiting) -> None:
+    def keep(self, waiting: LocalWish) -> None:
         """Its caller has asked: keep it for another while."""
         loop = asyncio.get_running_loop()
         if waiting.timer is not None:
@@ -83,20 +83,20 @@ class Reservations:
         at = min(loop.time() + ASKED_AGAIN_S, waiting.until)
         waiting.timer = loop.call_at(at, self._expire, waiting)
 
-    def collect(self, waiting: Waiting) -> None:
+    def collect(self, waiting: LocalWish) -> None:
         """Its caller has the decision."""
         self._drop(waiting)
         if waiting.engine_id is not None:
             self.hold(waiting.engine_id, waiting.ticket)
 
-    def leave(self, waiting: Waiting) -> None:
+    def leave(self, waiting: LocalWish) -> None:
         """Its caller does not want it any more."""
         self._drop(waiting)
         waiting.queue.leave(waiting.ticket)
         if waiting.engine_id is not None and (info := self._engines.get(waiting.engine_id)):
             waiting.queue.give_back(info, waiting.ticket)
 
-    def decision(self, waiting: Waiting) -> SchedulingDecision:
+    def decision(self, waiting: LocalWish) -> SchedulingDecision:
         """What its caller is told now."""
         request_id = waiting.wish.request_id
         if waiting.failure:
@@ -106,7 +106,7 @@ class Reservations:
         position = waiting.queue.position(waiting.ticket)
         return queued(waiting.wish, position, waiting.queue.wait_ms(position))
 
-    def _grant(self, waiting: Waiting, engine_id: str | None) -> None:
+    def _grant(self, waiting: LocalWish, engine_id: str | None) -> None:
         if engine_id is None:
             late = waiting.ticket.late
             self._fail(waiting, TOO_LATE if late else no_engine(waiting.wish.model))
@@ -114,14 +114,14 @@ class Reservations:
         waiting.engine_id = engine_id
         waiting.decided.set()
 
-    def _expire(self, waiting: Waiting) -> None:
+    def _expire(self, waiting: LocalWish) -> None:
         late = asyncio.get_running_loop().time() >= waiting.until
         if late and waiting.engine_id is None:
             self._fail(waiting, TOO_LATE)
         else:
             self.leave(waiting)  # its caller has not asked for a while
 
-    def _fail(self, waiting: Waiting, reason: str) -> None:
+    def _fail(self, waiting: LocalWish, reason: str) -> None:
         waiting.queue.leave(waiting.ticket)
         if waiting.failure:
             self._drop(waiting)
@@ -131,7 +131,7 @@ class Reservations:
         waiting.decided.set()
         self.keep(waiting)
 
-    def _drop(self, waiting: Waiting) -> None:
+    def _drop(self, waiting: LocalWish) -> None:
         if waiting.timer is not None:
             waiting.timer.cancel()
         if self._waiting.get(waiting.wish.request_id) is waiting:
