@@ -21,7 +21,7 @@ from sagellm_control.store.steps.accept import (
 from sagellm_control.store.steps.admit import PLAIN, Admission, Admitted, Rules, admit
 from sagellm_control.store.steps.advance import Advance, advance
 from sagellm_control.store.steps.append import Output, append
-from sagellm_control.store.steps.assign import Assigned, Placement, assign
+from sagellm_control.store.steps.assign import Assigned, Move, assign
 from sagellm_control.store.steps.claim import claim
 from sagellm_control.store.steps.engines import Held, register_engine, retire_engine
 from sagellm_control.store.steps.finish import Finish, finish
@@ -136,7 +136,7 @@ class PoolDriver:
         """Requests assigned to an engine."""
         for request_id in request_ids:
             await self.waiting(request_id, **fields)
-            assert (await self.assign(Placement(request_id, 0, engine))).results == ["assigned"]
+            assert (await self.assign(Move(request_id, 0, engine))).results == ["assigned"]
 
     async def running(self, *request_ids: str, engine: str = "e1", **fields: Any) -> None:
         """Requests that run on an engine, in their first attempt."""
@@ -150,9 +150,9 @@ class PoolDriver:
         arrival = read_arrival(entry.fields["id"], entry.fields)
         return Admission(entry.level, entry.entry_id, arrival.id, arrival.arrived_ms if rank is None else rank, engine)
 
-    async def assign(self, *placements: Placement, settles: tuple[str, ...] = (), passed: int = 0) -> Assigned:
+    async def assign(self, *moves: Move, settles: tuple[str, ...] = (), passed: int = 0) -> Assigned:
         """Place waiting requests."""
-        return await assign(self.store, self.name, placements, settles=settles, passed=passed)
+        return await assign(self.store, self.name, moves, settles=settles, passed=passed)
 
     async def claim(self, request_id: str, attempt: int = 1, *, engine: str = "e1", worker: str | None = None) -> str:
         """Claim one attempt."""

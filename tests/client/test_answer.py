@@ -11,7 +11,7 @@ from sagellm_control.client import answer as answer_module
 from sagellm_control.client import resubmission
 from sagellm_control.client.answer import LOST, ROLLED_BACK, Answer
 from sagellm_control.client.resubmission import AwaitedReturn
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.wire.event import CHUNK, END, Event
 
@@ -27,7 +27,7 @@ async def taken_over(pool: PoolDriver) -> list[Event]:
     for sequence in (1, 2, 3):
         await pool.append("a", sequence, b"data: %d\n\n" % sequence)
     await pool.requeue("a", Cause.LAPSED)
-    await pool.assign(Placement("a", 1, "e2"))
+    await pool.assign(Move("a", 1, "e2"))
     await pool.append("a", 1, b"data: 4\n\n", attempt=2, engine="e2")
     await pool.finish("a", 2, attempt=2, engine="e2")
     events = await pool.events("a")
@@ -151,7 +151,7 @@ async def test_another_attempt_behind_a_log_that_is_gone(pool: PoolDriver) -> No
     await pool.engine("e1")
     await pool.running("a", stream=True)
     await pool.requeue("a", Cause.RETURNED)
-    await pool.assign(Placement("a", 1, "e1"))
+    await pool.assign(Move("a", 1, "e1"))
     await pool.append("a", 1, b"data: new\n\n", attempt=2)
     for event in await pool.events("a"):
         answer.push(event)
@@ -249,7 +249,7 @@ async def test_what_is_said_late_of_a_lost_request_keeps_nobody_busy(
             self.push(Event("a", 1, 1, CHUNK, b"data: late\n\n"))
             await pool.engine("e1")
             await pool.waiting("a", stream=True, attempt=1000)  # whoever holds it has submitted it again
-            await pool.assign(Placement("a", 1000, "e1"))
+            await pool.assign(Move("a", 1000, "e1"))
             await pool.append("a", 1, b"data: 1\n\n", attempt=1001)
         return found
 

@@ -14,7 +14,7 @@ from sagellm_control.gateway.rate_limits import rate_limits
 from sagellm_control.store.connect import Store
 from sagellm_control.store.inspect import model_index
 from sagellm_control.store.steps.accept import AcceptLimits
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.policy import set_policy
 from sagellm_control.wire.priority import RequestPriority
 
@@ -37,14 +37,14 @@ async def drain(pool: PoolDriver, pools: Pools, now: list[float], seconds: int, 
         await pools.look()
         now[0] += idle_s
     await pool.waiting("runs", *(f"w{i}" for i in range(29)))
-    await pool.assign(Placement("runs", 0, "e1"))
+    await pool.assign(Move("runs", 0, "e1"))
     running = "runs"
     for second in range(seconds):
         await pools.look()
         now[0] += 1
         await pool.finish(running)
         running = f"w{second}"
-        await pool.assign(Placement(running, 0, "e1"))
+        await pool.assign(Move(running, 0, "e1"))
     await pools.look()
 
 

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from sagellm_control.store.connect import Store
 from sagellm_control.store.settings import RedisSettings
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.take import ensure_groups, wait_and_take
 
 from ..pool_driver import PoolDriver
@@ -34,7 +34,7 @@ async def test_a_step_whose_reply_is_cut_off_is_carried_out_once(
     proxy.cut_reply_to(b"victim")
     await proxied_pool.admit(*admissions)
     proxy.cut_reply_to(b"victim")
-    await proxied_pool.assign(Placement("victim", 0, "e1"))
+    await proxied_pool.assign(Move("victim", 0, "e1"))
     proxy.cut_reply_to(b"victim")
     assert await proxied_pool.claim("victim") == "running"
     proxy.cut_reply_to(b"victim")

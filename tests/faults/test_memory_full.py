@@ -16,7 +16,7 @@ from sagellm_control.scheduler.settings import SchedulerSettings
 from sagellm_control.store.connect import Store
 from sagellm_control.store.settings import RedisSettings
 from sagellm_control.store.steps.accept import Accepted, Proposal
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.listen import announce_listener, note_orphan
 from sagellm_control.store.steps.say_alive import is_alive, say_alive
 from sagellm_workers.attempts.reservation import Holder
@@ -83,7 +83,7 @@ async def test_with_full_memory_every_other_step_goes_on(own: PoolDriver) -> Non
     async with full(own.store):
         taken = await own.take()
         assert (await own.admit(*(own.admission(entry) for entry in taken.arrivals))).results == ["waiting"] * 4
-        placed = await own.assign(*(Placement(request_id, 0, "e1") for request_id in "abc"))
+        placed = await own.assign(*(Move(request_id, 0, "e1") for request_id in "abc"))
         assert placed.results == ["assigned"] * 3
         assert await own.claim("a") == "running"
         assert await own.append("a", 1)

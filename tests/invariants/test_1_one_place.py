@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.engines import retire_engine
 from sagellm_control.store.steps.requeue import Cause
@@ -33,20 +33,20 @@ async def test_one_place_all_the_way(pool: PoolDriver) -> None:
     await assert_place(pool, "queued", "intake")
     await pool.admit(pool.admission(taken.arrivals[0]))
     await assert_place(pool, "waiting", "waiting")
-    await pool.assign(Placement("a", 0, "e1"))
+    await pool.assign(Move("a", 0, "e1"))
     await assert_place(pool, "assigned", "e1")
     await pool.claim("a")
     await assert_place(pool, "running", "e1")
     await pool.requeue("a", Cause.FAILED)
     await assert_place(pool, "waiting", "waiting")
-    await pool.assign(Placement("a", 1, "e2"))
+    await pool.assign(Move("a", 1, "e2"))
     await pool.claim("a", 2, engine="e2")
     await assert_place(pool, "running", "e2")
     pool.clock.advance(LEASE_MS)
     await retire_engine(pool.store, pool.name, "e2", "", EngineState.ERROR, "lost")
     await assert_place(pool, "waiting", "waiting")
     await pool.engine("e2", worker="w-second")
-    await pool.assign(Placement("a", 2, "e2"))
+    await pool.assign(Move("a", 2, "e2"))
     await cancel(pool.store, pool.name, "a")
     await assert_place(pool, "assigned", "e2")
     await pool.finish("a", attempt=3, engine="e2")

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from sagellm_control.store.connect import Store
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.wire.event import END, Ending, read_frames
 from sagellm_control.wire.states import Outcome
@@ -38,7 +38,7 @@ async def test_one_ending_whoever_wants_to_end_it(pool: PoolDriver, state: str, 
         lambda: cancel(gateway.store, pool.name, "a"),
         lambda: cancel(other_gateway.store, pool.name, "a", Outcome.EXPIRED),
         lambda: scheduler.admit(*(pool.admission(entry, engine="e1") for entry in taken.arrivals)),
-        lambda: scheduler.assign(Placement("a", 0, "e1")),
+        lambda: scheduler.assign(Move("a", 0, "e1")),
         lambda: worker.finish("a"),
         lambda: second_thread.requeue("a", max_failures=1),
         lambda: retire_lapsed(keeper),

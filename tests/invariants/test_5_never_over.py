@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 
 from ..pool_driver import PoolDriver
 from ..pool_state import over_capacity, over_kv_budget, read_state, violations
@@ -66,10 +66,10 @@ async def test_never_over_when_everybody_chooses_the_same_engine(pool: PoolDrive
     ids = [f"r{n}" for n in range(20)]
     await pool.waiting(*ids)
     # Twenty schedulers that all saw an empty engine and the same head.
-    await asyncio.gather(*(pool.assign(*(Placement(r, 0, "e1") for r in ids[:5])) for _ in range(20)))
+    await asyncio.gather(*(pool.assign(*(Move(r, 0, "e1") for r in ids[:5])) for _ in range(20)))
     assert await pool.holds() == set(ids[:3])
     await pool.engine(slots=1)  # it comes back smaller than it was
-    await pool.assign(Placement(ids[3], 0, "e1"))
+    await pool.assign(Move(ids[3], 0, "e1"))
     await pool.finish(ids[0])
-    await pool.assign(Placement(ids[3], 0, "e1"))
+    await pool.assign(Move(ids[3], 0, "e1"))
     assert await pool.holds() == set(ids[1:3])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from sagellm_control.client.answer import Answer
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.wire.event import END, Event
 
@@ -22,7 +22,7 @@ async def answered(pool: PoolDriver, request_id: str = "a") -> list[Event]:
     await pool.engine(slots=9)
     await pool.running(request_id)
     await pool.requeue(request_id, Cause.RETURNED)
-    await pool.assign(Placement(request_id, 1, "e1"))
+    await pool.assign(Move(request_id, 1, "e1"))
     await pool.claim(request_id, 2)
     for sequence in range(1, PIECES + 1):
         assert await pool.append(request_id, sequence, f"data: {sequence}\n\n".encode(), attempt=2)

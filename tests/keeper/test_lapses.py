@@ -10,7 +10,7 @@ import pytest
 from sagellm_control.keeper.lapses import LapseKeeper
 from sagellm_control.store.inspect import engine_rows
 from sagellm_control.store.steps import engines
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.engines import register_engine, renew_engine
 from sagellm_control.wire.states import EngineState
@@ -82,7 +82,7 @@ async def test_a_worker_that_wakes_up_changes_nothing_and_reaches_nobody(pool: P
     pool.clock.advance(LEASE_MS)
     await retire_lapsed(pool)
     await pool.engine("e2")
-    await pool.assign(Placement("a", 1, "e2"))
+    await pool.assign(Move("a", 1, "e2"))
     assert await pool.claim("a", 2, engine="e2") == "running"
     before = await pool.record("a")
     async with pool.store.subscriber().pubsub() as listener:

@@ -8,7 +8,7 @@ from sagellm_control.keeper import orphans
 from sagellm_control.keeper.orphans import REMEMBERED_MS, OrphanKeeper
 from sagellm_control.store.connect import Store
 from sagellm_control.store.listeners import due_orphans, listener_leases
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.attach import attach
 from sagellm_control.store.steps.detach import detach
 from sagellm_control.store.steps.listen import announce_listener, note_orphan
@@ -164,7 +164,7 @@ async def test_one_that_moves_while_it_is_noted_is_found(pool: PoolDriver, keepe
     await pool.waiting("a", inbox="gone", orphan_grace_ms=GRACE_MS)
     pool.clock.advance(LEASE_MS)
     await keeper.look()
-    await pool.assign(Placement("a", 0, "e1"))
+    await pool.assign(Move("a", 0, "e1"))
     pool.clock.advance(GRACE_MS)
     assert await keeper.look() == 1
     assert (await pool.record("a"))["cancel"] == "cancelled"

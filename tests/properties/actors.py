@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sagellm_control.store.steps.admit import Admission, Admitted
-from sagellm_control.store.steps.assign import Placement, assign
+from sagellm_control.store.steps.assign import Move, assign
 from sagellm_control.store.steps.attach import attach
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.detach import detach
@@ -161,15 +161,15 @@ class Actors:
     async def _assign(self, head: list[Waiting], engine: str | None, consumer: str) -> None:
         before = (await read_state(self.pool.store, self.pool.keys)).waiting
         settles, self.freed[consumer] = self.freed[consumer], []
-        placements = [Placement(w.arrival.id, w.attempts, engine, stage=w.arrival.stage) for w in head]
-        answer = await assign(self.pool.store, self.pool.name, placements, settles=settles)
+        moves = [Move(w.arrival.id, w.attempts, engine, stage=w.arrival.stage) for w in head]
+        answer = await assign(self.pool.store, self.pool.name, moves, settles=settles)
         self.told = answer.room.waiting > 0 and answer.room.open_engines > 0
         # Invariant 6: who goes has nobody before it that the scheduler has not looked at.
-        named = {placement.request_id for placement in placements}
-        for placement, result in zip(placements, answer.results, strict=False):
+        named = {move.request_id for move in moves}
+        for move, result in zip(moves, answer.results, strict=False):
             if result == "assigned":
-                ahead = {r for r, rank in before.items() if rank < before[placement.request_id]}
-                assert ahead <= named, f"{placement.request_id} was assigned before {ahead - named}"
+                ahead = {r for r, rank in before.items() if rank < before[move.request_id]}
+                assert ahead <= named, f"{move.request_id} was assigned before {ahead - named}"
 
     async def hurry(self, i: int, j: int) -> None:
         """Everything that a scheduler does, at once: so that most runs get somewhere."""

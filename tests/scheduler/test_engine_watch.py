@@ -12,7 +12,7 @@ from sagellm_control.scheduler.engine_watch import EngineWatch
 from sagellm_control.scheduler.estimates import names_of
 from sagellm_control.store.connect import Store
 from sagellm_control.store.inspect import engine_bounds
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.engines import renew_engine, retire_engine
 from sagellm_control.wire.states import EngineState, RequestKind
 
@@ -53,7 +53,7 @@ async def test_what_an_engine_with_bounds_holds_is_read_with_its_room(pool: Pool
     assert load is not None
     assert (load.free, load.requests, load.kv_held) == (2, 0, 0)
     await pool.waiting("a")
-    await pool.assign(Placement("a", 0, "e1", kv_tokens=700))
+    await pool.assign(Move("a", 0, "e1", kv_tokens=700))
     await renew_engine(pool.store, replace(row, limit=4), [("a", 1)], lease_ms=LEASE_MS)
     await watch.read()
     assert (load.free, load.requests, load.kv_held) == (3, 1, 700)
@@ -76,7 +76,7 @@ async def test_only_engines_are_asked_of_which_there_is_more_to_know(
     watch = EngineWatch(pool.store, pool.name)
     await watch.read(all_rows=True)
     await pool.waiting("a")
-    await pool.assign(Placement("a", 0, "freed", kv_tokens=700))
+    await pool.assign(Move("a", 0, "freed", kv_tokens=700))
     await watch.read(all_rows=True)
     await watch.read()
     assert asked == ["limited"]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.engines import drain_engine
 from sagellm_control.store.steps.requeue import Cause
@@ -37,7 +37,7 @@ async def _decoding(pool: PoolDriver) -> None:
     """``a`` in its second attempt, on ``d``."""
     await pool.running("a", engine="p", stream=True, continuable=True)
     assert await _advance(pool) == "waiting"
-    assert (await pool.assign(Placement("a", 1, "d", stage="decode"))).results == ["assigned"]
+    assert (await pool.assign(Move("a", 1, "d", stage="decode"))).results == ["assigned"]
 
 
 @pytest.mark.parametrize("state", ["assigned", "running"])
@@ -69,7 +69,7 @@ async def test_the_entries_tell_the_stage(pair: PoolDriver) -> None:
     assert entry["stage"] == "prefill"
     assert "transfer" not in entry
     await _advance(pair)
-    await pair.assign(Placement("a", 1, "d", stage="decode"))
+    await pair.assign(Move("a", 1, "d", stage="decode"))
     (entry,) = await pair.assigned_entries("d")
     assert (entry["stage"], entry["transfer"], entry["attempt"]) == ("decode", HANDED.decode(), "2")
     assert entry["prefilled_ms"] == (await pair.record("a"))["prefilled_ms"]
@@ -92,8 +92,8 @@ async def test_what_has_no_decode_is_whole_on_any_engine(pair: PoolDriver, kind:
 async def test_a_choice_made_for_another_stage_does_not_hold(pair: PoolDriver, engine: str | None) -> None:
     await pair.running("a", engine="p")
     await _advance(pair)
-    assert (await pair.assign(Placement("a", 1, engine))).results == ["stale"]
-    assert (await pair.assign(Placement("a", 1, engine, stage="decode"))).results != ["stale"]
+    assert (await pair.assign(Move("a", 1, engine))).results == ["stale"]
+    assert (await pair.assign(Move("a", 1, engine, stage="decode"))).results != ["stale"]
 
 
 async def test_again_after_a_lost_reply(pair: PoolDriver) -> None:
@@ -103,7 +103,7 @@ async def test_again_after_a_lost_reply(pair: PoolDriver) -> None:
     assert await _advance(pair) == "waiting"
     # Schedulers may be told once more than needed; nothing else has changed.
     assert replace(await read_state(pair.store, pair.keys), announced=0) == replace(before, announced=0)
-    await pair.assign(Placement("a", 1, "d", stage="decode"))
+    await pair.assign(Move("a", 1, "d", stage="decode"))
     assert await _advance(pair) == "lost"
     assert (await pair.state("a"), await pair.holds("d")) == ("assigned", {"a"})
 
@@ -119,7 +119,7 @@ async def test_only_the_holder_of_the_attempt_advances(pair: PoolDriver, attempt
 async def test_a_prefill_that_was_given_to_another_changes_nothing(pair: PoolDriver) -> None:
     await pair.running("a", engine="p")
     await pair.requeue("a", Cause.LAPSED, engine="p")
-    assert (await pair.assign(Placement("a", 1, "d"))).results == ["assigned"]
+    assert (await pair.assign(Move("a", 1, "d"))).results == ["assigned"]
     assert await _advance(pair) == "lost"
     assert "stage" not in await pair.record("a")
 
@@ -175,10 +175,10 @@ async def test_half_an_answer_is_gone_on_with_after_another_prefill(pair: PoolDr
     record = await pair.record("a")
     assert record["after"] == "2-1"
     assert not set(STAGE) & record.keys()
-    await pair.assign(Placement("a", 2, "p"))
+    await pair.assign(Move("a", 2, "p"))
     assert (await pair.assigned_entries("p"))[0]["stage"] == "prefill"
     assert await _advance(pair, 3) == "waiting"
-    await pair.assign(Placement("a", 3, "e", stage="decode"))
+    await pair.assign(Move("a", 3, "e", stage="decode"))
     (entry,) = await pair.assigned_entries("e")
     assert (entry["stage"], entry["after"]) == ("decode", "2-1")
 

@@ -11,7 +11,7 @@ from sagellm_control.store.steps.accept import (
     accept_batch,
 )
 from sagellm_control.store.steps.admit import PLAIN
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.wire.event import Ending
@@ -98,7 +98,7 @@ async def test_given_back_it_waits_at_its_rank_and_keeps_others_in_line(pool: Po
     # The place is free again, and still it is not b's turn.
     batch = await pool.accept_at_once({"b": ON_E1})
     assert (at_once(batch), batch.ahead) == ([False], 1)
-    assert (await pool.assign(Placement("a", 1, "e1"))).results == ["assigned"]
+    assert (await pool.assign(Move("a", 1, "e1"))).results == ["assigned"]
     assert await pool.claim("a", 2) == "running"
     await sound(pool)
 

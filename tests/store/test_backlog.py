@@ -10,7 +10,7 @@ import pytest
 from sagellm_control.client.displacement import displace_and_accept
 from sagellm_control.store.steps.accept import Accepted, AcceptLimits, AcceptResult, Full, accept
 from sagellm_control.store.steps.admit import Admission, admit
-from sagellm_control.store.steps.assign import Late, Placement
+from sagellm_control.store.steps.assign import Late, Move
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.displace import displace
 from sagellm_control.store.steps.expire import Expired, expire_waiting
@@ -38,7 +38,7 @@ async def test_it_counts_what_no_engine_has(pool: PoolDriver) -> None:
     assert await backlog(pool) == counted
     await pool.admit(*(pool.admission(entry) for entry in (await pool.take()).arrivals))
     assert await backlog(pool) == counted
-    await pool.assign(Placement("a", 0, "e1"))
+    await pool.assign(Move("a", 0, "e1"))
     assert await backlog(pool) == {}
     await pool.requeue("a", Cause.RETURNED)
     assert await backlog(pool) == counted
@@ -198,7 +198,7 @@ async def test_a_class_waits_no_longer_than_it_may(pool: PoolDriver) -> None:
     ]
     await admit(pool.store, pool.name, admissions)
     assert await expire_waiting(pool.store, pool.name) == Expired(next_ms=pool.clock.now_ms + 999)
-    assert (await pool.assign(Placement("a", 0, "e1"))).results == ["assigned"]
+    assert (await pool.assign(Move("a", 0, "e1"))).results == ["assigned"]
     pool.clock.advance(1001)
     assert await expire_waiting(pool.store, pool.name) == Expired(of_class=1)
     ending = await pool.ending("b")
@@ -252,17 +252,17 @@ async def test_late_ones_step_back_once(pool: PoolDriver) -> None:
     await pool.engine()
     await pool.waiting("a", "b")
     since = pool.clock.now_ms
-    late = Placement("a", 0, None, late=Late.STEP_BACK, late_since_ms=since, rank=since + 600_000)
+    late = Move("a", 0, None, late=Late.STEP_BACK, late_since_ms=since, rank=since + 600_000)
     assert (await pool.assign(late)).results == ["late"]
     assert await pool.waiting_ids() == ["b", "a"]
     assert (await pool.record("a"))["late"] == "1"
-    await pool.assign(Placement("b", 0, "e1"))
+    await pool.assign(Move("b", 0, "e1"))
     assert (await pool.assign(late)).results == ["stale"], "it has stepped back before"
 
 
 async def test_late_ones_are_refused_when_they_are(pool: PoolDriver) -> None:
     await pool.waiting("a")
-    too_early = Placement("a", 0, None, late=Late.REFUSE, late_since_ms=pool.clock.now_ms + 1)
+    too_early = Move("a", 0, None, late=Late.REFUSE, late_since_ms=pool.clock.now_ms + 1)
     assert (await pool.assign(too_early)).results == ["stale"]
     pool.clock.advance(1)
     assert (await pool.assign(too_early)).results == ["refused"]

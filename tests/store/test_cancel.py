@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sagellm_control.store.connect import Store
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.cancel import CancelResult, cancel, give_up
 from sagellm_control.store.steps.endings import CANCELLED, EXPIRED_WAITING
 from sagellm_control.store.steps.engines import retire_engine
@@ -148,7 +148,7 @@ async def test_one_that_moves_to_an_engine_meanwhile_is_followed(pool: PoolDrive
     await pool.waiting("a")
 
     async def move() -> None:
-        await pool.assign(Placement("a", 0, "e1"))
+        await pool.assign(Move("a", 0, "e1"))
 
     store: Any = MovingStore(pool.store, move)
     assert await cancel(store, pool.name, "a") is CancelResult.STOPPING
@@ -163,7 +163,7 @@ async def test_one_that_moves_from_engine_to_engine_is_followed(pool: PoolDriver
 
     async def move() -> None:
         await pool.requeue("a", engine="e1")
-        await pool.assign(Placement("a", 1, "e2"))
+        await pool.assign(Move("a", 1, "e2"))
 
     store: Any = MovingStore(pool.store, move)
     assert await cancel(store, pool.name, "a") is CancelResult.STOPPING

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sagellm_control.store.inspect import pool_depth
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.condemn import condemn
 from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.store.waiting_line import WaitingLine
@@ -71,7 +71,7 @@ async def test_a_member_that_is_no_text_is_taken_out(pool: PoolDriver) -> None:
     await waiting_beside(pool)
     (stranger, a) = await WaitingLine(pool.store, pool.name).read(0, 10)
     assert a.arrival.id == "a"
-    answer = await pool.assign(Placement(stranger.arrival.id, 0, "e1"), Placement("a", 0, "e1"))
+    answer = await pool.assign(Move(stranger.arrival.id, 0, "e1"), Move("a", 0, "e1"))
     assert answer.results == ["gone", "assigned"]
     assert await pool.waiting_ids() == []
 
@@ -88,7 +88,7 @@ async def test_a_counter_that_is_no_number_begins_anew(pool: PoolDriver, counter
     assert (await pool_depth(pool.store, pool.name)).counters.get(counter) is None
     await pool.running("a")
     assert await pool.requeue("a", Cause.RETURNED) == "waiting"
-    await pool.assign(Placement("a", 1, "e1"))
+    await pool.assign(Move("a", 1, "e1"))
     assert await pool.finish("a", attempt=2)
 
 
@@ -96,7 +96,7 @@ async def test_a_row_with_words_for_numbers_takes_nothing(pool: PoolDriver) -> N
     await pool.engine()
     await pool.store.commands.hset(pool.keys.engine("e1"), "slots", "many")
     await waiting(pool, "a")
-    answer = await pool.assign(Placement("a", 0, "e1"))
+    answer = await pool.assign(Move("a", 0, "e1"))
     assert answer.results == ["stale"]
     assert await pool.state("a") == "waiting"
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from sagellm_control.store.dead import NotRetried, drop_dead, find_dead, list_dead, retry_dead
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.engines import retire_engine
 from sagellm_control.store.steps.requeue import MAX_LAPSES, Cause
 from sagellm_control.wire.states import EngineState
@@ -37,7 +37,7 @@ async def kill(pool: PoolDriver, request_id: str, **fields: object) -> None:
     for number in range(1, MAX_LAPSES + 1):
         engine = f"e{number}"
         await pool.engine(engine, slots=4)
-        answer = await pool.assign(Placement(request_id, number, engine))
+        answer = await pool.assign(Move(request_id, number, engine))
         assert answer.results == ["assigned"]
         await pool.claim(request_id, number + 1, engine=engine)
         await lapse(pool, engine)
@@ -66,7 +66,7 @@ async def test_failures_are_no_lapses_and_lapses_no_failures(pool: PoolDriver) -
     await pool.running("a", "b")
     for attempt in (1, 2):
         assert await pool.requeue("a", Cause.FAILED, attempt=attempt, max_failures=3) == "waiting"
-        await pool.assign(Placement("a", attempt, "e1"))
+        await pool.assign(Move("a", attempt, "e1"))
         await pool.claim("a", attempt + 1)
     await lapse(pool, "e1")
     assert [await pool.state(r) for r in "ab"] == ["waiting", "waiting"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sagellm_control.store.steps.admit import Admission, Rules, admit
-from sagellm_control.store.steps.assign import Late, Placement
+from sagellm_control.store.steps.assign import Late, Move
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.condemn import condemn
 from sagellm_control.store.steps.displace import displace
@@ -70,7 +70,7 @@ async def test_who_was_idle_is_lifted_to_the_virtual_time(pool: PoolDriver) -> N
     rules = await fair_pool(pool)
     await arrive(pool, rules, "busy", "b1", "b2", "b3")
     await pool.engine(slots=2)
-    assert (await pool.assign(Placement("b1", 0, "e1"), Placement("b2", 0, "e1"))).results == ["assigned"] * 2
+    assert (await pool.assign(Move("b1", 0, "e1"), Move("b2", 0, "e1"))).results == ["assigned"] * 2
     assert await starts(pool) == {"busy": 200.0}  # virtual time is the start of b2
     await arrive(pool, rules, "late", "l1", charge=50.0)
     await arrive(pool, rules, "late", "l2", charge=50.0)
@@ -81,7 +81,7 @@ async def test_who_was_idle_starts_ahead_by_its_credit_and_no_more(pool: PoolDri
     rules = await fair_pool(pool, credit_ms=120.0)
     await arrive(pool, rules, "busy", *(f"b{n}" for n in range(6)))
     await pool.engine(slots=4)
-    assigned = await pool.assign(*(Placement(f"b{n}", 0, "e1") for n in range(4)))
+    assigned = await pool.assign(*(Move(f"b{n}", 0, "e1") for n in range(4)))
     assert assigned.results == ["assigned"] * 4
     assert await starts(pool) == {"busy": 300.0}  # virtual time is the start of b3
     await arrive(pool, rules, "late", "l1", "l2", "l3")
@@ -154,7 +154,7 @@ async def test_what_was_ranked_on_another_clock_does_not_move_that_of_now(pool: 
     await arrive(pool, rules, "small", "s1")
     began = await pool.store.commands.get(pool.keys.virtual_time)
     assert await pool.waiting_ids() == ["b1", "s1", "b2", "b3"]
-    served = await pool.assign(*(Placement(request_id, 0, "e1") for request_id in ("b1", "s1", "b2", "b3")))
+    served = await pool.assign(*(Move(request_id, 0, "e1") for request_id in ("b1", "s1", "b2", "b3")))
     assert served.results == ["assigned"] * 4
     assert await pool.store.commands.get(pool.keys.virtual_time) == began
     assert await starts(pool) == {"small": 100.0}
@@ -179,11 +179,11 @@ async def test_what_was_charged_on_another_clock_gets_nothing_back_from_that_of_
             assert (await expire_waiting(pool.store, pool.name)).of_class == 1
         case "short":
             await pool.engine(slots=4)
-            assert (await pool.assign(Placement("b1", 0, "e1"))).results == ["assigned"]
+            assert (await pool.assign(Move("b1", 0, "e1"))).results == ["assigned"]
             ended = Finish("b1", 1, 1, DONE, output_tokens=0)
             assert await finish(pool.store, pool.name, "e1", pool.worker("e1"), [ended]) == [True]
         case _:
-            refused = await pool.assign(Placement("b1", 0, None, late=Late.REFUSE))
+            refused = await pool.assign(Move("b1", 0, None, late=Late.REFUSE))
             assert refused.results == ["refused"]
     assert await pool.state("b1") == "finished"
     assert await starts(pool) == {"busy": 100.0}

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.engines import register_engine, retire_engine
 from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.wire.states import EngineState
@@ -41,13 +41,13 @@ async def waits_again(pool: PoolDriver) -> None:
 async def runs_elsewhere(pool: PoolDriver) -> None:
     await waits_again(pool)
     await pool.engine("e2")
-    await pool.assign(Placement("a", 1, "e2"))
+    await pool.assign(Move("a", 1, "e2"))
     await pool.claim("a", 2, engine="e2")
 
 
 async def runs_here_again_in_a_second_attempt(pool: PoolDriver) -> None:
     await waits_again(pool)
-    await pool.assign(Placement("a", 1, "e1"))
+    await pool.assign(Move("a", 1, "e1"))
     await pool.claim("a", 2)
 
 
@@ -68,7 +68,7 @@ async def engine_taken_by_a_second_session(pool: PoolDriver) -> None:
 
 async def runs_on_the_second_session(pool: PoolDriver) -> None:
     await engine_taken_by_a_second_session(pool)
-    await pool.assign(Placement("a", 1, "e1"))
+    await pool.assign(Move("a", 1, "e1"))
     assert await pool.claim("a", 2, worker="w-second") == "running"
 
 

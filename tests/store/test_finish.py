@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.engines import drain_engine
 from sagellm_control.store.steps.finish import Finish, finish
 from sagellm_control.wire.event import END, Ending, Event, read_frames
@@ -118,7 +118,7 @@ async def test_a_later_attempt_continues_the_log(pool: PoolDriver) -> None:
     await pool.engine("e2")
     await pool.running("a", engine="e1")
     await pool.requeue("a", engine="e1")
-    await pool.assign(Placement("a", 1, "e2"))
+    await pool.assign(Move("a", 1, "e2"))
     assert await pool.append("a", 1, attempt=2, engine="e2")
     assert await pool.finish("a", 2, attempt=2, engine="e2")
     assert [event.position for event in await pool.events("a")] == [(2, 1), (2, 2)]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sagellm_control.store.inspect import engine_rows
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.engines import (
     Held,
@@ -218,6 +218,6 @@ async def test_an_engine_is_blamed_for_the_second_worker_that_is_lost_with_a_req
     await pool.running("a")
     await pool.requeue("a", Cause.LAPSED)
     assert "excluded" not in await pool.record("a")
-    await pool.assign(Placement("a", 1, "e1"))
+    await pool.assign(Move("a", 1, "e1"))
     await pool.requeue("a", Cause.LAPSED, attempt=2)
     assert (await pool.record("a"))["excluded"] == "e1"

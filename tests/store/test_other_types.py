@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 import pytest
 
 from sagellm_control.store.steps.append import Output, append
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.cancel import CancelResult, cancel
 from sagellm_control.store.steps.claim import claim
 from sagellm_control.store.steps.expire import expire_waiting
@@ -78,7 +78,7 @@ async def test_in_the_line(pool: PoolDriver, kind: str) -> None:
     await pool.engine(slots=2)
     await pool.waiting(*BOTH)
     await spoil(pool, kind)
-    assigned = await pool.assign(Placement("bad", 0, "e1"), Placement("good", 0, "e1"))
+    assigned = await pool.assign(Move("bad", 0, "e1"), Move("good", 0, "e1"))
     assert assigned.results == ["gone" if kind == "record" else "assigned", "assigned"]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from sagellm_control.store.steps import policy
 from sagellm_control.store.steps.admit import Admission, Rules, admit
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.policy import NewRank, Piece, next_misranked, rerank, set_policy
 from sagellm_control.store.steps.rank import Charge
 from sagellm_control.store.steps.requeue import Cause
@@ -98,7 +98,7 @@ async def test_it_goes_on_while_requests_come_and_go(pool: PoolDriver) -> None:
     await pool.waiting(*(f"r{i}" for i in range(10)))
     epoch = await set_policy(pool.store, pool.name, {"policy": "lifo"}, {})
     first = await take_piece(pool, epoch)
-    assert (await pool.assign(Placement("r0", 0, "e1"))).results == ["assigned"]
+    assert (await pool.assign(Move("r0", 0, "e1"))).results == ["assigned"]
     await pool.accept("r77")
     (entry,) = (await pool.take()).arrivals
     admitted = await admit(pool.store, pool.name, [Admission(entry.level, entry.entry_id, "r77", 23.0)], Rules(epoch))

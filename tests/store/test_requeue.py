@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sagellm_control.scheduler.policy_settings import DEFAULTS
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.engines import drain_engine
 from sagellm_control.store.steps.mend import census
@@ -51,7 +51,7 @@ async def test_back_at_its_old_rank(
 async def test_a_prompt_stays_one(pool: PoolDriver, cause: Cause) -> None:
     await pool.engine()
     await pool.waiting("a", stage="prefill")
-    assert (await pool.assign(Placement("a", 0, "e1", stage="prefill"))).results == ["assigned"]
+    assert (await pool.assign(Move("a", 0, "e1", stage="prefill"))).results == ["assigned"]
     await pool.requeue("a", cause)
     assert (await pool.record("a"))["stage"] == "prefill"
 
@@ -62,7 +62,7 @@ async def test_each_engine_is_excluded_once_and_the_last_one_last(pool: PoolDriv
     await pool.running("a", engine="e1")
     for attempt, engine in enumerate(("e1", "e2", "e1"), 1):
         await pool.requeue("a", attempt=attempt, engine=engine, max_failures=9)
-        await pool.assign(Placement("a", attempt, "e2" if engine == "e1" else "e1"))
+        await pool.assign(Move("a", attempt, "e2" if engine == "e1" else "e1"))
     assert (await pool.record("a"))["excluded"] == "e2 e1"
 
 
@@ -71,7 +71,7 @@ async def test_with_the_last_failure_it_ends_with_that_error(pool: PoolDriver) -
     await pool.running("a")
     for attempt in (1, 2):
         assert await pool.requeue("a", attempt=attempt, max_failures=3) == "waiting"
-        await pool.assign(Placement("a", attempt, "e1"))
+        await pool.assign(Move("a", attempt, "e1"))
     assert await pool.requeue("a", attempt=3, max_failures=3) == "failed"
     assert await pool.ending("a") == BROKEN
     assert (await pool.counters())["failed"] == 1
@@ -83,7 +83,7 @@ async def test_lapses_and_returns_are_no_failures(pool: PoolDriver) -> None:
     await pool.running("a")
     for attempt, cause in enumerate((Cause.LAPSED, Cause.RETURNED, Cause.LAPSED, Cause.RETURNED), 1):
         assert await pool.requeue("a", cause, attempt=attempt, max_failures=1) == "waiting"
-        await pool.assign(Placement("a", attempt, "e1"))
+        await pool.assign(Move("a", attempt, "e1"))
     assert await pool.requeue("a", Cause.FAILED, attempt=5, max_failures=1) == "failed"
 
 
@@ -93,7 +93,7 @@ async def test_what_stays_busy_has_failed(pool: PoolDriver) -> None:
     for attempt in range(1, 10):
         assert await pool.requeue("a", Cause.BUSY, attempt=attempt, last_error=BUSY, max_failures=2) == "waiting"
         pool.clock.advance(BUSY_PATIENCE_S * 1000 / 10)
-        await pool.assign(Placement("a", attempt, "e1"))
+        await pool.assign(Move("a", attempt, "e1"))
     record = await pool.record("a")
     assert (record["failures"], "excluded" in record, "errors" in record) == ("0", False, False)
     pool.clock.advance(BUSY_PATIENCE_S * 1000 / 10)
@@ -101,7 +101,7 @@ async def test_what_stays_busy_has_failed(pool: PoolDriver) -> None:
     record = await pool.record("a")
     assert (record["failures"], record["excluded"], record["busy_status"]) == ("1", "e1", "429")
     assert record["errors"] == "10 e1 engine_error (engine e1 answered 429)"
-    await pool.assign(Placement("a", 10, "e1"))
+    await pool.assign(Move("a", 10, "e1"))
     assert await pool.requeue("a", Cause.BUSY, attempt=11, last_error=BUSY, max_failures=2) == "failed"
     assert await pool.ending("a") == BUSY
 
@@ -132,7 +132,7 @@ async def test_one_whose_workers_always_die_is_given_up(pool: PoolDriver) -> Non
     await pool.running("a", body=b"poison")
     for attempt in range(1, MAX_LAPSES):
         assert await pool.requeue("a", Cause.LAPSED, attempt=attempt) == "waiting"
-        await pool.assign(Placement("a", attempt, "e1"))
+        await pool.assign(Move("a", attempt, "e1"))
     assert await pool.requeue("a", Cause.LAPSED, attempt=MAX_LAPSES) == "dead"
     ending = await pool.ending("a")
     assert (ending.outcome, ending.code) == (Outcome.DEAD, "poison_request")
@@ -148,7 +148,7 @@ async def test_how_many_workers_may_be_lost_is_a_setting_of_the_pool(pool: PoolD
     await pool.running("a")
     for attempt in range(1, most):
         assert await pool.requeue("a", Cause.LAPSED, attempt=attempt) == "waiting"
-        await pool.assign(Placement("a", attempt, "e1"))
+        await pool.assign(Move("a", attempt, "e1"))
     assert await pool.requeue("a", Cause.LAPSED, attempt=most) == "dead"
 
 
@@ -182,7 +182,7 @@ async def test_after_output_one_that_may_be_continued_goes_back(pool: PoolDriver
     assert await pool.requeue("a", cause) == "waiting"
     record = await pool.record("a")
     assert (record["after"], record["rank"]) == ("1-2", rank)
-    await pool.assign(Placement("a", 1, "e2"))
+    await pool.assign(Move("a", 1, "e2"))
     (entry,) = await pool.assigned_entries("e2")
     assert (entry["attempt"], entry["after"]) == ("2", "1-2")
     # From here on not one event of the old attempt.
@@ -196,7 +196,7 @@ async def test_one_that_gave_nothing_starts_anew(pool: PoolDriver) -> None:
     await pool.running("a", stream=True, continuable=True)
     assert await pool.requeue("a") == "waiting"
     assert "after" not in await pool.record("a")
-    await pool.assign(Placement("a", 1, "e1"))
+    await pool.assign(Move("a", 1, "e1"))
     (entry,) = await pool.assigned_entries()
     assert "after" not in entry
 

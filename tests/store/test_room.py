@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sagellm_control.store.inspect import room
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.engines import renew_engine
 from sagellm_control.store.steps.requeue import Cause
 
@@ -22,7 +22,7 @@ async def kv_held(pool: PoolDriver, engine: str = "e1") -> int:
 async def place(pool: PoolDriver, request_id: str, *, kv: int = 0, uncached: int = 0) -> str:
     """Wait and be placed on e1."""
     await pool.waiting(request_id)
-    return (await pool.assign(Placement(request_id, 0, "e1", kv, uncached))).results[0]
+    return (await pool.assign(Move(request_id, 0, "e1", kv, uncached))).results[0]
 
 
 async def renew(pool: PoolDriver, **changes: object) -> None:
@@ -47,7 +47,7 @@ async def test_what_does_not_fit_in_the_kv_budget_is_not_placed(pool: PoolDriver
     await place(pool, "a", kv=600)
     assert await place(pool, "b", kv=401) == "stale"
     assert (await pool.state("b"), await kv_held(pool)) == ("waiting", 600)
-    assert (await pool.assign(Placement("b", 0, "e1", 400))).results == ["assigned"]
+    assert (await pool.assign(Move("b", 0, "e1", 400))).results == ["assigned"]
 
 
 async def test_an_idle_engine_takes_one_however_large(pool: PoolDriver) -> None:
@@ -95,7 +95,7 @@ async def test_a_pace_closes_an_engine_that_runs_something(pool: PoolDriver) -> 
     assert (note.free, note.paced_until_ms) == (1, opens_at)
     assert await place(pool, "b", uncached=100) == "stale"  # a millisecond later
     pool.clock.advance(500)
-    done = await pool.assign(Placement("b", 0, "e1", 0, 100))
+    done = await pool.assign(Move("b", 0, "e1", 0, 100))
     assert done.results == ["assigned"]
     assert done.room.notes["e1"].paced_until_ms == pool.clock.now_ms + 100
 
@@ -107,7 +107,7 @@ async def test_a_pace_does_not_keep_an_idle_engine_closed(pool: PoolDriver) -> N
     await pool.finish("a")
     assert await pool.room() == {"e1": 8}
     assert await pool.freed() == [("e1", 8)]
-    assert (await pool.assign(Placement("b", 0, "e1", 0, 100_000))).results == ["assigned"]
+    assert (await pool.assign(Move("b", 0, "e1", 0, 100_000))).results == ["assigned"]
 
 
 async def test_a_pace_is_charged_once_each(pool: PoolDriver) -> None:
@@ -136,13 +136,13 @@ async def test_a_clock_that_is_set_back_keeps_nothing_closed(pool: PoolDriver) -
     await place(pool, "a", uncached=500)
     await pool.waiting("b")
     await renew(pool)
-    assert (await pool.assign(Placement("b", 0, "e1", 0, 100))).results == ["stale"]
+    assert (await pool.assign(Move("b", 0, "e1", 0, 100))).results == ["stale"]
     pool.clock.advance(-3_600_000)
-    assert (await pool.assign(Placement("b", 0, "e1", 0, 100))).results == ["stale"]
+    assert (await pool.assign(Move("b", 0, "e1", 0, 100))).results == ["stale"]
     await renew(pool)
     pool.clock.advance(1)
     assert (await room(pool.store, pool.name))["e1"].paced_until_ms == pool.clock.now_ms
-    done = await pool.assign(Placement("b", 0, "e1", 0, 100))
+    done = await pool.assign(Move("b", 0, "e1", 0, 100))
     assert done.results == ["assigned"]
     assert done.room.notes["e1"].paced_until_ms == pool.clock.now_ms + 100
 

@@ -9,7 +9,7 @@ from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 
 from sagellm_control.store.connect import Store
 from sagellm_control.store.script import Script
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.attach import attach
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.engines import drain_engine, remove_engine, renew_engine, retire_engine
@@ -26,7 +26,7 @@ async def test_a_server_that_forgets_its_scripts_before_every_step(pool: PoolDri
         lambda: pool.engine("e1", slots=2),
         lambda: pool.accept("a", "b", "c", "d"),
         lambda: admit_all(pool),
-        lambda: pool.assign(Placement("a", 0, "e1"), Placement("b", 0, "e1")),
+        lambda: pool.assign(Move("a", 0, "e1"), Move("b", 0, "e1")),
         lambda: pool.claim("a"),
         lambda: pool.append("a", 1),
         lambda: pool.finish("a", 2),
@@ -73,7 +73,7 @@ async def test_a_step_whose_reply_was_lost_is_done_once(pool: PoolDriver, error:
     lossy()
     await pool.admit(*admissions)
     lossy()
-    await pool.assign(Placement("a", 0, "e1"))
+    await pool.assign(Move("a", 0, "e1"))
     lossy()
     assert await pool.claim("a") == "running"
     lossy()

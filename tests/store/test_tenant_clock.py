@@ -8,7 +8,7 @@ import pytest
 
 from sagellm_control.scheduler.tenant_clock import TenantClock
 from sagellm_control.store.steps.admit import Admission, Rules, admit
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.finish import Finish, finish
 from sagellm_control.store.steps.policy import set_policy
@@ -49,7 +49,7 @@ async def test_both_give_the_same_starts(pool: PoolDriver, seed: int) -> None:
                 found = float((await pool.record(request_id))["start"])
                 assert found == pytest.approx(starts[request_id], abs=0.01), f"step {number}, tenant {tenant}"
             case "assign" if waiting:
-                assert (await pool.assign(Placement(waiting[0], 0, "e1"))).results == ["assigned"]
+                assert (await pool.assign(Move(waiting[0], 0, "e1"))).results == ["assigned"]
                 twin.assign(tenants[waiting[0]], starts[waiting[0]])
                 running.append(waiting[0])
             case "cancel" if waiting:

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from sagellm_control.store.inspect import engine_rows
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.engines import renew_engine
 from sagellm_control.store.steps.requeue import Cause
@@ -49,7 +49,7 @@ async def test_a_record_keeps_its_fields_through_every_step(pool: PoolDriver, en
     assert (await pool.admit(pool.admission(entry))).results == ["waiting"]
     await assert_kept(pool, record)
     for attempt, cause in enumerate((Cause.FAILED, Cause.RETURNED, Cause.LAPSED)):
-        assert (await pool.assign(Placement("a", attempt, "e1"))).results == ["assigned"]
+        assert (await pool.assign(Move("a", attempt, "e1"))).results == ["assigned"]
         assert await pool.claim("a", attempt + 1) == "running"
         worker = "" if cause is Cause.LAPSED else None
         if cause is Cause.LAPSED:
@@ -57,7 +57,7 @@ async def test_a_record_keeps_its_fields_through_every_step(pool: PoolDriver, en
         assert await pool.requeue("a", cause, attempt=attempt + 1, worker=worker) == "waiting"
         await assert_kept(pool, record)
     await db.hset(pool.keys.engine("e1"), "worker", row.worker)
-    await pool.assign(Placement("a", 3, "e1"))
+    await pool.assign(Move("a", 3, "e1"))
     await pool.claim("a", 4)
     renewal = await renew_engine(pool.store, row, [("a", 4)], lease_ms=LEASE_MS)
     assert renewal is not None

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from ..store.connect import Store
-from ..store.steps.assign import Assigned, Late, Placement, assign
+from ..store.steps.assign import Assigned, Late, Move, assign
 from ..store.waiting_line import Waiting, WaitingLine
 from ..wire.attempts import was_tried
 from . import metrics
@@ -28,7 +28,7 @@ LATE = {Action.STEP_BACK: Late.STEP_BACK, Action.REFUSE: Late.REFUSE, Action.SHE
 class Decided:
     """Decisions about the head of the line."""
 
-    placements: list[Placement]
+    moves: list[Move]
     choices: list[Choice | None]
     useful: bool = False
     """Whether any of them changes anything."""
@@ -107,9 +107,7 @@ class WaitingDesk:
                 else:
                     return placed
                 continue
-            answer = await assign(
-                self._store, self._pool, decided.placements, passed=passed, rules=self._proposer.rules()
-            )
+            answer = await assign(self._store, self._pool, decided.moves, passed=passed, rules=self._proposer.rules())
             placed += self._take_in(decided, answer)
             self._waiting = answer.room.waiting
             if answer.room.waiting and not answer.room.open_engines and engines.open:
@@ -127,16 +125,16 @@ class WaitingDesk:
 
     def _take_in(self, decided: Decided, answer: Assigned) -> int:
         assigned = answer.results.count("assigned")
-        metrics.BATCH.labels(self._pool).observe(len(decided.placements))
+        metrics.BATCH.labels(self._pool).observe(len(decided.moves))
         metrics.ASSIGNED.labels(self._pool).inc(assigned)
-        for number, (placement, choice) in enumerate(zip(decided.placements, decided.choices, strict=True)):
+        for number, (move, choice) in enumerate(zip(decided.moves, decided.choices, strict=True)):
             result = answer.results[number] if number < len(answer.results) else ""
             if choice is not None:
                 self._proposer.settle(choice, used=result == "assigned")
             if result not in ("", "passed"):
-                self._line.forget(placement.request_id)
+                self._line.forget(move.request_id)
                 if result != "stale":
-                    self._proposer.line.forget(placement.request_id)
+                    self._proposer.line.forget(move.request_id)
             if result in ("late", "refused", "shed"):
                 metrics.LATE.labels(self._pool, result).inc()
         self._watch.take_over(answer.room)
@@ -153,17 +151,17 @@ class WaitingDesk:
             decision = proposer.line.decide(candidate, look, now_ms)
             if decision.action is Action.STOP:
                 break
-            placement = Placement(arrival.id, waiting.attempts, None, stage=arrival.stage)
+            move = Move(arrival.id, waiting.attempts, None, stage=arrival.stage)
             choice: Choice | None = None
             if decision.taken is not None:
                 choice = Choice(decision.taken.engine, decision.taken, arrival.arrived_ms)
-                placement.engine = choice.engine
-                placement.kv_tokens, placement.uncached_tokens = choice.kv_tokens, choice.uncached_tokens
+                move.engine = choice.engine
+                move.kv_tokens, move.uncached_tokens = choice.kv_tokens, choice.uncached_tokens
             elif decision.action is not Action.PASS:
-                placement.late = LATE[decision.action]
-                placement.late_since_ms, placement.rank = decision.since_ms, decision.rank
+                move.late = LATE[decision.action]
+                move.late_since_ms, move.rank = decision.since_ms, decision.rank
             decided.useful |= decision.action is not Action.PASS
-            decided.placements.append(placement)
+            decided.moves.append(move)
             decided.choices.append(choice)
         self._next_hold_ms = min(self._next_hold_ms, look.next_hold_ms)
         return decided

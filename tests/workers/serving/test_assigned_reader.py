@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from sagellm_control.store.connect import Store
-from sagellm_control.store.steps.assign import Placement
+from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.wire.engine import EngineRow
 from sagellm_workers.adapters.base import EngineCall, EngineReply
@@ -139,7 +139,7 @@ async def test_an_answer_of_which_a_part_was_lost_is_not_gone_on_with(store: Sto
     await store.commands.xdel(pool.keys.output("a"), "1-2")
     await pool.requeue("a", Cause.LAPSED)
     async with reading(store, row, engine) as outbox:
-        await pool.assign(Placement("a", 1, "e2"))
+        await pool.assign(Move("a", 1, "e2"))
         writing = asyncio.create_task(outbox.run())
 
         async def is_finished() -> bool:

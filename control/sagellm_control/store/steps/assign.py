@@ -28,7 +28,7 @@ class Late(StrEnum):
 
 
 @dataclass(slots=True)  # not frozen: that costs a microsecond each, and there are many
-class Placement:
+class Move:
     """What a scheduler decided about one waiting request, in the order of the waiting set."""
 
     request_id: str
@@ -60,19 +60,19 @@ class Assigned:
 async def assign(
     store: Store,
     pool: str,
-    placements: Sequence[Placement],
+    moves: Sequence[Move],
     *,
     settles: Sequence[str] = (),
     passed: int = 0,
     rules: Rules = PLAIN,
 ) -> Assigned:
-    """Carry out placements of one pool; ``settles`` are freed entries that this answers.
+    """Carry out the moves of one pool; ``settles`` are freed entries that this answers.
 
     Args:
         passed: so many at the head were looked at before and cannot use what is free.
     """
     keys = store.keys.pool(pool)
-    engines = list(dict.fromkeys(p.engine for p in placements if p.engine))
+    engines = list(dict.fromkeys(m.engine for m in moves if m.engine))
     number = {engine: i for i, engine in enumerate(engines, 1)}
     names = [keys.waiting, keys.room, keys.counters, keys.freed]
     names += (keys.backlog, keys.virtual_time, keys.tenants, keys.placements, keys.settings)
@@ -80,15 +80,15 @@ async def assign(
         names += (keys.engine(engine), keys.reservations(engine), keys.assigned(engine))
     arguments: list[Argument] = [store.now(), INLINE_BODY_BYTES, EXPIRED_WAITING, TOO_LATE, OVERLOADED]
     arguments += (rules.placement, int(rules.log_prefixes), passed)
-    arguments += (len(settles), *settles, len(engines), *engines, len(placements))
-    for p in placements:
-        names += (keys.record(p.request_id), keys.body(p.request_id), keys.output(p.request_id))
-        if p.engine:
-            arguments += (p.request_id, p.attempts, number[p.engine], p.kv_tokens, p.uncached_tokens, p.stage)
-        elif p.late:
-            since = write_rank(p.late_since_ms)
-            arguments += (p.request_id, p.attempts, p.late, write_rank(p.rank), since, p.stage)
+    arguments += (len(settles), *settles, len(engines), *engines, len(moves))
+    for m in moves:
+        names += (keys.record(m.request_id), keys.body(m.request_id), keys.output(m.request_id))
+        if m.engine:
+            arguments += (m.request_id, m.attempts, number[m.engine], m.kv_tokens, m.uncached_tokens, m.stage)
+        elif m.late:
+            since = write_rank(m.late_since_ms)
+            arguments += (m.request_id, m.attempts, m.late, write_rank(m.rank), since, m.stage)
         else:
-            arguments += (p.request_id, p.attempts, "pass", 0, 0, p.stage)
+            arguments += (m.request_id, m.attempts, "pass", 0, 0, m.stage)
     results, *room = await _SCRIPT(store, names, arguments)
     return Assigned([result.decode() for result in results], read_room_after(engines, room))
