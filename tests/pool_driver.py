@@ -18,7 +18,7 @@ from sagellm_control.store.steps.accept import (
     accept,
     accept_batch,
 )
-from sagellm_control.store.steps.admit import PLAIN, Admission, Admitted, Rules, admit
+from sagellm_control.store.steps.admit import Admission, Admitted, admit
 from sagellm_control.store.steps.advance import Advance, advance
 from sagellm_control.store.steps.append import Output, append
 from sagellm_control.store.steps.assign import Assigned, Move, assign
@@ -26,6 +26,7 @@ from sagellm_control.store.steps.claim import claim
 from sagellm_control.store.steps.engines import Held, register_engine, retire_engine
 from sagellm_control.store.steps.finish import Finish, finish
 from sagellm_control.store.steps.requeue import Cause, Requeue, requeue
+from sagellm_control.store.steps.rules import PLAIN, Rules
 from sagellm_control.store.steps.take import LEAST_URGENT, IntakeEntry, Taken, ensure_groups, take
 from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.event import Ending, Event

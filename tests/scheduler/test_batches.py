@@ -8,7 +8,8 @@ import pytest
 
 from sagellm_control.scheduler import arrival_desk
 from sagellm_control.store.connect import Store
-from sagellm_control.store.steps.admit import Admission, Admitted, Rules, admit
+from sagellm_control.store.steps.admit import Admission, Admitted, admit
+from sagellm_control.store.steps.rules import Rules
 
 from ..pool_driver import PoolDriver
 from ..waiting import wait_until

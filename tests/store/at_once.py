@@ -10,9 +10,9 @@ from sagellm_control.store.steps.accept import (
     AcceptResult,
     Proposal,
 )
-from sagellm_control.store.steps.admit import Rules
 from sagellm_control.store.steps.policy import set_policy
 from sagellm_control.store.steps.rank import Charge
+from sagellm_control.store.steps.rules import Rules
 
 from ..clock import START_MS
 from ..pool_driver import PoolDriver

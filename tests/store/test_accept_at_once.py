@@ -16,8 +16,8 @@ from sagellm_control.store.steps.accept import (
     Proposals,
     accept_batch,
 )
-from sagellm_control.store.steps.admit import PLAIN
 from sagellm_control.store.steps.policy import set_policy
+from sagellm_control.store.steps.rules import PLAIN
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.states import EngineState, Reason, RequestState
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from sagellm_control.store.steps.admit import INLINE_BODY_BYTES, Admission
+from sagellm_control.store.steps.admit import Admission
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.engines import drain_engine
+from sagellm_control.store.steps.rules import INLINE_BODY_BYTES
 from sagellm_control.wire.event import Ending
 from sagellm_control.wire.keys import SCHEDULER_GROUP
 from sagellm_control.wire.priority import RequestPriority

@@ -10,10 +10,10 @@ from sagellm_control.store.steps.accept import (
     Proposals,
     accept_batch,
 )
-from sagellm_control.store.steps.admit import PLAIN
 from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.requeue import Cause
+from sagellm_control.store.steps.rules import PLAIN
 from sagellm_control.wire.event import Ending
 from sagellm_control.wire.states import Outcome, RequestState
 

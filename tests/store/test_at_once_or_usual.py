@@ -13,8 +13,9 @@ from sagellm_control.store.steps.accept import (
     accept,
     accept_batch,
 )
-from sagellm_control.store.steps.admit import INLINE_BODY_BYTES, Admission, Rules, admit
+from sagellm_control.store.steps.admit import Admission, admit
 from sagellm_control.store.steps.policy import set_policy
+from sagellm_control.store.steps.rules import INLINE_BODY_BYTES, Rules
 from sagellm_control.wire.request import NewRequest
 
 from ..clock import START_MS

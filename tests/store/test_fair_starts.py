@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sagellm_control.store.steps.admit import Admission, Rules, admit
+from sagellm_control.store.steps.admit import Admission, admit
 from sagellm_control.store.steps.assign import Late, Move
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.condemn import condemn
@@ -15,6 +15,7 @@ from sagellm_control.store.steps.expire import expire_waiting
 from sagellm_control.store.steps.finish import Finish, finish
 from sagellm_control.store.steps.policy import set_policy
 from sagellm_control.store.steps.rank import Charge
+from sagellm_control.store.steps.rules import Rules
 from sagellm_control.wire.priority import RequestPriority
 
 from ..pool_driver import DONE, PoolDriver

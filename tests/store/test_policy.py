@@ -7,11 +7,12 @@ import asyncio
 import pytest
 
 from sagellm_control.store.steps import policy
-from sagellm_control.store.steps.admit import Admission, Rules, admit
+from sagellm_control.store.steps.admit import Admission, admit
 from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.policy import NewRank, Piece, next_misranked, rerank, set_policy
 from sagellm_control.store.steps.rank import Charge
 from sagellm_control.store.steps.requeue import Cause
+from sagellm_control.store.steps.rules import Rules
 
 from ..pool_driver import PoolDriver
 from .loses_replies import LosesReplies

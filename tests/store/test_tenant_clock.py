@@ -7,12 +7,13 @@ import random
 import pytest
 
 from sagellm_control.scheduler.tenant_clock import TenantClock
-from sagellm_control.store.steps.admit import Admission, Rules, admit
+from sagellm_control.store.steps.admit import Admission, admit
 from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.finish import Finish, finish
 from sagellm_control.store.steps.policy import set_policy
 from sagellm_control.store.steps.rank import Charge
+from sagellm_control.store.steps.rules import Rules
 
 from ..pool_driver import DONE, PoolDriver
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from ..store.connect import Store
 from ..store.inspect import serves
-from ..store.steps.admit import Admission, Admitted, Rules, admit
+from ..store.steps.admit import Admission, Admitted, admit
+from ..store.steps.rules import Rules
 from ..store.steps.take import IntakeEntry
 from ..wire.request import MAX_ID_LENGTH, Arrival, BadEntry, is_request_id, read_arrival
 from . import metrics

@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..store.steps.admit import Rules
 from ..store.steps.rank import Charge
+from ..store.steps.rules import Rules
 from ..wire.request import Arrival
 from ..wire.states import Stage
 from . import metrics

@@ -13,9 +13,9 @@ from ...wire.states import Reason, RequestState
 from ...wire.trace_context import NO_TRACE
 from ..connect import Store
 from ..script import Argument, Script
-from .admit import INLINE_BODY_BYTES, PLAIN, Rules
 from .rank import Charge, write_charge, write_credit, write_rank
 from .room_note import RoomAfter, read_room_after
+from .rules import INLINE_BODY_BYTES, PLAIN, Rules
 
 _SCRIPT = Script("accept", adds_work=True)
 _OWED = Script("accept")

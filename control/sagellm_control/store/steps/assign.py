@@ -8,10 +8,10 @@ from enum import StrEnum
 
 from ..connect import Store
 from ..script import Argument, Script
-from .admit import INLINE_BODY_BYTES, PLAIN, Rules
 from .endings import EXPIRED_WAITING, OVERLOADED, TOO_LATE
 from .rank import write_rank
 from .room_note import RoomAfter, read_room_after
+from .rules import INLINE_BODY_BYTES, PLAIN, Rules
 
 _SCRIPT = Script("assign")
 
