@@ -75,9 +75,10 @@ async def engine_session(store: Store, adapter: object, registration: Registrati
 
     Raises EngineUnreachable.
     """
-    from sagellm_workers.serving.adoption import row_of
     from sagellm_workers.serving.engine_session import EngineSession
+    from sagellm_workers.serving.rows_of_engine import row_of_registration
     from sagellm_workers.settings import WorkerSettings
 
     served = cast(EngineAdapter, adapter)
-    return EngineSession(store, served, row_of(registration, served, await facts_of(served), worker), WorkerSettings())
+    row = row_of_registration(registration, served, await facts_of(served), worker)
+    return EngineSession(store, served, row, WorkerSettings())

@@ -24,8 +24,7 @@ from sagellm_workers.attempts.prefill_decode import (
 )
 from sagellm_workers.observation.observation import EngineObservation
 from sagellm_workers.observation.pace_keeper import PaceKeeper
-from sagellm_workers.serving.adoption import row_of
-from sagellm_workers.serving.rows_of_engine import engine_rows
+from sagellm_workers.serving.rows_of_engine import make_rows, row_of_registration
 from sagellm_workers.settings import WorkerSettings
 
 from ...pool_driver import PoolDriver
@@ -131,7 +130,7 @@ def test_what_can_be_separated(fields: dict[str, Any], separable: bool) -> None:
 @pytest.mark.parametrize("role", EngineRole)
 def test_the_role_is_in_the_row(role: EngineRole) -> None:
     facts = EngineFacts("vllm", "", (ModelFacts("m"),), 4, None)
-    (row,) = engine_rows("http://127.0.0.1:1", facts, WorkerSettings(role=role))
+    (row,) = make_rows("http://127.0.0.1:1", facts, WorkerSettings(role=role))
     assert row.role is role
     assert row.fields()["role"] == role
 
@@ -150,7 +149,7 @@ async def test_where_nothing_decodes_the_pace_is_the_speed(pool: PoolDriver, rol
 def test_engines_of_sglang_get_whole_requests(caplog: pytest.LogCaptureFixture) -> None:
     facts = EngineFacts("sglang", "", (ModelFacts("m"),), 4, None)
     with caplog.at_level(logging.WARNING):
-        (row,) = engine_rows("http://127.0.0.1:1", facts, WorkerSettings(role=EngineRole.PREFILL))
+        (row,) = make_rows("http://127.0.0.1:1", facts, WorkerSettings(role=EngineRole.PREFILL))
     assert row.role is EngineRole.GENERAL
     assert "--disaggregation-mode" in caplog.text
 
@@ -162,10 +161,10 @@ def test_an_engine_in_a_pair_has_the_role_that_it_was_started_for(
 ) -> None:
     facts = EngineFacts("sglang", "", (ModelFacts("m"),), 4, None, disaggregation=mode, bootstrap_port=8998)
     with caplog.at_level(logging.WARNING):
-        (row,) = engine_rows("http://127.0.0.1:1", facts, WorkerSettings(role=wanted))
+        (row,) = make_rows("http://127.0.0.1:1", facts, WorkerSettings(role=wanted))
     assert (row.role, row.kinds, row.is_paired) == (role, ("chat", "completion"), True)
     assert bool(caplog.records) == (wanted not in (role, EngineRole.GENERAL))
-    adopted = row_of(Registration("e1", "m", "127.0.0.1", 1), OPENAI, facts, "w")
+    adopted = row_of_registration(Registration("e1", "m", "127.0.0.1", 1), OPENAI, facts, "w")
     assert (adopted.role, adopted.kinds) == (role, row.kinds)
 
 
@@ -175,4 +174,4 @@ def test_an_engine_in_a_pair_has_the_role_that_it_was_started_for(
 )
 def test_the_type_of_a_registered_engine_is_its_role(instance_type: str | None, role: EngineRole) -> None:
     registration = Registration("e1", "m", "127.0.0.1", 1, metadata={"instance_type": instance_type})
-    assert row_of(registration, OPENAI, None, "w").role is role
+    assert row_of_registration(registration, OPENAI, None, "w").role is role

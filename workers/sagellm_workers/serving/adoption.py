@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import random
-import socket
 
 from redis.exceptions import RedisError
 
@@ -17,17 +15,15 @@ from sagellm_control.store.inspect import engine_rows
 from sagellm_control.store.registrations import registrations
 from sagellm_control.store.steps.engines import remove_engine
 from sagellm_control.store.trouble import Trouble
-from sagellm_control.wire.engine import EngineRow
-from sagellm_control.wire.registration import DEFAULT_ROOM, Registration, instance_type_of, kinds_of, role_of
+from sagellm_control.wire.registration import Registration
 
 from ..adapters.base import EngineAdapter, EngineError, EngineFacts
 from ..adapters.discovery import discover, discover_registered, facts_of
 from ..adapters.engine_http import EngineOptions
 from ..http.transport import EngineClient
-from ..pairs.paired_request import paired_kinds, paired_role
 from ..settings import WorkerSettings
 from .engine_session import EngineSession
-from .rows_of_engine import HALF_KNOWN, cards_of, may_be_paired
+from .rows_of_engine import HALF_KNOWN, may_be_paired, row_of_registration, worker_name
 from .surveys import Surveys
 
 log = logging.getLogger(__name__)
@@ -53,7 +49,7 @@ class Adopter:
         self._client = client
         self._settings = settings
         self._served: dict[tuple[str, str], tuple[Registration, asyncio.Event]] = {}
-        self.name = f"{socket.gethostname()}-{os.getpid()}"
+        self.name = worker_name()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Adopt until ``stop`` is set, then drain."""
@@ -101,7 +97,7 @@ class Adopter:
         if found is None:
             return
         adapter, facts = found
-        row = row_of(registration, adapter, facts, self.name)
+        row = row_of_registration(registration, adapter, facts, self.name)
         surveys = Surveys()
         session = EngineSession(self._store, adapter, row, self._settings, returned=surveys.again)
         known = facts
@@ -115,7 +111,7 @@ class Adopter:
                 return  # whether it is there is for the health probes to say
             if now.complete and now != known:
                 known = now
-                session.take_over(found, row_of(registration, found, now, self.name))
+                session.take_over(found, row_of_registration(registration, found, now, self.name))
 
         async def pause_s() -> float:
             return self._settings.survey_interval_s
@@ -163,25 +159,3 @@ class Adopter:
         with contextlib.suppress(RedisError, OSError):
             if not await self._store.commands.hexists(keys.registrations, registration.engine_id):
                 await remove_engine(self._store, registration.model_id, registration.engine_id)
-
-
-def row_of(registration: Registration, adapter: EngineAdapter, facts: EngineFacts | None, worker: str) -> EngineRow:
-    """The row of a registered engine: its room as registered, and what it says about itself."""
-    instance_type = instance_type_of(registration.metadata)
-    room, kv_tokens = (registration.metadata.get(name) for name in ("max_concurrent_requests", "kv_tokens"))
-    if not isinstance(kv_tokens, int) or kv_tokens < 0:
-        kv_tokens = facts.kv_tokens if facts else None
-    return EngineRow(
-        engine_id=registration.engine_id,
-        pool=registration.model_id,
-        url=registration.url,
-        kind=facts.kind if facts else adapter.name,
-        version=facts.version if facts else "",
-        slots=room if isinstance(room, int) and room > 0 else DEFAULT_ROOM,
-        models=(registration.model_id,),
-        cards=cards_of(facts, (registration.model_id,)) if facts else (),
-        kinds=paired_kinds(facts) or kinds_of(registration.engine_kind, instance_type),
-        kv_tokens=kv_tokens or 0,
-        worker=worker,
-        role=paired_role(facts) or role_of(instance_type),
-    )

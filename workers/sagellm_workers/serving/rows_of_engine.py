@@ -1,4 +1,4 @@
-"""The rows of an engine, one for each pool that it belongs to, from what it says about itself and the settings."""
+"""The rows of an engine, from what it says about itself and from the settings, or from how a program registered it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from sagellm_control.wire.engine import PAIRED_KIND, EngineRole, EngineRow
+from sagellm_control.wire.registration import DEFAULT_ROOM, Registration, instance_type_of, kinds_of, role_of
 
-from ..adapters.base import EngineFacts
+from ..adapters.base import EngineAdapter, EngineFacts
 from ..pairs.paired_request import paired_kinds, paired_role
 from ..settings import WorkerSettings
 
@@ -21,7 +22,7 @@ MOST_CARDS = 64
 HALF_KNOWN = "it does not say yet whether it takes whole requests"
 
 
-def engine_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[EngineRow]:
+def make_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[EngineRow]:
     """A row for each pool that the engine belongs to.
 
     A pool is a model that is no adapter of another one; its adapters are further names of it. An engine with several
@@ -35,7 +36,7 @@ def engine_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[
         note = f"{slots} slots assumed: it does not say; set worker.slots (SAGELLM_CONTROL_WORKER_SLOTS)"
         log.warning("engine %s: %s", url, note)
     kv_tokens = (facts.kv_tokens or 0) if settings.kv_tokens is None else settings.kv_tokens
-    role = role_of(url, facts, settings.role)
+    role = role_by_facts(url, facts, settings.role)
     rows: list[EngineRow] = []
     for base in wanted:
         adapters = [m.name for m in facts.models if m.parent == base and m.name != base]
@@ -60,6 +61,30 @@ def engine_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[
     return rows
 
 
+def row_of_registration(
+    registration: Registration, adapter: EngineAdapter, facts: EngineFacts | None, worker: str
+) -> EngineRow:
+    """The row of a registered engine: its room as registered, and what it says about itself."""
+    instance_type = instance_type_of(registration.metadata)
+    room, kv_tokens = (registration.metadata.get(name) for name in ("max_concurrent_requests", "kv_tokens"))
+    if not isinstance(kv_tokens, int) or kv_tokens < 0:
+        kv_tokens = facts.kv_tokens if facts else None
+    return EngineRow(
+        engine_id=registration.engine_id,
+        pool=registration.model_id,
+        url=registration.url,
+        kind=facts.kind if facts else adapter.name,
+        version=facts.version if facts else "",
+        slots=room if isinstance(room, int) and room > 0 else DEFAULT_ROOM,
+        models=(registration.model_id,),
+        cards=cards_of(facts, (registration.model_id,)) if facts else (),
+        kinds=paired_kinds(facts) or kinds_of(registration.engine_kind, instance_type),
+        kv_tokens=kv_tokens or 0,
+        worker=worker,
+        role=paired_role(facts) or role_of(instance_type),
+    )
+
+
 def may_be_paired(facts: EngineFacts) -> bool:
     """Whether it may be one that takes no whole requests: given one all the same, it would never answer."""
     return facts.kind == PAIRED_KIND
@@ -80,7 +105,7 @@ def slots_of(facts: EngineFacts, settings: WorkerSettings) -> int:
     return settings.slots or facts.slots or settings.default_slots
 
 
-def role_of(url: str, facts: EngineFacts, wanted: EngineRole) -> EngineRole:
+def role_by_facts(url: str, facts: EngineFacts, wanted: EngineRole) -> EngineRole:
     """The engine's role: an SGLang engine has been started for one, others take that of the settings."""
     if not may_be_paired(facts):
         return wanted

@@ -22,7 +22,7 @@ from ..http.transport import EngineClient
 from ..settings import WorkerSettings
 from .awaited_note import AwaitedNote
 from .engine_session import EngineSession
-from .rows_of_engine import HALF_KNOWN, engine_rows, may_be_paired, slots_of, worker_name
+from .rows_of_engine import HALF_KNOWN, make_rows, may_be_paired, slots_of, worker_name
 from .shared_slots import SharedSlots
 from .surveys import Surveys
 
@@ -87,7 +87,7 @@ class ServedEngine:
             return
         if self._found is None or facts != self._found[1]:
             self._found = found
-            self._rows = engine_rows(self._url, facts, self._settings)
+            self._rows = make_rows(self._url, facts, self._settings)
         adapter = self._found[0]  # where nothing has changed, the one that knows when it last heard of the engine
         if self._rows:
             self._told = ""
