@@ -8,12 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from sagellm_control import EngineInfo, EngineState
+from sagellm_control import EngineInfo, EngineState, RequestType
+from sagellm_control.manager.backend import TOO_LATE, Wish, no_engine
 from sagellm_control.manager.line import Line, Ticket
 from sagellm_control.manager.load import Misses
 from sagellm_control.manager.local_place import wait_for_place
 from sagellm_control.manager.local_policy import LocalPolicy
 from sagellm_control.manager.local_queue import ModelQueue
+from sagellm_control.manager.local_wishes import LocalWishes
 from sagellm_control.manager.orders import make_policy, make_strategy
 from sagellm_control.scheduler.forecast import Forecast
 from sagellm_control.scheduler.lateness import LATE_HANDICAP_MS
@@ -48,9 +50,31 @@ async def test_who_is_late_steps_back_once() -> None:
     rank, refused.arrival.reject_late = late.rank, True
     queue.give_back(info, holder)
     assert order == ["holder e1", "refused None", "patient e1"]
-    assert (late.rank, late.late, refused.refused) == (rank + LATE_HANDICAP_MS, True, True)
+    assert (late.rank, late.stepped_back, refused.refused) == (rank + LATE_HANDICAP_MS, True, True)
     queue.give_back(info, patient)
     assert order[-1] == "late e1", "nobody waits who is in time"
+
+
+@pytest.mark.parametrize(("reject_late", "told"), [(False, no_engine("m")), (True, TOO_LATE)])
+async def test_only_who_is_refused_hears_that_it_is_too_late(reject_late: bool, told: str) -> None:
+    queue = ModelQueue("m", LocalPolicy(make_policy("fifo"), make_strategy("round_robin")), Misses())
+    info = EngineInfo("e1", "m", "127.0.0.1", 1, state=EngineState.READY)
+    queue.add(info, 1, 0)
+    holder, patient = waits("holder"), waits("patient", arrived_ms=time.time() * 1000)
+    queue.wait(holder)
+    wishes = LocalWishes({"e1": info})
+    wish = Wish("late", "t", "m", RequestType.LLM_CHAT, RequestPriority.NORMAL, 100, 100, deadline_ms=60_000)
+    ticket = waits("late", slo_ms=100, arrived_ms=time.time() * 1000 - 1000)
+    ticket.arrival.reject_late = reject_late
+    waiting = wishes.wait(wish, queue, ticket)
+    queue.wait(patient)
+    queue.give_back(info, holder)
+    assert (ticket.stepped_back, ticket.refused) == (not reject_late, reject_late)
+    assert patient.taken
+    queue.remove(info)
+    queue.dismiss()
+    assert wishes.decision(waiting).reason == told
+    wishes.collect(waiting)
 
 
 async def test_what_an_engine_had_is_owed_another_try_however_late() -> None:

@@ -32,15 +32,12 @@ class Ticket:
     flow: str = ""
     """See ``Order.flow``."""
     charged: bool = False
-    late: bool = False
-    """It has stepped back, or is refused."""
+    stepped_back: bool = False
+    """It is late, and waits behind those that are in time."""
+    refused: bool = False
+    """It was sent away as it is too late for it."""
     taken: Reservation | None = None
     """What it holds of its engine."""
-
-    @property
-    def refused(self) -> bool:
-        """It is too late for it, and it wanted rather not to be served then."""
-        return self.late and self.arrival.reject_late
 
     @property
     def key(self) -> tuple[float, int]:

@@ -108,6 +108,6 @@ class LocalPolicy:
         for ticket in line.clear():
             ticket.charged = False
             self.rank(ticket)
-            if ticket.late:
+            if ticket.stepped_back:
                 ticket.rank += step_back_ms(self.order, ticket.arrival)
             line.add(ticket)

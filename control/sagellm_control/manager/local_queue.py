@@ -245,7 +245,7 @@ class ModelQueue:
         while at < min(len(line), DEEPEST_LOOK):
             ticket = line[at]
             tried = bool(ticket.arrival.excluded)
-            candidate = Candidate(ticket.arrival, ticket.forecast, ticket.rank, ticket.late, tried=tried)
+            candidate = Candidate(ticket.arrival, ticket.forecast, ticket.rank, ticket.stepped_back, tried=tried)
             decision = self._head.decide(candidate, look, now_ms)
             if decision.action is Action.STOP:
                 break
@@ -258,11 +258,12 @@ class ModelQueue:
                 self._place(ticket, decision.taken)
                 ticket.granted(decision.taken.engine)
                 continue
-            ticket.late = True
             if decision.action is Action.STEP_BACK:
+                ticket.stepped_back = True
                 ticket.rank = decision.rank
                 line.add(ticket)
             else:
+                ticket.refused = True
                 self._drop(ticket)
                 ticket.granted(None)
         self._wake_at(min(look.next_hold_ms, engines.next_opening_ms or float("inf")), now_ms)

@@ -108,8 +108,7 @@ class LocalWishes:
 
     def _grant(self, waiting: LocalWish, engine_id: str | None) -> None:
         if engine_id is None:
-            late = waiting.ticket.late
-            self._fail(waiting, TOO_LATE if late else no_engine(waiting.wish.model))
+            self._fail(waiting, TOO_LATE if waiting.ticket.refused else no_engine(waiting.wish.model))
             return
         waiting.engine_id = engine_id
         waiting.decided.set()
