@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 MOST_CARDS = 64
 """Of one engine in one pool: each gateway reads them every second."""
+USUAL_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HALF_KNOWN = "it does not say yet whether it takes whole requests"
 
 
@@ -119,11 +120,16 @@ def role_by_facts(url: str, facts: EngineFacts, wanted: EngineRole) -> EngineRol
 
 
 def engine_id(url: str) -> str:
-    """Host and port; on loopback the machine's name stands for the host, as every machine has a loopback."""
+    """Host and port; on loopback the machine's name stands for the host, as every machine has a loopback.
+
+    Other addresses of the loopback than the usual ones stay beside it: each may have an engine at the same port.
+    """
     parts = urlsplit(url)
     host = parts.hostname or ""
-    if host in ("localhost", "::1") or host.startswith("127."):
+    if host in USUAL_LOOPBACK:
         host = socket.gethostname()
+    elif host.startswith("127."):
+        host = f"{socket.gethostname()}-{host}"
     port = parts.port or (443 if parts.scheme == "https" else 80)
     path = parts.path.rstrip("/").removesuffix("/v1").strip("/").replace("/", "_")
     return f"{host}:{port}" + (f"_{path}" if path else "")
