@@ -137,8 +137,31 @@ def test_a_rule_over_several_settings_is_told_for_the_section(monkeypatch: pytes
 def test_a_validators_own_words_reach_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(env_name("worker", "engine"), "gpu1:8000")
     assert problems() == [
-        f"{env_name('worker', 'engine')}=['gpu1:8000']: 'gpu1:8000' is not a URL: it must begin with http:// or https://"
+        f"{env_name('worker', 'engine')}=['gpu1:8000']: 'gpu1:8000' is no URL of an engine: "
+        "it must begin with http:// or https://"
     ]
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://user:s3cret@gpu1:8000", "no user or password may stand in it; give an api_key"),
+        ("http://user:s3/cret@gpu1:8000", "it needs a host, and a port"),
+        ("ftp://user:s3cret@gpu1", "it must begin with http:// or https://"),
+        ("http://gpu1:8000/?x=1", "no blank, ? or #"),
+        ("http://gpu1:8000#x", "no blank, ? or #"),
+        ("http://gpu1:8000/v1?", "no blank, ? or #"),
+        ("http://1.2.3.999", "Invalid IPv4 address: '1.2.3.999'"),
+        ("http://gpu1\tx", "Invalid non-printable"),
+        ("http://gpu1:0", "a port from 1 to 65535"),
+        ("http://:8000", "it needs a host"),
+    ],
+)
+def test_an_engine_that_no_worker_could_ask_is_refused_at_the_start(url: str, reason: str) -> None:
+    (line,) = problems(Flag("worker", "engine", "--engine", [url]))
+    assert line.startswith("--engine [")
+    assert reason in line
+    assert "s3" not in line
 
 
 def test_passwords_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:

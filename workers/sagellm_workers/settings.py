@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sagellm_control.wire.engine import EngineRole
+
+from .adapters.engine_url import engine_root
 
 if TYPE_CHECKING:
     from .adapters.engine_http import EngineOptions
@@ -201,15 +202,7 @@ class WorkerSettings(BaseModel):
     @classmethod
     def _are_urls(cls, urls: list[str]) -> list[str]:
         for url in urls:
-            if not url.startswith(("http://", "https://")):
-                raise ValueError(f"{url!r} is not a URL: it must begin with http:// or https://")
-            try:
-                where = urlsplit(url)
-                fine = bool(where.hostname) and where.port != 0
-            except ValueError:
-                fine = False
-            if not fine:
-                raise ValueError(f"{url!r} is not a URL: it needs a host, and a port from 1 to 65535 if any")
+            engine_root(url)
         return urls
 
     @property

@@ -53,7 +53,7 @@ def test_a_url_with_a_password(client: EngineClient) -> None:
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "ftp://a", "http://", "http://a/?x=1", "http://a:x"])
 def test_a_url_that_is_none(client: EngineClient, url: str) -> None:
-    with pytest.raises(ValueError, match=r"engine url .*http://HOST:PORT"):
+    with pytest.raises(ValueError, match="is no URL of an engine"):
         OpenAIHttpAdapter(url, client)
 
 

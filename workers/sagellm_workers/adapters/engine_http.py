@@ -26,6 +26,7 @@ from .base import (
     is_event_stream,
 )
 from .chunks import BODY_LIMIT_BYTES, EventChunks, PlainChunks, engine_error, engine_errors
+from .engine_url import engine_root
 from .loose_json import mapping
 
 CONNECT_TIMEOUT_S = 5.0
@@ -217,19 +218,6 @@ class Exchange:
     ) -> None:
         if self._response is not None:
             await self._response.aclose()
-
-
-def engine_root(url: str) -> str:
-    """`url` without a trailing slash or "/v1". Raises ValueError if it is no http address."""
-    try:
-        parsed = httpx.URL(url)
-    except (httpx.InvalidURL, TypeError) as error:
-        raise ValueError(f"engine url {url!r}: {error}; give http://HOST:PORT or https://HOST:PORT") from error
-    if parsed.userinfo:
-        raise ValueError(f"engine url for {parsed.host}: no user or password in it; give an api_key")
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment:
-        raise ValueError(f"engine url {url!r}: give http://HOST:PORT or https://HOST:PORT, with or without /v1")
-    return url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
 def retry_after_s(response: httpx.Response) -> float | None:
