@@ -126,6 +126,12 @@ async def test_what_is_missing_is_an_error(secured: Secured, without: tuple[str,
     await refuses(secured.settings.model_copy(update=dict.fromkeys(without)))
 
 
+async def test_who_does_not_know_the_authority_is_told_where_it_is_named(secured: Secured) -> None:
+    with pytest.raises(StoreUnreachable, match=r"set redis\.tls_ca_file"):
+        async with open_store(secured.settings.model_copy(update={"tls_ca_file": None})):
+            pass
+
+
 async def test_the_name_is_checked_unless_told_otherwise(secured: Secured) -> None:
     names = secured.certificates
     pair = ("tls-cert-file", str(names.certificate("elsewhere")), "tls-key-file", str(names.key("elsewhere")))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 from redis.exceptions import (
     AuthenticationError,
     ConnectionError,
+    InvalidResponse,
     NoPermissionError,
     RedisError,
     ResponseError,
@@ -38,6 +40,9 @@ MINIMUM_SERVER = (7, 0)
 
 _IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
 """How servers say that a script may not run a command; redis-py has no class for it."""
+
+_OBJECT_ADDRESS = re.compile(r"0x[0-9a-f]+")
+"""What differs at each try in what redis-py says of Sentinels."""
 
 
 class StoreUnusable(Exception):
@@ -120,21 +125,27 @@ class Store:
             where = mask_password(self.settings.url)
             if advice := _advice(error):
                 raise StoreUnusable(f"the server at {where} refuses us ({error}): {advice}") from error
-            raise StoreUnreachable(f"no Redis at {where} ({error}): start one, or set --redis-url") from error
+            raise StoreUnreachable(f"no Redis at {where} ({error}): {_remedy(error, self.settings.url)}") from error
 
     async def wait(self) -> None:
-        """Wait until the server is there, and lets us work (see ``check``).
+        """Wait until the server is there, and lets us work (see ``check``). Each reason for it is told once.
 
         Raises:
             StoreUnusable: it is there, and waiting does not make it any better.
         """
-        backoff = Backoff()
+        backoff, told = Backoff(), set[str]()
         while True:
             try:
-                return await self.check(may_work=True)
+                await self.check(may_work=True)
+                break
             except StoreUnreachable as error:
-                log.warning("%s; waiting for it", error)
+                reason = _OBJECT_ADDRESS.sub("", str(error))
+                if reason not in told:
+                    log.warning("%s; waiting for it", error)
+                told.add(reason)
             await backoff.pause()
+        if told:
+            log.info("the server at %s is there", mask_password(self.settings.url))
 
     async def close(self) -> None:
         """Close every connection, for good: whoever asks for one after that gets a ``ConnectionError``."""
@@ -154,6 +165,17 @@ def _advice(error: BaseException) -> str | None:
         case _:
             # In a cluster every node is asked; the last one's error is the cause.
             return _advice(error.__cause__) if error.__cause__ else None
+
+
+def _remedy(error: BaseException, url: str) -> str:
+    """What may help where nothing answers that can be used."""
+    if isinstance(error, InvalidResponse) or isinstance(error.__cause__, InvalidResponse):
+        return "what answers there is no Redis: set --redis-url"
+    if not url.startswith("rediss"):
+        return "start one, or set --redis-url"
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return "set redis.tls_ca_file to the authority that signed its certificate, and see redis.tls_check_hostname"
+    return "start one that speaks TLS, or set --redis-url (redis:// is without TLS)"
 
 
 def _check(server: dict[str, Any], memory: dict[str, Any]) -> None:
