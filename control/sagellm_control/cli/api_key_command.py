@@ -25,7 +25,7 @@ from .flag_types import Number
     type=Number(min=LEAST_WEIGHT, max=MOST_WEIGHT),
     default=1.0,
     show_default=True,
-    help="The tenant's share among tenants.",
+    help="The tenant's share among tenants under the order fair ('policy set fair'); the default order has no shares.",
 )
 @click.option("--admin", is_flag=True, help="It may also use /admin, which changes the policy of pools.")
 def api_key(tenant: str, max_priority: str, weight: float, admin: bool) -> None:

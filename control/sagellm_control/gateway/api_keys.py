@@ -6,7 +6,7 @@ The file holds hashes only:
     sha256 = "9f86d081…"        # of the key's text
     tenant = "search"
     max_priority = "HIGH"       # the most urgent class that it may ask for; default CRITICAL
-    weight = 2.0                # its share among tenants, from 0.0001 to 1000; default 1
+    weight = 2.0                # its share among tenants under the order fair, from 0.0001 to 1000; default 1
     admin = true                # may use /admin/…; default false
 """
 
