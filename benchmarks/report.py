@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import orjson
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -93,7 +94,9 @@ class Report:
         self.note(f"other processes took {m['taken_by_others'] or 0:.0%} of the machine meanwhile")
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(self._json(), indent=1, default=str) + "\n")
+            # orjson makes null of a figure of nothing, as a percentile without values; json would write NaN, no JSON.
+            plain = orjson.loads(orjson.dumps(self._json(), default=str, option=orjson.OPT_NON_STR_KEYS))
+            path.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n")
             self.note(f"written to {path}")
 
     def _json(self) -> dict[str, Any]:
