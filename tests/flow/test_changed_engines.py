@@ -104,9 +104,9 @@ async def test_one_that_comes_back_has_the_slots_that_it_has_then(
 async def test_slots_that_the_user_has_set_stay(engine: EchoEngine, start_system: StartSystem) -> None:
     system = await start_system(engine, worker_survey_interval_s=HASTY_S, worker_slots=3)
     engine.slots, engine.models = 1, ("echo-1", "another")
-    await until_rows(system, echo_1=("READY", 1), another=("READY", 1))
+    await until_rows(system, echo_1=("READY", 1), another=("READY", 2))
     engine.models = ("echo-1",)
-    await until_rows(system, echo_1=("READY", 3), another=("STOPPED", 1))
+    await until_rows(system, echo_1=("READY", 3), another=("STOPPED", 2))
 
 
 async def test_one_that_comes_back_with_another_model_is_another(engine: EchoEngine, start_system: StartSystem) -> None:

@@ -41,8 +41,8 @@ class WorkerSettings(BaseModel):
         default=[],
         description="Serve only these of the engine's models; may be repeated. Not given: all. An engine that has none "
         "of them is looked at until it has. One with several models that are not adapters of one another gets a row "
-        "in each one's pool and its slots are divided; with more models than slots, what is too much for it waits in "
-        "the worker",
+        "in each one's pool and its slots are divided, what is left over to the first by name; with more models than "
+        "slots, what is too much for it waits in the worker",
     )
     slots: int | None = Field(
         default=None,

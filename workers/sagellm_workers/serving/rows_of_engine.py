@@ -27,7 +27,9 @@ def make_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[En
     """A row for each pool that the engine belongs to.
 
     A pool is a model that is no adapter of another one; its adapters are further names of it. An engine with several
-    such models is one row in each pool, with the slots divided, at least one each: see ``SharedSlots``.
+    such models is one row in each pool, with the slots divided, at least one each: see ``SharedSlots``. What is left
+    over goes to the first by name: an engine may list its models in another order the next time (Ollama: the newest
+    first).
     """
     known = {model.name for model in facts.models}
     bases = [m.name for m in facts.models if m.parent not in known or m.parent == m.name]
@@ -38,6 +40,8 @@ def make_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[En
         log.warning("engine %s: %s", url, note)
     kv_tokens = (facts.kv_tokens or 0) if settings.kv_tokens is None else settings.kv_tokens
     role = role_by_facts(url, facts, settings.role)
+    each, rest = divmod(slots, max(1, len(wanted)))
+    one_more = sorted(wanted)[:rest]
     rows: list[EngineRow] = []
     for base in wanted:
         adapters = [m.name for m in facts.models if m.parent == base and m.name != base]
@@ -48,7 +52,7 @@ def make_rows(url: str, facts: EngineFacts, settings: WorkerSettings) -> list[En
                 url=url,
                 kind=facts.kind,
                 version=facts.version,
-                slots=max(1, slots // len(wanted)),
+                slots=max(1, each + (base in one_more)),
                 models=(base, *adapters),
                 cards=cards_of(facts, (base, *adapters)),
                 prefetch=settings.prefetch,
