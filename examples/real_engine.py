@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.util
 import json
 import os
 import subprocess
@@ -23,11 +24,12 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from openai import AsyncOpenAI, OpenAIError
+from typing import TYPE_CHECKING, Any
 
 from sagellm_control.embedded import free_port
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI  # (`--help` needs none)
 
 MODEL = "smollm2-135m"
 CONTEXT_TOKENS = 2048  # of each slot; SmolLM2 was trained for 8192
@@ -114,6 +116,8 @@ class System:
 
     def client(self) -> AsyncOpenAI:
         """The official client, told where we are."""
+        from openai import AsyncOpenAI
+
         # No retries: what fails is to be seen.
         return AsyncOpenAI(base_url=f"{self.gateway_url}/v1", api_key="none", max_retries=0, timeout=300)
 
@@ -155,6 +159,8 @@ def control_plane(engines: Sequence[str], folder: Path) -> Generator[System]:
 
 async def chat(client: AsyncOpenAI, this: Chat, max_tokens: int) -> None:
     """Stream one answer."""
+    from openai import OpenAIError
+
     began = time.monotonic()
     try:
         stream = await client.chat.completions.create(
@@ -250,6 +256,8 @@ def main() -> int:
     parser.add_argument("--engines", type=int, default=2, help="llama-servers (default: 2)")
     parser.add_argument("--slots", type=int, default=4, help="answers at once in each (default: 4)")
     options = parser.parse_args()
+    if importlib.util.find_spec("openai") is None:
+        parser.error("it needs the official client: pip install openai")
     threads = max(1, (os.cpu_count() or 1) // options.engines)
     with tempfile.TemporaryDirectory(prefix="sagellm-control-") as name, ExitStack() as stack:
         folder = Path(name)

@@ -6,8 +6,8 @@ other.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import sys
 
 from sagellm_protocol import ChatMessage, Request
 
@@ -37,4 +37,7 @@ async def main(prefill_port: int, decode_port: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("prefill_port", type=int, help="of the engine that reads prompts, on this machine")
+    parser.add_argument("decode_port", type=int, help="of the one that answers")
+    asyncio.run(main(**vars(parser.parse_args())))

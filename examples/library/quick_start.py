@@ -6,8 +6,8 @@ python examples/library/quick_start.py 8100
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import sys
 
 from sagellm_protocol import Request
 
@@ -43,4 +43,6 @@ async def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("port", type=int, help="of an engine on this machine")
+    asyncio.run(main(parser.parse_args().port))

@@ -8,8 +8,8 @@ python examples/library/shared_mode.py redis://127.0.0.1:6379/0 8100
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import sys
 
 from sagellm_protocol import Request
 
@@ -35,4 +35,7 @@ async def main(redis_url: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("redis_url", help="of the Redis that both managers share")
+    parser.add_argument("port", type=int, help="of an engine on this machine")
+    asyncio.run(main(**vars(parser.parse_args())))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import sys
 
 from sagellm_protocol import ChatMessage, Request, StreamEventDelta, StreamEventEnd
 
@@ -38,4 +38,6 @@ async def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1])))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("port", type=int, help="of an engine on this machine")
+    asyncio.run(main(parser.parse_args().port))
