@@ -186,6 +186,18 @@ def test_an_engine_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
             2,
             "Error: port 9100 is asked for twice, by --port and by SAGELLM_CONTROL_SCHEDULER_METRICS_PORT: choose",
         ),
+        (
+            ("--port", "9100", "--engine", "http://engine:9100", "--engine", "http://localhost:9100/v1"),
+            {},
+            2,
+            "Error: --engine http://localhost:9100/v1: that is this system's own gateway; name the engines behind it\n",
+        ),
+        (
+            ("--port", "9100", "--host", "0.0.0.0"),
+            {"SAGELLM_CONTROL_WORKER_ENGINE": "http://127.0.0.2:9100"},
+            2,
+            "Error: SAGELLM_CONTROL_WORKER_ENGINE http://127.0.0.2:9100: that is this system's own gateway; name the",
+        ),
         ((), {"SAGELLM_CONTROL_WORKER_PORT": "1"}, 2, "SAGELLM_CONTROL_WORKER_PORT (environment): no such setting"),
     ],
 )

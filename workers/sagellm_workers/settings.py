@@ -25,7 +25,9 @@ class WorkerSettings(BaseModel):
         "https URL has to be of an authority that this machine trusts, or that is in the file that SSL_CERT_FILE names",
     )
     wire: Literal["auto", "openai", "sagellm"] = Field(
-        default="auto", description="What the engines speak; auto: the worker finds out"
+        default="auto",
+        description="What the engines speak; auto: the worker finds out, and takes no gateway of sagellm-control for "
+        "an engine. For one of another system: openai",
     )
     adopt: bool = Field(
         default=False,

@@ -18,13 +18,14 @@ from redis.exceptions import RedisError
 from ..embedded import EmbeddedValkey, free_port, require_free
 from ..embedded.http_probe import get
 from ..embedded.ports import LOOPBACK
-from ..settings import CONFIG_VARIABLE, Loaded, SettingsError, env_name
+from ..settings import CONFIG_VARIABLE, Loaded, SettingsError, env_name, masked
 from ..store.connect import Store, open_store
 from ..store.views import EngineView, list_engines
 from ..wire.states import EngineState
 from .child import Child
 from .kept_ports import KeptPorts
 from .log_file import LogFile
+from .own_gateway import leads_to
 from .supervisor import ServiceDied, Supervisor
 
 _LOOK_EVERY_S = 0.05
@@ -114,10 +115,11 @@ class System:
         """Bring everything up; the end of the context stops it in order.
 
         Raises:
-            SettingsError: two of the processes are to listen on the same port.
+            SettingsError: two of the processes are to listen on the same port, or an engine is the gateway itself.
             UpError: it could not be brought up within the time allowed.
         """
         self._require_different_ports()
+        self._require_other_engines()
         require_free(self._host, self._port, "--port")
         with self._files:
             async with self._supervisor:
@@ -170,6 +172,14 @@ class System:
                 if 0 < port == other_port and (host == other_host or {host, other_host} & _WILDCARDS.keys()):
                     raise SettingsError([f"port {port} is asked for twice, by {other} and by {name}: choose another"])
             taken.append((host, port, name))
+
+    def _require_other_engines(self) -> None:
+        """The gateway is no engine of its own."""
+        for url in self._settings.worker.engine:
+            if leads_to(url, self._host, self._port):
+                name = self._loaded.origins["worker", "engine"].name
+                problem = "that is this system's own gateway; name the engines behind it"
+                raise SettingsError([f"{name} {masked('', url)}: {problem}"])
 
     async def _start(self) -> Running:
         try:

@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, 
 
 from ..client.errors import NoEngineReady, QueueUnavailable, UnknownModel
 from ..client.queue_client import QueueClient
+from ..wire.engine import SERVED_BY
 from .endpoints import OpenAIEndpoints
 from .errors import from_queue
 from .metrics import PoolCollector
@@ -58,7 +59,7 @@ class StatusEndpoints:
         return self._queue.pools.available_models()
 
     def _shown(self, model: str) -> dict[str, Any]:
-        ours = {"id": model, "object": "model", "created": self._started, "served_by": "sagellm-control"}
+        ours = {"id": model, "object": "model", "created": self._started, "served_by": SERVED_BY}
         return {**ours, "owned_by": "sagellm", **self._queue.pools.card(model), **ours}
 
     async def health(self, request: web.Request) -> web.Response:

@@ -10,6 +10,9 @@ import orjson
 
 from .states import EngineState
 
+SERVED_BY = "sagellm-control"
+"""What a gateway says of each model in its list, so that it is not taken for the engine behind it."""
+
 
 class EngineRole(StrEnum):
     """Which stages of a request an engine takes."""

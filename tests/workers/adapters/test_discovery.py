@@ -17,6 +17,7 @@ from ..conftest import Serve, StartTalk, ask, read_request
 
 MODELS = {"object": "list", "data": [{"id": "m", "object": "model", "owned_by": "vllm"}]}
 LLAMA = {"object": "list", "data": [{"id": "m", "owned_by": "llamacpp"}]}
+GATEWAY = {"object": "list", "data": [{"id": "m", "owned_by": "vllm", "served_by": "sagellm-control"}]}
 SGLANG = {"object": "list", "data": [{"id": "m", "owned_by": "sglang"}]}
 CORE_INFO = {"engine_id": "core-1", "model_path": "/models/gpt2", "max_batch_size": 32, "is_running": True}
 CORE_ROOT = {
@@ -100,6 +101,11 @@ async def test_a_wire_that_is_given_is_not_looked_for(serve: Serve, client: Engi
     assert (adapter.name, facts.models) == ("sagellm", ())
 
 
+async def test_another_systems_gateway_is_an_engine_where_the_wire_is_given(serve: Serve, client: EngineClient) -> None:
+    adapter, facts = await discover(await serve({"GET /v1/models": GATEWAY}), client, wire="openai")
+    assert (adapter.name, facts.kind, [model.name for model in facts.models]) == ("openai", "openai", ["m"])
+
+
 def test_the_setting_knows_every_wire_and_each_adapter_its_own() -> None:
     assert get_args(WorkerSettings.model_fields["wire"].annotation) == WIRES
     assert {wire: adapter.name for wire, adapter in ADAPTERS.items()} == {wire: wire for wire in ADAPTERS}
@@ -123,6 +129,12 @@ async def test_the_key_is_sent(serve: Serve, client: EngineClient) -> None:
         ({"GET /info": {"x": 1}}, "auto", ValueError, r"set worker\.wire \(SAGELLM_CONTROL_WORKER_WIRE\) to openai or"),
         ({"GET /v1/models": "<html>"}, "auto", ValueError, "no list of models"),
         ({"GET /v1/models": [1, 2]}, "auto", ValueError, "no list of models"),
+        (
+            {"GET /v1/models": GATEWAY},
+            "auto",
+            ValueError,
+            "is a gateway of sagellm-control: name the engines behind it",
+        ),
         ({"GET /info": 503}, "auto", EngineUnreachable, "not ready"),
         ({"GET /v1/models": 503}, "auto", EngineUnreachable, "not ready"),
         ({"GET /v1/models": 404}, "openai", ValueError, "no list of models"),

@@ -131,6 +131,7 @@ class EngineFacts:
     disaggregation: str = ""  # "prefill" or "decode" where it does only that, with a partner (SGLang)
     bootstrap_port: int = 0  # of one that prefills: where its partners ask for the prompt's KV blocks
     priority_order: str = ""  # which numbers it takes for urgent, see `engine_priority`; "": it knows none
+    gateway: bool = False  # it is a gateway of this project: what it lists are the engines behind it
     complete: bool = True  # False: a question got no answer, so what is missing here may be there all the same
 
 

@@ -27,11 +27,19 @@ async def discover(
     `wire`: one of ``WIRES``; `options`: key and limits, as for the adapters.
 
     Raises EngineUnreachable if the engine does not answer or is not ready yet: try later. Raises ValueError
-    if the settings are wrong (url, wire, missing key) or if what answers is no engine: somebody must look.
+    if the settings are wrong (url, wire, missing key) or if what answers is no engine: somebody must look. A gateway
+    of this project is none where the wire is to be found out.
     """
     if named := _named(wire, url, client, **options):
         return named, await named.probe()
-    return await _find(url, client, **options)
+    adapter, facts = await _find(url, client, **options)
+    if facts.gateway:
+        # The own one would get each request again under the id that it has there already.
+        raise ValueError(
+            f"{adapter.url} is a gateway of sagellm-control: name the engines behind it; one of another system is "
+            "taken where worker.wire (SAGELLM_CONTROL_WORKER_WIRE) is openai"
+        )
+    return adapter, facts
 
 
 def _named(

@@ -23,6 +23,8 @@ from typing import Any
 
 import orjson
 
+from sagellm_control.wire.engine import SERVED_BY
+
 from .base import EngineFacts, EngineUnreachable, ModelFacts
 from .engine_http import Answer, EngineHttp
 from .engine_priority import HIGH_FIRST, LOW_FIRST
@@ -147,6 +149,7 @@ def read_facts(kind: str, rows: list[dict[str, Any]], answers: Mapping[str, Answ
         disaggregation=disaggregation,
         bootstrap_port=bootstrap_port,
         priority_order=priority_order,
+        gateway=any(row.get("served_by") == SERVED_BY for row in rows),
         complete=all(answer.status not in _NO_ANSWER for answer in answers.values()),
     )
 
