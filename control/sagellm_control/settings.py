@@ -11,7 +11,6 @@ import json
 import os
 import re
 import tomllib
-import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from .command_settings import LogSettings, UpSettings
 from .gateway.settings import GatewaySettings
 from .manager_settings import ManagerSettings
 from .scheduler.settings import SchedulerSettings
+from .setting_kinds import is_number, read_text
 from .simulated_engine.settings import SimulatedEngineSettings
 from .store.settings import RedisSettings
 
@@ -139,11 +139,6 @@ def masked(name: str, value: object) -> object:
     return re.sub(r"(://[^:/@\s]*:)\S*@", r"\1***@", value) if isinstance(value, str) else value
 
 
-def is_list(field: FieldInfo) -> bool:
-    """Whether it holds several values: a flag to repeat, a comma separated variable."""
-    return any(typing.get_origin(kind) in (list, tuple, set) for kind in arms(field))
-
-
 def config_file(named: Path | None) -> Path | None:
     """The TOML file to read: the named one, the environment's, or the one in the current folder."""
     if named is not None:
@@ -159,7 +154,7 @@ class EnvironmentSource(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         found: dict[str, dict[str, Any]] = {}
         for section, field, info, text in self._set():
-            found.setdefault(section, {})[field] = _read(info, text)
+            found.setdefault(section, {})[field] = read_text(info, text)
         return found
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
@@ -203,6 +198,7 @@ def load_settings(flags: Sequence[Flag] = (), config: Path | None = None) -> Loa
     for flag in flags:
         given.setdefault(flag.section, {})[flag.field] = flag.value
         origins[flag.section, flag.field] = Origin("flag", flag.name)
+    problems += _truths(tables, origins)
 
     class Here(Settings):
         model_config = SettingsConfigDict(toml_file=file)
@@ -254,6 +250,15 @@ def _unknown_keys(tables: dict[str, dict[str, Any]], file: Path | None) -> Itera
                     yield f"{file}: {section}.{key}: no such setting{_nearest(key, fields)}"
 
 
+def _truths(tables: dict[str, dict[str, Any]], origins: Mapping[tuple[str, str], Origin]) -> Iterator[str]:
+    """What the file has true or false where a number is wanted: pydantic would take it for 1 or 0."""
+    for section, model in sections().items():
+        for key, value in tables.get(section, {}).items():
+            origin, field = origins[section, key], model.model_fields.get(key)
+            if isinstance(value, bool) and origin.kind == "file" and field is not None and is_number(field):
+                yield f"{origin.shown(value)}: input should be a number"
+
+
 def _nearest(name: str, known: list[str], prefix: str = "") -> str:
     """``prefix``: of all names; it makes none of them alike."""
     short = [each.removeprefix(prefix) for each in known]
@@ -266,31 +271,13 @@ def _explain(error: ValidationError, origins: Mapping[tuple[str, str], Origin]) 
     for problem in error.errors():
         if problem["type"] == "extra_forbidden":
             continue  # told by _unknown_keys, with the nearest name
+        if isinstance(problem["input"], bool) and "_than" in problem["type"]:
+            continue  # told by _truths
         place = [str(part) for part in problem["loc"]]
         origin = origins.get((place[0], place[1])) if len(place) > 1 else None
         name = origin.shown(problem["input"]) if origin else ".".join(place[:2])
         reason = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "list_type" and isinstance(problem["input"], str):
+            reason += f": {json.dumps([masked(name, problem['input'])])}"
         found.setdefault(name, []).append(reason[:1].lower() + reason[1:])
     return [f"{name}: {' or '.join(dict.fromkeys(reasons))}" for name, reasons in found.items()]
-
-
-def arms(field: FieldInfo) -> tuple[Any, ...]:
-    """The types it may have: the parts of a union, or the one."""
-    if typing.get_origin(field.annotation) in (typing.Union, types.UnionType):
-        return typing.get_args(field.annotation)
-    return (field.annotation,)
-
-
-def _read(field: FieldInfo, text: str) -> Any:
-    """An environment variable's text as what pydantic is to check."""
-    if type(None) in arms(field) and text.lower() == "none":
-        return None
-    plain = all(isinstance(kind, type) and not issubclass(kind, dict | BaseModel) for kind in arms(field))
-    if text[0] in "[{" and not plain:
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text  # pydantic says what it wants instead
-    if is_list(field):
-        return [part.strip() for part in text.split(",") if part.strip()]
-    return text

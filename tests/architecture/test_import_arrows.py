@@ -106,9 +106,10 @@ BELOW: dict[str, tuple[str, ...]] = {
     "manager_settings": ("scheduler.order", "wire"),
     "settings": (
         *("command_settings", "gateway.settings", "manager_settings", "scheduler.settings"),
-        *("simulated_engine.settings", "store.settings"),
+        *("setting_kinds", "simulated_engine.settings", "store.settings"),
     ),
     "command_settings": (),
+    "setting_kinds": (),
     "scaling": ("embedded", "manager", "types"),
     "simulated_engine": ("stopping",),
     "simulator": ("scheduler", "pacing", "wire"),

@@ -164,6 +164,31 @@ def test_an_engine_that_no_worker_could_ask_is_refused_at_the_start(url: str, re
     assert "s3" not in line
 
 
+def test_true_is_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "c.toml", "[gateway]\nport = true\n[worker]\nslots = true\nlease_s = false\nadopt = true\n")
+    assert problems(config=file) == [
+        f"{file}: gateway.port = true: input should be a number",
+        f"{file}: worker.slots = true: input should be a number",
+        f"{file}: worker.lease_s = false: input should be a number",
+    ]
+    monkeypatch.setenv(env_name("worker", "adopt"), "1")
+    assert load_settings().settings.worker.adopt
+
+
+def test_true_is_no_number_where_another_value_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PORT, "1002")
+    file = write(tmp_path / "c.toml", "[gateway]\nport = true\n")
+    assert load_settings(config=file).settings.gateway.port == 1002
+
+
+def test_one_value_where_a_list_is_wanted_is_shown_as_one(tmp_path: Path) -> None:
+    file = write(tmp_path / "c.toml", '[worker]\nengine = "http://a:b@host:1"\n[gateway]\nqueue_ttl = 5\n')
+    assert problems(config=file) == [
+        f"{file}: gateway.queue_ttl = 5: input should be a valid list",
+        f'{file}: worker.engine = "http://a:***@host:1": input should be a valid list: ["http://a:***@host:1"]',
+    ]
+
+
 def test_passwords_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert masked("url", "redis://me:s3cret@host:1/0") == "redis://me:***@host:1/0"
     assert masked("url", "redis://:p@ss@host") == "redis://:***@host"

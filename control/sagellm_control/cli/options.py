@@ -13,7 +13,8 @@ from typing import Any, Literal
 import click
 from pydantic.fields import FieldInfo
 
-from ..settings import Flag, Loaded, arms, env_name, is_list, load_settings, sections
+from ..setting_kinds import arms, is_list
+from ..settings import Flag, Loaded, env_name, load_settings, sections
 
 REDIS_URL_FROM = "sagellm_control.redis_url_from"
 """In click's ``meta``: the flag, variable or key that named the server, for who has to tell that it is not there."""
