@@ -19,7 +19,7 @@ from .test_engine_trouble import ASKED, TOKEN, ask, until_view
 
 DONE = b"data: [DONE]\n\n"
 DIED = b'data: {"error":{"message":"EngineCore encountered an issue.","type":"InternalServerError","code":500}}\n\n'
-BODIES = [b"<html>this is not JSON", b"", b"[1]", b'{"choices": [{"mess']
+BODIES = [b"<html>this is not JSON", b"", b"[1]", b'{"choices": [{"mess', b'{"error": {"message": "out of memory"}}']
 STREAMS: list[list[bytes]] = [
     [b'data: {"id": "broken", "choi\n\n', DONE],
     [b"<html>\n\n"],

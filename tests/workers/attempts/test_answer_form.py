@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from sagellm_control.wire.states import RequestKind
-from sagellm_workers.adapters.base import EngineBroken
+from sagellm_workers.adapters.base import EngineBroken, EngineFailed
 from sagellm_workers.attempts.answer_form import MOST_PARSED_BYTES, StreamForm, check_body
 
 TOKEN = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
@@ -118,7 +118,9 @@ CUT = [b"<" + LONG, b"{" + LONG, b"[" + LONG + b"]"]
         b' \r\n{"a":1}\n',
         b'\xef\xbb\xbf{"a":1}',
         b'{"a":NaN}',
-        b'{"error":{"message":"x"}}',
+        b'{"error":{"message":"x","code":400}}',
+        b'{"error":{"message":"x"},"choices":[{}]}',
+        b'{"error":null}',
         b"\n{" + LONG + b"}\n",
     ],
 )
@@ -136,6 +138,14 @@ def test_a_body_that_is_no_answer(body: bytes) -> None:
     for kind in (RequestKind.CHAT, RequestKind.COMPLETION, RequestKind.EMBEDDING):
         with pytest.raises(EngineBroken, match="engine e answered with what is no JSON object"):
             check_body(body, "e", kind, "application/json")
+
+
+@pytest.mark.parametrize("error", [b'{"message":"no more memory"}', b'{"message":"no more memory","code":500}'])
+def test_a_body_that_says_the_engine_has_failed(error: bytes) -> None:
+    body = b'{"object":"error","error":' + error + b"}"
+    with pytest.raises(EngineFailed, match="engine e failed: no more memory") as failed:
+        check_body(body, "e", RequestKind.CHAT, "application/json")
+    assert failed.value.said == body
 
 
 def test_vectors_may_be_plain_numbers() -> None:

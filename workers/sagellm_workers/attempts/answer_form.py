@@ -7,7 +7,7 @@ import re
 from sagellm_control.wire.states import RequestKind
 
 from ..adapters.base import EngineBroken, EngineFailed
-from ..adapters.loose_json import parsed
+from ..adapters.loose_json import mapping, parsed
 from ..adapters.sse import BYTE_ORDER_MARK, data_of
 from ..adapters.stream_end import DONE
 from ..adapters.told_error import told_error
@@ -89,15 +89,20 @@ class StreamForm:
 
 
 def check_body(body: bytes, engine_id: str, kind: RequestKind, content_type: str) -> None:
-    """Check an answer that is no stream: all of OpenAI's are objects.
+    """Check an answer that is no stream: all of OpenAI's are objects, and an error is none of them.
 
     Raises:
         EngineBroken: it is none.
+        EngineFailed: it tells of a failure of the engine, and of nothing else.
     """
     if kind is RequestKind.EMBEDDING and _says_binary(content_type):
         return  # vectors as plain numbers, which vLLM gives who asks for them
     if not _is_object(body):
         raise EngineBroken(f"engine {engine_id} answered with what is no JSON object: {body[:_SHOWN_BYTES]!r}")
+    if len(body) <= MOST_PARSED_BYTES and (told := told_error(body)) is not None:
+        answers = mapping(parsed(body))
+        if not (told.refuses or answers.get("choices") or answers.get("data")):
+            raise EngineFailed(f"engine {engine_id} failed: {told.message}", body)
 
 
 def _look_usual(events: bytes) -> bool:
