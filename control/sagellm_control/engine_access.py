@@ -23,6 +23,7 @@ from sagellm_workers.adapters.discovery import WIRES, adapter_for, facts_of, kin
 from sagellm_workers.adapters.engine_http import retry_after_s
 from sagellm_workers.adapters.sagellm_reply import DONE, WRONG_VECTORS, error_of
 from sagellm_workers.adapters.sse import data_of
+from sagellm_workers.adapters.told_error import refuses
 from sagellm_workers.attempts.engine_errors import read_error_reply
 from sagellm_workers.attempts.prefill_decode import NotSeparable, Stale, read_prefill, staged_call
 from sagellm_workers.http.transport import EngineClient as EngineHttpClient
@@ -65,6 +66,7 @@ __all__ = [
     "kind_of",
     "read_error_reply",
     "read_prefill",
+    "refuses",
     "retry_after_s",
     "staged_call",
 ]

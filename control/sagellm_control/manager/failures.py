@@ -18,11 +18,6 @@ _CODE_OF_STATUS = {
 }
 
 
-def is_worth_another(status: int) -> bool:
-    """Whether another engine may do better than answer with this status."""
-    return status >= 500 or status in BUSY_STATUSES
-
-
 def status_failure(status: int, body: bytes, *, stream: bool, engine_id: str = "") -> RequestFailed:
     """What an engine's error status comes to."""
     said = _json_fields(body)
@@ -37,7 +32,8 @@ def status_failure(status: int, body: bytes, *, stream: bool, engine_id: str = "
     code = _code(_fields(said.get("error")).get("code")) or _CODE_OF_STATUS.get(status)
     if code is None:
         code = ErrorCode.UNAVAILABLE if status >= 500 else ErrorCode.INVALID_ARGUMENT
-    return RequestFailed(code, message, retryable=is_worth_another(status), engine_id=engine_id, status=status)
+    retryable = status >= 500 or status in BUSY_STATUSES
+    return RequestFailed(code, message, retryable=retryable, engine_id=engine_id, status=status)
 
 
 def deadline_failure(timeout_s: float | None) -> RequestFailed:

@@ -24,6 +24,7 @@ from ..engine_access import (
     Takeover,
     read_error_reply,
     read_prefill,
+    refuses,
     staged_call,
 )
 from ..manager_settings import ManagerSettings
@@ -33,7 +34,7 @@ from ..wire.states import Stage
 from ..wire.trace_context import TraceContext
 from .backend import Job, Piece, Reply, RequestFailed, no_engine
 from .engine_adapters import EngineAdapters
-from .failures import deadline_failure, is_worth_another, status_failure, unavailable
+from .failures import deadline_failure, status_failure, unavailable
 from .line import Ticket
 from .local_place import Place, wait_for_place
 from .local_queue import ModelQueue
@@ -233,7 +234,7 @@ class LocalRun:
     async def _refused(self, reply: EngineReply, engine_id: str) -> None:
         refusal = await read_error_reply(reply, engine_id)
         failure = status_failure(refusal.status, refusal.body, stream=self._job.stream, engine_id=engine_id)
-        if not is_worth_another(refusal.status):
+        if refuses(refusal.status):
             raise failure
         self._retry_after_s = refusal.retry_after_s
         raise AttemptFailed(failure, engine_id)

@@ -165,6 +165,19 @@ async def test_the_engines_refusal_reaches_the_caller(start_plane: StartPlane, s
     assert response.error.retryable is False
 
 
+async def test_an_engine_that_does_not_take_our_key_is_passed_over(
+    start_plane: StartPlane, start_engine: StartEngine
+) -> None:
+    plane = await start_plane()
+    bad = await start_engine(fail_rate=1.0, fail_status=401)
+    plane.register("bad", bad)
+    plane.register("good", await start_engine())
+    await plane.ready("bad", "good")
+    answers = [await plane.manager.execute_request(a_request(f"r{number}")) for number in range(4)]
+    assert [answer.error for answer in answers] == [None] * 4
+    assert (await bad.state())["total_requests"], "the test has not tested anything"
+
+
 async def test_metadata_that_is_wrong(start_plane: StartPlane, start_engine: StartEngine) -> None:
     plane = await start_plane()
     plane.register("e1", await start_engine())
