@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sagellm_control.settings import env_name, load_settings, sections
+from sagellm_control.settings import CONFIG_FILE, env_name, load_settings, sections
 
 from .conftest import Command
 
@@ -55,3 +55,9 @@ def test_sources_and_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, co
     assert shown["redis"]["url"]["value"] == "redis://me:***@host/0"
     assert shown["redis"]["url"]["source"] == f"environment ({env_name('redis', 'url')})"
     assert "s3cret" not in result.output + command("settings").output
+
+
+def test_no_example_empties_the_file_that_is_read(command: Command) -> None:
+    written = re.findall(r"sagellm-control settings .*> *(\S+)", command("settings", "--help").output)
+    assert written
+    assert str(CONFIG_FILE) not in written, "the shell empties it before its settings are read"

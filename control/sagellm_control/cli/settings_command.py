@@ -21,13 +21,14 @@ def settings(loaded: Loaded, as_json: bool) -> None:
     """Show all settings: value, where it comes from, and what it means.
 
     A flag wins over the environment, that over the TOML file, that over the default. Secrets are not shown.
-    What is printed can be put into a TOML file (sagellm-control.toml) as it is: defaults are commented out.
+    What is printed is a TOML file: defaults are commented out. Write it under another name than the file that is
+    read (sagellm-control.toml where there is one, or --config): the shell empties a file before we can read it.
 
     \b
     Examples:
       sagellm-control settings
       SAGELLM_CONTROL_GATEWAY_PORT=9000 sagellm-control settings --json
-      sagellm-control settings > sagellm-control.toml
+      sagellm-control settings > all-settings.toml
     """
     if as_json:
         click.echo(json.dumps({name: dict(_values(loaded, name)) for name in sections()}, indent=2, default=str))
