@@ -241,3 +241,10 @@ def test_a_policy_that_there_is_not(system: Up, words: list[str], says: str) -> 
     assert refused.returncode != 0
     assert says in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)], ids=" ".join)
+def test_a_policy_for_no_pool_at_all_is_an_error(system: Up, more: tuple[str, ...]) -> None:
+    refused = system.control("policy", "set", "fair", "--redis-namespace", "nobody", *more)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "Error: no engine has registered, so there is no pool whose policy could be set\n"

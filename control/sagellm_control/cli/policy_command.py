@@ -65,13 +65,15 @@ def show(loaded: Loaded, model: str | None, as_json: bool) -> None:
 @click.argument("name", metavar="[POLICY]", required=False)
 @click.option("--placement", metavar="NAME", help="On which engine.")
 @click.option("--set", "others", multiple=True, metavar="NAME=VALUE", help="Any other setting; no value: its default.")
-@click.option("--model", metavar="NAME", help="Only the pool that serves this model; not given: all pools.")
+@click.option("--model", metavar="NAME", help="Only the pool that serves this model; else all that there are now.")
 @click.option("--json", "as_json", is_flag=True, help="For machines: a JSON object.")
 @takes_settings(REDIS_FLAGS)
 def set_(
     loaded: Loaded, name: str | None, placement: str | None, others: tuple[str, ...], model: str | None, as_json: bool
 ) -> None:
     """Change what pools follow.
+
+    It is recorded in each pool: one whose first engine comes later does not follow it.
 
     \b
     Examples:
@@ -131,6 +133,8 @@ async def _set(redis: RedisSettings, model: str | None, wanted: dict[str, str]) 
 
     async with open_store(redis) as store:
         pools = await _pools(store, model)
+        if not pools:
+            raise click.ClickException("no engine has registered, so there is no pool whose policy could be set")
         for pool in pools:
             await record_settings(store, pool, wanted)
         return pools
