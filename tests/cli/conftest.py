@@ -27,7 +27,7 @@ def clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def command() -> Command:
     """Runs ``sagellm-control`` with the given words, in this process."""
 
-    def run(*words: str, text: str | None = None) -> Result:
+    def run(*words: str, text: str | bytes | None = None) -> Result:
         return CliRunner().invoke(root, list(words), input=text, prog_name="sagellm-control")
 
     return run

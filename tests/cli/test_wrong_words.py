@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from types import ModuleType
 
@@ -10,6 +11,7 @@ import pytest
 from sagellm_control.cli import main
 
 from .conftest import Command
+from .up_process import clean_environment
 
 PLAY = ("simulate", "--synthetic", "poisson", "--requests", "20")
 
@@ -55,6 +57,39 @@ def test_wrong_words(words: str, says: str, command: Command) -> None:
 def test_wrong_words_of_the_simulator(words: str, says: str, command: Command) -> None:
     done = command(*PLAY, *words.split())
     assert done.exit_code == 2, done.stderr
+    assert says in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "what"),
+    [
+        (("\udcff\udcfe",), None, "the prompt"),
+        ((), b"\xff\xfe", "the prompt"),
+        (("--system", "\udcff", "Hello"), None, "--system"),
+        (("--tenant", "\udcff", "Hello"), None, "--tenant"),
+        (("--model", "\udcff", "Hello"), None, "--model"),
+    ],
+)
+def test_what_is_asked_has_to_be_text(words: tuple[str, ...], text: bytes | None, what: str, command: Command) -> None:
+    done = command("enqueue", *words, text=text)
+    assert done.exit_code == 2, done.stderr
+    assert done.stderr == f"Error: {what} is not UTF-8: convert it, e.g. with `iconv -f latin1 -t utf-8`\n"
+
+
+def test_a_pipe_has_to_hold_text() -> None:
+    words = [sys.executable, "-m", "sagellm_control", "enqueue"]
+    done = subprocess.run(words, input=b"\xff\xfe", capture_output=True, env=clean_environment(LC_ALL="C.UTF-8"))
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1), done.stderr.decode()
+    assert done.stderr.startswith(b"Error: the prompt is not UTF-8: convert it")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [(r'{"prompt": "\ud800"}', "surrogates"), ('{"seed": 99999999999999999999}', "64-bit")]
+)
+def test_a_whole_request_has_to_be_one_that_can_be_sent(text: str, says: str, command: Command) -> None:
+    done = command("enqueue", "--json", "-", text=text)
+    assert done.exit_code == 2, done.stderr
+    assert "Error: --json: " in done.stderr
     assert says in done.stderr
 
 

@@ -7,6 +7,7 @@ import sys
 from typing import Any, BinaryIO, cast
 
 import click
+import orjson
 
 from ..wire.priority import RequestPriority
 from .exit_codes import INTERRUPTED
@@ -64,6 +65,7 @@ def enqueue(
 
     from .ask import Question, ask
 
+    _require_text({"the prompt": prompt, "--system": system, "--tenant": tenant, "--model": model})
     body = _read_json(raw) if raw is not None else _from_prompt(prompt, system)
     if raw is not None and (prompt or system):
         raise click.UsageError("--json holds the whole request: give no PROMPT and no --system with it")
@@ -92,17 +94,41 @@ def _from_prompt(prompt: str | None, system: str | None) -> dict[str, Any]:
     if prompt is None and sys.stdin.isatty():
         raise click.UsageError("nothing to ask: give a PROMPT, pipe one in, or use --json")
     if prompt is None or prompt == "-":
-        prompt = str(sys.stdin.read())
+        prompt = _read_prompt()
     if not prompt.strip():
         raise BadSettings(["the prompt is empty: nothing to ask"])
     messages = [{"role": "system", "content": system}] if system else []
     return {"messages": [*messages, {"role": "user", "content": prompt}]}
 
 
+def _read_prompt() -> str:
+    try:
+        prompt = str(sys.stdin.read())
+    except UnicodeDecodeError:
+        raise _not_text("the prompt") from None
+    _require_text({"the prompt": prompt})
+    return prompt
+
+
+def _require_text(words: dict[str, str | None]) -> None:
+    """Bytes that are no UTF-8 come as surrogates, from the command line always and from a pipe in most places: no JSON
+    can hold them."""
+    for name, word in words.items():
+        try:
+            (word or "").encode()
+        except UnicodeEncodeError:
+            raise _not_text(name) from None
+
+
+def _not_text(name: str) -> BadSettings:
+    return BadSettings([f"{name} is not UTF-8: convert it, e.g. with `iconv -f latin1 -t utf-8`"])
+
+
 def _read_json(raw: BinaryIO) -> dict[str, Any]:
     try:
         body: Any = json.load(raw)
-    except ValueError as error:
+        orjson.dumps(body)  # it takes less than is read here: no half characters, no number beyond 64 bits
+    except (ValueError, orjson.JSONEncodeError) as error:
         raise click.UsageError(f"--json: {error}") from None
     if not isinstance(body, dict):
         raise click.UsageError("--json: an OpenAI request is a JSON object")
