@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -20,11 +20,12 @@ def terminal_signals() -> tuple[signal.Signals, ...]:
 
 
 @asynccontextmanager
-async def stop_requested() -> AsyncGenerator[asyncio.Event, None]:
-    """An event that is set by SIGTERM or SIGINT; the handlers are removed at the end."""
+async def stop_requested(
+    signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
+) -> AsyncGenerator[asyncio.Event, None]:
+    """An event that is set by any of these signals; the handlers are removed at the end."""
     loop = asyncio.get_running_loop()
     event = asyncio.Event()
-    signals = (signal.SIGTERM, signal.SIGINT)
     for number in signals:
         loop.add_signal_handler(number, event.set)
     try:

@@ -125,12 +125,37 @@ def test_enqueue_says_what_is_wrong(words: tuple[str, ...], text: str | None, co
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_cancels_what_was_enqueued(system: Up) -> None:
-    with long_answer(system) as (asking, _, notes, request_id):
-        asking.send_signal(signal.SIGINT)
-        assert asking.wait(30) == 130
-        assert notes.read() == f"cancelling {request_id}\n"
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_or_a_closed_terminal_cancels_what_was_enqueued(number: signal.Signals, system: Up) -> None:
+    inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs this may have been told to ignore it
+    try:
+        with long_answer(system) as (asking, _, notes, request_id):
+            asking.send_signal(number)
+            assert asking.wait(30) == 130
+            assert notes.read() == f"cancelling {request_id}\n"
+    finally:
+        signal.signal(signal.SIGHUP, inherited)
     eventually(lambda: '"cancelled"' in system.control("requests", "show", request_id, "--json").stdout, "cancelled")
+
+
+@pytest.mark.parametrize("notes_too", [False, True])
+def test_a_reader_that_goes_cancels_what_was_enqueued(system: Up, *, notes_too: bool) -> None:
+    with long_answer(system) as (asking, output, notes, request_id):
+        if notes_too:
+            notes.close()
+        output.close()
+        assert asking.wait(30) == 1
+        assert notes_too or notes.read() == f"cancelling {request_id}\n"
+    eventually(lambda: '"cancelled"' in system.control("requests", "show", request_id, "--json").stdout, "cancelled")
+
+
+def test_an_answer_goes_on_where_nobody_reads_the_notes(system: Up) -> None:
+    with system.start_enqueue("--max-tokens", "4", "Hello") as asking:
+        assert asking.stdout is not None
+        assert asking.stderr is not None
+        asking.stderr.close()
+        assert len(asking.stdout.read().split()) == 4
+        assert asking.wait(30) == 0
 
 
 def test_a_drained_engine_gets_nothing_until_it_is_undone(system: Up) -> None:

@@ -14,7 +14,7 @@ import orjson
 from redis.exceptions import RedisError
 
 from ..client import QueueClient, QueueError
-from ..stopping import run_until, stop_requested
+from ..stopping import run_until, stop_requested, terminal_signals
 from ..store.settings import RedisSettings
 from ..store.views import RequestView, find_request
 from ..wire.event import CHUNK, END, Ending
@@ -57,7 +57,11 @@ class Question:
 
 
 async def ask(redis: RedisSettings, question: Question) -> bool | None:
-    """Put the question through the queue; whether it was answered. None: interrupted, and cancelled."""
+    """Put the question through the queue; whether it was answered. None: interrupted, and cancelled.
+
+    Raises:
+        OSError: nobody takes the answer, as its reader has gone; the request is cancelled.
+    """
     answered = False
 
     async def work() -> None:
@@ -65,7 +69,7 @@ async def ask(redis: RedisSettings, question: Question) -> bool | None:
         async with QueueClient.connect(redis) as queue:
             answered = await _ask(queue, question)
 
-    async with stop_requested() as stop:
+    async with stop_requested(terminal_signals()) as stop:
         await run_until(stop, work())
         return None if stop.is_set() else answered
 
@@ -85,19 +89,25 @@ async def _ask(queue: QueueClient, question: Question) -> bool:
     )
     request_id = submission.request_id
     _note(f"request {request_id}, model {model}, priority {question.priority.name}")
+    text = EventText()
     try:
-        return await _print_answer(queue, request_id, question, started)
-    except asyncio.CancelledError:
+        ending, first_s = await _print_pieces(queue, request_id, text, started)
+    except (asyncio.CancelledError, OSError):
         _note(f"cancelling {request_id}")
         with contextlib.suppress(TimeoutError, RedisError, OSError):
             async with asyncio.timeout(_CANCEL_WITHIN_S):
                 await queue.cancel(request_id)
         raise
+    if ending is None:
+        return False
+    return _print_end(ending, question, text, first_s, time.monotonic() - started)
 
 
-async def _print_answer(queue: QueueClient, request_id: str, question: Question, started: float) -> bool:
-    text = EventText()
-    first_s: float | None = None
+async def _print_pieces(
+    queue: QueueClient, request_id: str, text: EventText, started: float
+) -> tuple[Ending | None, float]:
+    """Print all but the last piece; how it ended, and when (s) the first of it was there."""
+    first_s = 0.0
     ending: Ending | None = None
     async with _following(queue, request_id) as following:
         async for event in queue.stream(request_id):
@@ -108,15 +118,13 @@ async def _print_answer(queue: QueueClient, request_id: str, question: Question,
                     click.echo(piece, nl=False)
             elif event.type == END:
                 ending = Ending.decode(event.payload)
-    if ending is None or first_s is None:
-        return False
-    return _print_end(ending, question, text, first_s, time.monotonic() - started)
+    return ending, first_s
 
 
 def _print_end(ending: Ending, question: Question, text: EventText, first_s: float, all_s: float) -> bool:
     if ending.outcome is not Outcome.COMPLETED:
         reason = ending.message or error_of(ending.body) or ending.body.decode(errors="replace")
-        click.echo(err=True)
+        _note("")
         code = f", {ending.code}" if ending.code else ""
         _note(f"Error: {ending.outcome} ({ending.status}{code}): {reason}")
         return False
@@ -175,4 +183,6 @@ async def _first_model(queue: QueueClient) -> str:
 
 
 def _note(line: str) -> None:
-    click.echo(line, err=True)
+    """Say it, if anybody is there to read it: whoever takes only the answer gets all of that."""
+    with contextlib.suppress(OSError):
+        click.echo(line, err=True)

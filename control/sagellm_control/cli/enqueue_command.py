@@ -53,7 +53,8 @@ def enqueue(
     """Send one request through the queue and print its answer as it is made.
 
     The answer goes to standard output, all else (request id, place in the queue, engine) to standard error.
-    Without PROMPT, or for -, it is read from standard input. Ctrl-C cancels the request.
+    Without PROMPT, or for -, it is read from standard input. Ctrl-C cancels the request, and so does a terminal
+    that is closed, or a reader of the answer that has gone when the next piece comes.
 
     \b
     Examples:
