@@ -154,6 +154,23 @@ def test_an_engine_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
             engine.terminate()
 
 
+def test_anothers_engine_in_the_same_redis_is_not_ours(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    (tmp_path / "second").mkdir()
+    with Up(tmp_path, "--schedulers", "1", "--model", "tiny") as first:
+        words = ("--redis-url", first.redis, "--schedulers", "1", "--engine", url, "--ready-within-s", "10")
+        with Up(tmp_path / "second", *words) as second:
+            assert "   model MODEL, 0 of 1 engine\n" in second.announced
+            eventually(lambda: f"No engine is ready yet; waiting for {url}" in second.said, "it says so")
+            ours = [sys.executable, "-m", "sagellm_control", "engine", "--port", str(port), "--model", "big"]
+            with subprocess.Popen(ours, env=clean_environment()) as engine:
+                eventually(lambda: " is ready: big, 16 slots" in second.said, "it is found")
+                engine.terminate()
+            assert "is ready: tiny" not in second.said
+
+
 @pytest.mark.parametrize(
     ("words", "settings", "code", "said"),
     [

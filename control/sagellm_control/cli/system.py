@@ -15,6 +15,8 @@ from typing import Any
 import orjson
 from redis.exceptions import RedisError
 
+from sagellm_workers.serving.rows_of_engine import engine_id
+
 from ..embedded import EmbeddedValkey, free_port, require_free
 from ..embedded.http_probe import get
 from ..embedded.ports import LOOPBACK
@@ -64,7 +66,7 @@ class Running:
     redis_url: str
     namespace: str
     engines: list[EngineView]
-    """Rows of those that are READY, one for each of their models; maybe none yet."""
+    """Rows of those of ours that are READY, one for each of their models; maybe none yet."""
     urls: list[str]
     """Of all engines that were asked for."""
 
@@ -140,14 +142,14 @@ class System:
                 yield running
 
     async def wait_for_engines(self, running: Running) -> list[EngineView]:
-        """Wait, as long as it takes, until some engine is READY."""
+        """Wait, as long as it takes, until some engine of ours is READY."""
         redis = self._settings.redis.model_copy(update={"url": running.redis_url})
         ready: list[EngineView] = []
         async with open_store(redis, check=False) as store:
             while not ready:
                 await asyncio.sleep(_ENGINE_EVERY_S)
                 try:
-                    ready = await _ready_engines(store)
+                    ready = await _ready_engines(store, running.urls)
                 except (RedisError, OSError):
                     continue  # it is being started again
         return ready
@@ -261,7 +263,7 @@ class System:
                 while status != 200 or not ready:
                     if status != 200:
                         status, said = await get(host, self._port, "/ready")
-                    ready = await _ready_engines(store)
+                    ready = await _ready_engines(store, engines)
                     await asyncio.sleep(_LOOK_EVERY_S)
         except TimeoutError:
             if status != 200:
@@ -278,10 +280,12 @@ class System:
         )
 
 
-async def _ready_engines(store: Store) -> list[EngineView]:
-    """Those that some worker serves now; a run that was killed leaves rows that say READY until the lease lapses."""
+async def _ready_engines(store: Store, urls: Sequence[str]) -> list[EngineView]:
+    """Those of the engines asked for that some worker serves now: the Redis may hold others' as well, and a run that
+    was killed leaves rows that say READY until the lease lapses."""
+    asked = set(map(engine_id, urls))  # and not the URL: each machine has a loopback of its own
     return [
         view
         for view in await list_engines(store)
-        if view.state is EngineState.READY and view.lease_s is not None and view.lease_s > 0
+        if view.engine_id in asked and view.state is EngineState.READY and view.lease_s is not None and view.lease_s > 0
     ]
