@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -152,6 +153,20 @@ def test_an_engine_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
         with engine:
             eventually(lambda: "is ready: simulated-1, 16 slots" in up.said, "it is found")
             engine.terminate()
+
+
+def test_an_engine_that_stays_drained_is_said_to(tmp_path: Path) -> None:
+    with Up(tmp_path, "--schedulers", "1") as up:
+        (engine,) = json.loads(up.control("engines", "list", "--json").stdout)
+        up.control("engines", "drain", engine["engine_id"])
+    note = f"drained: `sagellm-control engines drain {engine['engine_id']} --undo` gives it requests again"
+    with Up(tmp_path, "--schedulers", "1", "--ready-within-s", "3600") as up:
+        assert "   model MODEL, 0 of 1 engine\n" in up.announced
+        assert note in up.control("engines", "list").stdout
+        eventually(lambda: f"Engine {engine['engine_id']} gets no requests: {note}\n" in up.said, "it says so")
+        eventually(lambda: re.search(rf"worker \| .* gets no requests for simulated-1: {note}\n", up.said), "the log")
+        up.control("engines", "drain", engine["engine_id"], "--undo")
+        eventually(lambda: "is ready: simulated-1, 16 slots" in up.said, "it is given requests")
 
 
 def test_anothers_engine_in_the_same_redis_is_not_ours(tmp_path: Path) -> None:

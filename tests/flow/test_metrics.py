@@ -43,13 +43,21 @@ class _Scrape:
         return found[0] if found else 0.0
 
 
-async def test_an_engine_that_was_drained_is_not_ready(start_engine: StartEngine, start_system: StartSystem) -> None:
+async def test_an_engine_that_was_drained_is_not_ready(
+    start_engine: StartEngine, start_system: StartSystem, caplog: pytest.LogCaptureFixture
+) -> None:
     system = await start_system(await start_engine(), worker_lease_s=1)
     (view,) = await system.engine_views()
     labels = {"pool": view.pool, "engine": view.engine_id}
     for drain in (True, False):
         await drain_engine(system.store, view.pool, view.engine_id, drain=drain)
         await wait_until(lambda drain=drain: sample("sagellm_control_engine_ready", **labels) == (not drain))
+    said = [record.message for record in caplog.records if "drain" in record.message]
+    assert said == [
+        f"engine {view.engine_id} gets no requests for {view.pool}: drained: "
+        f"`sagellm-control engines drain {view.engine_id} --undo` gives it requests again",
+        f"engine {view.engine_id} gets requests for {view.pool} again: it is not drained any more",
+    ]
 
 
 async def _scrape(system: InProcessSystem) -> _Scrape:

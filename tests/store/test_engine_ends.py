@@ -8,6 +8,7 @@ from sagellm_control.store.inspect import engine_rows, list_pools, model_index
 from sagellm_control.store.registrations import register
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.engines import Retired, drain_engine, remove_engine, retire_engine
+from sagellm_control.store.views import list_engines
 from sagellm_control.wire.registration import Registration
 from sagellm_control.wire.states import EngineState
 
@@ -111,6 +112,20 @@ async def test_drained_and_resumed(
     assert await drain_engine(pool.store, pool.name, "e1", drain=False) == 0
     assert [row.state for row in await engine_rows(pool.store, pool.name, ["e1"])] == [resumed]
     assert await pool.room() == ({"e1": 1} if resumed is EngineState.READY else {})
+
+
+async def test_it_is_shown_that_and_how_a_drain_is_undone(pool: PoolDriver) -> None:
+    await pool.engine()
+    await drain_engine(pool.store, pool.name, "e1")
+    note = "drained: `sagellm-control engines drain e1 --undo` gives it requests again"
+    (view,) = await list_engines(pool.store, pool.name)
+    assert (view.drained, view.reason) == (True, note)
+    await retire_engine(pool.store, pool.name, "e1", "w-e1", EngineState.STOPPED, "its worker was stopped")
+    (view,) = await list_engines(pool.store, pool.name)
+    assert (view.drained, view.reason) == (True, f"{note}; its worker was stopped")
+    await drain_engine(pool.store, pool.name, "e1", drain=False)
+    (view,) = await list_engines(pool.store, pool.name)
+    assert (view.drained, view.reason) == (False, "its worker was stopped")
 
 
 async def test_a_draining_engine_keeps_what_it_runs(pool: PoolDriver) -> None:

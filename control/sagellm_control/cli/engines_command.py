@@ -38,9 +38,10 @@ def list_(loaded: Loaded, model: str | None, as_json: bool) -> None:
 
     KV is how many tokens of its KV cache are promised, PACE how many uncached prompt tokens may start on it while
     answers run, SPEED its prompt tokens and the time of a decode step with one answer. LEASE is the time until the
-    engine counts as lost if its worker stays silent. NOTE says why an engine is given less than it has slots for, or
-    that its slots are a guess, as it does not say how many it has: give its worker --slots. AWAITED is an engine that
-    its worker has not reached yet, or that has none of the models that it is to have; it has no id before that.
+    engine counts as lost if its worker stays silent. NOTE says why an engine is given less than it has slots for, how
+    a drain is undone, or that its slots are a guess, as it does not say how many it has: give its worker --slots.
+    AWAITED is an engine that its worker has not reached yet, or that has none of the models that it is to have; it has
+    no id before that.
 
     \b
     Examples:
@@ -84,6 +85,8 @@ def list_(loaded: Loaded, model: str | None, as_json: bool) -> None:
 @takes_settings(REDIS_FLAGS)
 def drain(loaded: Loaded, engine_id: str, undo: bool, as_json: bool) -> None:
     """Give an engine no more requests; what it has is finished.
+
+    It stays drained until --undo, also when it or its worker is started again, unless it had no worker for a day.
 
     \b
     Examples:

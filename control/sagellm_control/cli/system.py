@@ -67,6 +67,8 @@ class Running:
     namespace: str
     engines: list[EngineView]
     """Rows of those of ours that are READY, one for each of their models; maybe none yet."""
+    drained: list[EngineView]
+    """Rows of those of ours that somebody has drained, maybe before they were started."""
     urls: list[str]
     """Of all engines that were asked for."""
 
@@ -149,7 +151,7 @@ class System:
             while not ready:
                 await asyncio.sleep(_ENGINE_EVERY_S)
                 try:
-                    ready = await _ready_engines(store, running.urls)
+                    ready, _ = await _served_engines(store, running.urls)
                 except (RedisError, OSError):
                     continue  # it is being started again
         return ready
@@ -256,14 +258,16 @@ class System:
         """Wait for the gateway, and for an engine; a gateway without engines may still get some later."""
         host = _WILDCARDS.get(self._host, self._host)
         redis = self._settings.redis.model_copy(update={"url": redis_url})
-        status, ready, said = 0, list[EngineView](), b"no answer"
+        status, ready, drained, said = 0, list[EngineView](), list[EngineView](), b"no answer"
+        asked = set(map(engine_id, engines))
         within_s = self._settings.up.ready_within_s
         try:
             async with asyncio.timeout(within_s), open_store(redis) as store:
-                while status != 200 or not ready:
+                # That all of them are drained is said, and not waited for: who did it may be gone.
+                while status != 200 or not (ready or {view.engine_id for view in drained} == asked):
                     if status != 200:
                         status, said = await get(host, self._port, "/ready")
-                    ready = await _ready_engines(store, engines)
+                    ready, drained = await _served_engines(store, engines)
                     await asyncio.sleep(_LOOK_EVERY_S)
         except TimeoutError:
             if status != 200:
@@ -276,16 +280,14 @@ class System:
             redis_url=redis_url,
             namespace=redis.namespace,
             engines=ready,
+            drained=drained,
             urls=list(engines),
         )
 
 
-async def _ready_engines(store: Store, urls: Sequence[str]) -> list[EngineView]:
-    """Those of the engines asked for that some worker serves now: the Redis may hold others' as well, and a run that
-    was killed leaves rows that say READY until the lease lapses."""
+async def _served_engines(store: Store, urls: Sequence[str]) -> tuple[list[EngineView], list[EngineView]]:
+    """Of those asked for that some worker serves now, the READY ones and the drained ones: the Redis may hold others'
+    engines too, and a run that was killed leaves rows that say READY until the lease lapses."""
     asked = set(map(engine_id, urls))  # and not the URL: each machine has a loopback of its own
-    return [
-        view
-        for view in await list_engines(store)
-        if view.engine_id in asked and view.state is EngineState.READY and view.lease_s is not None and view.lease_s > 0
-    ]
+    views = [view for view in await list_engines(store) if view.engine_id in asked and (view.lease_s or 0) > 0]
+    return [view for view in views if view.state is EngineState.READY], [view for view in views if view.drained]

@@ -105,6 +105,8 @@ async def _serve(loaded: Loaded, system: System) -> None:
     async with system.up() as running:
         gateway = loaded.settings.gateway
         _introduce(running, gateway.api_keys is not None, gateway.orphan_grace_s)
+        for view in {view.engine_id: view for view in running.drained}.values():
+            _tell(f"Engine {view.engine_id} gets no requests: {view.reason}")
         if not running.engines:
             _tell(f"No engine is ready yet; waiting for {', '.join(running.urls)}")
             first = (await system.wait_for_engines(running))[0]

@@ -18,6 +18,7 @@ from ..wire.states import EngineState, RequestState
 from .connect import Store
 from .inspect import engine_rows, list_pools, number, server_ms, texts
 from .script import is_misplaced
+from .steps.engines import drained_note
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ class EngineView(BaseModel):
     """Which stages of a request it takes, see ``EngineRole``."""
     state: EngineState
     reason: str
+    drained: bool = False
+    """Somebody asked for it to be drained: until that is undone it gets no requests, whatever its worker says of it."""
     slots: int
     active: int
     """Requests that hold a place on it."""
@@ -83,10 +86,12 @@ async def list_engines(store: Store, only_pool: str | None = None) -> list[Engin
         for engine in ids:
             pipe.hlen(keys.reservations(engine))
             pipe.zscore(keys.leases, engine)
+            pipe.hexists(keys.engine(engine), "drain")
         facts = await pipe.execute() if ids else []
-        held = dict(zip(ids, zip(facts[::2], facts[1::2], strict=True), strict=True))
+        held = dict(zip(ids, zip(facts[::3], facts[1::3], facts[2::3], strict=True), strict=True))
         for row in await engine_rows(store, pool, ids):
-            active, lease = held[row.engine_id]
+            active, lease, drained = held[row.engine_id]
+            reasons = [drained_note(row.engine_id)] if drained else []
             views.append(
                 EngineView(
                     pool=pool,
@@ -96,7 +101,8 @@ async def list_engines(store: Store, only_pool: str | None = None) -> list[Engin
                     version=row.version,
                     role=row.role,
                     state=row.state,
-                    reason=row.reason,
+                    reason="; ".join([*reasons, *filter(None, [row.reason])]),
+                    drained=bool(drained),
                     slots=row.slots,
                     active=active,
                     models=list(row.models),

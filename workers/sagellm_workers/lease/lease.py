@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from sagellm_control.stopping import is_set_within
 from sagellm_control.store.connect import Store
-from sagellm_control.store.steps.engines import renew_engine
+from sagellm_control.store.steps.engines import drained_note, renew_engine
 from sagellm_control.store.trouble import Trouble
 from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.states import EngineState
@@ -131,7 +131,9 @@ class Lease:
         self._trouble.over()
         self._lapse.over()
         self.renewed_at = began
-        self.drained = renewal.draining
+        if renewal.draining != self.drained:
+            self.drained = renewal.draining
+            self._tell_drained(row)
         if row is self.row:
             self._facts_changed = False
             self._reported.set()
@@ -140,3 +142,11 @@ class Lease:
                 attempt.stop(state)
         if self._pace is not None:
             await self._pace.follow()
+
+    def _tell_drained(self, row: EngineRow) -> None:
+        # Also after a restart: that it was drained before may be long forgotten.
+        if self.drained:
+            note = drained_note(row.engine_id)
+            log.warning("engine %s gets no requests for %s: %s", row.engine_id, row.pool, note)
+        else:
+            log.warning("engine %s gets requests for %s again: it is not drained any more", row.engine_id, row.pool)

@@ -164,6 +164,12 @@ async def drain_engine(store: Store, pool: str, engine: str, *, drain: bool = Tr
     return None if answer is None else int(answer)
 
 
+def drained_note(engine: str) -> str:
+    """Why an engine is given nothing that somebody has drained, and what undoes that: it outlives the engine's workers,
+    and who did it may be gone."""
+    return f"drained: `sagellm-control engines drain {engine} --undo` gives it requests again"
+
+
 async def remove_engine(store: Store, pool: str, engine: str) -> str:
     """Delete what is kept of an engine, and the models that only it served are unknown: ``forgotten``; ``held`` by a
     worker, or ``busy``: nothing was done."""
