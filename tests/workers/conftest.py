@@ -21,7 +21,7 @@ StartTalk = Callable[[Talk], Awaitable[str]]
 Serve = Callable[[Mapping[str, Any]], Awaitable[str]]
 
 WAIT_LIMIT_S = 10.0
-CHAT = EngineCall("req-1", TraceContext("trace-1"), "chat", True, b'{"model":"m","messages":[]}', 2)
+CHAT = EngineCall("req-1", TraceContext("trace-1"), "chat", True, b'{"model":"m","messages":[]}', 2, "req-1")
 EVENT_STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
 )

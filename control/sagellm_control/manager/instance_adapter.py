@@ -110,7 +110,7 @@ async def _events(stream: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
 
 def _request(call: EngineCall) -> Request:
     fields: dict[str, Any] = orjson.loads(call.body)
-    fields |= {"request_id": call.request_id, "trace_id": call.trace.trace_id or call.request_id, "stream": call.stream}
+    fields |= {"request_id": call.sent_id, "trace_id": call.trace.trace_id or call.request_id, "stream": call.stream}
     fields.setdefault("model", "")
     return Request.model_validate(fields)
 

@@ -29,6 +29,7 @@ from ..engine_access import (
 )
 from ..manager_settings import ManagerSettings
 from ..types import EngineInfo
+from ..wire.attempts import id_of_attempt
 from ..wire.request import Arrival
 from ..wire.states import Stage
 from ..wire.trace_context import TraceContext
@@ -63,6 +64,7 @@ class LocalRun:
         self._settings = settings
         self._suspect = suspect
         self._arrived_ms = time.time() * 1000
+        self._attempts = 0
         self._excluded: tuple[str, ...] = ()
         self._failure: RequestFailed | None = None
         self._stage = Stage.WHOLE
@@ -140,7 +142,7 @@ class LocalRun:
                         await self._refused(reply, info.engine_id)
                     if self._stage is Stage.PREFILL:
                         kind = await self._adapters.kind(info.engine_id, adapter)
-                        self._hand_on(await read_prefill(reply, kind, watch))
+                        self._hand_on(await read_prefill(reply, kind, watch, call.sent_id))
                         return
                     async for piece in self._read(reply, info, watch, takeover):
                         yield piece
@@ -189,7 +191,7 @@ class LocalRun:
         """
         job, stage = self._job, self._stage
         if not stage and not self._given:
-            return _call(job, job.body), None
+            return self._call(job.body), None
         kind = await self._adapters.kind(info.engine_id, adapter)
         takeover, body = None, job.body
         if self._given:
@@ -197,10 +199,22 @@ class LocalRun:
             if takeover.body is None:
                 return None, takeover
             body = takeover.body
-        call, age_ms = _call(job, body), (time.monotonic() - self._handed_at) * 1000
+        call, age_ms = self._call(body), (time.monotonic() - self._handed_at) * 1000
         staged = staged_call(call, stage, kind, adapter, handed=self._handed, age_ms=age_ms)
         watch.prefilled_elsewhere = staged is not call and stage is Stage.DECODE
         return staged, takeover
+
+    def _call(self, body: bytes) -> EngineCall:
+        job, self._attempts = self._job, self._attempts + 1
+        return EngineCall(
+            request_id=job.request_id,
+            trace=TraceContext(job.trace_id),
+            kind=str(job.kind),
+            stream=job.stream,
+            body=body,
+            priority=int(job.priority),
+            sent_id=id_of_attempt(job.request_id, self._attempts),
+        )
 
     def _hand_on(self, handed: bytes) -> None:
         """The prompt has been read, and another engine answers."""
@@ -274,14 +288,3 @@ class AttemptFailed(Exception):
 
 def _uncached_tokens(ticket: Ticket) -> int:
     return math.ceil(ticket.taken.uncached_tokens) if ticket.taken is not None else 0
-
-
-def _call(job: Job, body: bytes) -> EngineCall:
-    return EngineCall(
-        request_id=job.request_id,
-        trace=TraceContext(job.trace_id),
-        kind=str(job.kind),
-        stream=job.stream,
-        body=body,
-        priority=int(job.priority),
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .attempts import id_of_attempt
 from .priority import RequestPriority
 from .states import RequestKind, Stage
 from .trace_context import NO_TRACE, TraceContext
@@ -37,6 +38,11 @@ class Assignment:
     """What the engine that read the prompt has handed over (see the step ``advance``)."""
     prefilled_ms: float = 0.0
     """Server time (ms) at which it did."""
+
+    @property
+    def sent_id(self) -> str:
+        """The id under which its engine gets it."""
+        return id_of_attempt(self.request_id, self.attempt)
 
 
 @dataclass(slots=True, frozen=True)

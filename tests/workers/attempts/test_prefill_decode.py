@@ -44,7 +44,7 @@ OPENAI = cast(EngineAdapter, Wire("openai"))
 
 
 def call(**fields: Any) -> EngineCall:
-    return EngineCall("r", NO_TRACE, "chat", True, orjson.dumps(BODY | fields), 2)
+    return EngineCall("r", NO_TRACE, "chat", True, orjson.dumps(BODY | fields), 2, "r~5")
 
 
 def staged(stage: Stage, transfer: bytes = b"", *, age_ms: float = 0.0, kind: str = "vllm", **fields: Any) -> Any:
@@ -66,13 +66,25 @@ def test_the_prefill_asks_for_one_token_and_the_blocks() -> None:
 
 
 def test_the_decode_says_where_the_blocks_lie() -> None:
-    handed = hand_over("vllm", orjson.dumps({"choices": [], "kv_transfer_params": WHERE}))
+    handed = hand_over("vllm", orjson.dumps({"choices": [], "kv_transfer_params": WHERE}), "r~3")
     assert staged(Stage.DECODE, handed) == (True, {**BODY, "kv_transfer_params": WHERE})
+
+
+@pytest.mark.parametrize(
+    ("handed", "sent_id"),
+    [
+        (hand_over("vllm", orjson.dumps({"kv_transfer_params": WHERE}), "r~3"), "r~3"),
+        (orjson.dumps({"engine_kind": "vllm", "kv_transfer_params": WHERE}), "r"),  # an earlier version's
+        (b"", "r~5"),
+    ],
+)
+def test_the_decode_has_the_id_of_the_prefill_whose_blocks_it_fetches(handed: bytes, sent_id: str) -> None:
+    assert staged_call(call(), Stage.DECODE, "vllm", OPENAI, handed=handed).sent_id == sent_id
 
 
 @pytest.mark.parametrize("reply", [b'{"choices":[]}', b'{"kv_transfer_params":null}', b"[]", b""])
 def test_without_a_connector_the_decode_is_the_whole_request(reply: bytes) -> None:
-    handed = hand_over("vllm", reply)
+    handed = hand_over("vllm", reply, "r")
     assert handed == b""
     assert staged(Stage.DECODE, handed) == (True, BODY)
 
@@ -81,19 +93,19 @@ def test_on_the_own_wire_the_phase_is_told() -> None:
     own = cast(EngineAdapter, Wire("sagellm"))
     first = staged_call(call(), Stage.PREFILL, "sagellm", own)
     assert orjson.loads(first.body)["phase"] == "prefill"
-    handed = hand_over("sagellm", b"{}")
+    handed = hand_over("sagellm", b"{}", "r")
     second = staged_call(call(), Stage.DECODE, "sagellm", own, handed=handed)
     assert orjson.loads(second.body) == {**BODY, "phase": "decode"}
     assert staged_call(call(), Stage.DECODE, "sagellm", own) == call(), "nobody has read it"
 
 
 def test_blocks_of_another_kind_of_engine_are_left_alone() -> None:
-    handed = hand_over("vllm", orjson.dumps({"kv_transfer_params": WHERE}))
+    handed = hand_over("vllm", orjson.dumps({"kv_transfer_params": WHERE}), "r")
     assert staged(Stage.DECODE, handed, kind="llama.cpp", age_ms=STALE_AFTER_MS + 1) == (True, BODY)
 
 
 def test_blocks_that_nobody_has_fetched_for_long_are_stale() -> None:
-    handed = hand_over("vllm", orjson.dumps({"kv_transfer_params": WHERE}))
+    handed = hand_over("vllm", orjson.dumps({"kv_transfer_params": WHERE}), "r")
     assert staged(Stage.DECODE, handed, age_ms=STALE_AFTER_MS)
     with pytest.raises(Stale):
         staged(Stage.DECODE, handed, age_ms=STALE_AFTER_MS + 1)
@@ -101,7 +113,7 @@ def test_blocks_that_nobody_has_fetched_for_long_are_stale() -> None:
 
 def test_a_reply_that_is_no_json_is_broken() -> None:
     with pytest.raises(EngineBroken, match="no JSON"):
-        hand_over("vllm", b"<html>")
+        hand_over("vllm", b"<html>", "r")
 
 
 @pytest.mark.parametrize(

@@ -79,12 +79,13 @@ class AnswerTooLong(EngineBroken):
 class EngineCall:
     """One attempt of one request."""
 
-    request_id: str
+    request_id: str  # the client's
     trace: TraceContext
     kind: str  # "chat" | "completion" | "embedding"
     stream: bool
     body: bytes  # the client's OpenAI JSON, unchanged
     priority: int  # 0 = CRITICAL … 4 = BACKGROUND
+    sent_id: str  # the id for the engine, which may take none twice (see `id_of_attempt`)
 
 
 @dataclass(frozen=True, slots=True)

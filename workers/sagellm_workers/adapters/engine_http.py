@@ -116,7 +116,7 @@ class EngineHttp:
         )
         trace = call.trace
         for name, value in (
-            ("X-Request-ID", call.request_id),
+            ("X-Request-ID", call.sent_id),
             ("X-Trace-ID", trace.trace_id),
             ("traceparent", trace.traceparent),
             ("tracestate", trace.tracestate),

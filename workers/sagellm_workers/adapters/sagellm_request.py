@@ -44,7 +44,7 @@ def read_fields(body: bytes) -> dict[str, Any]:
 def to_sagellm(call: EngineCall, fields: dict[str, Any]) -> bytes:
     """The body to send. Raises Untranslatable."""
     sent = dict(fields)
-    sent["request_id"] = call.request_id
+    sent["request_id"] = call.sent_id
     sent["trace_id"] = call.trace.trace_id or call.request_id
     sent.setdefault("model", "")
     if call.kind == "embedding":

@@ -168,12 +168,7 @@ class Attempt:
                 return
             body = takeover.body
         call = EngineCall(
-            request_id=a.request_id,
-            trace=a.trace,
-            kind=a.kind,
-            stream=a.stream,
-            body=body,
-            priority=int(a.priority),
+            a.request_id, a.trace, kind=a.kind, stream=a.stream, body=body, priority=int(a.priority), sent_id=a.sent_id
         )
         try:
             staged = self._staged(call)
@@ -213,7 +208,7 @@ class Attempt:
             await self._pass_on_error(reply)
             return
         if self.assignment.stage is Stage.PREFILL:
-            self._advance(await read_prefill(reply, self.engine_kind, self.watch))
+            self._advance(await read_prefill(reply, self.engine_kind, self.watch, self.assignment.sent_id))
             return
         pieces: list[bytes] = []
         form, streamed = StreamForm(self.engine_id), reply.is_event_stream

@@ -2,7 +2,8 @@
 
 1. The prefilling engine gets the request with ``max_tokens`` 1, no stream, and ``kv_transfer_params`` that announce a
    decode elsewhere. It keeps the KV blocks and says in the reply's ``kv_transfer_params`` where they lie.
-2. The decoding engine gets the request as it was, with those ``kv_transfer_params``, and fetches the blocks.
+2. The decoding engine gets the request as it was, with those ``kv_transfer_params``, and fetches the blocks. It gets
+   it under the id that the first one knew: some connectors find the blocks by that.
 
 An engine that says nothing of ``kv_transfer_params`` has no connector: the decoding engine then reads the prompt
 itself. So it does where a request cannot be separated, or its prompt was read by another kind of engine.
@@ -18,7 +19,7 @@ import orjson
 from sagellm_control.wire.states import Stage
 
 from ..adapters.base import EngineAdapter, EngineBroken, EngineCall, EngineReply
-from ..adapters.loose_json import mapping
+from ..adapters.loose_json import mapping, text
 from ..observation.answer_watch import AnswerWatch
 
 REMOTE_DECODE: dict[str, Any] = {
@@ -39,14 +40,14 @@ STALE_AFTER_MS = 100_000.0
 ``VLLM_NIXL_ABORT_REQUEST_TIMEOUT``, never below two minutes by default), and they may then hold another prompt."""
 
 
-async def read_prefill(reply: EngineReply, engine_kind: str, watch: AnswerWatch) -> bytes:
+async def read_prefill(reply: EngineReply, engine_kind: str, watch: AnswerWatch, sent_id: str) -> bytes:
     """What the prefilling engine hands over (see ``hand_over``). Raises EngineError."""
     pieces: list[bytes] = []
     async for piece in reply.chunks:
         watch.piece()
         pieces.append(piece)
     body = b"".join(pieces)
-    handed = hand_over(engine_kind, body)
+    handed = hand_over(engine_kind, body, sent_id)
     watch.length.body(body)
     watch.stream_ended()
     return handed
@@ -85,10 +86,12 @@ def staged_call(
                 raise NotSeparable
             return replace(call, stream=False, body=prefill_body(call.body, own_wire=adapter.name == "sagellm"))
         case Stage.DECODE:
-            transfer = take_over(engine_kind, handed, age_ms)
-            if transfer is None:
+            found = take_over(engine_kind, handed, age_ms)
+            if found is None:
                 return call
-            return replace(call, body=decode_body(call.body, transfer, own_wire=adapter.name == "sagellm"))
+            transfer, sent_id = found
+            body = decode_body(call.body, transfer, own_wire=adapter.name == "sagellm")
+            return replace(call, body=body, sent_id=sent_id or call.request_id)
 
 
 def is_separable(body: bytes) -> bool:
@@ -108,8 +111,11 @@ def _count(value: object) -> int:
     return value if isinstance(value, int) else 1
 
 
-def hand_over(engine_kind: str, reply: bytes) -> bytes:
+def hand_over(engine_kind: str, reply: bytes, sent_id: str) -> bytes:
     """What the worker of the decoding engine has to know, from the reply of the prefilling one (empty: there is none).
+
+    Args:
+        sent_id: under which the prefilling engine got the request.
 
     Raises:
         EngineBroken: the reply is no JSON.
@@ -122,11 +128,13 @@ def hand_over(engine_kind: str, reply: bytes) -> bytes:
         raise EngineBroken(f"an engine of the kind {engine_kind} answered a prefill with what is no JSON") from None
     if not transfer and engine_kind != OWN_KIND:
         return b""
-    return orjson.dumps({"engine_kind": engine_kind, FIELD: transfer})
+    return orjson.dumps({"engine_kind": engine_kind, "sent_id": sent_id, FIELD: transfer})
 
 
-def take_over(engine_kind: str, handed: bytes, age_ms: float) -> dict[str, Any] | None:
-    """Where the KV blocks lie; None: nowhere that this engine could fetch them from.
+def take_over(engine_kind: str, handed: bytes, age_ms: float) -> tuple[dict[str, Any], str] | None:
+    """Where the KV blocks lie, and under which id; None: nowhere that this engine could fetch them from.
+
+    An earlier version, whose attempts all have the request's own id, names none.
 
     Raises:
         Stale: they were handed over too long ago.
@@ -138,7 +146,7 @@ def take_over(engine_kind: str, handed: bytes, age_ms: float) -> dict[str, Any] 
         return None
     if age_ms > STALE_AFTER_MS:
         raise Stale
-    return mapping(fields.get(FIELD))
+    return mapping(fields.get(FIELD)), text(fields.get("sent_id"))
 
 
 def prefill_body(body: bytes, *, own_wire: bool = False) -> bytes:
