@@ -65,11 +65,43 @@ def test_an_engines_error_is_passed_on(outcome: Outcome) -> None:
     assert _error_of(_piece(Ending(outcome, 400, body=body))) == {"message": "too long", "vendor": [1]}
 
 
-@pytest.mark.parametrize("body", [b'{"detail":"no"}', b"<html>", b"\xff", b"[]", b"3"])
-def test_an_engines_error_in_another_form_becomes_ours(body: bytes) -> None:
-    error = _error_of(_piece(Ending(Outcome.REFUSED, 422, body=body)))
-    assert error["type"] == "invalid_request_error"
-    assert error["message"]
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (
+            400,
+            b'{"object":"error","message":"too long","type":"BadRequestError","param":null,"code":400}',
+            ("too long", "BadRequestError", 400),
+        ),
+        (
+            422,
+            b'{"detail":[{"loc":["body","n"],"msg":"Field required"}]}',
+            ("Field required", "invalid_request_error", 422),
+        ),
+        (404, b'{"detail":"Not Found"}', ("Not Found", "not_found_error", 404)),
+        (413, b"too much\nfor me", ("too much for me", "invalid_request_error", 413)),
+        (422, b"<html>", ("The engine answered 422.", "invalid_request_error", 422)),
+        (400, b"", ("The engine answered 400.", "invalid_request_error", 400)),
+    ],
+)
+def test_an_engines_error_in_another_form_becomes_openais(
+    status: int, body: bytes, said: tuple[str, str, object]
+) -> None:
+    error = _error_of(_piece(Ending(Outcome.REFUSED, status, body=body)))
+    assert error == dict(zip(("message", "type", "code"), said, strict=True)) | {"param": None}
+
+
+def test_what_the_last_engine_said_of_its_failure_is_passed_on() -> None:
+    failed = Ending(Outcome.FAILED, 503, code="engine_error", message="engine e answered 503", body=b"busy")
+    error = _error_of(_piece(failed))
+    assert (error["message"], error["type"], error["code"]) == ("busy", "service_unavailable_error", 503)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"\xff", b"[]"])
+def test_of_a_failure_of_which_it_said_nothing_we_say_so(body: bytes) -> None:
+    failed = Ending(Outcome.FAILED, 503, code="engine_error", message="engine e answered 503", body=body)
+    error = _error_of(_piece(failed))
+    assert (error["message"], error["code"]) == ("engine e answered 503", "engine_error")
 
 
 def test_a_whole_answer_in_place_of_a_stream_becomes_one_event() -> None:

@@ -116,13 +116,15 @@ class GatewayStopping(ApiError):
 
 def error_body(status: int, message: str, *, code: str, param: str | None = None) -> bytes:
     """An OpenAI error body."""
-    error: dict[str, Any] = {
-        "message": message,
-        "type": _TYPES.get(status, "api_error"),
-        "param": param,
-        "code": code or None,
-    }
-    return orjson.dumps({"error": error})
+    return orjson.dumps(error_object(status, message, code=code or None, param=param))
+
+
+def error_object(
+    status: int, message: str, *, code: str | int | None, param: str | None = None, kind: str = ""
+) -> dict[str, Any]:
+    """An OpenAI error; its type is that of the status where no ``kind`` is given."""
+    kind = kind or _TYPES.get(status, "api_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def bad_request(message: str, param: str | None, code: str = "invalid_value") -> ApiError:

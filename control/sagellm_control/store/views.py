@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 from redis.exceptions import RedisError
 
+from ..wire.engine_error import error_said
 from ..wire.event import Ending
 from ..wire.keys import escaped, read_name
 from ..wire.priority import RequestPriority
-from ..wire.states import EngineState, RequestState
+from ..wire.states import EngineState, Outcome, RequestState
 from .connect import Store
 from .inspect import engine_rows, list_pools, number, server_ms, texts
 from .script import is_misplaced
@@ -189,7 +190,10 @@ async def _add_ending(store: Store, pool: str, view: RequestView) -> None:
     last = await store.commands.xrevrange(store.keys.pool(pool).output(view.request_id), count=1)
     if last and last[0][1].get(b"type") == b"end":
         ending = Ending.decode(last[0][1][b"payload"])
-        view.fields |= {"status": str(ending.status)} | ({"message": ending.message} if ending.message else {})
+        message = ending.message
+        if ending.outcome is Outcome.REFUSED:
+            message = message or error_said(ending.body).message
+        view.fields |= {"status": str(ending.status)} | ({"message": message} if message else {})
 
 
 async def _request_ids(store: Store, pool: str, state: RequestState | None, limit: int) -> list[str]:
