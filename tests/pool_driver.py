@@ -198,11 +198,12 @@ class PoolDriver:
         engine: str = "e1",
         worker: str | None = None,
         last_error: Ending | None = BROKEN,
+        reason: str = "",
         max_failures: int = 3,
     ) -> str:
         """Give one attempt back."""
         holder = self.worker(engine) if worker is None else worker
-        item = Requeue(request_id, attempt, cause, last_error)
+        item = Requeue(request_id, attempt, cause, last_error, reason)
         return (await requeue(self.store, self.name, engine, holder, [item], max_failures=max_failures))[0]
 
     async def advance(

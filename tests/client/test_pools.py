@@ -9,7 +9,9 @@ import time
 import pytest
 
 from sagellm_control.client import pools as pools_module
+from sagellm_control.client.errors import QueueUnavailable
 from sagellm_control.client.pools import Pools
+from sagellm_control.gateway.errors import from_queue
 from sagellm_control.gateway.rate_limits import rate_limits
 from sagellm_control.store.connect import Store
 from sagellm_control.store.inspect import model_index
@@ -151,7 +153,7 @@ async def test_a_redis_that_leaves_a_question_without_an_answer_is_away(
     with pytest.raises(TimeoutError):
         await asking
     assert not pools.answered
-    assert re.fullmatch("Redis has not answered for [23] s", pools.trouble(pool.name) or "")
+    assert re.fullmatch("Redis has not answered for [23] s", str(pools.trouble(pool.name)))
     answer.set()
     await pools.look()
     assert pools.answered
@@ -217,10 +219,12 @@ async def test_a_redis_that_refuses_twice_is_away(pool: PoolDriver, monkeypatch:
     await pools.look()
 
     async def refused(store: Store) -> dict[str, str]:
-        raise ConnectionError("refused")
+        raise ConnectionError("Error 111 connecting to 10.0.0.7:6379")
 
     monkeypatch.setattr(pools_module, "model_index", refused)
     for answered in (True, False):
         with pytest.raises(ConnectionError):
             await pools.look()
         assert pools.answered is answered
+    refusal = from_queue(QueueUnavailable(pools.trouble(pool.name)))
+    assert refusal.message == "The queue is not available: Redis cannot be reached.", "where it is, is not told"

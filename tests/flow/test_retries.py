@@ -7,8 +7,9 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from sagellm_control.wire.states import EngineState
+from sagellm_control.wire.states import EngineState, RequestState
 from sagellm_workers.adapters.openai_http import OpenAIHttpAdapter
+from sagellm_workers.serving.rows_of_engine import engine_id
 
 from ..waiting import wait_until
 from .asking import CHAT_PATH, chat, data, delta_of, error_of, expected_text
@@ -114,7 +115,43 @@ async def test_if_no_engine_can_be_reached_the_client_gets_our_error(
     await bad.vanish()
     async with system.session.post(system.url + CHAT_PATH, json=ASKED) as response:
         assert response.status == 502
-        assert (await error_of(response))["code"] == "engine_unreachable"
+        error = await error_of(response)
+        request_id = response.headers["X-Request-ID"]
+    assert error["code"] == "engine_unreachable"
+    assert error["message"] == f"engine {engine_id(bad.url)} cannot be reached"
+    view = await system.until(request_id, RequestState.FINISHED)
+    assert f"engine {bad.url} cannot be reached: " in view.fields["errors"], "an operator is told all"
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [("cut", "broke off"), ("redirect", "redirects to another address"), ("hang", "is silent: no answer within 0.5 s")],
+)
+async def test_where_the_engine_is_is_none_of_a_clients_business(
+    bad: EchoEngine, start_system: StartSystem, failure: str, told: str
+) -> None:
+    async def failing(request: web.Request) -> web.StreamResponse:
+        if failure == "hang":
+            await asyncio.sleep(3600)
+        if failure == "redirect":
+            raise web.HTTPPermanentRedirect("http://127.0.0.1:1/")
+        response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": "100"})
+        await response.prepare(request)
+        await response.write(b"{")
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    bad.respond(failing)
+    system = await start_system(bad, worker_max_attempts=1, worker_first_byte_timeout_s=0.5)
+    async with system.session.post(system.url + CHAT_PATH, json=ASKED) as response:
+        message = (await error_of(response))["message"]
+        request_id = response.headers["X-Request-ID"]
+    assert message.startswith(f"engine {engine_id(bad.url)} {told}")
+    assert "127.0.0.1" not in message
+    async with system.session.get(f"{system.url}/v1/requests/{request_id}") as response:
+        assert (await response.json())["message"] == message
+    assert f"engine {bad.url} " in (await system.until(request_id, RequestState.FINISHED)).fields["errors"]
 
 
 async def test_an_engine_that_is_started_again_has_lost_nothing(

@@ -171,3 +171,12 @@ async def test_an_error_of_several_lines_is_one_of_the_history(pool: PoolDriver)
     await pool.running("a")
     await pool.requeue("a", Cause.FAILED, last_error=traceback, max_failures=9)
     assert (await pool.record("a"))["errors"] == "1 e1 engine_broken (CUDA error Compile with more For debugging)"
+
+
+async def test_the_history_says_more_than_a_client_is_told(pool: PoolDriver) -> None:
+    await pool.engine("e1")
+    await pool.running("a")
+    told = replace(BROKEN, message="engine e1 broke off")
+    await pool.requeue("a", Cause.FAILED, last_error=told, reason="engine http://10.0.0.7:1 broke off", max_failures=1)
+    assert (await pool.record("a"))["errors"] == "1 e1 engine_broken (engine http://10.0.0.7:1 broke off)"
+    assert (await pool.ending("a")).message == "engine e1 broke off"

@@ -75,11 +75,12 @@ class Pools:
         """Whether Redis answers."""
         return self.known and self.silence_s < LOOK_WITHIN_S
 
-    def trouble(self, pool: str) -> str | None:
-        """Why nothing can be put into a pool at the moment; None: nothing is known against it."""
+    def trouble(self, pool: str) -> Exception | str | None:
+        """Why nothing can be put into a pool at the moment: what Redis or the way to it gave, or words; None: nothing
+        is known against it."""
         times, error = self._troubles.get(pool, (0, None))
         if times >= TWICE:
-            return str(error)
+            return error
         if self.silence_s >= LOOK_WITHIN_S:
             return f"Redis has not answered for {self.silence_s:.0f} s"
         return None

@@ -52,7 +52,7 @@ class Told:
     def finish(self, _: Attempt, ending: Ending) -> None:
         self.found.append(("finish", ending))
 
-    def requeue(self, _: Attempt, cause: Cause, ending: Ending | None = None) -> None:
+    def requeue(self, _: Attempt, cause: Cause, ending: Ending | None = None, reason: str = "") -> None:
         self.found.append((cause, ending))
 
 

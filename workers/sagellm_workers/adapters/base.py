@@ -26,7 +26,12 @@ from sagellm_control.wire.trace_context import TraceContext
 
 
 class EngineError(Exception):
-    """The exchange with the engine failed; the text names the engine."""
+    """The exchange with the engine failed; the text names the engine, and is for operators."""
+
+    def __init__(self, text: str, told: str = "") -> None:
+        super().__init__(text)
+        self.told = told
+        """What clients are told behind the engine's id, as addresses are none of their business; empty: the text."""
 
 
 class EngineUnreachable(EngineError):

@@ -67,13 +67,13 @@ class EventChunks:
         """What is held when the body has ended, if that is an event without its blank line; or nothing."""
         last = self._splitter.finish()
         if last and not is_whole(last):
-            raise EngineBroken(f"engine {self._url} broke off: the stream ended inside an event")
+            raise broke_off(self._url, "the stream ended inside an event")
         if only_keeps_alive(last):
             last = b""
         if self._end is not None:
             self._end.read(last)
             if not last and not self._end.reached:
-                raise EngineBroken(f"engine {self._url} broke off: its stream has no end")
+                raise broke_off(self._url, "its stream has no end")
         return last
 
 
@@ -104,7 +104,8 @@ class PlainChunks:
         self._heard()
         self._size += len(piece)
         if self._size > self._limit:
-            raise AnswerTooLong(f"engine {self._url}: the answer is longer than {self._limit} bytes")
+            told = f"gives an answer longer than {self._limit} bytes"
+            raise AnswerTooLong(f"engine {self._url} {told}", told)
         return piece
 
 
@@ -137,15 +138,20 @@ def ends_with_connection(response: httpx.Response) -> bool:
     return "content-length" not in headers and "chunked" not in headers.get("transfer-encoding", "").lower()
 
 
+def broke_off(url: str, why: str) -> EngineBroken:
+    """The answer has ended too early, or is none; ``why`` holds no address."""
+    return EngineBroken(f"engine {url} broke off: {why}", f"broke off: {why}")
+
+
 def engine_error(url: str, error: Exception) -> EngineError:
     """The failure of an exchange, under its name in `base`."""
     match error:
         case httpx.ConnectError() | httpx.ConnectTimeout() | httpx.UnsupportedProtocol():
-            return EngineUnreachable(f"engine {url} cannot be reached: {error}")
+            return EngineUnreachable(f"engine {url} cannot be reached: {error}", "cannot be reached")
         case httpx.TimeoutException():
-            return EngineTimeout(f"engine {url} is silent: {error}")
+            return EngineTimeout(f"engine {url} is silent: {error}", f"is silent: {error}")
         case _:
-            return EngineBroken(f"engine {url} broke off: {error}")
+            return EngineBroken(f"engine {url} broke off: {error}", "broke off")
 
 
 @contextmanager

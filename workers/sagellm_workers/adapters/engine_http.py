@@ -133,7 +133,8 @@ class EngineHttp:
             # Followed, a POST could become a GET, and the key go elsewhere.
             await response.aclose()
             where = response.headers.get("location", "nowhere")
-            raise EngineBroken(f"engine {self.url} redirects to {where}: give that address instead")
+            text = f"engine {self.url} redirects to {where}: give that address instead"
+            raise EngineBroken(text, "redirects to another address")
         return response
 
     @asynccontextmanager

@@ -17,14 +17,13 @@ import httpx
 import orjson
 
 from .base import (
-    EngineBroken,
     EngineCall,
     EngineFacts,
     EngineReply,
     EngineUnreachable,
     ModelFacts,
 )
-from .chunks import PlainChunks, WholeBody
+from .chunks import PlainChunks, WholeBody, broke_off
 from .engine_http import Answer, EngineHttp, EngineOptions, retry_after_s
 from .loose_json import count, items, mapping, text
 from .openai_http import PATHS
@@ -142,7 +141,7 @@ class SageLLMAdapter:
             else:
                 status, body = whole_reply(head, body)
         except Unreadable as error:
-            raise EngineBroken(f"engine {self.url} broke off: {error}") from error
+            raise broke_off(self.url, str(error)) from error
         return EngineReply(status, _JSON, reply.retry_after_s, WholeBody(body))
 
     async def _refusal(self, response: httpx.Response) -> EngineReply:

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from .base import EngineBroken
+from .chunks import broke_off
 from .loose_json import items, mapping, text
 from .sagellm_reply import DONE, Head, Unreadable, error_of, extras, usage_of
 from .sse import data_of
@@ -140,7 +141,7 @@ class TranslatedChunks:
             out = b"".join(self._translate(data) for data in data_of(events))
             if out:
                 return out
-        raise EngineBroken(f"engine {self._url} broke off: the stream ended without an end event")
+        raise broke_off(self._url, "the stream ended without an end event")
 
     def _translate(self, data: bytes) -> bytes:
         if data.strip() == b"[DONE]":
@@ -153,7 +154,7 @@ class TranslatedChunks:
             self._translator.skip()
             return b""
         except Unreadable as error:
-            raise EngineBroken(f"engine {self._url} broke off: {error}") from error
+            raise broke_off(self._url, str(error)) from error
 
     async def _drain(self) -> None:
         try:

@@ -38,7 +38,7 @@ class Reports(Protocol):
 
     def output(self, attempt: Attempt) -> None: ...
     def finish(self, attempt: Attempt, ending: Ending) -> None: ...
-    def requeue(self, attempt: Attempt, cause: Cause, last_error: Ending | None = None) -> None: ...
+    def requeue(self, attempt: Attempt, cause: Cause, last_error: Ending | None = None, reason: str = "") -> None: ...
     def advance(self, attempt: Attempt, transfer: bytes) -> None: ...
 
 
@@ -191,7 +191,7 @@ class Attempt:
             if isinstance(error, AnswerTooLong):
                 self._finish(ending, ending.code)
             else:
-                self._fail(ending)
+                self._fail(ending, reason=str(error))
 
     def _staged(self, call: EngineCall) -> EngineCall:
         a = self.assignment
@@ -272,11 +272,11 @@ class Attempt:
         else:
             self._fail(ending)
 
-    def _fail(self, ending: Ending, *, busy: bool = False) -> None:
+    def _fail(self, ending: Ending, *, busy: bool = False, reason: str = "") -> None:
         busy = busy or self.retry_after_s is not None
         self._reported = True
         self.result = "engine_busy" if busy else ending.code
-        self.outbox.requeue(self, Cause.BUSY if busy else Cause.FAILED, ending)
+        self.outbox.requeue(self, Cause.BUSY if busy else Cause.FAILED, ending, reason)
 
     def end(self, outcome: Outcome, status: int, code: str, message: str) -> None:
         """Finish the request without an answer of the engine's."""

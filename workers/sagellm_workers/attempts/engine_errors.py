@@ -20,11 +20,12 @@ PAUSE_STATUSES = frozenset({429, 503})
 
 
 def failed_call(error: EngineError, engine_id: str) -> Ending:
-    """How a request ends that this has happened to, if it is given to no other engine."""
+    """How a request ends that this has happened to, if it is given to no other engine, as its client is told."""
     code = next((name for kind, name in CODES.items() if isinstance(error, kind)), "engine_unreachable")
     status = 504 if isinstance(error, EngineTimeout) else 502
     said = error.said if isinstance(error, EngineFailed) else b""
-    return Ending(Outcome.FAILED, status, code=code, message=str(error), engine=engine_id, body=said)
+    message = f"engine {engine_id} {error.told}" if error.told else str(error)
+    return Ending(Outcome.FAILED, status, code=code, message=message, engine=engine_id, body=said)
 
 
 def asks_for_a_pause(answer: EngineReply | Ending) -> bool:

@@ -101,14 +101,14 @@ class Outbox:
         self._finishes.append((attempt, ending))
         self._wake()
 
-    def requeue(self, attempt: Attempt, cause: Cause, last_error: Ending | None = None) -> None:
+    def requeue(self, attempt: Attempt, cause: Cause, last_error: Ending | None = None, reason: str = "") -> None:
         """The attempt goes back. Output that nobody has seen yet is dropped with it."""
         if attempt.sequence == 0:
             self._outputs.pop(attempt, None)
             attempt.pending.clear()
         self._reporting.add(attempt.key)
         request_id, number = attempt.key
-        item = (attempt, Requeue(request_id, number, cause, last_error))
+        item = (attempt, Requeue(request_id, number, cause, last_error, reason))
         if attempt.retry_after_s is not None or attempt.result in UNREACHABLE:
             self._withheld.append(item)
             self._withheld_ready.set()

@@ -72,7 +72,7 @@ class PromptAttempt(Attempt):
             pieces.append(piece)
         answer = b"".join(pieces)
         if (error := error_in(answer)) is not None:
-            raise EngineBroken(f"engine {self.adapter.url} could not read the prompt: {error.message}")
+            raise EngineBroken(f"engine {self.engine_id} could not read the prompt: {error.message}")
         self.watch.length.body(answer)
         self.watch.stream_ended()
         self.watch.length = AnswerLength()  # its one token says nothing of how long answers become

@@ -150,11 +150,14 @@ local function forget_lost(body, output, counters)
   redis.call('PEXPIRE', output, 600000)
 end
 
--- Adds a line to a request's history: which attempt went wrong on which engine, and how.
-local function note_error(record, attempt, engine, payload)
+-- Adds a line to a request's history: which attempt went wrong on which engine, and how. `reason`: for operators,
+-- instead of the message that is for the client ('': that one).
+local function note_error(record, attempt, engine, payload, reason)
   local text = string.match(payload, '^[^\n]*')
   local ok, ending = pcall(cjson.decode, text)
-  if ok and type(ending) == 'table' then text = (ending.code or '') .. ' (' .. (ending.message or '') .. ')' end
+  if ok and type(ending) == 'table' then
+    text = (ending.code or '') .. ' (' .. (reason ~= '' and reason or ending.message or '') .. ')'
+  end
   -- One line, whatever an engine says (a traceback, say).
   local line = attempt .. ' ' .. engine .. ' ' .. string.sub((string.gsub(text, '%s+', ' ')), 1, 300)
   local known = redis.call('HGET', record, 'errors')

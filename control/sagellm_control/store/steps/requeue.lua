@@ -10,7 +10,8 @@
 -- ARGV[10] retries allowed for each request that was accepted of late   ARGV[11] and retries on top of that, in a
 --   window of 10 s (no fewer than the engine has slots; 0: none)   ARGV[12] for how long (ms) a request waits for busy
 --   engines, from the first that was   ARGV[13] number of requests
--- then for each: id, attempt ('': the current one), cause, payload of the end event "failed"
+-- then for each: id, attempt ('': the current one), cause, payload of the end event "failed", what the history says
+--   instead of its message ('': the message)
 --   cause: 'failed' (counts as a failure, the engine is excluded: the last of those) | 'lapsed' (counts as a lapse: the
 --   first is the worker's, from the second on the engine is excluded) | 'busy' (the engine asked for a pause: counts as
 --   nothing at first, and as 'failed' when the request has waited for long enough) | 'returned' (given back untouched:
@@ -67,7 +68,7 @@ end
 
 for i = 1, tonumber(ARGV[13]) do
   local record, body, output = unpack(KEYS, 10 + 3 * i, 12 + 3 * i)
-  local id, attempt, cause, failed_payload = unpack(ARGV, 10 + 4 * i, 13 + 4 * i)
+  local id, attempt, cause, failed_payload, reason = unpack(ARGV, 9 + 5 * i, 13 + 5 * i)
   local r = read_named(record, FIELDS)
   if not holds or r.engine ~= engine or (attempt ~= '' and r.attempt ~= attempt)
     or not (r.state == 'running' or r.state == 'assigned') then
@@ -83,7 +84,7 @@ for i = 1, tonumber(ARGV[13]) do
     local failures = increase(record, 'failures', cause == 'failed' and 1 or 0)
     local lapses = increase(record, 'lapses', cause == 'lapsed' and 1 or 0)
     if cause == 'failed' or cause == 'lapsed' then
-      note_error(record, r.attempt, engine, cause == 'failed' and failed_payload or 'its worker was lost')
+      note_error(record, r.attempt, engine, cause == 'failed' and failed_payload or 'its worker was lost', reason)
     end
     local last = redis.call('XREVRANGE', output, '+', '-', 'COUNT', 1)[1]
     local outcome, payload

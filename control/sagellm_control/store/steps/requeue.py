@@ -60,6 +60,8 @@ class Requeue:
     cause: Cause
     last_error: Ending | None = None
     """What the client is told if there is no further attempt."""
+    reason: str = ""
+    """What the request's history says instead of that one's message, for operators; empty: the message."""
 
 
 async def requeue(
@@ -106,5 +108,6 @@ async def requeue(
             "" if item.attempt is None else item.attempt,
             item.cause,
             item.last_error.encode() if item.last_error else b"",
+            item.reason,
         )
     return [result.decode() for result in await _SCRIPT(store, names, arguments)]
