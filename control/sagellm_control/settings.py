@@ -136,7 +136,11 @@ def masked(name: str, value: object) -> object:
         return "***"
     if isinstance(value, list | tuple | set):
         return [masked(name, item) for item in typing.cast(list[object], value)]
-    return re.sub(r"(://[^:/@\s]*:)\S*@", r"\1***@", value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    # An engine's URL may have been given without its scheme. (Elsewhere "a@b" may be the name of a model.)
+    before = r"^" if "://" not in value and name.lower().endswith("engine") else r"://"
+    return re.sub(rf"({before})([^:/@\s]*:)?\S*@", r"\1\2***@", value)
 
 
 def config_file(named: Path | None) -> Path | None:

@@ -18,6 +18,7 @@ from sagellm_control.cli.own_gateway import leads_to
         ("http://[::1]:8000", "::1", 8000, True),
         ("http://127.0.0.5:8000", "0.0.0.0", 8000, True),
         ("http://[::1]:8000", "::", 8000, True),
+        ("http://0.0.0.0:8000", "0.0.0.0", 8000, True),
         (f"http://{socket.gethostname()}:8000", "0.0.0.0", 8000, True),
         ("http://10.0.0.7:8000", "10.0.0.7", 8000, True),
         ("http://gateway", "gateway", 80, True),

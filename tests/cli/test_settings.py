@@ -148,6 +148,8 @@ def test_a_validators_own_words_reach_the_user(monkeypatch: pytest.MonkeyPatch) 
         ("http://user:s3cret@gpu1:8000", "no user or password may stand in it; give an api_key"),
         ("http://user:s3/cret@gpu1:8000", "it needs a host, and a port"),
         ("ftp://user:s3cret@gpu1", "it must begin with http:// or https://"),
+        ("http://s3cret@gpu1:8000", "no user or password may stand in it; give an api_key"),
+        ("user:s3cret@gpu1:8000", "it must begin with http:// or https://"),
         ("http://gpu1:8000/?x=1", "no blank, ? or #"),
         ("http://gpu1:8000#x", "no blank, ? or #"),
         ("http://gpu1:8000/v1?", "no blank, ? or #"),
@@ -194,6 +196,9 @@ def test_passwords_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert masked("url", "redis://:p@ss@host") == "redis://:***@host"
     assert masked("url", "redis://host:1/0") == "redis://host:1/0"
     assert masked("engine", ["http://a:b@host/v1"]) == ["http://a:***@host/v1"]
+    assert masked("engine", ["http://s3cret@host", "a:b@host"]) == ["http://***@host", "a:***@host"]
+    assert masked(env_name("worker", "engine"), "a:b@host") == "a:***@host"
+    assert masked("model", ["llama@main"]) == ["llama@main"]
     assert masked("api_key", "sk-1") == "***"
     assert masked("max_tokens", 5) == 5
     monkeypatch.setenv(env_name("redis", "url"), "redis://me:s3cret@host:1/0")

@@ -163,7 +163,8 @@ def test_an_engine_that_stays_drained_is_said_to(tmp_path: Path) -> None:
     with Up(tmp_path, "--schedulers", "1", "--ready-within-s", "3600") as up:
         assert "   model MODEL, 0 of 1 engine\n" in up.announced
         assert note in up.control("engines", "list").stdout
-        eventually(lambda: f"Engine {engine['engine_id']} gets no requests: {note}\n" in up.said, "it says so")
+        undo = f"sagellm-control engines drain {engine['engine_id']} --undo --redis-url {up.redis}\n"
+        eventually(lambda: f"is drained, and gets requests again after: {undo}" in up.said, "it says so")
         eventually(lambda: re.search(rf"worker \| .* gets no requests for simulated-1: {note}\n", up.said), "the log")
         up.control("engines", "drain", engine["engine_id"], "--undo")
         eventually(lambda: "is ready: simulated-1, 16 slots" in up.said, "it is given requests")

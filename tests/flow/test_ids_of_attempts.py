@@ -11,7 +11,7 @@ from sagellm_control.store.settings import RedisSettings
 from .asking import CHAT_PATH
 from .conftest import GOOD, StartEcho, StartSystem
 from .echo_engine import EchoEngine
-from .in_process import InProcessSystem, in_process_system
+from .in_process import WORKER, InProcessSystem, in_process_system
 
 ASKED = {"model": "echo-1", "messages": [{"role": "user", "content": "hi"}]}
 WHERE = {"remote_engine_id": "p", "remote_block_ids": [1]}
@@ -73,5 +73,14 @@ async def test_a_gateway_behind_a_gateway_passes_on_what_the_engine_says(
     bad.answer(error, status=status)
     inner = await start_system(bad, worker_max_attempts=2)
     elsewhere = redis_settings.model_copy(update={"namespace": f"{redis_settings.namespace}-outer"})
-    async with in_process_system(elsewhere, [inner.url]) as outer:
+    worker = WORKER.model_copy(update={"wire": "openai"})
+    async with in_process_system(elsewhere, [inner.url], worker=worker) as outer:
         assert await _ask(outer, "job") == (status, error)
+
+
+async def test_a_request_called_as_a_later_attempt_of_another(bad: EchoEngine, start_system: StartSystem) -> None:
+    _takes_no_id_twice(bad, failures=1)
+    system = await start_system(bad, worker_max_attempts=2)
+    assert await _ask(system, "job") == (200, GOOD)
+    assert await _ask(system, "job~2") == (200, GOOD)
+    assert _ids(bad) == ["job", "job~2", "job~2~1"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import MovedError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from sagellm_control.client.errors import (
@@ -75,9 +76,15 @@ def test_what_the_queue_refuses(error: QueueError, status: int, code: str, param
     assert (seen.retry_after_s is not None) == (status in (429, 503))
 
 
-@pytest.mark.parametrize("error", [RedisConnectionError, RedisTimeoutError, OSError])
-def test_where_redis_is_is_none_of_a_clients_business(error: type[Exception]) -> None:
-    away = error("Error 111 connecting to 10.0.0.7:6379")
+@pytest.mark.parametrize(
+    "away",
+    [
+        *(kind("Error 111 connecting to 10.0.0.7:6379") for kind in (RedisConnectionError, RedisTimeoutError, OSError)),
+        MovedError("1234 10.0.0.7:6379"),
+    ],
+    ids=repr,
+)
+def test_where_redis_is_is_none_of_a_clients_business(away: Exception) -> None:
     for seen in (from_queue(QueueUnavailable(away)), unavailable(away)):
         assert "Redis cannot be reached" in seen.message
         assert "10.0.0.7" not in seen.message

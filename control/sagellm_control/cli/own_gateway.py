@@ -18,7 +18,8 @@ def leads_to(url: str, host: str, port: int) -> bool:
     if (parts.port or (443 if parts.scheme == "https" else 80)) != port:
         return False
     if host in _ALL_ADDRESSES:
-        return there in (_LOCALHOST, "::1", socket.gethostname().lower()) or there.startswith("127.")
+        ours = (_LOCALHOST, "::1", socket.gethostname().lower(), *_ALL_ADDRESSES)
+        return there in ours or there.startswith("127.")
     if _LOCALHOST in (there, host):
         return {there, host} <= {_LOCALHOST, LOOPBACK, "::1"}
     return there == host.lower()

@@ -106,7 +106,8 @@ async def _serve(loaded: Loaded, system: System) -> None:
         gateway = loaded.settings.gateway
         _introduce(running, gateway.api_keys is not None, gateway.orphan_grace_s)
         for view in {view.engine_id: view for view in running.drained}.values():
-            _tell(f"Engine {view.engine_id} gets no requests: {view.reason}")
+            undo = f"sagellm-control engines drain {view.engine_id} --undo{_redis_flags(running)}"
+            _tell(f"Engine {view.engine_id} is drained, and gets requests again after: {undo}")
         if not running.engines:
             _tell(f"No engine is ready yet; waiting for {', '.join(running.urls)}")
             first = (await system.wait_for_engines(running))[0]
@@ -120,13 +121,17 @@ def _tell(line: str, *, err: bool = True) -> None:
         click.echo(line, err=err)
 
 
+def _redis_flags(running: Running) -> str:
+    """What a command needs to find this system."""
+    flags = f" --redis-url {masked('', running.redis_url)}"
+    return flags if running.namespace == DEFAULT_NAMESPACE else f"{flags} --redis-namespace {running.namespace}"
+
+
 def _introduce(running: Running, needs_key: bool, grace_s: float) -> None:
     model = running.models[0] if running.models else "MODEL"
     models = f"model{'s' * (len(running.models) > 1)} {', '.join(running.models) or 'MODEL'}"
     engines = f"{running.ready} of {len(running.urls)} engine{'s' * (len(running.urls) > 1)}"
-    redis = f" --redis-url {masked('', running.redis_url)}"
-    if running.namespace != DEFAULT_NAMESPACE:
-        redis += f" --redis-namespace {running.namespace}"
+    redis = _redis_flags(running)
     key = "-H 'Authorization: Bearer KEY' " if needs_key else ""
     body = json.dumps({"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello"}]})
     _tell(

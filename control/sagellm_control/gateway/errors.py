@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+from redis.exceptions import AskError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -149,7 +150,7 @@ def unknown_request(request_id: str) -> ApiError:
 
 def unavailable(reason: object) -> ApiError:
     """Redis is away, or takes nothing now; where it is, is none of a client's business (the log says it)."""
-    away = isinstance(reason, RedisConnectionError | RedisTimeoutError | OSError)
+    away = isinstance(reason, RedisConnectionError | RedisTimeoutError | AskError | OSError)
     why = "Redis cannot be reached" if away else reason
     return ApiError(
         503, f"The queue is not available: {why}.", code="queue_unavailable", retry_after_s=UNAVAILABLE_RETRY_S

@@ -40,7 +40,9 @@ class StatusEndpoints:
         """The models that have an engine now."""
         self._openai.authenticate(request)
         models = [self._shown(name) for name in self._available()]
-        return web.json_response({"object": "list", "data": models}, headers=returned_ids(request))
+        # Also where it lists none: by this a worker tells a gateway from an engine.
+        listed = {"object": "list", "served_by": SERVED_BY, "data": models}
+        return web.json_response(listed, headers=returned_ids(request))
 
     async def model(self, request: web.Request) -> web.Response:
         """One of them."""

@@ -19,6 +19,9 @@ from .proposal import Choice, Proposer
 
 log = logging.getLogger(__name__)
 
+LOOK_AGAIN_S = 0.1
+"""For a kind of request that no engine known takes, new engines are looked for no more often."""
+
 
 @dataclass(slots=True)
 class Batch:
@@ -62,6 +65,8 @@ class ArrivalDesk:
         self._pool = pool
         self._proposer = proposer
         self._watch = proposer.watch
+        self._looked_at = float("-inf")
+        """When new engines were looked for last (monotonic)."""
         self._turn = asyncio.Lock()
         """Of the commits, which reach the server in the order in which they were decided."""
 
@@ -70,16 +75,13 @@ class ArrivalDesk:
         began = time.monotonic()
         batch = Batch(entries, [], [], self._proposer.rules())
         readable: list[tuple[IntakeEntry, Arrival]] = []
-        looked = False
         for entry in entries:
             try:
                 arrival = _read(entry)
                 if arrival.model and not self._watch.engines.answers_to(arrival.model):
                     await self._find_engine(arrival.model, began)
-                elif not (looked or self._watch.engines.knows_who_takes(arrival.kind)):
-                    # An engine that was just registered may; where none does, those that there are say what is wrong.
-                    await self._watch.read()
-                    looked = True
+                elif not self._watch.engines.knows_who_takes(arrival.kind):
+                    await self._look_for_new_engines()
                 readable.append((entry, arrival))
             except BadEntry as bad:
                 log.warning("pool %s: entry %s cannot be read: %s", self._pool, entry.entry_id, bad)
@@ -135,6 +137,12 @@ class ArrivalDesk:
         room, added = admitted.room, "waiting" in admitted.results
         ends_ms = batch.ends_ms if added else float("inf")
         return AfterAdmission(room.waiting, room.open_engines > 0, added, admitted.left, ends_ms)
+
+    async def _look_for_new_engines(self) -> None:
+        # One that was just registered may take what none does that is known. (Where none does, they say what is wrong.)
+        if time.monotonic() - self._looked_at >= LOOK_AGAIN_S:
+            self._looked_at = time.monotonic()
+            await self._watch.read()
 
     async def _find_engine(self, model: str, batch_began: float) -> None:
         if not await serves(self._store, self._pool, model):

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from sagellm_workers.adapters.base import EngineUnreachable, ModelFacts
-from sagellm_workers.adapters.discovery import ADAPTERS, WIRES, discover
+from sagellm_workers.adapters.discovery import ADAPTERS, WIRES, discover, discover_registered
 from sagellm_workers.http.transport import EngineClient
 from sagellm_workers.settings import WorkerSettings
 
@@ -17,7 +17,8 @@ from ..conftest import Serve, StartTalk, ask, read_request
 
 MODELS = {"object": "list", "data": [{"id": "m", "object": "model", "owned_by": "vllm"}]}
 LLAMA = {"object": "list", "data": [{"id": "m", "owned_by": "llamacpp"}]}
-GATEWAY = {"object": "list", "data": [{"id": "m", "owned_by": "vllm", "served_by": "sagellm-control"}]}
+SERVED_BY = {"served_by": "sagellm-control"}
+GATEWAY = {"object": "list", **SERVED_BY, "data": [{"id": "m", "owned_by": "vllm", **SERVED_BY}]}
 SGLANG = {"object": "list", "data": [{"id": "m", "owned_by": "sglang"}]}
 CORE_INFO = {"engine_id": "core-1", "model_path": "/models/gpt2", "max_batch_size": 32, "is_running": True}
 CORE_ROOT = {
@@ -106,6 +107,12 @@ async def test_another_systems_gateway_is_an_engine_where_the_wire_is_given(serv
     assert (adapter.name, facts.kind, [model.name for model in facts.models]) == ("openai", "openai", ["m"])
 
 
+async def test_a_gateway_that_was_registered_is_no_engine_either(serve: Serve, client: EngineClient) -> None:
+    url = await serve({"GET /v1/models": GATEWAY, "GET /health": 200})
+    with pytest.raises(EngineUnreachable, match="is a gateway of sagellm-control"):
+        await discover_registered(url, client)
+
+
 def test_the_setting_knows_every_wire_and_each_adapter_its_own() -> None:
     assert get_args(WorkerSettings.model_fields["wire"].annotation) == WIRES
     assert {wire: adapter.name for wire, adapter in ADAPTERS.items()} == {wire: wire for wire in ADAPTERS}
@@ -135,6 +142,7 @@ async def test_the_key_is_sent(serve: Serve, client: EngineClient) -> None:
             ValueError,
             "is a gateway of sagellm-control: name the engines behind it",
         ),
+        ({"GET /v1/models": GATEWAY | {"data": []}}, "auto", ValueError, "is a gateway of sagellm-control"),
         ({"GET /info": 503}, "auto", EngineUnreachable, "not ready"),
         ({"GET /v1/models": 503}, "auto", EngineUnreachable, "not ready"),
         ({"GET /v1/models": 404}, "openai", ValueError, "no list of models"),

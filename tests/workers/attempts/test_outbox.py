@@ -14,6 +14,7 @@ from sagellm_control.store.steps.append import Output, append
 from sagellm_control.store.steps.requeue import Cause
 from sagellm_control.wire.engine import EngineRow
 from sagellm_control.wire.event import CHUNK
+from sagellm_control.wire.states import Stage
 from sagellm_workers.adapters.base import EngineAdapter
 from sagellm_workers.attempts import outbox as outbox_module
 from sagellm_workers.attempts.attempt import Attempt
@@ -45,6 +46,27 @@ def attempt_of(request_id: str, outbox: Outbox) -> Attempt:
 def say(attempt: Attempt) -> None:
     attempt.pending.append(TOKEN)
     attempt.outbox.output(attempt)
+
+
+class Asked:
+    """What an attempt asked to be done."""
+
+    def __init__(self) -> None:
+        self.causes: list[Cause] = []
+
+    def requeue(self, _: Attempt, cause: Cause) -> None:
+        self.causes.append(cause)
+
+
+@pytest.mark.parametrize(("stage", "begun"), [(Stage.WHOLE, Cause.RETURNED), (Stage.DECODE, Cause.STALE)])
+def test_a_decode_that_was_begun_is_read_anew(stage: Stage, begun: Cause) -> None:
+    # Its blocks may have been fetched, and its engine may still know the id that goes with them.
+    asked = Asked()
+    attempt = Attempt(assignment(stage=stage), cast(EngineAdapter, None), cast(Outbox, asked), "e1")
+    attempt.stop("returned")
+    attempt.report_stop()
+    Attempt(assignment(stage=stage), cast(EngineAdapter, None), cast(Outbox, asked), "e1").give_back()
+    assert asked.causes == [begun, Cause.RETURNED]
 
 
 async def test_an_end_is_written_while_others_go_on(

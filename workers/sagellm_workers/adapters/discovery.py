@@ -34,12 +34,16 @@ async def discover(
         return named, await named.probe()
     adapter, facts = await _find(url, client, **options)
     if facts.gateway:
-        # The own one would get each request again under the id that it has there already.
-        raise ValueError(
-            f"{adapter.url} is a gateway of sagellm-control: name the engines behind it; one of another system is "
-            "taken where worker.wire (SAGELLM_CONTROL_WORKER_WIRE) is openai"
-        )
+        raise ValueError(_is_gateway(adapter, "worker.wire (SAGELLM_CONTROL_WORKER_WIRE)"))
     return adapter, facts
+
+
+def _is_gateway(adapter: EngineAdapter, wire: str) -> str:
+    # The own one would get each request again under the id that it has there already.
+    return (
+        f"{adapter.url} is a gateway of sagellm-control: name the engines behind it; one of another system is taken "
+        f"where {wire} is openai"
+    )
 
 
 def _named(
@@ -85,12 +89,15 @@ async def discover_registered(
         return named, None
     own = SageLLMAdapter(url, client, **options)
     try:
-        return await _find(url, client, **options)
+        found, facts = await _find(url, client, **options)
     except ValueError as error:
         # It tells nothing about itself. What programs of the sageLLM control plane run speaks at least its wire.
         if await own.healthy():
             return own, None
         raise EngineUnreachable(str(error)) from error
+    if facts.gateway:
+        raise EngineUnreachable(_is_gateway(found, "metadata['wire']"))
+    return found, facts
 
 
 async def adapter_for(

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -73,7 +74,7 @@ async def survey_from(http: EngineHttp, models: Answer) -> EngineFacts:
     answers = dict(zip(paths, await asyncio.gather(*(_ask(http, path) for path in paths)), strict=True))
     if kind == "sglang" and answers[_SERVER_INFO].status == 404:
         answers[_SERVER_INFO] = await _ask(http, _OLD_SERVER_INFO)
-    return read_facts(kind, rows, answers)
+    return replace(read_facts(kind, rows, answers), gateway=models.fields.get("served_by") == SERVED_BY)
 
 
 def model_rows(url: str, answer: Answer) -> list[dict[str, Any]]:
@@ -149,7 +150,6 @@ def read_facts(kind: str, rows: list[dict[str, Any]], answers: Mapping[str, Answ
         disaggregation=disaggregation,
         bootstrap_port=bootstrap_port,
         priority_order=priority_order,
-        gateway=any(row.get("served_by") == SERVED_BY for row in rows),
         complete=all(answer.status not in _NO_ANSWER for answer in answers.values()),
     )
 

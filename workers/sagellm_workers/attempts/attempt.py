@@ -142,18 +142,19 @@ class Attempt:
             case "expired":
                 self.end(Outcome.EXPIRED, 504, "deadline_exceeded", "The request's timeout passed.")
             case "returned":
-                self.give_back()
+                # The blocks of a decode that has begun may have been fetched, and its engine may still know its id.
+                self.give_back(Cause.STALE if self.assignment.stage is Stage.DECODE else Cause.RETURNED)
             case "gone":
                 silent = EngineBroken(f"engine {self.engine_id} answers neither this request nor health probes")
                 self._fail(failed_call(silent, self.engine_id))
             case _:
                 self.pending.clear()
 
-    def give_back(self) -> None:
+    def give_back(self, cause: Cause = Cause.RETURNED) -> None:
         """Back to the waiting set, as if it had not been assigned."""
         self._reported = True
         self.result = "returned"
-        self.outbox.requeue(self, Cause.RETURNED)
+        self.outbox.requeue(self, cause)
 
     async def _run(self, body: bytes, given: Sequence[bytes]) -> None:
         a = self.assignment
