@@ -115,6 +115,8 @@ def test_enqueue_takes_whole_requests(system: Up) -> None:
         (("--priority", "urgent", "Hello"), None, 2, "unknown priority 'urgent': use one of CRITICAL, HIGH"),
         (("--model", "nope", "Hello"), None, 1, "The model 'nope' does not exist. Known models: tiny."),
         (("--json", "-"), '{"messages": 7}', 1, "refused (400)"),
+        (("--json", "-"), '{"messages": 7, "max_tokens": true}', 1, "refused (400)"),
+        (("--json", "-"), '{"messages": 7, "max_tokens": 1000000000000000}', 1, "refused (400)"),
         (("--timeout", "0.3", "--max-tokens", "10000", "Hello"), None, 1, "Error: expired"),
     ],
 )

@@ -44,9 +44,9 @@ class Question:
 
     @property
     def max_tokens(self) -> int:
-        """What the body says; 0: nothing that is a number."""
+        """What the body says; 0: nothing that is a number of tokens, of which the engine says what it thinks."""
         said = self.body.get("max_tokens")
-        return said if isinstance(said, int) and said > 0 else 0
+        return said if type(said) is int and 0 < said < 10**15 else 0
 
     @property
     def kind(self) -> RequestKind:
