@@ -184,6 +184,17 @@ async def test_a_policy_that_there_is_not(start_engine: StartEngine, start_syste
     assert await system.store.commands.hgetall(system.store.keys.pool(MODEL).settings) == {}
 
 
+async def test_a_policy_for_no_pool_at_all_is_an_error(start_system: StartSystem) -> None:
+    system = await start_system()
+    for body, status, says in [
+        ({"policy": "fifo"}, 404, "No engine has registered"),
+        ({"policy": "lottery"}, 400, "fifo"),
+    ]:
+        async with system.session.post(system.url + "/admin/set_policy", json=body) as response:
+            assert response.status == status, body
+            assert says in (await error_of(response))["message"]
+
+
 async def test_admin_metrics_show_each_pool(start_engine: StartEngine, start_system: StartSystem) -> None:
     system = await start_system(await start_engine())
     async with post_chat(system, {}, stream=True) as response:

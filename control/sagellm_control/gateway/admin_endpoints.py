@@ -48,6 +48,10 @@ class AdminEndpoints:
                 check_settings({name: value})
             except ValueError as error:
                 raise bad_request(f"{error}.", name) from None
+        if not pools:
+            raise ApiError(
+                404, "No engine has registered, so there is no pool whose policy could be set.", code="no_pool"
+            )
         epochs = {pool: await record_settings(self._queue.store, pool, settings) for pool in pools}
         return web.json_response({"status": "ok", **settings, "pools": pools, "epochs": epochs})
 
