@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sagellm_control.cli.answer_text import EventText, error_of, text_of
+from sagellm_control.cli.answer_text import EventText, text_of
 
 STREAM = (
     b": keep-alive\n\n"
@@ -33,10 +33,3 @@ def test_whole_answers() -> None:
 @pytest.mark.parametrize("body", [b"", b"no json", b"[]", b'{"choices": 7}', b'{"choices": [1, {"delta": 2}]}'])
 def test_what_has_no_text(body: bytes) -> None:
     assert list(text_of(body)) == []
-
-
-def test_errors() -> None:
-    assert error_of(b'{"error": {"message": "too long"}}') == "too long"
-    assert error_of(b'{"error": "too long"}') == "too long"
-    assert error_of(b"<html>") is None
-    assert error_of(b"[]") is None

@@ -8,6 +8,9 @@ import orjson
 import pytest
 from aiohttp import web
 
+from sagellm_control.cli.ask import Question, ask
+from sagellm_control.wire.priority import RequestPriority
+
 from .asking import CHAT_PATH, data
 from .conftest import StartSystem
 from .echo_engine import EchoEngine
@@ -51,3 +54,26 @@ async def test_how_a_refused_request_stands_says_why(bad: EchoEngine, start_syst
         request_id = response.headers["X-Request-ID"]
     async with system.session.get(requests(system, request_id)) as response:
         assert (await response.json())["message"] == "too long"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (400, orjson.dumps(VLLM), "too long"),
+        (422, orjson.dumps(FASTAPI), "Field required"),
+        (422, b'{"reason": 7}', '{"reason": 7}'),
+    ],
+)
+async def test_enqueue_says_the_reason(
+    bad: EchoEngine,
+    start_system: StartSystem,
+    capsys: pytest.CaptureFixture[str],
+    status: int,
+    body: bytes,
+    message: str,
+) -> None:
+    bad.answer(body, status=status)
+    system = await start_system(bad)
+    question = Question(None, ASKED, RequestPriority.NORMAL, tenant="", timeout_s=None, as_text=True)
+    assert await ask(system.redis, question) is False
+    assert capsys.readouterr().err.splitlines()[-1] == f"Error: refused ({status}): {message}"

@@ -31,13 +31,6 @@ def text_of(body: bytes) -> Iterator[str]:
             yield text
 
 
-def error_of(body: bytes) -> str | None:
-    """The message of an OpenAI error body."""
-    error = _get(_parse(body), "error")
-    message = _get(error, "message") or error
-    return message if isinstance(message, str) else None
-
-
 def _parse(body: bytes) -> Any:
     try:
         return json.loads(body)

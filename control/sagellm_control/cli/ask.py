@@ -17,10 +17,11 @@ from ..client import QueueClient, QueueError
 from ..stopping import run_until, stop_requested, terminal_signals
 from ..store.settings import RedisSettings
 from ..store.views import RequestView, find_request
+from ..wire.engine_error import error_said
 from ..wire.event import CHUNK, END, Ending
 from ..wire.priority import RequestPriority
 from ..wire.states import Outcome, RequestKind, RequestState
-from .answer_text import EventText, error_of, text_of
+from .answer_text import EventText, text_of
 
 _LOOK_EVERY_S = 1.0
 """Between two looks at where a request is that has not begun to answer: for a person to read."""
@@ -123,7 +124,7 @@ async def _print_pieces(
 
 def _print_end(ending: Ending, question: Question, text: EventText, first_s: float, all_s: float) -> bool:
     if ending.outcome is not Outcome.COMPLETED:
-        reason = ending.message or error_of(ending.body) or ending.body.decode(errors="replace")
+        reason = ending.message or error_said(ending.body).message or ending.body.decode(errors="replace")
         _note("")
         code = f", {ending.code}" if ending.code else ""
         _note(f"Error: {ending.outcome} ({ending.status}{code}): {reason}")
