@@ -7,7 +7,7 @@ import pytest
 from sagellm_control.scheduler.order import make_order
 from sagellm_control.scheduler.overload import OverloadMode
 from sagellm_control.scheduler.policy_settings import PolicySettings, WhenOverloaded
-from sagellm_control.scheduler.pool_policy import record_settings
+from sagellm_control.scheduler.pool_policy import PoolPolicy, record_settings
 from sagellm_control.wire.priority import RequestPriority
 from sagellm_control.wire.request import Arrival
 from sagellm_control.wire.states import Outcome, Reason
@@ -79,6 +79,23 @@ def test_garbage_is_no_overload(garbage: str) -> None:
     assert mode.since_ms == {}
 
 
+async def test_all_mirror_at_the_moment_that_the_first_has_found(pool: PoolDriver) -> None:
+    await record_settings(pool.store, pool.name, {"overload": "codel", "overload_interval_ms": "1000"})
+    began_ms = pool.clock.now_ms
+    policies = [PoolPolicy(pool.store, pool.name) for _ in range(2)]
+    for policy in policies:
+        await policy.follow()
+        await policy.notice_overload({NORMAL: 1}, began_ms)
+    for late_ms, policy in enumerate(policies):
+        await policy.notice_overload({NORMAL: 1}, began_ms + 1000 + 10 * late_ms)
+    for policy in policies:
+        await policy.follow()
+        assert policy.overload.since_ms == {NORMAL: began_ms + 1000}
+    await policies[0].notice_overload({}, began_ms + 2000)
+    await policies[1].follow()
+    assert policies[1].overload.since_ms == {}
+
+
 async def test_schedulers_follow(pool: PoolDriver) -> None:
     wanted = {"overload": "codel", "overload_interval_ms": "1000", "overload_target_ms": "5000"}
     await record_settings(pool.store, pool.name, wanted)
@@ -88,7 +105,7 @@ async def test_schedulers_follow(pool: PoolDriver) -> None:
         await until_held(pool, "e1", "running")
         await pool.accept("old")
         await until_waiting(pool, "old")
-        for _ in range(20):
+        for _ in range(11):
             pool.clock.advance(100)
             waiting = {NORMAL: 1}
             await made[0].policy.notice_overload(waiting, pool.clock.now_ms)

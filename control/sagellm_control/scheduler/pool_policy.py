@@ -9,7 +9,7 @@ from redis.exceptions import OutOfMemoryError
 
 from ..store.connect import Store
 from ..store.inspect import texts
-from ..store.steps.policy import set_policy
+from ..store.steps.policy import set_once, set_policy
 from ..wire.priority import RequestPriority
 from . import metrics
 from .guarded import GuardedOrder, GuardedPlacement
@@ -101,7 +101,11 @@ class PoolPolicy:
         """Show the overload mode how many of each class wait; where one begins or ends, all schedulers follow."""
         if changed := self.overload.observe(waiting, now_ms):
             log.info("pool %s: overload: %s", self._pool, changed)
-            await set_policy(self._store, self._pool, {}, changed)
+            for name, since in changed.items():
+                if since:
+                    await set_once(self._store, self._pool, name, since)
+                else:
+                    await set_policy(self._store, self._pool, {}, {name: ""})
 
     def _use(self, settings: PolicySettings) -> None:
         order, placement = make_order(settings.policy, settings), make_placement(settings.placement, settings)

@@ -35,6 +35,11 @@ async def set_policy(store: Store, pool: str, ranking: Mapping[str, str], others
     return (await _SET(store, [keys.settings, keys.virtual_time, keys.tenants], arguments)).decode()
 
 
+async def set_once(store: Store, pool: str, name: str, value: str) -> None:
+    """Record what several schedulers may find out at the same time: what the first of them says holds for all."""
+    await store.commands.hsetnx(store.keys.pool(pool).settings, name, value)
+
+
 @dataclass(slots=True, frozen=True)
 class Piece:
     """Requests that one scheduler ranks anew."""
