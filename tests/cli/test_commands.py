@@ -151,6 +151,20 @@ def test_a_reader_that_goes_cancels_what_was_enqueued(system: Up, *, notes_too: 
     eventually(lambda: '"cancelled"' in system.control("requests", "show", request_id, "--json").stdout, "cancelled")
 
 
+@pytest.mark.parametrize("as_it_comes", [True, False])
+def test_an_answer_that_finds_no_room_ends_in_one_line(system: Up, *, as_it_comes: bool) -> None:
+    words = ("--max-tokens", "100000") if as_it_comes else ("--max-tokens", "2", "--no-stream")
+    with open("/dev/full", "w") as full, system.start_enqueue(*words, "Hello", stdout=full) as asking:
+        assert asking.stderr is not None
+        asked, *notes = asking.stderr.read().splitlines()
+        assert asking.wait(30) == 1
+    request_id = asked.split()[1].rstrip(",")
+    cancelling = [f"cancelling {request_id}"] if as_it_comes else []
+    assert notes == [*cancelling, "Error: No space left on device"]
+    outcome = '"cancelled"' if as_it_comes else '"completed"'
+    eventually(lambda: outcome in system.control("requests", "show", request_id, "--json").stdout, outcome)
+
+
 def test_an_answer_goes_on_where_nobody_reads_the_notes(system: Up) -> None:
     with system.start_enqueue("--max-tokens", "4", "Hello") as asking:
         assert asking.stdout is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from types import ModuleType
@@ -9,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from sagellm_control.cli import main
+from sagellm_control.cli.failures import Problems, clear_lines
 
 from .conftest import Command
 from .up_process import clean_environment
@@ -91,6 +94,12 @@ def test_a_whole_request_has_to_be_one_that_can_be_sent(text: str, says: str, co
     assert done.exit_code == 2, done.stderr
     assert "Error: --json: " in done.stderr
     assert says in done.stderr
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_file_that_takes_nothing(number: int) -> None:
+    with pytest.raises(Problems, match=f"^{os.strerror(number)}: notes$"), clear_lines():
+        raise OSError(number, os.strerror(number), "notes")
 
 
 def test_ctrl_c_before_the_command_has_begun(

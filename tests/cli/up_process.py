@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from click.testing import CliRunner
 
@@ -120,11 +120,11 @@ class Up:
             raise result.exception
         return subprocess.CompletedProcess(words, result.exit_code, result.stdout, result.stderr)
 
-    def start_enqueue(self, *words: str) -> subprocess.Popen[str]:
+    def start_enqueue(self, *words: str, stdout: IO[str] | int = subprocess.PIPE) -> subprocess.Popen[str]:
         """``enqueue`` against this system, as a process that goes on while the test does something else."""
         return subprocess.Popen(
-            [sys.executable, "-um", "sagellm_control", "enqueue", "--redis-url", self.redis, *words],
-            stdout=subprocess.PIPE,
+            [sys.executable, "-m", "sagellm_control", "enqueue", "--redis-url", self.redis, *words],
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
             env=clean_environment(),

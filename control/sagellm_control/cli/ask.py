@@ -61,7 +61,7 @@ async def ask(redis: RedisSettings, question: Question) -> bool | None:
     """Put the question through the queue; whether it was answered. None: interrupted, and cancelled.
 
     Raises:
-        OSError: nobody takes the answer, as its reader has gone; the request is cancelled.
+        OSError: nobody takes the answer, as its reader has gone or its disk is full; the request is cancelled.
     """
     answered = False
 

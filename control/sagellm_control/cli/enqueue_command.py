@@ -54,7 +54,7 @@ def enqueue(
 
     The answer goes to standard output, all else (request id, place in the queue, engine) to standard error.
     Without PROMPT, or for -, it is read from standard input. Ctrl-C cancels the request, and so does a terminal
-    that is closed, or a reader of the answer that has gone when the next piece comes.
+    that is closed, or a reader of the answer that has gone, or a disk that is full, when the next piece comes.
 
     \b
     Examples:

@@ -12,6 +12,9 @@ import click
 from ..settings import SettingsError
 from .options import REDIS_URL_FROM
 
+_OF_THE_MACHINE = (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL, errno.ENOSPC, errno.EIO)
+"""Addresses that are not to be had; files that take nothing: the disk is full or failing, or the terminal has gone."""
+
 
 class Problems(click.ClickException):
     """Several lines, each a problem of its own."""
@@ -86,7 +89,7 @@ def _line(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, PortInUseError):
         return error.strerror
-    if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
         return f"{error.strerror}" + (f": {error.filename}" if error.filename else "")
     return None
 
