@@ -14,6 +14,7 @@ import orjson
 from redis.exceptions import RedisError
 
 from ..client import QueueClient, QueueError
+from ..client.submit_arguments import COUNTS_BELOW
 from ..stopping import run_until, stop_requested, terminal_signals
 from ..store.settings import RedisSettings
 from ..store.views import RequestView, find_request
@@ -47,7 +48,7 @@ class Question:
     def max_tokens(self) -> int:
         """What the body says; 0: nothing that is a number of tokens, of which the engine says what it thinks."""
         said = self.body.get("max_tokens")
-        return said if type(said) is int and 0 < said < 10**15 else 0
+        return said if type(said) is int and 0 < said < COUNTS_BELOW else 0
 
     @property
     def kind(self) -> RequestKind:

@@ -16,7 +16,7 @@ from .scheduling_hints import SchedulingHints
 
 LONGEST_S = 1e9
 """Of any time that is given (s): thirty years. Schedulers do not read one that is much longer."""
-_MOST = 10**15
+COUNTS_BELOW = 10**15
 """Of any count: readers take no more than fifteen digits."""
 _HINTS = frozenset(SchedulingHints.__annotations__)
 
@@ -107,8 +107,8 @@ def _check_trace(trace: object) -> None:
 
 def _check_counts(**given: object) -> None:
     for name, value in given.items():
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _MOST:
-            raise ValueError(f"{name} must be a whole number from 0 to {_MOST - 1}, not {value!r}")
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < COUNTS_BELOW:
+            raise ValueError(f"{name} must be a whole number from 0 to {COUNTS_BELOW - 1}, not {value!r}")
 
 
 def _check_hints(hints: Mapping[str, Any]) -> None:

@@ -11,7 +11,6 @@ ATTEMPTS_APART = 1000
 """A request whose record was lost is submitted again, and counts its attempts from here on, from twice here the next
 time: an attempt of before, which may still run somewhere, is none of the current ones and is refused."""
 
-
 _ENDS_AS_LATER = re.compile(r"~[0-9]+\Z")
 
 

@@ -11,7 +11,7 @@ import orjson
 from .states import EngineState
 
 SERVED_BY = "sagellm-control"
-"""What a gateway says of each model in its list, so that it is not taken for the engine behind it."""
+"""What a gateway says of its list of models, and of each in it, so that it is not taken for the engine behind it."""
 
 
 class EngineRole(StrEnum):

@@ -151,7 +151,7 @@ class Attempt:
                 self.pending.clear()
 
     def give_back(self, cause: Cause = Cause.RETURNED) -> None:
-        """Back to the waiting set, as if it had not been assigned."""
+        """Back to the waiting set; it counts as no failure."""
         self._reported = True
         self.result = "returned"
         self.outbox.requeue(self, cause)

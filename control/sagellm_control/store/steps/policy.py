@@ -1,4 +1,4 @@
-"""set_policy, next_misranked, rerank: a pool's policy changes, and what waits is ranked anew."""
+"""set_policy, set_once, next_misranked, rerank: a pool's policy changes, and what waits is ranked anew."""
 
 from __future__ import annotations
 
