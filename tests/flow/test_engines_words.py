@@ -32,14 +32,17 @@ FASTAPI = {"detail": [{"loc": ["body", "n"], "msg": "Field required"}]}
 async def test_behind_a_comment_the_reason_is_there(
     bad: EchoEngine, start_system: StartSystem, status: int, body: bytes, message: str, code: int
 ) -> None:
+    begun = asyncio.Event()
+
     async def late(_: web.Request) -> web.Response:
-        await asyncio.sleep(0.3)
+        await begun.wait()
         return web.Response(status=status, body=body)
 
     bad.respond(late)
     system = await start_system(bad, gateway_keepalive_s=0.05, worker_max_attempts=1)
     async with system.session.post(system.url + CHAT_PATH, json=ASKED) as response:
         assert response.status == 200, "a comment has gone out"
+        begun.set()
         (last,) = [event async for event in data(response)]
         request_id = response.headers["X-Request-ID"]
     assert (last["error"]["message"], last["error"]["code"]) == (message, code)
