@@ -7,6 +7,7 @@ from typing import Any
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from redis.exceptions import RedisError
 
 from ..client.errors import NoEngineReady, QueueUnavailable, UnknownModel
 from ..client.queue_client import QueueClient
@@ -18,7 +19,7 @@ from .request_ids import returned_ids
 
 
 class StatusEndpoints:
-    """Read-only endpoints; none of them asks Redis."""
+    """Read-only endpoints; none of them asks Redis, but for the models while it has never been asked for them."""
 
     def __init__(self, queue: QueueClient, openai: OpenAIEndpoints) -> None:
         self._queue = queue
@@ -39,7 +40,7 @@ class StatusEndpoints:
     async def models(self, request: web.Request) -> web.Response:
         """The models that have an engine now."""
         self._openai.authenticate(request)
-        models = [self._shown(name) for name in self._available()]
+        models = [self._shown(name) for name in await self._available()]
         # Also where it lists none: by this a worker tells a gateway from an engine.
         listed = {"object": "list", "served_by": SERVED_BY, "data": models}
         return web.json_response(listed, headers=returned_ids(request))
@@ -48,17 +49,23 @@ class StatusEndpoints:
         """One of them."""
         self._openai.authenticate(request)
         name = request.match_info["model"]
-        if name not in self._available():
+        if name not in await self._available():
             pools = self._queue.pools
             if pool := pools.models.get(name):
                 raise from_queue(NoEngineReady(name, pools.retry_after_s(pool)))
             raise from_queue(UnknownModel(name, list(pools.models)))
         return web.json_response(self._shown(name), headers=returned_ids(request))
 
-    def _available(self) -> list[str]:
-        if not self._queue.pools.known:
-            raise from_queue(QueueUnavailable("Redis has not been reached yet"))
-        return self._queue.pools.available_models()
+    async def _available(self) -> list[str]:
+        pools = self._queue.pools
+        if not pools.known:
+            # A gateway that has only just started; its own first look may be on its way.
+            try:
+                await pools.look()
+            except (RedisError, OSError) as error:
+                if not pools.known:  # one pool of many may be on a server that is away
+                    raise from_queue(QueueUnavailable(error)) from error
+        return pools.available_models()
 
     def _shown(self, model: str) -> dict[str, Any]:
         ours = {"id": model, "object": "model", "created": self._started, "served_by": SERVED_BY}
