@@ -39,6 +39,8 @@ REQUESTS, RATE = 150, 3.0
 ALLOWED = 0.15
 
 CASE = Case(Kind.OURS, "priority", "least_loaded")
+"""Near first come, first served: an order by size hands the p95 of so few requests to one or two of them, which differ
+from one real run to the next."""
 
 
 def arrivals(requests: int, rate: float) -> list[TraceLine]:
@@ -59,7 +61,8 @@ async def measured(lines: list[TraceLine], persist: bool, server_binary: Path | 
         *("--prefill-chunk-tokens", str(CHUNK_TOKENS), "--tpot-ms", str(TPOT_MS)),
         *("--tpot-per-running-ms", str(TPOT_PER_RUNNING_MS)),
     ]
-    plan = Plan(flags, engines=ENGINES, persist=persist, server_binary=server_binary)
+    policy = ("--policy", CASE.policy, "--placement", CASE.placement)
+    plan = Plan(flags, engines=ENGINES, scheduler_flags=policy, persist=persist, server_binary=server_binary)
     async with running(plan) as system, LoadClient(system.gateway) as client:
         chats = [
             chat(system.gateway, f"{number:08}" + "a" * (4 * line.prompt_tokens - 8), line.output_tokens)

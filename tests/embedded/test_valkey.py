@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import uvloop
 from redis.asyncio import Redis
 
 from sagellm_control.embedded import EmbeddedValkey, EmbeddedValkeyError, PortInUseError, require_free
 from sagellm_control.embedded.folder_lock import FolderLock
+from sagellm_control.embedded.valkey import carried_binary
 
 
 async def value_of(valkey: EmbeddedValkey, key: str) -> bytes | None:
@@ -95,6 +97,17 @@ async def test_kill_9_of_its_parent_ends_the_server(tmp_path: Path) -> None:
         with contextlib.suppress(ConnectionResetError):
             assert await reader.read() == b""
     writer.close()
+
+
+def test_another_binary_starts_on_the_event_loop_of_our_processes() -> None:
+    """uvloop takes fewer kinds of environments for a child than asyncio's own loop."""
+
+    async def start() -> None:
+        async with EmbeddedValkey(persist=False, binary=carried_binary()) as valkey:
+            assert await value_of(valkey, "nothing") is None
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(start())
 
 
 async def test_a_port_in_use_is_one_clear_line() -> None:

@@ -204,9 +204,9 @@ class EmbeddedValkey:
         self._lock.note_owner(f"the server with pid {self._process.pid} on port {self._port}")
         return log_start
 
-    def _environment(self) -> Mapping[str, str]:
+    def _environment(self) -> dict[str, str]:  # uvloop takes no other mapping
         # Another binary has the allocator that its makers chose.
-        return with_allocator(os.environ, library_folders()) if self._binary is None else os.environ
+        return with_allocator(os.environ, library_folders()) if self._binary is None else dict(os.environ)
 
     def _command(self) -> list[str]:
         settings = {
