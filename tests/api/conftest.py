@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from sagellm_protocol import Request, Response
 
-from sagellm_control import ControlPlaneManager, EngineInfo, EngineState
+from sagellm_control import ControlPlaneManager, EngineInfo, EngineState, RequestStatus, SchedulingDecision
 from sagellm_control.manager import shared_wishes
 from sagellm_control.scheduler.process import Scheduler
 from sagellm_control.scheduler.settings import SchedulerSettings
@@ -42,8 +42,9 @@ def prompt_tokens(answer: Any) -> int | None:
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine a scheduler may take its time to say whether a request has to wait."""
+    """On a busy machine a scheduler may take its time to hear of an engine, and to say that a request has to wait."""
     monkeypatch.setattr(shared_wishes, "LONGEST_LOOK_S", 30.0)
+    monkeypatch.setattr(shared_wishes, "NEW_ENGINE_S", 30.0)
 
 
 class Mode(StrEnum):
@@ -75,6 +76,19 @@ class Plane:
             return all(info is not None and info.state is EngineState.READY for info in infos)
 
         await wait_until(all_ready, what=lambda: [e.to_dict() for e in self.manager.list_engines()])
+
+    async def placed(
+        self, request_id: Any, model: str = "simulated-1", *, trace_id: Any = "t", **more: Any
+    ) -> SchedulingDecision:
+        """A place on an engine that is READY and has room; the scheduler may have to hear of it first."""
+        decision = await self.manager.schedule_request(request_id, trace_id, model, **more)
+        if decision.status is RequestStatus.QUEUED:
+            assert self.mode is Mode.SHARED, f"it waits, and nobody has to be heard of: {decision}"
+            told = await self.manager.wait_scheduled(request_id, 30)
+            assert told is not None
+            decision = told
+        assert decision.is_scheduled, decision
+        return decision
 
     async def read_anew(self) -> None:
         """Wait for a reading of the board that began after this; where the state is here, nothing is read."""

@@ -29,8 +29,7 @@ async def test_managers_see_and_use_the_same_engines(planes: tuple[Plane, Plane]
     await here.ready("e1")
     await there.ready("e1")
     assert (await there.manager.execute_request(a_request())).error is None
-    decision = await there.manager.schedule_request("r", "t", "simulated-1")
-    assert decision.engine_id == "e1"
+    assert (await there.placed("r")).engine_id == "e1"
     await here.active("e1", 1)
     there.manager.complete_request("r", "e1")
     await here.active("e1", 0)
@@ -111,7 +110,7 @@ async def test_a_wish_that_waits_when_its_manager_stops_is_told(
     here.register("e1", await start_engine(), max_concurrent_requests=1)
     await here.ready("e1")
     await there.ready("e1")
-    assert (await here.manager.schedule_request("r1", "t", "simulated-1")).is_scheduled
+    await here.placed("r1")
     assert (await here.manager.schedule_request("r2", "t", "simulated-1")).status is RequestStatus.QUEUED
     waits = asyncio.create_task(here.manager.wait_scheduled("r2"))
     asks = asyncio.create_task(here.manager.schedule_request("r3", "t", "simulated-1"))

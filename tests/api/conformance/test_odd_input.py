@@ -67,8 +67,9 @@ async def test_a_place_may_have_any_id(
     plane = await start_plane()
     plane.register("e1", await start_engine())
     await plane.ready("e1")
-    assert (await plane.manager.schedule_request(*ids, "simulated-1")).is_scheduled
-    plane.manager.complete_request(ids[0], "e1")
+    request_id, trace_id = ids
+    await plane.placed(request_id, trace_id=trace_id)
+    plane.manager.complete_request(request_id, "e1")
     await plane.active("e1", 0)
 
 

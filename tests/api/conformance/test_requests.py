@@ -193,7 +193,7 @@ async def test_the_urgent_request_goes_first(start_plane: StartPlane, start_engi
     plane = await start_plane(scheduling_policy="priority")
     plane.register("e1", await start_engine(), max_concurrent_requests=1)
     await plane.ready("e1")
-    assert (await plane.manager.schedule_request("holder", "t", "simulated-1")).is_scheduled
+    await plane.placed("holder")
     done: list[str] = []
 
     async def run(name: str, priority: str) -> None:
@@ -243,8 +243,7 @@ async def test_engines_of_one_model_get_what_they_are_for(start_plane: StartPlan
     for number, kind, wanted in ((1, RequestType.EMBEDDING, "vectors"), (2, RequestType.LLM_CHAT, "text")):
         for turn in range(2):
             name = f"s{number}-{turn}"
-            decision = await manager.schedule_request(name, "t", "simulated-1", request_type=kind)
-            assert decision.engine_id == wanted
+            assert (await plane.placed(name, request_type=kind)).engine_id == wanted
     assert [(await engine.state())["finished"] for engine in (text, vectors)] == [3, 3]
 
 

@@ -15,9 +15,8 @@ async def test_a_place_at_once(start_plane: StartPlane, start_engine: StartEngin
     plane = await start_plane()
     plane.register("e1", await start_engine())
     await plane.ready("e1")
-    decision = await plane.manager.schedule_request("r1", "t1", "simulated-1", prompt="Hello", max_tokens=10)
+    decision = await plane.placed("r1", prompt="Hello", max_tokens=10)
     assert isinstance(decision, SchedulingDecision)
-    assert decision.is_scheduled
     assert (decision.engine_id, decision.queue_position, decision.estimated_wait_ms) == ("e1", 0, 0.0)
     assert decision.reason == "Routed to e1 (least loaded)"
     await plane.active("e1", 1)
@@ -41,7 +40,7 @@ async def test_a_full_engine_makes_a_queue(start_plane: StartPlane, start_engine
     plane.register("e1", await start_engine(), max_concurrent_requests=1)
     await plane.ready("e1")
     manager = plane.manager
-    assert (await manager.schedule_request("r1", "t", "simulated-1")).is_scheduled
+    await plane.placed("r1")
     second = await manager.schedule_request("r2", "t", "simulated-1")
     third = await manager.schedule_request("r3", "t", "simulated-1")
     assert [second.status, third.status] == [RequestStatus.QUEUED, RequestStatus.QUEUED]
@@ -66,7 +65,7 @@ async def test_the_room_of_engines_that_do_not_say(
     plane = await start_plane()
     plane.register("e1", await start_engine())
     await plane.ready("e1")
-    assert (await plane.manager.schedule_request("r1", "t", "simulated-1")).is_scheduled
+    await plane.placed("r1")
     assert (await plane.manager.schedule_request("r2", "t", "simulated-1")).status is RequestStatus.QUEUED
     (load,) = plane.manager.get_load()
     assert load.places == 1
@@ -80,7 +79,7 @@ async def test_a_place_is_given_back_once(start_plane: StartPlane, start_engine:
     plane.register("e1", await start_engine())
     await plane.ready("e1")
     for name in ("r1", "r2"):
-        assert (await plane.manager.schedule_request(name, "t", "simulated-1")).is_scheduled
+        await plane.placed(name)
     plane.manager.complete_request("r1", "e1")
     plane.manager.complete_request("r1", "e1")
     plane.manager.complete_request("nobody", "e1")
@@ -95,7 +94,7 @@ async def test_an_id_may_be_used_twice(start_plane: StartPlane, start_engine: St
     plane.register("e1", await start_engine())
     await plane.ready("e1")
     for _ in range(2):
-        assert (await plane.manager.schedule_request("r", "t", "simulated-1")).is_scheduled
+        await plane.placed("r")
     await plane.active("e1", 2)
     for left in (1, 0):
         plane.manager.complete_request("r", "e1")
@@ -106,11 +105,7 @@ async def test_a_deadline_passes_in_the_queue(start_plane: StartPlane, start_eng
     plane = await start_plane()
     plane.register("e1", await start_engine(), max_concurrent_requests=1)
     await plane.ready("e1")
-    if not (await plane.manager.schedule_request("r1", "t", "simulated-1")).is_scheduled:
-        # A scheduler that shares the machine with others has not heard of the engine yet.
-        first = await plane.manager.wait_scheduled("r1", 30)
-        assert first is not None
-        assert first.is_scheduled
+    await plane.placed("r1")
     waiting = await plane.manager.schedule_request("r2", "t", "simulated-1", deadline_ms=200)
     assert waiting.status is RequestStatus.QUEUED
     decision = await plane.manager.wait_scheduled("r2", 10)
@@ -125,9 +120,7 @@ async def test_reservations_leave_room_for_others(start_plane: StartPlane, start
     plane.register("e1", await start_engine(), max_concurrent_requests=2)
     plane.register("e2", await start_engine(), max_concurrent_requests=2)
     await plane.ready("e1", "e2")
-    decisions = await asyncio.gather(
-        *(plane.manager.schedule_request(f"r{number}", "t", "simulated-1") for number in range(4))
-    )
+    decisions = await asyncio.gather(*(plane.placed(f"r{number}") for number in range(4)))
     assert sorted(str(decision.engine_id) for decision in decisions) == ["e1", "e1", "e2", "e2"]
     for decision in decisions:
         assert decision.engine_id is not None
