@@ -13,10 +13,19 @@ ROOT = Path(__file__).parents[2]
 FIGURES = (ROOT / "README.md").read_text().partition("\n## Figures\n")[2].partition("\n## ")[0]
 RESULTS: dict[str, Any] = {p.stem: json.loads(p.read_text()) for p in (ROOT / "benchmarks/results").glob("*.json")}
 
+PARTS = ("gateway", "worker", "server")
+
 
 def row(beginning: str) -> str:
     (line,) = [line for line in FIGURES.splitlines() if line.startswith(f"| {beginning}")]
     return line
+
+
+def rounded(result: dict[str, Any], times: int, to: int) -> str:
+    """A rate and its spread, to so many."""
+    rate = result["requests_per_s"]
+    median, least, most = (round(rate[which] * times / to) * to for which in ("median", "least", "most"))
+    return f"{median:,} ({least:,} … {most:,})"
 
 
 def spread(figure: dict[str, float], unit: str = "") -> str:
@@ -42,6 +51,28 @@ def test_the_time_to_the_first_token(beginning: str, load: str) -> None:
 def test_the_rate_at_half_load() -> None:
     half = RESULTS["latency"]["results"]["capacity_rps"] / 2
     assert f"({half:.0f} requests/s)" in row("added time to first token at half")
+
+
+def test_the_throughput() -> None:
+    short, long = RESULTS["throughput"]["results"].values()
+    assert f"| {rounded(short['queue'], 1, 10)} |" in row("finished streaming requests/s")
+    assert f"directly: {round(short['direct']['requests_per_s']['median'] / 10) * 10:,} |" in row("finished streaming")
+    assert f"| {rounded(long['queue'], long['tokens'], 100)} |" in row("tokens/s")
+
+
+def test_what_one_scheduler_moves() -> None:
+    results = RESULTS["scheduling"]["results"]
+    fewest, most = results["direct"]["1"], results["direct"]["2000"]
+    assert f"| {rounded(fewest, 1, 100)} … {rounded(most, 1, 100)} |" in row("requests/s from intake to engine")
+    cost, peer = most["cost_to_fewest"], results["to_fastest_peer"]
+    assert f"| {cost['median']:.2f} × ({cost['least']:.2f} … {cost['most']:.2f}) |" in row("cost of a request past")
+    assert f"| {spread(peer, ' ×')} |" in row("requests/s to the fastest")
+
+
+def test_the_instructions_of_a_request() -> None:
+    results = RESULTS["instructions"]["results"]
+    gateway, worker, server = (f"{results[part]['instructions_per_request'] / 1e6:.1f}" for part in PARTS)
+    assert f"| {gateway}, {worker} and {server} million |" in row("instructions that a request")
 
 
 def test_the_memory_of_an_open_stream_is_the_gateways() -> None:
