@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import pytest
+
 from sagellm_control.store.awaited import KEPT_S, AwaitedEngine, forget_awaited, list_awaited, note_awaited
 from sagellm_control.store.connect import Store
 
@@ -29,6 +33,18 @@ async def test_what_a_dead_worker_said_is_forgotten(store: Store) -> None:
 async def test_nothing_stays_when_nobody_says_anything(store: Store) -> None:
     await note_awaited(store, "http://a:1", worker="host-1", reason="refused")
     assert 0 < await store.commands.ttl(store.keys.awaited()) <= 2 * KEPT_S
+
+
+async def test_a_worker_that_is_killed_while_it_tells_leaves_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def killed(*_: object) -> None:
+        raise ConnectionError("no command comes from it after the first")
+
+    monkeypatch.setattr(store.commands, "pexpire", killed)
+    with contextlib.suppress(ConnectionError):
+        await note_awaited(store, "http://127.0.0.1:1", worker="w", reason="it does not answer")
+    assert await store.commands.pttl(store.keys.awaited()) > 0
 
 
 async def test_what_cannot_be_read_hides_nothing(store: Store) -> None:

@@ -33,8 +33,10 @@ async def note_awaited(store: Store, url: str, *, worker: str, reason: str) -> N
     key = store.keys.awaited()
     until_ms = await clock_of(store, key) + KEPT_S * 1000
     awaited = AwaitedEngine(url=url, reason=reason, worker=worker, until_ms=until_ms)
-    await store.commands.hset(key, url, awaited.model_dump_json())
-    await store.commands.pexpire(key, 2000 * KEPT_S)
+    pipe = store.commands.pipeline(transaction=False)  # one write: a worker that is killed in between would leave it
+    pipe.hset(key, url, awaited.model_dump_json())
+    pipe.pexpire(key, 2000 * KEPT_S)
+    await pipe.execute()
 
 
 async def forget_awaited(store: Store, url: str) -> None:
