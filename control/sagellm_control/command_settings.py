@@ -18,6 +18,12 @@ class UpSettings(BaseModel):
         description="Folder of the embedded Valkey's append-only file and of the logs; made if missing.",
     )
     schedulers: int = Field(default=2, ge=1, le=64, description="Scheduler processes.")
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Worker processes; the engines are dealt out to them. One takes what one core can carry.",
+    )
     valkey_port: int = Field(
         default=0,
         ge=0,

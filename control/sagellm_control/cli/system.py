@@ -20,15 +20,15 @@ from sagellm_workers.serving.rows_of_engine import engine_id
 from ..embedded import EmbeddedValkey, free_port, require_free
 from ..embedded.http_probe import get
 from ..embedded.ports import LOOPBACK
-from ..settings import CONFIG_VARIABLE, Loaded, SettingsError, env_name, masked
+from ..settings import CONFIG_VARIABLE, Loaded, env_name
 from ..store.connect import Store, open_store
 from ..store.views import EngineView, list_engines
 from ..wire.states import EngineState
 from .child import Child
 from .kept_ports import KeptPorts
 from .log_file import LogFile
-from .own_gateway import leads_to
 from .supervisor import ServiceDied, Supervisor
+from .up_checks import WILDCARDS, require_that_it_can_work
 
 _LOOK_EVERY_S = 0.05
 """Between two looks at whether something is ready: once at the start, so it costs nothing later."""
@@ -39,9 +39,6 @@ _ENGINE_EVERY_S = 1.0
 _EXIT_S = 10.0
 """From the end of the last answer, or of the patience with it, to the end of the process: its client is told, and Redis
 is, which takes some seconds where they do not listen."""
-
-_WILDCARDS = {"0.0.0.0": LOOPBACK, "::": "::1", "": LOOPBACK}
-"""Where to reach ourselves when the gateway listens on all addresses."""
 
 
 class UpError(RuntimeError):
@@ -119,12 +116,10 @@ class System:
         """Bring everything up; the end of the context stops it in order.
 
         Raises:
-            SettingsError: two of the processes are to listen on the same port, or an engine is the gateway itself.
+            SettingsError, PortInUseError: see ``up_checks``.
             UpError: it could not be brought up within the time allowed.
         """
-        self._require_different_ports()
-        self._require_other_engines()
-        require_free(self._host, self._port, "--port")
+        require_that_it_can_work(self._loaded, self._host, self._port)
         with self._files:
             async with self._supervisor:
                 starting = asyncio.create_task(self._start(), name="start")
@@ -156,35 +151,6 @@ class System:
                     continue  # it is being started again
         return ready
 
-    def _require_different_ports(self) -> None:
-        """None of the processes takes another's: the second one would blame a program that is not ours."""
-        settings, origins = self._settings, self._loaded.origins
-        asked = [("gateway", "port", self._host, self._port, 0)]
-        asked.append(("worker", "metrics_port", settings.worker.metrics_host, settings.worker.metrics_port, 0))
-        if ("redis", "url") not in origins:
-            asked.append(("up", "valkey_port", LOOPBACK, settings.up.valkey_port, 0))
-        if not settings.worker.engine and ("engine", "port") in origins:
-            asked.append(("engine", "port", LOOPBACK, settings.engine.port, 0))
-        if first := settings.scheduler.metrics_port:
-            host, numbers = settings.scheduler.metrics_host, range(settings.up.schedulers)
-            asked += [("scheduler", "metrics_port", host, first + number, number) for number in numbers]
-        taken: list[tuple[str, int, str]] = []
-        for section, field, host, port, number in asked:
-            origin = origins.get((section, field))
-            name = (origin.name if origin else env_name(section, field)) + f" + {number}" * bool(number)
-            for other_host, other_port, other in taken:
-                if 0 < port == other_port and (host == other_host or {host, other_host} & _WILDCARDS.keys()):
-                    raise SettingsError([f"port {port} is asked for twice, by {other} and by {name}: choose another"])
-            taken.append((host, port, name))
-
-    def _require_other_engines(self) -> None:
-        """The gateway is no engine of its own."""
-        for url in self._settings.worker.engine:
-            if leads_to(url, self._host, self._port):
-                name = self._loaded.origins["worker", "engine"].name
-                problem = "that is this system's own gateway; name the engines behind it"
-                raise SettingsError([f"{name} {masked('', url)}: {problem}"])
-
     async def _start(self) -> Running:
         try:
             self._logs_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -192,16 +158,19 @@ class System:
             raise UpError(f"data folder {self._folder}: {error.strerror}; choose another with --data-dir") from None
         redis_url = await self._store_url()
         base = self._environment(redis_url)
-        engines = self._settings.worker.engine
+        engines = list(dict.fromkeys(self._settings.worker.engine))
         if not engines:
             engines = [await self._simulated_engine(base)]
-            base[env_name("worker", "engine")] = orjson.dumps(engines).decode()
         elif ("engine", "models") in self._loaded.origins:
             base[env_name("worker", "model")] = orjson.dumps(self._settings.engine.models).decode()
         self._ports.keep()
         for number in range(self._settings.up.schedulers):
-            await self._child(Stage.SCHEDULER, "scheduler", self._scheduler_environment(base, number), number + 1)
-        await self._child(Stage.WORKER, "worker", base)
+            await self._child(Stage.SCHEDULER, "scheduler", self._one_of(base, "scheduler", number), number + 1)
+        workers = self._settings.up.workers
+        for number in range(workers):
+            its = {env_name("worker", "engine"): orjson.dumps(engines[number::workers]).decode()}
+            environment = {**self._one_of(base, "worker", number), **its}
+            await self._child(Stage.WORKER, "worker", environment, number + 1 if workers > 1 else None)
         await self._child(Stage.GATEWAY, "gateway", base)
         return await self._ready(redis_url, engines)
 
@@ -232,10 +201,10 @@ class System:
         environment[env_name("redis", "url")] = redis_url
         return environment
 
-    def _scheduler_environment(self, base: Mapping[str, str], number: int) -> dict[str, str]:
-        """Each metrics server on this machine needs a port: the one that is set, and those after it."""
-        port = self._settings.scheduler.metrics_port
-        return {**base, env_name("scheduler", "metrics_port"): str(port + number if port else 0)}
+    def _one_of(self, base: Mapping[str, str], section: str, number: int) -> dict[str, str]:
+        """For one of several processes of a kind: its metrics are on the port that is set, or on one after it."""
+        port = getattr(self._settings, section).metrics_port
+        return {**base, env_name(section, "metrics_port"): str(port + number if port else 0)}
 
     async def _simulated_engine(self, base: Mapping[str, str]) -> str:
         port = self._settings.engine.port if ("engine", "port") in self._loaded.origins else 0
@@ -256,7 +225,7 @@ class System:
 
     async def _ready(self, redis_url: str, engines: Sequence[str]) -> Running:
         """Wait for the gateway, and for an engine; a gateway without engines may still get some later."""
-        host = _WILDCARDS.get(self._host, self._host)
+        host = WILDCARDS.get(self._host, self._host)
         redis = self._settings.redis.model_copy(update={"url": redis_url})
         status, ready, drained, said = 0, list[EngineView](), list[EngineView](), b"no answer"
         asked = set(map(engine_id, engines))

@@ -38,7 +38,7 @@ _MODEL_HELP = "Model of the simulated engine; with --engine: serve only this one
 def up(loaded: Loaded) -> None:
     """Run everything on this machine, with a simulated engine if none is given.
 
-    That is: Valkey, the gateway, schedulers, and a worker for all engines. Requests and answers are kept in
+    That is: Valkey, the gateway, schedulers, and a worker for all engines, or several. Requests and answers are kept in
     an append-only file in the data folder: what waits when you stop goes on when you start again. But an HTTP
     request without an Idempotency-Key is cancelled when its gateway is gone and its client has not come back within
     gateway.orphan_grace_s (30 s). Where a Redis URL is set, that server is used and no Valkey started. All else
@@ -87,7 +87,7 @@ async def _up(loaded: Loaded) -> None:
                 system.kill()
             return
         interrupted = loop.time()
-        _tell("Stopping: gateway, worker, schedulers, then the rest. Ctrl-C again stops at once.")
+        _tell("Stopping: gateway, workers, schedulers, then the rest. Ctrl-C again stops at once.")
         work.cancel()
 
     for number in terminal_signals():
