@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 from redis.exceptions import RedisError
@@ -60,6 +61,33 @@ async def test_a_plain_command_is_not_sent_twice(proxied: RedisSettings, store: 
         assert await store.commands.xlen(store.keys.pool("m").dead) == 1
     finally:
         await through.close()
+
+
+@pytest.mark.parametrize("left", ["closed", "unread"])
+async def test_a_connection_of_no_use_is_replaced_before_it_is_used(
+    redis_settings: RedisSettings, store: Store, left: str
+) -> None:
+    """What the server closed while nobody used it, as a restart or its ``timeout`` does, or in which an answer lies
+    that nobody asked for; redis-py 8 takes both as they are."""
+    ours = Store(redis_settings)
+    try:
+        server, *_ = await ours.servers()
+        ids = await asyncio.gather(*(server.client_id() for _ in range(5)))
+        idle: list[Any] = server.connection_pool._available_connections
+        assert len(idle) == len(set(ids)) > 1
+        if left == "closed":
+            same_server, *_ = await store.servers()
+            for number in ids:
+                await same_server.client_kill_filter(_id=number)
+            await wait_until(lambda: all(each._reader.at_eof() for each in idle), what="all are at their end")
+        else:
+            for each in idle:
+                each.tell("ECHO", "for nobody")
+            await wait_until(lambda: all(each._reader._buffer for each in idle), what="something lies in all")
+        words = [f"to-{number}" for number in ids]
+        assert await asyncio.gather(*(server.echo(word) for word in words)) == [word.encode() for word in words]
+    finally:
+        await ours.close()
 
 
 async def test_no_command_gets_the_reply_of_one_that_was_cancelled(

@@ -42,7 +42,9 @@ class OneServerPool(redis.ConnectionPool):
             raise
         try:
             if not connection.ready:
-                await self.ensure_connection(connection)
+                # New, closed by the server, or with an answer that nobody waits for; redis-py 8 would use the last two.
+                await connection.disconnect(nowait=True)
+                await connection.connect()
         except BaseException:
             await self.release(connection)
             raise
