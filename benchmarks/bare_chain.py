@@ -26,7 +26,7 @@ _LAST = b"data: [DONE]\n\n"
 
 def connect(url: str) -> Any:
     """A client that may wait as long as it takes, with the answers' older form."""
-    return redis.Redis.from_url(url, protocol=2, socket_timeout=None)
+    return redis.Redis.from_url(url, protocol=2, socket_timeout=None, max_connections=10_000)
 
 
 class Gateway:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from sagellm_control.store.inspect import engine_rows
+from sagellm_control.store.steps import engines
 from sagellm_control.store.steps.assign import Move
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.engines import (
     Held,
     Renewal,
+    Retired,
     drain_engine,
     register_engine,
     renew_engine,
     retire_engine,
 )
-from sagellm_control.store.steps.requeue import Cause
+from sagellm_control.store.steps.requeue import Cause, requeue
 from sagellm_control.wire.states import EngineState, Outcome
 
 from ..lapsed import lapsed_leases
@@ -79,6 +82,21 @@ async def test_what_a_dead_holder_left_goes_back(pool: PoolDriver) -> None:
     assert (await pool.ending("c")).code == "engine_lost"
     assert (await pool.holds(), await pool.assigned_entries()) == (set(), [])
     assert await pool.room() == {"e1": 3}
+
+
+async def test_what_another_keeper_gave_back_meanwhile_is_not_counted(
+    pool: PoolDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def after_the_other(*what: Any) -> list[str]:
+        assert await requeue(*what) == ["waiting", "waiting"]
+        return await requeue(*what)
+
+    await pool.engine("e1", slots=2)
+    await pool.running("a", "b")
+    pool.clock.advance(LEASE_MS)
+    monkeypatch.setattr(engines, "requeue", after_the_other)
+    retired = await retire_engine(pool.store, pool.name, "e1", "", EngineState.ERROR, "lapsed")
+    assert retired == Retired(had_holder=True, given_back=0)
 
 
 async def test_a_notice_for_a_dead_holder_is_not_given_to_the_next(pool: PoolDriver) -> None:

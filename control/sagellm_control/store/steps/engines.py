@@ -128,19 +128,22 @@ async def retire_engine(
     if answer is None:
         return None
     left_behind = [read_name(request_id) for request_id in answer[1:]]
+    given_back = 0
     if left_behind:
         # A worker that says goodbye had not begun these; one that vanished may have died of them.
-        await give_back(store, pool, engine, left_behind, Cause.RETURNED if worker else Cause.LAPSED)
+        given_back = await give_back(store, pool, engine, left_behind, Cause.RETURNED if worker else Cause.LAPSED)
         await _RETIRE(store, names, [store.now(), engine, "", *arguments])
-    return Retired(answer[0] == b"1", len(left_behind))
+    return Retired(answer[0] == b"1", given_back)
 
 
-async def give_back(store: Store, pool: str, engine: str, request_ids: Sequence[str], cause: Cause) -> None:
-    """Requeue what an engine's last holder had."""
+async def give_back(store: Store, pool: str, engine: str, request_ids: Sequence[str], cause: Cause) -> int:
+    """Requeue what an engine's last holder had; how many, but for those that somebody else had requeued before."""
     batch = 200  # requests a script call; keeps each call well under a millisecond or two
+    given_back = 0
     for start in range(0, len(request_ids), batch):
         lost = [Requeue(request_id, None, cause) for request_id in request_ids[start : start + batch]]
-        await requeue(store, pool, engine, "", lost)
+        given_back += sum(state != "lost" for state in await requeue(store, pool, engine, "", lost))
+    return given_back
 
 
 def is_groupless(error: Exception) -> bool:
