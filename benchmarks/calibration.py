@@ -104,7 +104,7 @@ def compared(real: list[Exchange], jobs: list[Job]) -> dict[str, tuple[float, fl
 @click.command()
 @shared_flags
 def main(json_file: Path | None, quick: bool, persist: bool, server_binary: Path | None) -> None:
-    """Compare the simulator with the real worker and the simulated engine; fails beyond 15 %."""
+    """Compare the simulator with the real worker and the simulated engine; fails beyond 15 %, unless it is quick."""
 
     async def benchmark() -> None:
         lines = arrivals(REQUESTS // 3 if quick else REQUESTS, RATE)
@@ -118,9 +118,9 @@ def main(json_file: Path | None, quick: bool, persist: bool, server_binary: Path
             apart = theirs / ours - 1
             worst = max(worst, abs(apart))
             click.echo(f"{name:10} real {ours:8.1f} ms   simulated {theirs:8.1f} ms   {apart:+.1%}")
-        click.echo(f"at most {worst:.1%} apart; allowed: {ALLOWED:.0%}")
+        click.echo(f"at most {worst:.1%} apart; allowed: {ALLOWED:.0%}" + ", of more requests than these" * quick)
         found.update(figures)
-        if worst > ALLOWED:
+        if worst > ALLOWED and not quick:  # a p95 of few requests is one of them
             raise BenchmarkFailed("the simulator is off")
 
     found: dict[str, tuple[float, float]] = {}
