@@ -119,7 +119,7 @@ async def test_a_model_whose_last_engine_is_removed_is_unknown(engine: EchoEngin
 
     async def is_unknown() -> bool:
         status, code, message = await refusal()
-        return (status, code) == (404, "model_not_found") and "none: no engine" in message
+        return (status, code) == (503, "no_engine") and "no engine has registered" in message
 
     await wait_until(is_unknown, what="the model is unknown")
     async with system.session.get(system.url + "/v1/requests/before/result") as response:

@@ -138,11 +138,16 @@ async def test_503_when_no_engine_is_ready(start_engine: StartEngine, start_syst
         assert int(response.headers["x-ratelimit-remaining-requests"]) > 0
 
 
-async def test_a_model_is_unknown_until_an_engine_has_it(start_system: StartSystem) -> None:
+async def test_while_no_engine_has_registered_a_client_is_to_come_back(start_system: StartSystem) -> None:
     system = await start_system()
     async with system.session.post(system.url + CHAT_PATH, json=chat()) as response:
-        assert response.status == 404
-        assert "no engine has registered" in (await error_of(response))["message"]
+        assert response.status == 503
+        assert int(response.headers["Retry-After"]) >= 1
+        error = await error_of(response)
+        assert error["code"] == "no_engine"
+        assert "no engine has registered yet" in error["message"]
+    async with system.session.get(f"{system.url}/v1/models/{MODEL}") as response:
+        assert response.status == 503
 
 
 @pytest.mark.parametrize("status", [400, 404, 413, 422])

@@ -61,6 +61,7 @@ def test_retry_after_is_whole_seconds_and_never_zero(seconds: float | None, head
     ("error", "status", "code", "param"),
     [
         (UnknownModel("x", ["b", "a"]), 404, "model_not_found", "model"),
+        (UnknownModel("x", []), 503, "no_engine", None),
         (NoEngineReady("x", 3), 503, "no_engine", None),
         (QueueFull("x", 10, 4, limit=10), 429, "queue_full", None),
         (QueueFull("x", 10, 4, Reason.TENANT_FULL, limit=2), 429, "tenant_full", None),

@@ -49,7 +49,8 @@ def requests() -> None:
 def list_(loaded: Loaded, state: str | None, model: str | None, limit: int, as_json: bool) -> None:
     """Show requests: those that run, then those that wait, in the order in which they go.
 
-    Finished ones come the newest first. Below them it says how many more there are than --limit.
+    Finished ones come the newest first. Below them it says that there are more than --limit, and of those that wait
+    how many.
 
     \b
     Examples:

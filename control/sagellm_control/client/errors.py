@@ -27,8 +27,11 @@ class UnknownModel(QueueError):
     def __init__(self, model: str, known: Sequence[str]) -> None:
         self.model = model
         self.known = sorted(known)
-        shown = ", ".join(self.known) if self.known else "none: no engine has registered yet"
-        super().__init__(f"The model {model!r} does not exist. Known models: {shown}.")
+        super().__init__(
+            f"The model {model!r} does not exist. Known models: {', '.join(self.known)}."
+            if self.known
+            else f"The model {model!r} is not known: no engine has registered yet."
+        )
 
 
 class NoEngineReady(QueueError):

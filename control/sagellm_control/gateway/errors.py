@@ -25,6 +25,8 @@ from ..client.errors import (
 from ..wire.event import Ending
 from ..wire.states import Reason
 
+NO_ENGINE_YET_RETRY_S = 5
+"""Until the first engine of all registers; one that loads a model takes many such."""
 UNAVAILABLE_RETRY_S = 1
 """Redis is away: a client may come back soon, most outages are restarts."""
 GATEWAY_STOPPING = "gateway_stopping"
@@ -160,6 +162,9 @@ def unavailable(reason: object) -> ApiError:
 def from_queue(error: QueueError) -> ApiError:
     """What a refusal of the queue means over HTTP."""
     match error:
+        case UnknownModel(known=[]):
+            # Its engine may be loading: a client that tries again comes back, which it does not after a 404.
+            return ApiError(503, str(error), code=Reason.NO_ENGINE, retry_after_s=NO_ENGINE_YET_RETRY_S)
         case UnknownModel():
             return ApiError(404, str(error), code="model_not_found", param="model")
         case NoEngineReady():

@@ -19,6 +19,9 @@ KEPT_S = 30
 class AwaitedEngine(BaseModel):
     """An engine that has not answered, as an operator sees it."""
 
+    engine_id: None = None
+    """It has an id, and a pool for each of its models, when it has answered."""
+    pool: None = None
     url: str
     state: Literal["AWAITED"] = "AWAITED"
     reason: str

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -275,8 +276,13 @@ def as_httpx(error: Exception) -> httpx.TransportError:
             return httpx.ConnectTimeout(text)
         case aiohttp.ServerTimeoutError():
             return httpx.ReadTimeout(text)
-        case aiohttp.ClientConnectorError():
+        case aiohttp.ClientSSLError():
             return httpx.ConnectError(text)
+        case aiohttp.ClientConnectorError(os_error=why):
+            # aiohttp's own words say the address twice, and "ssl" whether or not there is any.
+            return httpx.ConnectError(
+                os.strerror(why.errno) if why.errno and why.errno > 0 else why.strerror or str(why)
+            )
         case aiohttp.InvalidURL():
             return httpx.UnsupportedProtocol(text)
         case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError() | OSError():
