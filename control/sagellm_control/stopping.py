@@ -44,7 +44,11 @@ async def is_set_within(event: asyncio.Event, seconds: float) -> bool:
 
 
 async def run_until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Run ``work`` until it ends or ``stop`` is set; then it is cancelled and awaited. Its error is raised."""
+    """Run ``work`` until it ends or ``stop`` is set; then it is cancelled and awaited. Its error is raised. It does not
+    begin if ``stop`` is set."""
+    if stop.is_set():
+        work.close()
+        return
     running = asyncio.create_task(work, name="work")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     try:

@@ -30,8 +30,8 @@ async def test_an_outage_is_one_line_for_each_thing_that_cannot_be_done(
         await wait_until(lambda: "the lease may have lapsed" in caplog.text)
         await wait_until(lambda: "cannot look at the pools" in caplog.text)
         await proxy.listen()
+        await wait_until(lambda: "cannot look at the pools: that is over" in caplog.text)  # until then it refuses
         assert await whole_text(system, chat("after", max_tokens=2, stream=True)) == expected_text("after", 2)
-        await wait_until(lambda: "cannot look at the pools: that is over" in caplog.text)
         await wait_until(lambda: "cannot renew the lease: that is over" in caplog.text)
     told = Counter(
         (record.name, *(arg if isinstance(arg, str) else type(arg) for arg in record.args or ()))

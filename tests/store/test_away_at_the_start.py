@@ -7,9 +7,12 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import aiohttp
 import pytest
 
 from sagellm_control.embedded import EmbeddedValkey, free_port
+from sagellm_control.gateway.process import serve_from
+from sagellm_control.gateway.settings import GatewaySettings
 from sagellm_control.store.connect import Store, StoreUnreachable, open_store
 from sagellm_control.store.settings import RedisSettings
 
@@ -41,6 +44,31 @@ async def test_who_waits_for_a_server_says_so_once(
         assert caplog.messages[-1] == f"the server at {server.url} is there"
     finally:
         await store.close()
+
+
+async def test_a_replica_is_no_server_until_it_is_a_master(backend: Backend, caplog: pytest.LogCaptureFixture) -> None:
+    async with (
+        EmbeddedValkey(persist=False, binary=server_binary(backend)) as server,
+        open_store(RedisSettings(url=server.url), check=False) as store,
+        serve_from(GatewaySettings(port=0, shutdown_s=0.1), store, at_once=True) as url,
+        aiohttp.ClientSession() as session,
+    ):
+        await store.commands.execute_command("REPLICAOF", "127.0.0.1", "1")
+        waiting = asyncio.create_task(store.wait())
+        await wait_until(lambda: caplog.messages, what="it is told")
+        (said,) = caplog.messages
+        assert f"the server at {server.url} is a replica, of 127.0.0.1:1, and takes no writes: set --redis-url" in said
+        async with session.get(f"{url}/ready") as answer:
+            assert answer.status == 503
+        await store.commands.execute_command("REPLICAOF", "NO", "ONE")
+        await waiting
+
+        async def ready() -> bool:
+            async with session.get(f"{url}/ready") as answer:
+                return answer.status == 200
+
+        await wait_until(ready, what="the gateway is ready")
+        (said,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
 
 
 async def test_who_waits_says_each_reason_once(

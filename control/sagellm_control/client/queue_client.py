@@ -79,13 +79,17 @@ class QueueClient:
         """Listen on the inbox and watch the pools; nothing may be submitted outside of it.
 
         Args:
-            at_once: do not wait until the inbox is subscribed, as Redis may be away; what is missed is read later.
+            at_once: do not wait until the inbox is subscribed, as Redis may be away; what is missed is read later. All
+                that goes on by itself begins when the store has been found usable: whoever waits for that says why.
         """
-        loops = [
-            asyncio.create_task(self.inbox.run(), name="inbox"),
-            asyncio.create_task(self.pools.run(), name="pools"),
-            asyncio.create_task(self._presence.run(), name="presence"),
-        ]
+
+        async def begin(part: Inbox | Pools | Presence) -> None:
+            if at_once:
+                await self.store.usable.wait()
+            await part.run()
+
+        parts = (self.inbox, self.pools, self._presence)
+        loops = [asyncio.create_task(begin(part), name=type(part).__name__) for part in parts]
         try:
             if not at_once:
                 await self._until_subscribed()

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import re
@@ -50,7 +51,7 @@ class StoreUnusable(Exception):
 
 
 class StoreUnreachable(Exception):
-    """The server does not answer; the text says where it was looked for."""
+    """The server does not answer, or takes no writes; the text says where it was looked for."""
 
 
 class Store:
@@ -62,6 +63,8 @@ class Store:
         self.now = now
         self.commands: Any = make_client(settings, deadline_s=settings.command_timeout_s)
         """Client for commands; all processes' ordinary calls go through it."""
+        self.usable = asyncio.Event()
+        """Set when a ``check`` has found nothing against the server."""
         self._others: list[Any] = []
         self._subscriber: Any = None
         self._closed = False
@@ -105,27 +108,29 @@ class Store:
         return await self.commands.masters() if isinstance(self.commands, ClusterClient) else [self.commands]
 
     async def check(self, *, may_work: bool = False) -> None:
-        """See that the server is there, new enough, and never evicts.
+        """See that the server is there, takes writes, is new enough, and never evicts.
 
         Args:
             may_work: see as well that it lets us run the steps on our own keys, and publish: else a process would
                 start, fail at everything, and try again for ever.
 
         Raises:
-            StoreUnreachable: it does not answer.
+            StoreUnreachable: it does not answer, or is a replica: after a failover it may be a master in a moment.
             StoreUnusable: it does not let us in; or its version or ``maxmemory-policy`` would lose requests.
         """
+        where = mask_password(self.settings.url)
         try:
             for server in await self.servers():
                 _check(await server.info("server"), await server.info("memory"))
+                _check_role(await server.info("replication"), where)
             if may_work:
                 await self.commands.eval("return redis.call('EXISTS', KEYS[1])", 1, self.keys.pools())
                 await self.commands.publish(self.keys.inbox("nobody"), b"")
         except (RedisError, OSError) as error:
-            where = mask_password(self.settings.url)
             if advice := _advice(error):
                 raise StoreUnusable(f"the server at {where} refuses us ({error}): {advice}") from error
             raise StoreUnreachable(f"no Redis at {where} ({error}): {_remedy(error, self.settings.url)}") from error
+        self.usable.set()
 
     async def wait(self) -> None:
         """Wait until the server is there, and lets us work (see ``check``). Each reason for it is told once.
@@ -187,6 +192,15 @@ def _check(server: dict[str, Any], memory: dict[str, Any]) -> None:
         raise StoreUnusable(
             f"the server's maxmemory-policy is {policy}, which would throw requests away when memory runs out: "
             "run 'CONFIG SET maxmemory-policy noeviction' and put the same into its configuration"
+        )
+
+
+def _check_role(replication: dict[str, Any], where: str) -> None:
+    if replication.get("role") != "master":
+        master = f"{replication.get('master_host')}:{replication.get('master_port')}"
+        raise StoreUnreachable(
+            f"the server at {where} is a replica, of {master}, and takes no writes: "
+            "set --redis-url to its master, or to the Sentinels that know it (redis+sentinel://)"
         )
 
 
