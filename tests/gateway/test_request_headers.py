@@ -148,6 +148,11 @@ def test_traceparent_gives_the_trace_id() -> None:
     assert headers.trace == TraceContext(TRACE_ID, TRACEPARENT)
 
 
+@pytest.mark.parametrize("later", [f"01{TRACEPARENT[2:]}", f"cc{TRACEPARENT[2:]}-what-will-be"])
+def test_of_a_later_version_of_traceparent_what_is_known_is_handed_on(later: str) -> None:
+    assert _read(traceparent=later).trace == TraceContext(TRACE_ID, TRACEPARENT)
+
+
 def test_a_trace_id_goes_before_that_of_traceparent() -> None:
     headers = _read(traceparent=TRACEPARENT, x_trace_id="mine")
     assert headers.trace == TraceContext("mine", TRACEPARENT)

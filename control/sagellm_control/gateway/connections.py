@@ -88,7 +88,7 @@ async def listen(runner: web.AppRunner, host: str, port: int) -> asyncio.Server:
 
 
 def _no_http(exc: HttpProcessingError) -> ApiError:
-    said = exc.message.split("\n")[0].rstrip(": ")
+    said = exc.message.split("\n")[0].rstrip(":. ")
     if isinstance(exc, LineTooLong):
         # Its words quote what was sent, which may be a key.
         return ApiError(

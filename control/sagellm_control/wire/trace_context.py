@@ -16,8 +16,8 @@ MOST_MEMBERS = 32
 LONG_MEMBER = 128
 """Characters; longer ones are the first to go where it is too much."""
 
-# Version ff and ids of zeros are invalid.
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+# Version ff and ids of zeros are invalid. Later versions than 00 may have more fields.
+_TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})(-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(-.*)?")
 _REST = "[a-z0-9_*/-]"
 _KEY = rf"(?:[a-z]{_REST}{{0,255}}|[a-z0-9]{_REST}{{0,240}}@[a-z]{_REST}{{0,13}})"
 _MEMBER = re.compile(_KEY + r"=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]")
@@ -56,9 +56,12 @@ NO_TRACE = TraceContext()
 
 
 def read_traceparent(text: str) -> tuple[str, str]:
-    """``traceparent`` and the trace id in it; both empty where it is malformed, as such a one is to be ignored."""
+    """``traceparent``, as version 00 has it, and the trace id in it; both empty where it is malformed, as such a one is
+    to be ignored. Of later versions the fields of that one count, and are handed on under it, as W3C asks."""
     match = _TRACEPARENT.fullmatch(text.strip())
-    return (match[0], match[1]) if match else ("", "")
+    if match is None or (match[1] == "00" and match[4]):
+        return "", ""
+    return f"00{match[2]}", match[3]
 
 
 def read_tracestate(texts: Iterable[str]) -> str:
