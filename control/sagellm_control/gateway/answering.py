@@ -7,7 +7,7 @@ import contextlib
 import math
 import time
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from redis.exceptions import RedisError
 
 from ..client.answer import Answer
@@ -92,6 +92,8 @@ class AnswerWriter:
             always: an error is an event of the stream even if nothing came before it.
         """
         stream = _Stream(headers=_STREAM_HEADERS | self._headers)  # made while the engine works
+        if self._request.version < HttpVersion11:
+            stream.force_close()  # nothing else tells such a client that the stream is over
         if math.isinf(self._patience.until):
             return await self._write_stream(stream, always)
         self._look_at_reader(max(0.0, self._patience.until - time.monotonic()) + CUT_AFTER_S)
