@@ -268,7 +268,9 @@ class AnswerWriter:
             if ending.retry_after_s is not None:
                 headers["Retry-After"] = str(max(1, round(ending.retry_after_s)))
             headers["Content-Type"] = ending.content_type
-            return web.Response(status=ending.status, body=before + ending.body, headers=headers)
+            # An error is an error alone, though the engine may have said a part of an answer before it.
+            whole = before + ending.body if ending.outcome is Outcome.COMPLETED else ending.body
+            return web.Response(status=ending.status, body=whole, headers=headers)
         error = from_ending(ending, self._limits())
         if error.status in COME_BACK and error.retry_after_s is None:
             # Whoever ended it knows nothing of the rate at which the pool drains.
