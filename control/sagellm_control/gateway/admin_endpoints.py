@@ -14,6 +14,7 @@ from ..scheduler.policy_settings import PolicySettings
 from ..scheduler.pool_policy import check_settings, record_settings
 from .endpoints import OpenAIEndpoints
 from .errors import ApiError, bad_request, from_queue
+from .receiving import receive
 
 
 class AdminEndpoints:
@@ -33,7 +34,7 @@ class AdminEndpoints:
         """
         self._authorize(request)
         try:
-            parsed: Any = orjson.loads(await request.read())
+            parsed: Any = orjson.loads(await receive(request))
         except orjson.JSONDecodeError as error:
             raise bad_request(f"The body is not valid JSON: {error}.", None, "invalid_json") from None
         if not isinstance(parsed, dict):

@@ -7,15 +7,18 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from aiohttp import HttpVersion11, web
-from aiohttp.web_protocol import RequestPayloadError
 from redis.exceptions import RedisError
 
 from .endpoints import OpenAIEndpoints
-from .errors import ApiError, bad_request, too_large, unavailable
+from .errors import ApiError, unavailable
+from .receiving import check_head
 from .request_ids import request_id_of, returned_ids
 from .settings import GatewaySettings
 
 log = logging.getLogger(__name__)
+
+_BODY_LEFT = ("body_too_large", "invalid_body", "unsupported_encoding")
+"""What is left of the body is not worth reading, or cannot be read."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -35,16 +38,11 @@ def make_app(settings: GatewaySettings, openai: OpenAIEndpoints, *others: Endpoi
             return await handler(request)
         except ApiError as error:
             return _refuse(request, error)
-        except web.HTTPRequestEntityTooLarge:
-            return _refuse(request, too_large(settings.max_body_bytes))
         except web.HTTPException as error:
             response = _refuse(request, _http_error(request, error))
             if "Allow" in error.headers:
                 response.headers["Allow"] = error.headers["Allow"]
             return response
-        except RequestPayloadError as error:
-            said = " ".join(str(error).split()).removeprefix("400, message: ")
-            return _refuse(request, bad_request(f"The body cannot be read: {said}.", None, "invalid_body"))
         except ConnectionError:
             return _cut(request)  # the client has gone
         except (RedisError, OSError) as error:
@@ -72,8 +70,10 @@ async def _expect(request: web.Request) -> web.StreamResponse | None:
     """Answer an ``Expect`` header; aiohttp's own way quotes it, and fails at what is no text."""
     if request.headers["Expect"].strip().lower() != "100-continue":
         return _refuse(request, ApiError(417, "Expect must be 100-continue.", code="invalid_value", param="Expect"))
-    if (request.content_length or 0) > request.client_max_size:
-        return _refuse(request, too_large(request.client_max_size))
+    try:
+        check_head(request)
+    except ApiError as error:
+        return _refuse(request, error)
     if request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # it is no part of the response
@@ -92,8 +92,7 @@ def _refuse(request: web.Request, error: ApiError) -> web.Response:
         # A stream has begun: a second response would be written into it.
         return _cut(request)
     response = error.response()
-    if error.status == 413 or error.code == "invalid_body":
-        # What is left of the body is not worth reading, or cannot be read.
+    if error.code in _BODY_LEFT:
         response.force_close()
     response.headers.update(returned_ids(request))
     return response

@@ -7,11 +7,12 @@ import logging
 from typing import Any
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import RequestPayloadError, _ErrInfo  # pyright: ignore[reportPrivateUsage]
 
 from ..wire.trace_context import NO_TRACE
 from .errors import ApiError
+from .receiving import unsupported_encoding
 from .request_ids import new_id, write_ids
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class Connection(web.RequestHandler):
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
         error = _no_http(exc)
-        log.info("%s sent no HTTP request: %s", request.remote, error.message)
+        log.info("%s sent what reaches no endpoint: %s", request.remote, error.message)
         response = error.response()
         response.headers.update(write_ids(new_id(), NO_TRACE))  # it has sent none that could be read
         response.force_close()
@@ -88,6 +89,8 @@ async def listen(runner: web.AppRunner, host: str, port: int) -> asyncio.Server:
 
 
 def _no_http(exc: HttpProcessingError) -> ApiError:
+    if isinstance(exc, ContentEncodingError):
+        return unsupported_encoding()  # one that aiohttp knows, and has no library for
     said = exc.message.split("\n")[0].rstrip(":. ")
     if isinstance(exc, LineTooLong):
         # Its words quote what was sent, which may be a key.

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestPayloadError
 from redis.exceptions import RedisError
 
 from ..client.errors import NoEngineReady, QueueError, QueueFull, RequestConflict, TooLate
@@ -22,10 +21,11 @@ from .answering import AnswerWriter
 from .api_keys import Caller
 from .api_keys_file import ApiKeysFile
 from .closing import Closing
-from .errors import GATEWAY_STOPPING, ApiError, Limits, from_queue, too_large, unavailable
+from .errors import GATEWAY_STOPPING, ApiError, Limits, from_queue, unavailable
 from .event_ids import EventNumbering
 from .patience import Patience, patience_of_retry
 from .rate_limits import rate_limits, rate_limits_when_full
+from .receiving import receive
 from .request_body import RequestBody, read_body
 from .request_headers import RequestHeaders, idempotent_id, read_headers, value_of
 from .request_ids import name_request, new_id, write_ids
@@ -120,12 +120,6 @@ class OpenAIEndpoints:
         except ApiError as error:
             outcome = error.code
             raise
-        except web.HTTPRequestEntityTooLarge:
-            outcome = "body_too_large"
-            raise
-        except RequestPayloadError:
-            outcome = "invalid_body"
-            raise
         except (RedisError, OSError) as error:
             if isinstance(error, ConnectionResetError):
                 outcome = str(Outcome.CANCELLED)
@@ -159,10 +153,7 @@ class OpenAIEndpoints:
     async def _read(self, request: web.Request, kind: RequestKind) -> _Wanted:
         caller = self.authenticate(request)
         headers = read_headers(request.headers)
-        limit = self._settings.max_body_bytes
-        if (request.content_length or 0) > limit:
-            raise too_large(limit)
-        raw = await request.read()
+        raw = await receive(request)
         body = read_body(raw, kind)
         priority = headers.priority
         if caller is not None:

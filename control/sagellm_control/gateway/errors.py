@@ -43,6 +43,7 @@ _TYPES = {
     408: "timeout_error",
     409: "conflict_error",
     413: "invalid_request_error",
+    415: "invalid_request_error",
     417: "invalid_request_error",
     422: "invalid_request_error",
     429: "rate_limit_error",
