@@ -15,13 +15,15 @@ from ..scheduler.pool_policy import check_settings, record_settings
 from .endpoints import OpenAIEndpoints
 from .errors import ApiError, bad_request, from_queue
 from .receiving import receive
+from .settings import GatewaySettings
 
 
 class AdminEndpoints:
     """For keys with ``admin = true``; where no keys are asked for, for callers on this machine."""
 
-    def __init__(self, queue: QueueClient, openai: OpenAIEndpoints) -> None:
+    def __init__(self, queue: QueueClient, settings: GatewaySettings, openai: OpenAIEndpoints) -> None:
         self._queue = queue
+        self._settings = settings
         self._openai = openai
 
     def routes(self) -> list[web.RouteDef]:
@@ -34,7 +36,7 @@ class AdminEndpoints:
         """
         self._authorize(request)
         try:
-            parsed: Any = orjson.loads(await receive(request))
+            parsed: Any = orjson.loads(await receive(request, self._settings.body_timeout_s))
         except orjson.JSONDecodeError as error:
             raise bad_request(f"The body is not valid JSON: {error}.", None, "invalid_json") from None
         if not isinstance(parsed, dict):

@@ -17,8 +17,8 @@ from .settings import GatewaySettings
 
 log = logging.getLogger(__name__)
 
-_BODY_LEFT = ("body_too_large", "invalid_body", "unsupported_encoding")
-"""What is left of the body is not worth reading, or cannot be read."""
+_BODY_LEFT = ("body_too_large", "body_timeout", "invalid_body", "unsupported_encoding")
+"""What is left of the body is not worth reading, cannot be read, or does not come."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

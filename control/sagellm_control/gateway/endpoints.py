@@ -153,7 +153,7 @@ class OpenAIEndpoints:
     async def _read(self, request: web.Request, kind: RequestKind) -> _Wanted:
         caller = self.authenticate(request)
         headers = read_headers(request.headers)
-        raw = await receive(request)
+        raw = await receive(request, self._settings.body_timeout_s)
         body = read_body(raw, kind)
         priority = headers.priority
         if caller is not None:

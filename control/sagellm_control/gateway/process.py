@@ -73,7 +73,8 @@ async def serve_from(settings: GatewaySettings, store: Store, *, at_once: bool =
         await stack.enter_async_context(queue.running(at_once=at_once))
         openai = OpenAIEndpoints(queue, settings, keys)
         requests = RequestEndpoints(queue, settings, openai)
-        app = make_app(settings, openai, requests, StatusEndpoints(queue, openai), AdminEndpoints(queue, openai))
+        admin = AdminEndpoints(queue, settings, openai)
+        app = make_app(settings, openai, requests, StatusEndpoints(queue, openai), admin)
         # A handler is cancelled when its client leaves: that is how a request is known to be abandoned.
         runner = web.AppRunner(
             app,

@@ -1,6 +1,8 @@
-"""Receives the body of a request."""
+"""Receives the body of a request, and does not wait for ever for one whose sender is silent."""
 
 from __future__ import annotations
+
+import asyncio
 
 from aiohttp import ClientRequest, hdrs, web
 from aiohttp.web_protocol import RequestPayloadError
@@ -12,20 +14,44 @@ ENCODINGS = ClientRequest.DEFAULT_HEADERS[hdrs.ACCEPT_ENCODING]
 _TAKEN = frozenset((*ENCODINGS.split(", "), "identity", ""))
 
 
-async def receive(request: web.Request) -> bytes:
+async def receive(request: web.Request, silence_s: float) -> bytes:
     """The whole body.
 
+    Args:
+        silence_s: for so long nothing of it may come.
+
     Raises:
-        ApiError: 400, 413, 415.
+        ApiError: 400, 408, 413, 415.
     """
     check_head(request)
+    content = request.content
     try:
-        return await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        raise too_large(request.client_max_size) from None
+        # Most have come with their heads: those need no timer.
+        body = await (content.readany() if content.is_eof() else _arriving(request, silence_s))
     except RequestPayloadError as error:
         said = " ".join(str(error).split()).removeprefix("400, message: ")
         raise bad_request(f"The body cannot be read: {said}.", None, "invalid_body") from error
+    if len(body) > request.client_max_size:
+        raise too_large(request.client_max_size)
+    return body
+
+
+async def _arriving(request: web.Request, silence_s: float) -> bytes:
+    """What comes until it is whole, or longer than it may be."""
+    content, body, now = request.content, bytearray(), asyncio.get_running_loop().time
+    try:
+        async with asyncio.timeout(None) as silence:
+            while len(body) <= request.client_max_size:
+                silence.reschedule(now() + silence_s)
+                if not (piece := await content.readany()):
+                    break
+                body += piece
+    except TimeoutError:
+        message = f"Nothing of the body has come for {silence_s:g} s, the gateway's --body-timeout-s."
+        # aiohttp would read on before it closes the connection.
+        content.set_exception(RequestPayloadError(message))
+        raise ApiError(408, message, code="body_timeout") from None
+    return bytes(body)
 
 
 def check_head(request: web.Request) -> None:

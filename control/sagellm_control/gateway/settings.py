@@ -30,6 +30,12 @@ class GatewaySettings(BaseModel):
     max_body_bytes: int = Field(
         default=32 * MEBIBYTE, ge=1024, le=512 * MEBIBYTE, description="Largest request body (bytes)"
     )
+    body_timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=86_400,
+        description="Longest silence (s) while a request's body arrives; beyond it: 408, and the connection is closed",
+    )
     request_timeout_s: float = Field(
         default=600.0,
         gt=0,
