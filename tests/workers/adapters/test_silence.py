@@ -15,8 +15,10 @@ from sagellm_workers.http.transport import EngineClient
 
 from ..conftest import CHAT, EVENT_STREAM_HEAD, StartTalk, ask, chunked, read_request
 
+NO_TYPE_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
-@pytest.mark.parametrize("head", [b"", EVENT_STREAM_HEAD])
+
+@pytest.mark.parametrize("head", [b"", EVENT_STREAM_HEAD, NO_TYPE_HEAD])
 async def test_no_first_byte(talk: StartTalk, client: EngineClient, head: bytes) -> None:
     """vLLM sends its headers at once: the first byte that counts is the body's."""
 

@@ -28,6 +28,7 @@ from .base import (
 from .chunks import BODY_LIMIT_BYTES, EventChunks, PlainChunks, engine_error, engine_errors
 from .engine_url import engine_root
 from .loose_json import mapping
+from .stream_beginning import may_be_stream, recognise
 
 CONNECT_TIMEOUT_S = 5.0
 FIRST_BYTE_TIMEOUT_S = 600.0  # a long prompt in front of a busy engine
@@ -209,7 +210,12 @@ class Exchange:
     async def __aenter__(self) -> EngineReply:
         self._response = response = await self._http.send(*self._asked)
         try:
-            return self._http.reply(response)
+            reply = self._http.reply(response)
+            if self._asked[1].stream and not reply.is_event_stream and may_be_stream(response):
+                with engine_errors(self._http.url):
+                    await recognise(response)
+                reply = self._http.reply(response)
+            return reply
         except BaseException:
             await response.aclose()
             raise

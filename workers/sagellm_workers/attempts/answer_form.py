@@ -98,7 +98,8 @@ def check_body(body: bytes, engine_id: str, kind: RequestKind, content_type: str
     if kind is RequestKind.EMBEDDING and _says_binary(content_type):
         return  # vectors as plain numbers, which vLLM gives who asks for them
     if not _is_object(body):
-        raise EngineBroken(f"engine {engine_id} answered with what is no JSON object: {body[:_SHOWN_BYTES]!r}")
+        said = f"as {content_type[:_SHOWN_BYTES]!r}" if content_type else "without a Content-Type"
+        raise EngineBroken(f"engine {engine_id} answered with what is no JSON object, {said}: {body[:_SHOWN_BYTES]!r}")
     if len(body) <= MOST_PARSED_BYTES and (told := told_error(body)) is not None:
         answers = mapping(parsed(body))
         if not (told.refuses or answers.get("choices") or answers.get("data")):
