@@ -186,7 +186,7 @@ class Reconciler:
             suspects = [
                 (request_id, None)
                 for request_id, (state,) in await self._read(ids, "state")
-                if state and state != RequestState.FINISHED
+                if state != RequestState.FINISHED
             ]
             repaired += await self._mend(suspects)
             await asyncio.sleep(PAGE_PAUSE_S)

@@ -59,6 +59,8 @@ local function dealt_with(a, known)
       end_it('dead', a.dead_payload)
     else increase(counters, 'garbage', 1) end
     return 'dead'
+  elseif not is_state(known.state) and known.entry == a.entry and known.priority == a.level then
+    return 'gone'  -- its record was damaged: a keeper gives it up
   elseif not ours then
     if known.state and #redis.call('XRANGE', KEYS[5 + a.level], a.entry, a.entry) == 0 then
       return 'gone'  -- cancelled, or dealt with, after this scheduler had read it
@@ -66,10 +68,11 @@ local function dealt_with(a, known)
     local fields = bury(a.level, a.entry, a.id,
       known.state and 'an earlier entry of this request exists' or 'no record of this request')
     increase(counters, 'garbage', 1)
-    if not known.state and redis.call('EXISTS', body) == 1 then  -- else it may never have been accepted
+    -- (Without a body it may never have been accepted.)
+    if not known.state and not has_record(record) and redis.call('EXISTS', body) == 1 then
       local counted = {priority = a.level, tenant = fields.tenant}
       leave_queue(now, counted, record, body, KEYS[10], KEYS[12], KEYS[13], KEYS[11])
-      forget_lost(body, output, counters)
+      forget_lost(record, body, output, counters)
     end
     return 'dead'
   elseif known.timeout_at and now >= known.timeout_at then

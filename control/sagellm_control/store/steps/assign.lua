@@ -57,7 +57,7 @@ for i = 1, tonumber(ARGV[requests_at]) do
     local known = read_record(record)
     if known.state ~= 'waiting' then
       redis.call('ZREM', waiting, id)
-      if not known.state then forget_lost(body, output, counters) end
+      if not known.state then forget_lost(record, body, output, counters) end
       result = 'gone'
     elseif known.timeout_at and now >= known.timeout_at then
       end_waiting(id, known, record, body, output, 'expired', ARGV[3])

@@ -8,16 +8,16 @@
 -- ARGV[6] that of one which no scheduler has read yet
 -- ARGV[7] '1': only if it waits, has had no engine yet, and none of the pool is READY
 -- ARGV[8] the ticket of the submission that is meant; '': any
--- Output: 'unknown' | 'served' (not so: it has or had an engine, or there is one) | 'finished' (it had ended before)
---   | 'ended' (now) | 'stopping' (its worker has been told) | 'moved' (it is on another engine: read the record and
---   call again)
+-- Output: 'unknown' (also where its record says no state that there is: a keeper gives it up) | 'served' (not so: it
+--   has or had an engine, or there is one) | 'finished' (it had ended before) | 'ended' (now) | 'stopping' (its worker
+--   has been told) | 'moved' (it is on another engine: read the record and call again)
 
 local record, body, output, waiting, counters, intake, assigned = unpack(KEYS, 1, 7)
 local now, id = clock(ARGV[1]), ARGV[2]
 local r = redis.call('HMGET', record, 'state', 'engine', 'entry', 'attempt', 'cancel', 'priority', 'tenant', 'charge',
   'ticket')
 local state = r[1]
-if not state or (ARGV[8] ~= '' and r[9] ~= ARGV[8]) then return 'unknown' end
+if not is_state(state) or (ARGV[8] ~= '' and r[9] ~= ARGV[8]) then return 'unknown' end
 if state == 'finished' then return 'finished' end
 local unserved = (state == 'queued' or state == 'waiting') and is_untried(r[4])
 if ARGV[7] == '1' and (redis.call('ZCARD', KEYS[8]) > 0 or not unserved) then return 'served' end

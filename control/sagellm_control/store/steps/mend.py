@@ -12,7 +12,7 @@ from ...wire.request import SCHEDULING_FIELDS
 from ...wire.states import Outcome
 from ..connect import Store
 from ..script import Argument, Script
-from .endings import EXPIRED_WAITING
+from .endings import EXPIRED_WAITING, UNREADABLE
 from .engines import give_back
 from .requeue import Cause
 
@@ -43,6 +43,8 @@ class Repair(StrEnum):
     """Running without a place."""
     OWNERLESS = "ownerless"
     """On an engine that nobody holds, without a place there."""
+    UNREADABLE = "unreadable"
+    """Its state was none that there is; it was given up, or marked as finished if it has an outcome."""
     EXPIRED_WAITING = "expired_waiting"
     """Its timeout passed in the middle of the waiting set."""
     WRONG_ROOM = "wrong_room"
@@ -83,7 +85,8 @@ async def census(store: Store, pool: str, engines: Sequence[str]) -> Census:
 
 
 async def mend(store: Store, pool: str, request_id: str, engine: str | None = None) -> list[Repair]:
-    """Make a request's places agree with its record; what was put right, empty: nothing was wrong.
+    """Make a request's places agree with its record, or give it up if that says no state; what was put right, empty:
+    nothing was wrong.
 
     Args:
         engine: one that has a place for it; None: the one that its record names.
@@ -109,8 +112,10 @@ async def mend(store: Store, pool: str, request_id: str, engine: str | None = No
         keys.tenants,
         keys.settings,
         keys.misranked,
+        keys.dead,
     ]
-    arguments: list[Argument] = [store.now(), request_id, place, EXPIRED_WAITING, len(_ENTRY_FIELDS), *_ENTRY_FIELDS]
+    arguments: list[Argument] = [store.now(), request_id, place, EXPIRED_WAITING, UNREADABLE]
+    arguments += (len(_ENTRY_FIELDS), *_ENTRY_FIELDS)
     repairs = [Repair(name.decode()) for name in await _MEND(store, names, arguments)]
     if Repair.OWNERLESS in repairs:
         await give_back(store, pool, place, [request_id], Cause.LAPSED)

@@ -143,8 +143,19 @@ local function end_request(now, record, body, output, counters, id, attempt, seq
   publish(known[1], id, attempt, sequence, 'end', payload)
 end
 
--- A request whose record is gone, and with it all that is known of it, counts as ended when its place is found.
-local function forget_lost(body, output, counters)
+-- Whether a record's state is one that there is. A record with another word, or without one, was damaged: nothing tells
+-- where its request belongs, and a keeper gives it up (mend).
+local function is_state(word)
+  return word == 'queued' or word == 'waiting' or word == 'assigned' or word == 'running' or word == 'finished'
+end
+
+-- What somebody has made into another type is no record.
+local function has_record(record) return redis.call('TYPE', record).ok == 'hash' end
+
+-- A request whose record is gone, and with it all that is known of it, counts as ended when its place is found. (One
+-- whose record is there and says no state is not: see is_state.)
+local function forget_lost(record, body, output, counters)
+  if has_record(record) then return end
   increase(counters, 'lost', 1)
   redis.call('DEL', body)
   redis.call('PEXPIRE', output, 600000)

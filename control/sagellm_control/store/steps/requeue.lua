@@ -73,9 +73,9 @@ for i = 1, tonumber(ARGV[13]) do
   if not holds or r.engine ~= engine or (attempt ~= '' and r.attempt ~= attempt)
     or not (r.state == 'running' or r.state == 'assigned') then
     -- A reservation without a living request is a leak: whoever holds the engine may drop it.
-    if holds and (not r.state or r.state == 'finished') and redis.call('HEXISTS', reservations, id) == 1 then
-      release(id, nil, row, reservations, assigned)
-      if not r.state then forget_lost(body, output, counters) end
+    if holds and (not is_state(r.state) or r.state == 'finished') and redis.call('HEXISTS', reservations, id) == 1 then
+      release(id, r.engine == engine and r.entry, row, reservations, assigned)
+      if not r.state then forget_lost(record, body, output, counters) end
     end
     results[i] = 'lost'
   else
