@@ -93,6 +93,22 @@ async def test_what_an_engine_had_is_owed_another_try_however_late() -> None:
     assert (await asyncio.wait_for(waiting, 5) or ("none",))[0] is info
 
 
+@pytest.mark.parametrize("removed", [False, True])
+async def test_the_engine_that_failed_it_takes_it_when_there_is_no_other(removed: bool) -> None:
+    queue = ModelQueue("m", LocalPolicy(make_policy("fifo"), make_strategy("round_robin")), Misses())
+    info, other = (EngineInfo(name, "m", "127.0.0.1", 1, state=EngineState.READY) for name in ("e1", "e2"))
+    queue.add(info, 1, 0)
+    queue.add(other, 0, 0)
+    failed = replace(waits("failed", arrived_ms=time.time() * 1000).arrival, excluded=("e1",))
+    waiting = asyncio.create_task(wait_for_place(queue, failed, max_waiting=1))
+    await wait_until(lambda: len(queue) == 1)
+    if removed:
+        queue.remove(other)
+    else:
+        other.state = EngineState.DRAINING
+    assert (await asyncio.wait_for(waiting, 5) or ("none",))[0] is info
+
+
 def test_the_adaptive_order_sees_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1_000.0]
     monkeypatch.setattr("sagellm_control.manager.local_policy.time.time", lambda: now[0])

@@ -34,6 +34,10 @@ async def until_waiting(pool: PoolDriver, *request_ids: str) -> None:
     assert violations(await read_state(pool.store, pool.keys)) == []
 
 
+async def is_on(pool: PoolDriver, request_id: str, engine: str) -> bool:
+    return request_id in await pool.holds(engine)
+
+
 async def test_an_arrival_goes_straight_to_an_idle_engine(pool: PoolDriver) -> None:
     await pool.engine()
     async with schedulers(pool):
@@ -103,6 +107,31 @@ async def test_whatever_makes_room_is_heard(pool: PoolDriver, why: str) -> None:
                 await retire_engine(store, name, "e2", "w-e2", EngineState.STOPPED, "")
         held = ("a", "busy") if why == "more slots" else ("a",)
         await until_held(pool, "e1", *held)
+    assert metric(pool, "missed_wakeups") == 0
+
+
+@pytest.mark.parametrize("why", ["drained", "in trouble", "registered anew in trouble", "retired", "lapsed"])
+async def test_the_engine_that_failed_it_is_heard_of_when_there_is_no_other(pool: PoolDriver, why: str) -> None:
+    row, name = await pool.engine("e2", slots=0), pool.name
+    await pool.engine("e1")
+    async with schedulers(pool):
+        await pool.accept("a")
+        await until_held(pool, "e1", "a")
+        await pool.requeue("a", engine="e1")
+        await until_waiting(pool, "a")
+        match why:
+            case "drained":
+                await drain_engine(pool.store, name, "e2")
+            case "in trouble":
+                await renew_engine(pool.store, replace(row, state=EngineState.ERROR), [], lease_ms=LEASE_MS)
+            case "registered anew in trouble":
+                await pool.engine("e2", slots=0, state=EngineState.ERROR)
+            case "retired":
+                await retire_engine(pool.store, name, "e2", "w-e2", EngineState.STOPPED, "")
+            case _:
+                pool.clock.advance(LEASE_MS)
+                await retire_engine(pool.store, name, "e2", "", EngineState.ERROR, "lapsed")
+        await wait_until(lambda: is_on(pool, "a", "e1"), what="a is on e1")
     assert metric(pool, "missed_wakeups") == 0
 
 

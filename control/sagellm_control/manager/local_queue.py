@@ -113,6 +113,7 @@ class ModelQueue:
         self._speeds.forget(info.engine_id)
         self._engines.forget(info.engine_id)
         self._closed(self)
+        self.serve()
 
     def _changed(self, info: EngineInfo, name: str) -> None:
         if name in ("state", "active_requests"):
@@ -125,10 +126,10 @@ class ModelQueue:
                 self._engines.set_room(info.engine_id, EngineRoom(free, self._kv_held[info.engine_id]))
             else:
                 self._engines.set_places(info.engine_id, free)
-            self.serve()
         else:
             self._engines.close(info.engine_id)
             self._closed(self)
+        self.serve()  # without this engine, too: one that has failed a request takes it again if there is no other
 
     def engine(self, engine_id: str) -> EngineInfo:
         """An engine that has been added."""

@@ -50,7 +50,8 @@ class WaitingLine:
         ranks = {read_name(member): rank for member, rank in members}
         if len(self._met) > MOST_REMEMBERED:
             self._met.clear()
-        if unknown := [request_id for request_id in ranks if request_id not in self._met]:
+        # One that an engine has failed may have been on another since, and have failed there: it is read anew.
+        if unknown := [one for one in ranks if (met := self._met.get(one)) is None or met.arrival.excluded]:
             for waiting in await read_waiting(self._store, self._keys.pool, unknown):
                 if waiting.unreadable:
                     await self._condemn(waiting)

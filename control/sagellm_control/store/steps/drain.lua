@@ -15,5 +15,5 @@ else
   if state == 'DRAINING' then redis.call('HSET', row, 'state', 'READY') end
 end
 local places, engine = note_room(clock(ARGV[3]), room, ARGV[1], row, reservations)
-announce(freed, waiting, ARGV[1], places)
+announce_change(freed, waiting, room, ARGV[1], places)
 return engine.held

@@ -122,7 +122,15 @@ async def retire_engine(
         worker: the holder itself; empty: whoever it is, if the lease has lapsed.
     """
     keys = store.keys.pool(pool)
-    names = [keys.engine(engine), keys.reservations(engine), keys.room, keys.leases, keys.assigned(engine)]
+    names = [
+        keys.engine(engine),
+        keys.reservations(engine),
+        keys.room,
+        keys.leases,
+        keys.assigned(engine),
+        keys.waiting,
+        keys.freed,
+    ]
     arguments: list[Argument] = [state, reason, ROW_KEPT_MS]
     answer = await _RETIRE(store, names, [store.now(), engine, worker, *arguments])
     if answer is None:

@@ -20,7 +20,7 @@ for i = 1, tonumber(ARGV[3]) do
   local noted = tonumber(redis.call('ZSCORE', room, engine) or nil)
   local opens_by_now = noted and noted < 0 and -noted <= now  -- its pace let it; the next step notes it
   if not opens_by_now and noted ~= places_now(now, read_room(row, reservations)) then
-    announce(freed, waiting, engine, (note_room(now, room, engine, row, reservations)))
+    announce_change(freed, waiting, room, engine, (note_room(now, room, engine, row, reservations)))
     repaired('wrong_room', engine)
   end
   local held = (redis.call('HGET', row, 'worker') or '') ~= ''

@@ -109,6 +109,12 @@ local function announce_any(freed, waiting, room)
   if open[1] then announce(freed, waiting, open[1], tonumber(open[2])) end
 end
 
+-- The same after a change of one engine. Where it takes nothing any more (`places`: nil), the others are told of: one
+-- that has failed a request takes it again once there is no other.
+local function announce_change(freed, waiting, room, engine, places)
+  if places then announce(freed, waiting, engine, places) else announce_any(freed, waiting, room) end
+end
+
 -- Gives back the place that a request holds on an engine, and its KV tokens.
 local function release(id, entry, row, reservations, assigned)
   local tokens = number(redis.call('HGET', reservations, id), 0)

@@ -42,5 +42,5 @@ redis.call('PERSIST', row)
 redis.call('SADD', engines, engine)
 redis.call('ZADD', leases, now + tonumber(ARGV[4]), engine)
 reconcile_kv(row, reservations)
-announce(freed, waiting, engine, (note_room(now, room, engine, row, reservations)))
+announce_change(freed, waiting, room, engine, (note_room(now, room, engine, row, reservations)))
 return {'registered'}

@@ -19,11 +19,13 @@ redis.call('ZADD', leases, now + tonumber(ARGV[4]), engine)
 local state = ARGV[5]
 if r[3] and state == 'READY' then state = 'DRAINING' end
 redis.call('HSET', row, 'state', state, 'reason', ARGV[6], 'seen_ms', ms(now), unpack(ARGV, 8 + 2 * tonumber(ARGV[7])))
-local noted = tonumber(redis.call('ZSCORE', room, engine) or 0)
+local noted = tonumber(redis.call('ZSCORE', room, engine) or nil)
 reconcile_kv(row, reservations)
 local places = note_room(now, room, engine, row, reservations)
--- Room that a renewal makes: the engine came back, its pace was raised, or a note was wrong.
-if noted <= 0 then announce(freed, waiting, engine, places) end
+-- Room that a renewal makes: the engine came back, its pace was raised, or a note was wrong. Or it takes nothing more.
+if noted and not places or places and (noted or 0) <= 0 then
+  announce_change(freed, waiting, room, engine, places)
+end
 local answer = {r[3] and 1 or 0}
 for i = 1, tonumber(ARGV[7]) do
   local attempt = ARGV[7 + 2 * i]

@@ -1,13 +1,14 @@
 -- retire: an engine loses its holder: the worker stops, or its lease has lapsed.
 --
 -- KEYS[1] row   KEYS[2] reservations   KEYS[3] room   KEYS[4] leases   KEYS[5] assigned
+-- KEYS[6] waiting   KEYS[7] freed
 -- ARGV[1] now   ARGV[2] engine id   ARGV[3] worker session ('': only if the lease has lapsed)   ARGV[4] new state
 -- ARGV[5] reason   ARGV[6] for how long (ms) the row is still shown; the assigned stream goes with it
 -- Output: false (not so: somebody holds it) | {'1' if it had a holder until now, request ids to be requeued…}
 --
 -- While it still has reservations its lease stays, lapsed, so that a keeper goes on if the caller dies half way.
 
-local row, reservations, room, leases, assigned = unpack(KEYS, 1, 5)
+local row, reservations, room, leases, assigned, waiting, freed = unpack(KEYS, 1, 7)
 local now, engine, worker = clock(ARGV[1]), ARGV[2], ARGV[3]
 local holder = redis.call('HGET', row, 'worker') or ''
 if worker == '' then
@@ -16,7 +17,7 @@ if worker == '' then
 elseif holder ~= worker then
   return false
 end
-redis.call('ZREM', room, engine)
+if redis.call('ZREM', room, engine) == 1 then announce_change(freed, waiting, room, engine) end
 if redis.call('EXISTS', row) == 1 then
   redis.call('HSET', row, 'worker', '', 'state', ARGV[4], 'reason', ARGV[5])
   redis.call('PEXPIRE', row, ARGV[6])
