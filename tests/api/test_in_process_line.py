@@ -17,6 +17,7 @@ from sagellm_control.manager.local_policy import LocalPolicy
 from sagellm_control.manager.local_queue import ModelQueue
 from sagellm_control.manager.local_wishes import LocalWishes
 from sagellm_control.manager.orders import make_policy, make_strategy
+from sagellm_control.scheduler import open_engines
 from sagellm_control.scheduler.forecast import Forecast
 from sagellm_control.scheduler.lateness import LATE_HANDICAP_MS
 from sagellm_control.scheduler.order.adaptive import DWELL_MS
@@ -93,13 +94,29 @@ async def test_what_an_engine_had_is_owed_another_try_however_late() -> None:
     assert (await asyncio.wait_for(waiting, 5) or ("none",))[0] is info
 
 
+def failed_on(engine: str) -> Arrival:
+    now_ms = time.time() * 1000
+    return replace(waits("failed", arrived_ms=now_ms).arrival, excluded=(engine,), excluded_ms=now_ms)
+
+
+async def test_the_engine_that_failed_it_takes_it_after_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_engines, "EXCLUDED_FOR_MS", 200.0)
+    queue = ModelQueue("m", LocalPolicy(make_policy("fifo"), make_strategy("round_robin")), Misses())
+    info, other = (EngineInfo(name, "m", "127.0.0.1", 1, state=EngineState.READY) for name in ("e1", "e2"))
+    queue.add(info, 1, 0)
+    queue.add(other, 0, 0)
+    failed = failed_on("e1")
+    assert (await asyncio.wait_for(wait_for_place(queue, failed, max_waiting=1), 5) or ("none",))[0] is info
+    assert time.time() * 1000 >= failed.excluded_ms + 200
+
+
 @pytest.mark.parametrize("removed", [False, True])
 async def test_the_engine_that_failed_it_takes_it_when_there_is_no_other(removed: bool) -> None:
     queue = ModelQueue("m", LocalPolicy(make_policy("fifo"), make_strategy("round_robin")), Misses())
     info, other = (EngineInfo(name, "m", "127.0.0.1", 1, state=EngineState.READY) for name in ("e1", "e2"))
     queue.add(info, 1, 0)
     queue.add(other, 0, 0)
-    failed = replace(waits("failed", arrived_ms=time.time() * 1000).arrival, excluded=("e1",))
+    failed = failed_on("e1")
     waiting = asyncio.create_task(wait_for_place(queue, failed, max_waiting=1))
     await wait_until(lambda: len(queue) == 1)
     if removed:

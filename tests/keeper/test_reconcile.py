@@ -140,6 +140,7 @@ async def test_a_request_that_its_worker_never_heard_of_goes_elsewhere_first(
     await keeper.look()
     record = await busy_pool.record("assigned-1")
     assert (record["state"], record["excluded"], record["attempt"]) == ("waiting", "e1", "1")
+    assert record["excluded_ms"] == busy_pool.clock()
     assert not {"engine", "entry"} & record.keys()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import pytest
@@ -10,7 +11,7 @@ from sagellm_control.scheduler.engine_load import EngineRoom
 from sagellm_control.scheduler.forecast import Forecast
 from sagellm_control.scheduler.head_of_line import KEPT_FREE_MS, Action, HeadOfLine, Look
 from sagellm_control.scheduler.lateness import LATE_HANDICAP_MS, Lateness
-from sagellm_control.scheduler.open_engines import OpenEngines
+from sagellm_control.scheduler.open_engines import EXCLUDED_FOR_MS, OpenEngines
 from sagellm_control.scheduler.order import make_order
 from sagellm_control.scheduler.order.fair import REACH_MS
 from sagellm_control.scheduler.overload import OverloadMode
@@ -190,6 +191,19 @@ def test_under_fair_who_is_passed_by_what_is_far_behind_holds_out_no_more(policy
 
 
 # Too large for what is free.
+
+
+def test_who_waits_for_others_than_the_one_that_failed_it_says_until_when() -> None:
+    view = engines("a", "b", free={"b": 0})
+    line, look = HeadOfLine(Policies(), view), Look()
+    failed, plain = candidate("failed", excluded=("a",), excluded_ms=NOW_MS), candidate("plain", model="nobody's")
+    view.open_due(NOW_MS)
+    assert actions(line, look, [plain]) == [Action.PASS]
+    assert look.next_hold_ms == math.inf
+    assert actions(line, look, [failed]) == [Action.PASS]
+    assert look.next_hold_ms == NOW_MS + EXCLUDED_FOR_MS
+    view.open_due(look.next_hold_ms)
+    assert placed_on(line.decide(failed, Look(), look.next_hold_ms)) == "a"
 
 
 def crowded(*names: str) -> OpenEngines:

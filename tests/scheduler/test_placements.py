@@ -95,6 +95,15 @@ def test_not_where_it_failed(placement: Placement) -> None:
     assert choices(placement, view, 2, asking(excluded=("a",))) == ["b", None]
 
 
+@pytest.mark.parametrize(("passed_ms", "expected"), [(0, None), (4999, None), (5000, "a"), (-5000, "a")])
+def test_not_where_it_failed_for_a_bounded_time(placement: Placement, passed_ms: float, expected: str | None) -> None:
+    """Also on a clock that was set back."""
+    view, asked = engines({"a": 4, "b": 0}), asking(excluded=("b", "a"))
+    asked.excluded_ms = 1_000_000.0
+    view.open_due(1_000_000.0 + passed_ms)
+    assert placement.choose(asked, UNKNOWN, view, 1_000_000.0 + passed_ms) == expected
+
+
 @pytest.mark.parametrize(
     ("ready", "lora_on", "asked", "expected"),
     [

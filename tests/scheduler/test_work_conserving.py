@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from sagellm_control.scheduler import open_engines
 from sagellm_control.store.steps.cancel import cancel
 from sagellm_control.store.steps.engines import drain_engine, renew_engine, retire_engine
 from sagellm_control.store.steps.requeue import Cause
@@ -147,6 +148,29 @@ async def test_one_that_failed_goes_to_another_engine(pool: PoolDriver) -> None:
         await pool.requeue("a", attempt=2, engine="e1")
         await until_held(pool, "e2", "a")
         assert await pool.holds("e1") == set()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_one_that_failed_waits_for_others_for_a_bounded_time(
+    pool: PoolDriver, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    # The sweep is far away: what places it is a wake-up for that time.
+    monkeypatch.setattr(open_engines, "EXCLUDED_FOR_MS", 50.0)
+    await pool.engine("e2")
+    await pool.running("busy", engine="e2")
+    await pool.engine("e1", slots=2)
+    async with schedulers(pool, count):
+        await pool.accept("a")
+        await until_held(pool, "e1", "a")
+        await pool.requeue("a", engine="e1")
+        await until_waiting(pool, "a")
+        pool.clock.advance(48)
+        await pool.accept("b")  # a millisecond passes
+        await until_held(pool, "e1", "b")
+        await until_waiting(pool, "a")
+        pool.clock.advance(1)
+        await until_held(pool, "e1", "a", "b")
+    assert metric(pool, "missed_wakeups") == 0
 
 
 async def test_one_waits_for_its_model_and_the_next_passes(pool: PoolDriver) -> None:

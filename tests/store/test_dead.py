@@ -86,7 +86,7 @@ async def test_a_retry_is_a_new_request_of_the_same_content(pool: PoolDriver) ->
     same = ("kind", "priority", "tenant", "slo_ms", "max_tokens", "stream", "fingerprint")
     assert {name: new[name] for name in same} == {name: old[name] for name in same}
     assert TraceContext.decode(new["trace"]) == TraceContext("poison")
-    assert not {"attempt", "failures", "lapses", "excluded", "errors"} & new.keys()
+    assert not {"attempt", "failures", "lapses", "excluded", "excluded_ms", "errors"} & new.keys()
     await pool.engine("e9")
     (entry,) = (await pool.take()).arrivals
     assert (await pool.admit(pool.admission(entry, engine="e9"))).results == ["assigned"]

@@ -61,8 +61,10 @@ async def test_each_engine_is_excluded_once_and_the_last_one_last(pool: PoolDriv
         await pool.engine(engine)
     await pool.running("a", engine="e1")
     for attempt, engine in enumerate(("e1", "e2", "e1"), 1):
+        pool.clock.advance(1000)
         await pool.requeue("a", attempt=attempt, engine=engine, max_failures=9)
         await pool.assign(Move("a", attempt, "e2" if engine == "e1" else "e1"))
+        assert (await pool.record("a"))["excluded_ms"] == pool.clock(), "when the last of them did"
     assert (await pool.record("a"))["excluded"] == "e2 e1"
 
 

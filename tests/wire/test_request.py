@@ -46,6 +46,7 @@ def test_read_arrival() -> None:
         "prompt_tokens": "12",
         "max_tokens": "34",
         "excluded": "e1 e2",
+        "excluded_ms": "1700000000500.250",
         "of another version": "is ignored",
     }
     assert read_arrival("r", fields) == Arrival(
@@ -59,6 +60,7 @@ def test_read_arrival() -> None:
         prompt_tokens=12,
         max_tokens=34,
         excluded=("e1", "e2"),
+        excluded_ms=1700000000500.25,
     )
 
 
@@ -149,6 +151,6 @@ def test_each_field_of_a_request_is_in_its_arrival_or_of_no_concern_to_a_schedul
     of_requests = {field.name for field in fields_of(NewRequest)}
     assert EVERY_FIELD.keys() | NOT_SCHEDULED | {"id"} == of_requests, "another field: what is it in an arrival?"
     of_arrivals = {field.name for field in fields_of(Arrival)}
-    assert of_requests - NOT_SCHEDULED == of_arrivals - {"arrived_ms", "excluded"}
+    assert of_requests - NOT_SCHEDULED == of_arrivals - {"arrived_ms", "excluded", "excluded_ms"}
     plain = new_request("r", "p")
     assert not [name for name, value in EVERY_FIELD.items() if value == getattr(plain, name)]

@@ -164,8 +164,8 @@ class ModelQueue:
         return self._policy.ticket(arrival)
 
     def take(self, ticket: Ticket) -> str | None:
-        """A place now, on the engine named; None: somebody waits, or no engine has room for it."""
-        if self._line:
+        """A place now, on the engine named; None: somebody waits, no engine has room for it, or one has failed it."""
+        if self._line or ticket.arrival.excluded:  # the line knows what time it is
             return None
         taken = self._head.choose(ticket.arrival, ticket.forecast, ticket.arrival.arrived_ms)
         if not isinstance(taken, Reservation):

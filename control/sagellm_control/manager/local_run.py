@@ -66,6 +66,7 @@ class LocalRun:
         self._arrived_ms = time.time() * 1000
         self._attempts = 0
         self._excluded: tuple[str, ...] = ()
+        self._excluded_ms = 0.0
         self._failure: RequestFailed | None = None
         self._stage = Stage.WHOLE
         self._handed = b""
@@ -113,6 +114,7 @@ class LocalRun:
                 failures += 1
                 self._failure = failed.failure
                 self._excluded = (*(name for name in self._excluded if name != failed.engine_id), failed.engine_id)
+                self._excluded_ms = time.time() * 1000
                 self._stage, self._handed = Stage.WHOLE, b""
                 if failures >= self._settings.max_attempts or (self._sent and not self._job.continuable):
                     raise failed.failure from failed
@@ -233,6 +235,7 @@ class LocalRun:
             prompt_tokens=job.prompt_tokens,
             max_tokens=job.max_tokens,
             excluded=self._excluded,
+            excluded_ms=self._excluded_ms,
             stage=self._stage,
             **job.hints,
         )

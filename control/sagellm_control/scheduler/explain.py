@@ -100,7 +100,7 @@ async def explain_request(store: Store, view: RequestView) -> Explanation:
     found.engines.sort(key=lambda engine: (not engine.could_take_it, engine.engine != choice))
     if isinstance(choice, str) and view.state in (RequestState.QUEUED, RequestState.WAITING):
         found.would_choose = choice
-    found.waits_for = _waits_for(view, choice, watch.engines, arrival)
+    found.waits_for = _waits_for(view, choice, watch.engines, arrival, now_ms)
     return found
 
 
@@ -115,7 +115,9 @@ def _chosen(view: RequestView) -> str:
     return text
 
 
-def _waits_for(view: RequestView, choice: str | Hold | None, engines: OpenEngines, arrival: Arrival) -> str:
+def _waits_for(
+    view: RequestView, choice: str | Hold | None, engines: OpenEngines, arrival: Arrival, now_ms: float
+) -> str:
     match view.state:
         case RequestState.QUEUED:
             return "a scheduler: none has ranked it yet"
@@ -138,6 +140,9 @@ def _waits_for(view: RequestView, choice: str | Hold | None, engines: OpenEngine
         return "an engine: none is READY"
     if arrival.model and not engines.answers_to(arrival.model):
         return f"an engine that serves {arrival.model}: none is READY"
+    if failed := engines.forbidden(arrival):
+        left_s = (engines.forbidden_until_ms(arrival) - now_ms) / 1000
+        return f"another engine than {failed}, which has failed it, to have room; in {left_s:.1f} s {failed} will do"
     match engines.part(arrival):
         case Part.DECODE:
             return "an engine that decodes to have room: its prompt has been read"
@@ -162,8 +167,9 @@ def _considered(
         why = f"it takes no requests of the kind {arrival.kind}"
     elif not meets(row, ("", "", engines.part(arrival))):
         why = f"its role is {row.role}"
-    elif row.engine_id in arrival.excluded:
-        why = "it has failed this request"
+    elif row.engine_id == engines.forbidden(arrival):
+        left_s = (engines.forbidden_until_ms(arrival) - now_ms) / 1000
+        why = f"it has failed this request, which waits for other engines for another {left_s:.1f} s"
     elif load.free <= 0:
         why = f"all of its {row.places} places are taken"
     elif load.is_paced(now_ms):

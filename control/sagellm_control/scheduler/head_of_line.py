@@ -96,7 +96,7 @@ class Look:
     stood_back: int = 0
     """Late ones that left what is free to those that hold out."""
     next_hold_ms: float = float("inf")
-    """When the first of the holds ends."""
+    """When the first of the holds ends, or the first engine that has failed one may have it again."""
     held: deque[Candidate] = field(default_factory=deque[Candidate])
     """Those that hold out, under an order with a reach: the first in line first."""
 
@@ -130,6 +130,7 @@ class HeadOfLine:
       others leave while they hold out.
     - Who would be late on the engine that has room, but not on the fastest, waits for that as long as that holds; it
       keeps nobody from what is free.
+    - Who waits for others than the engine that has failed it takes that one when its time is over.
     - Who finds no room on the open engines may find it on those that their pace has closed: only after the order's
       patience it counts as blocked. Those far behind it (``may_pass``) then leave one engine free for it; they may use
       the others.
@@ -177,6 +178,7 @@ class HeadOfLine:
         if choice is not None:
             return self._holds_out(one, choice, look)
         look.in_vain += 1
+        look.next_hold_ms = min(look.next_hold_ms, engines.forbidden_until_ms(arrival))
         if look.blocked is None and self._is_blocked(one, now_ms):
             look.blocked = one
         return _PASS

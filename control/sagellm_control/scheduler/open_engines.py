@@ -15,6 +15,9 @@ from .ready_speeds import ReadySpeeds
 
 MOST_LOOKS = 16
 """Engines with too little KV room that are passed over before the roomiest ones are asked."""
+EXCLUDED_FOR_MS = 5000.0
+"""For so long a request waits for others than the engine that has failed it last, if there are any: there it may go
+better. Then that is one like any other: its worker decides whether it is fit for use, and attempts are bounded."""
 
 
 class OpenEngines(EngineLedger):
@@ -73,12 +76,21 @@ class OpenEngines(EngineLedger):
         ]
 
     def can_take(self, engine: str, request: Arrival, forecast: Forecast = UNKNOWN) -> bool:
-        """Whether the engine is open, answers to the request's model and kind, has KV room for it, and is not the one
-        that has failed it last (unless that is the only one)."""
+        """Whether the engine is open, answers to the request's model and kind, has KV room for it, and is not kept from
+        it (``forbidden``)."""
         index = self._index(request)
         return (
             engine in index.by_turn and engine != self._forbidden(request, index) and self._loads[engine].fits(forecast)
         )
+
+    def forbidden(self, request: Arrival) -> str | None:
+        """The engine that must not have it now: the one that has failed it last, for a bounded time, unless there is no
+        other; else None."""
+        return self._forbidden(request, self._index(request)) if request.excluded else None
+
+    def forbidden_until_ms(self, request: Arrival) -> float:
+        """When that engine may have it; inf where there is none."""
+        return math.inf if self.forbidden(request) is None else request.excluded_ms + EXCLUDED_FOR_MS
 
     def open_to(self, request: Arrival) -> int:
         """Open engines that answer to the request's model and kind."""
@@ -200,10 +212,11 @@ class OpenEngines(EngineLedger):
         if not untried:
             yield from failed
 
-    @staticmethod
-    def _forbidden(request: Arrival, index: EngineIndex) -> str | None:
-        """The engine that must not have it: the one that has failed it last, unless there is no other; else None."""
-        last = request.excluded[-1] if request.excluded else None
+    def _forbidden(self, request: Arrival, index: EngineIndex) -> str | None:
+        # (Both ways: a server's clock that was set back keeps nobody waiting for as long as that.)
+        if not request.excluded or abs(self._now_ms - request.excluded_ms) >= EXCLUDED_FOR_MS:
+            return None
+        last = request.excluded[-1]
         return last if any(engine != last for engine in index.ready) else None
 
     def _index(self, request: Arrival) -> EngineIndex:

@@ -49,7 +49,8 @@ class WaitingDesk:
         self._waiting = 0
         """Requests that waited when the store last told."""
         self._next_hold_ms = float("inf")
-        """When the first of those that hold out for a better engine takes what there is."""
+        """When the first of those that hold out for a better engine, or another than the one that failed it, takes what
+        there is."""
 
     def worth_a_look(self, after: AfterAdmission) -> bool:
         """Whether somebody who waits may be placed, after this commit."""

@@ -140,8 +140,10 @@ class Arrival:
     queue_ttl_ms: int = 0
     """For how long it may wait for an engine, from accept; 0: as long as its timeout allows."""
     excluded: tuple[str, ...] = ()
-    """Engines on which an attempt of it failed, the last one last. It gets that one only if there is no other, and the
-    others if none has room that has not failed it."""
+    """Engines on which an attempt of it failed, the last one last. It gets that one only when a bounded time is over or
+    there is no other, and the others if none has room that has not failed it."""
+    excluded_ms: float = 0.0
+    """Server time at which the last of them failed it."""
     stage: str = ""
     """``decode``: an engine has read its prompt, and another one is to answer; ``prefill``: it is the prompt of another
     request, to be read for the engine that holds that one; empty: nothing has been done yet."""
@@ -200,7 +202,7 @@ def read_weight(name: str, text: str) -> float:
 
 _READERS: dict[str, Callable[[str, str], Any]] = {
     "priority": _read_class,
-    "arrived_ms": _read_time,
+    **dict.fromkeys(("arrived_ms", "excluded_ms"), _read_time),
     **dict.fromkeys(("tenant", "model", "kind", "session", "stage"), _read_text),
     **dict.fromkeys(
         ("slo_ms", "tpot_slo_ms", "timeout_ms", "prompt_tokens", "max_tokens", "queue_ttl_ms"), _read_count

@@ -94,7 +94,7 @@ elseif here and state == 'assigned' and not there(assigned) then
   release(id, nil, row, reservations, assigned)
   wait_again(now, id, record, body, r, waiting, redis.call('HGET', KEYS[15], 'epoch'), KEYS[16])
   -- Its worker may have thrown the entry away because it could not read it: another one goes first.
-  exclude(record, redis.call('HGET', record, 'excluded'), engine)
+  exclude(now, record, redis.call('HGET', record, 'excluded'), engine)
   announce_any(freed, waiting, room)
   repaired('lost_from_assigned')
 elseif here and not holds then

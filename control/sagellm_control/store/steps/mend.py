@@ -23,7 +23,7 @@ _HEAL = Script("heal")
 LOST = "lost"
 """Counter of requests whose record vanished."""
 _ENDED = (*(str(outcome) for outcome in Outcome), LOST)
-_ENTRY_FIELDS = tuple(name for name in SCHEDULING_FIELDS if name != "excluded")
+_ENTRY_FIELDS = tuple(name for name in SCHEDULING_FIELDS if not name.startswith("excluded"))
 
 
 class Repair(StrEnum):

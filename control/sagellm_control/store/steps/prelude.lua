@@ -193,14 +193,14 @@ local function with_busy(record, payload)
   return cjson.encode(ending) .. body
 end
 
--- Notes that an engine has failed a request. `known`: those that have, each once, the last one last.
-local function exclude(record, known, engine)
+-- Notes that an engine has failed a request, and when. `known`: those that have, each once, the last one last.
+local function exclude(now, record, known, engine)
   local names = {}
   for name in string.gmatch(known or '', '%S+') do
     if name ~= engine then names[#names + 1] = name end
   end
   names[#names + 1] = engine
-  redis.call('HSET', record, 'excluded', table.concat(names, ' '))
+  redis.call('HSET', record, 'excluded', table.concat(names, ' '), 'excluded_ms', ms(now))
 end
 
 -- Copies a request that is given up, with its whole record, so that it can be looked at and sent again later.

@@ -111,7 +111,7 @@ for i = 1, tonumber(ARGV[13]) do
       if last then redis.call('HSET', record, 'after', last[1]) end
       -- A worker that is lost takes along what all of its engines run. Each of those is as good as before once there is
       -- a worker again, and what it held would wait behind what came later for others to have room.
-      if cause == 'failed' or (cause == 'lapsed' and lapses > 1) then exclude(record, r.excluded, engine) end
+      if cause == 'failed' or (cause == 'lapsed' and lapses > 1) then exclude(now, record, r.excluded, engine) end
       increase(counters, 'requeued', 1)
       results[i] = 'waiting'
     end
