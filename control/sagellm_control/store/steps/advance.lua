@@ -27,8 +27,8 @@ for i = 1, tonumber(ARGV[6]) do
     results[i] = 'lost'
   else
     release(id, r.entry, row, reservations, assigned)
-    local outcome, payload
-    if r.cancel then outcome, payload = r.cancel, r.cancel == 'expired' and ARGV[5] or ARGV[4]
+    local outcome, payload = asked_outcome(r.cancel)
+    if outcome then payload = outcome == 'expired' and ARGV[5] or ARGV[4]
     elseif expired(now, r.arrived_ms, r.timeout_ms) then outcome, payload = 'expired', ARGV[5] end
     if outcome then
       local major, minor = next_position(output, attempt)

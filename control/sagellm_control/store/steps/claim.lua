@@ -16,7 +16,7 @@ for i = 1, tonumber(ARGV[4]) do
     results[i] = 'lost'
   else
     redis.call('HSET', record, 'state', 'running', 'started_ms', ms(now - tonumber(ARGV[4 + 3 * i])))
-    results[i] = r[4] or 'running'
+    results[i] = asked_outcome(r[4]) or 'running'
   end
 end
 return results

@@ -211,6 +211,9 @@ local function bury_request(dead, record, body, id, reason)
     'record', cjson.encode(copy), 'body', redis.call('GET', body) or '')
 end
 
+-- The outcome with which a request was asked to end; nil: it was not. Whatever else stands there asks for its end too.
+local function asked_outcome(cancel) return cancel and (cancel == 'expired' and cancel or 'cancelled') or nil end
+
 -- Whether a request waits for its first engine. One that an engine had may have been answered in part, and is owed
 -- another try: however long it has waited, however late it is, whomever it keeps out. (See wire/attempts.py.)
 local function is_untried(attempt) return number(attempt, 0) % 1000 == 0 end

@@ -33,7 +33,7 @@ for i = 1, tonumber(ARGV[7]) do
   if known[2] ~= engine or known[3] ~= attempt or known[1] == 'finished' or known[1] == 'waiting' then
     answer[1 + i] = 'lost'
   else
-    answer[1 + i] = known[4] or 'running'
+    answer[1 + i] = asked_outcome(known[4]) or 'running'
   end
 end
 return answer

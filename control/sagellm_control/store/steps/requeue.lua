@@ -87,8 +87,8 @@ for i = 1, tonumber(ARGV[13]) do
       note_error(record, r.attempt, engine, cause == 'failed' and failed_payload or 'its worker was lost', reason)
     end
     local last = redis.call('XREVRANGE', output, '+', '-', 'COUNT', 1)[1]
-    local outcome, payload
-    if r.cancel then outcome, payload = r.cancel, r.cancel == 'expired' and with_busy(record, ARGV[7]) or ARGV[6]
+    local outcome, payload = asked_outcome(r.cancel)
+    if outcome then payload = outcome == 'expired' and with_busy(record, ARGV[7]) or ARGV[6]
     elseif expired(now, r.arrived_ms, r.timeout_ms) then outcome, payload = 'expired', with_busy(record, ARGV[7])
     elseif lapses >= most_lapses and cause == 'lapsed' then outcome, payload = 'dead', ARGV[8]
     elseif last and not r.continue then
