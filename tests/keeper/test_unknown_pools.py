@@ -106,10 +106,10 @@ async def test_a_server_that_is_away_costs_nothing_that_was_found(
             raise ConnectionError("it is away")
 
     await pool.accept("a")
-    (server,) = await pool.store.servers()
+    there = await pool.store.servers()
 
     async def servers() -> list[object]:
-        return [server, Away()]
+        return [*there, Away()]
 
     monkeypatch.setattr(pool.store, "servers", servers)
     keeper = UnknownPoolKeeper(pool.store)
