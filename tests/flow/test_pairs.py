@@ -53,7 +53,8 @@ async def test_the_prompt_belongs_to_the_trace_of_its_request(
     async with post_chat(system, sent) as response:
         assert response.status == 200
     db, keys = system.store.commands, system.store.keys.pool("simulated-1")
-    prompts = [name async for name in db.scan_iter(match=keys.record("prompt-*"), _type="hash")]
+    server = await system.store.node_of(keys.record("whole"))
+    prompts = [name async for name in server.scan_iter(match=keys.record("prompt-*"), _type="hash")]
     records = [keys.record("whole"), *prompts]
     traces = [TraceContext.decode(await db.hget(name, "trace")) for name in records]
     assert traces == [TraceContext("t", traceparent, "a=1")] * 2
