@@ -188,6 +188,7 @@ async def test_a_policy_for_no_pool_at_all_is_an_error(start_system: StartSystem
     system = await start_system()
     for body, status, says in [
         ({"policy": "fifo"}, 404, "No engine has registered"),
+        ({"policy": "fifo", "model": "any"}, 404, "No engine has registered"),
         ({"policy": "lottery"}, 400, "fifo"),
     ]:
         async with system.session.post(system.url + "/admin/set_policy", json=body) as response:

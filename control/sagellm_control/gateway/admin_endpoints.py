@@ -77,9 +77,9 @@ class AdminEndpoints:
         if not isinstance(model, str):
             raise bad_request("model must be the name of a model.", "model")
         pool = await self._queue.pools.find(model)
-        if pool is None:
-            raise from_queue(UnknownModel(model[:80], list(self._queue.pools.models)))
-        return [pool]
+        if pool is None and (known := list(self._queue.pools.models)):
+            raise from_queue(UnknownModel(model[:80], known))
+        return [pool] if pool else []
 
     def _authorize(self, request: web.Request) -> None:
         caller = self._openai.authenticate(request)

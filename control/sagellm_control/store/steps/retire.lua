@@ -17,7 +17,7 @@ if worker == '' then
 elseif holder ~= worker then
   return false
 end
-if redis.call('ZREM', room, engine) == 1 then announce_change(freed, waiting, room, engine) end
+if redis.call('ZREM', room, engine) == 1 then announce_any(freed, waiting, room) end  -- see announce_change
 if redis.call('EXISTS', row) == 1 then
   redis.call('HSET', row, 'worker', '', 'state', ARGV[4], 'reason', ARGV[5])
   redis.call('PEXPIRE', row, ARGV[6])
