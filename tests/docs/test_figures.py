@@ -75,6 +75,13 @@ def test_the_instructions_of_a_request() -> None:
     assert f"| {gateway}, {worker} and {server} million |" in row("instructions that a request")
 
 
+def test_the_library() -> None:
+    results = RESULTS["manager"]["results"]
+    rates = (results["pairs_512"], results["execute_local"]["rps"], results["execute_shared"]["rps"])
+    places, here, shared = (f"{round(rate['median'] / 10) * 10:,}" for rate in rates)
+    assert f"| {places}; {here}, {shared} |" in row("as a library")
+
+
 def test_the_memory_of_an_open_stream_is_the_gateways() -> None:
     results = RESULTS["streams"]["results"]
     memory = results["memory_mb"]
